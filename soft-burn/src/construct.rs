@@ -1,0 +1,184 @@
+//! One walk over the tensors of a LLaMA, shared by loading and drawing fresh weights.
+//!
+//! The walk names every tensor as Hugging Face does and asks a source for its values; what the
+//! source is, a file or a random generator, is all that differs.
+
+use burn::module::Param;
+use burn::tensor::{Device, Tensor, TensorData};
+use soft_core::Exits;
+
+use crate::attention::Attention;
+use crate::heads::ExitHeads;
+use crate::layers::{Embedding, FeedForward, Projection, RmsNorm};
+use crate::model::{Block, Body, heads_of};
+use crate::{Error, Llama, LlamaConfig};
+
+/// Where weights come from: `(name, shape)` to values, row by row.
+pub(crate) trait WeightSource {
+    fn values(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error>;
+}
+
+/// Builds a model of this shape, every weight from `source`.
+pub(crate) fn construct(
+    config: LlamaConfig,
+    source: &mut impl WeightSource,
+    device: &Device,
+) -> Result<Llama, Error> {
+    let mut walk = Walk { source, device };
+    let d_model = config.d_model;
+    let lm_head = if config.tied {
+        None
+    } else {
+        Some(walk.projection("lm_head", config.vocab, d_model)?)
+    };
+    let embed_tokens = Embedding {
+        weight: walk.matrix("model.embed_tokens.weight", [config.vocab, d_model])?,
+    };
+    let layers = (0..config.n_layers)
+        .map(|layer| walk.block(&config, layer))
+        .collect::<Result<_, _>>()?;
+    let norm = walk.norm("model.norm", &config)?;
+    let model = Body {
+        embed_tokens,
+        layers,
+        norm,
+    };
+    Ok(Llama {
+        model,
+        lm_head,
+        exit_heads: ExitHeads::none(),
+        config,
+    })
+}
+
+/// Adds heads of single exits from `source`, named `exit_heads.{depth}.weight`.
+pub(crate) fn construct_exit_heads(
+    mut llama: Llama,
+    exits: &Exits,
+    source: &mut impl WeightSource,
+) -> Result<Llama, Error> {
+    let device = llama.device();
+    let (vocab, d_model) = (llama.config.vocab, llama.config.d_model);
+    let exits: Vec<_> = exits
+        .iter()
+        .filter(|exit| exit.depth() < llama.config.n_layers)
+        .collect();
+    let mut walk = Walk {
+        source,
+        device: &device,
+    };
+    let head =
+        |exit: &soft_core::Exit| walk.projection(&format!("exit_heads.{exit}"), vocab, d_model);
+    let heads = exits.iter().map(head).collect::<Result<_, _>>()?;
+    llama.exit_heads = ExitHeads { heads, exits };
+    Ok(llama)
+}
+
+struct Walk<'a, S> {
+    source: &'a mut S,
+    device: &'a Device,
+}
+
+impl<S: WeightSource> Walk<'_, S> {
+    fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<Param<Tensor<2>>, Error> {
+        let values = self.source.values(name, &shape)?;
+        Ok(Param::from_data(
+            TensorData::new(values, shape),
+            self.device,
+        ))
+    }
+
+    fn projection(&mut self, name: &str, d_out: usize, d_in: usize) -> Result<Projection, Error> {
+        let weight = self.matrix(&format!("{name}.weight"), [d_out, d_in])?;
+        Ok(Projection { weight })
+    }
+
+    fn norm(&mut self, name: &str, config: &LlamaConfig) -> Result<RmsNorm, Error> {
+        let values = self
+            .source
+            .values(&format!("{name}.weight"), &[config.d_model])?;
+        let weight = Param::from_data(TensorData::new(values, [config.d_model]), self.device);
+        Ok(RmsNorm {
+            weight,
+            eps: config.norm_eps,
+        })
+    }
+
+    fn block(&mut self, config: &LlamaConfig, layer: usize) -> Result<Block, Error> {
+        let name = |part: &str| format!("model.layers.{layer}.{part}");
+        let (d_model, d_ff) = (config.d_model, config.d_feed_forward);
+        let queries = config.n_heads * config.head_dim;
+        let keys = config.n_kv_heads * config.head_dim;
+        Ok(Block {
+            self_attn: Attention {
+                q_proj: self.projection(&name("self_attn.q_proj"), queries, d_model)?,
+                k_proj: self.projection(&name("self_attn.k_proj"), keys, d_model)?,
+                v_proj: self.projection(&name("self_attn.v_proj"), keys, d_model)?,
+                o_proj: self.projection(&name("self_attn.o_proj"), d_model, queries)?,
+                heads: heads_of(config),
+            },
+            mlp: FeedForward {
+                gate_proj: self.projection(&name("mlp.gate_proj"), d_ff, d_model)?,
+                up_proj: self.projection(&name("mlp.up_proj"), d_ff, d_model)?,
+                down_proj: self.projection(&name("mlp.down_proj"), d_model, d_ff)?,
+            },
+            input_layernorm: self.norm(&name("input_layernorm"), config)?,
+            post_attention_layernorm: self.norm(&name("post_attention_layernorm"), config)?,
+        })
+    }
+}
+
+impl Llama {
+    /// A model with fresh weights: matrices normal with the config's `initializer_range`, norms 1,
+    /// all drawn from `seed` the same way on every device.
+    ///
+    /// # Errors
+    /// When the configuration describes no model.
+    pub fn random(config: LlamaConfig, seed: u64, device: &Device) -> Result<Self, Error> {
+        config.validate()?;
+        let deviation = config.initializer_range as f32;
+        construct(
+            config,
+            &mut Normal {
+                state: seed,
+                deviation,
+            },
+            device,
+        )
+    }
+}
+
+/// Normal numbers from a seed: SplitMix64 (Steele, Lea, Flood 2014) through Box and Muller.
+struct Normal {
+    state: u64,
+    deviation: f32,
+}
+
+impl Normal {
+    /// Uniform in (0, 1].
+    fn uniform(&mut self) -> f64 {
+        self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (((z ^ (z >> 31)) >> 11) + 1) as f64 / (1u64 << 53) as f64
+    }
+
+    fn next(&mut self) -> f32 {
+        let radius = (-2.0 * self.uniform().ln()).sqrt();
+        let angle = 2.0 * std::f64::consts::PI * self.uniform();
+        (radius * angle.cos()) as f32 * self.deviation
+    }
+}
+
+impl WeightSource for Normal {
+    fn values(&mut self, _name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
+        let count = shape.iter().product();
+        // The only tensors of one dimension are norm weights.
+        Ok(if shape.len() == 1 {
+            vec![1.0; count]
+        } else {
+            (0..count).map(|_| self.next()).collect()
+        })
+    }
+}

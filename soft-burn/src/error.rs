@@ -1,0 +1,220 @@
+//! Everything that can go wrong here, with the place and what was expected.
+
+use std::path::PathBuf;
+
+use soft_core::{BatchError, ExitError};
+use thiserror::Error;
+
+/// A failure of soft-burn.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A device name that is unknown or not compiled in.
+    #[error("device {name:?} is not available: expected one of {}", expected.join(", "))]
+    Device {
+        /// The name given.
+        name: String,
+        /// Names this build accepts.
+        expected: Vec<&'static str>,
+    },
+    /// A file or folder could not be read or written.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried: "read", "write", ...
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The reason.
+        source: std::io::Error,
+    },
+    /// An output folder is there already and would be overwritten.
+    #[error("{} is there already: name a new folder, or remove it first", path.display())]
+    OutputExists {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A JSON file that is malformed or lacks something.
+    #[error("{}: {source}", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// What serde found, with line and column.
+        source: serde_json::Error,
+    },
+    /// A config.json of a model that this library does not compute.
+    #[error("{}: {key} is {found}: expected {expected}", path.display())]
+    Config {
+        /// The config file.
+        path: PathBuf,
+        /// The key at fault.
+        key: &'static str,
+        /// What is there.
+        found: String,
+        /// What would be accepted.
+        expected: String,
+    },
+    /// A file that is no valid safetensors file.
+    #[error("{} is not a valid safetensors file: {reason}", path.display())]
+    Safetensors {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A tensor the configuration calls for is absent.
+    #[error("{}: tensor {name} is missing: expected shape {expected:?}", path.display())]
+    MissingTensor {
+        /// File or folder searched.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Its shape by the configuration.
+        expected: Vec<usize>,
+    },
+    /// A tensor has another shape than the configuration says.
+    #[error("{}: tensor {name} has shape {found:?}: expected {expected:?}", path.display())]
+    TensorShape {
+        /// The file that holds it.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Its shape by the configuration.
+        expected: Vec<usize>,
+        /// Its shape in the file.
+        found: Vec<usize>,
+    },
+    /// A tensor has a number type that weights do not have.
+    #[error("{}: tensor {name} holds {found}: expected F32, F16 or BF16", path.display())]
+    TensorType {
+        /// The file that holds it.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Its number type.
+        found: String,
+    },
+    /// A tensor that no part of the model takes.
+    #[error("{}: tensor {name} belongs to no part of a model of this configuration", path.display())]
+    UnexpectedTensor {
+        /// The file that holds it.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+    },
+    /// A tensor could not be read back from the device.
+    #[error("cannot read tensor {name} from the device: {reason}")]
+    Read {
+        /// The tensor.
+        name: String,
+        /// What the backend said.
+        reason: String,
+    },
+    /// Exits that do not fit the model.
+    #[error(transparent)]
+    Exits(#[from] ExitError),
+    /// A batch that does not fit the model.
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+    /// Blocks that the model does not have.
+    #[error("blocks {start}..{end} of a model of {depth} blocks")]
+    NoSuchBlocks {
+        /// First block asked for.
+        start: usize,
+        /// One past the last.
+        end: usize,
+        /// The model's depth.
+        depth: usize,
+    },
+    /// More positions than the cache, or the model, can hold.
+    #[error("row {row} would hold {wanted} positions: the capacity is {capacity}")]
+    CacheFull {
+        /// The row at fault.
+        row: usize,
+        /// Positions it would hold.
+        wanted: usize,
+        /// Most it can hold.
+        capacity: usize,
+    },
+    /// A cache made for another number of rows or blocks, or blocks filled unevenly.
+    #[error("the cache does not fit: {reason}")]
+    CacheMismatch {
+        /// What does not fit.
+        reason: String,
+    },
+    /// A setting outside its range.
+    #[error("{key} is {found}: expected {expected}")]
+    Setting {
+        /// The setting.
+        key: &'static str,
+        /// Its value.
+        found: String,
+        /// What would be accepted.
+        expected: &'static str,
+    },
+    /// A loss that is no finite number.
+    #[error(
+        "step {step}: the loss at exit {exit} is {value}; the last good checkpoint is step {checkpoint}"
+    )]
+    LossNotFinite {
+        /// The optimiser step, counted from 1.
+        step: u64,
+        /// Depth of the exit.
+        exit: usize,
+        /// The value.
+        value: f64,
+        /// Step of the last checkpoint on disk, 0 when there is none.
+        checkpoint: u64,
+    },
+    /// A gradient that is no finite number.
+    #[error(
+        "step {step}: the gradient of {tensor} is not finite (losses: {losses}); the last good checkpoint is step {checkpoint}"
+    )]
+    GradientNotFinite {
+        /// The optimiser step, counted from 1.
+        step: u64,
+        /// First tensor, in the order of names, whose gradient is not finite.
+        tensor: String,
+        /// The loss at each exit of that step, finite all of them.
+        losses: String,
+        /// Step of the last checkpoint on disk, 0 when there is none.
+        checkpoint: u64,
+    },
+    /// The stream of training batches failed.
+    #[error("cannot read training data: {0}")]
+    Data(Box<dyn std::error::Error + Send + Sync>),
+    /// An optimiser batch without anything to learn.
+    #[error("step {step}: the batches hold no supervised token")]
+    NothingToLearn {
+        /// The optimiser step, counted from 1.
+        step: u64,
+    },
+    /// A run cannot be continued as asked.
+    #[error("cannot resume from {}: {reason}", path.display())]
+    Resume {
+        /// The run's folder.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+}
+
+impl Error {
+    /// For `map_err`: an I/O error with its path and what was tried.
+    pub(crate) fn io(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io {
+            action,
+            path,
+            source,
+        }
+    }
+
+    /// For `map_err`: a JSON error with its path.
+    pub(crate) fn json(path: impl Into<PathBuf>) -> impl FnOnce(serde_json::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Json { path, source }
+    }
+}

@@ -1,0 +1,96 @@
+//! Folders that appear whole or not at all.
+//!
+//! A new folder is filled under another name beside its final one and renamed at the end, so
+//! that neither a crash nor a full disk leaves half a checkpoint under a name someone trusts.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::Error;
+
+/// Makes `path`, filled by `fill`, which is given the folder to write into.
+///
+/// # Errors
+/// [`Error::OutputExists`] when `path` is there already; what `fill` returns; I/O errors. On any
+/// of them nothing is left behind.
+pub(crate) fn new_folder(
+    path: &Path,
+    fill: impl FnOnce(&Path) -> Result<(), Error>,
+) -> Result<(), Error> {
+    if path.exists() {
+        return Err(Error::OutputExists {
+            path: path.to_owned(),
+        });
+    }
+    let partial = partial_name(path);
+    if partial.exists() {
+        // Left by a run that was killed while writing.
+        fs::remove_dir_all(&partial).map_err(Error::io("remove", &partial))?;
+    }
+    fs::create_dir_all(&partial).map_err(Error::io("create", &partial))?;
+    let filled = fill(&partial).and_then(|()| {
+        sync(&partial)?;
+        fs::rename(&partial, path).map_err(Error::io("create", path))
+    });
+    if filled.is_err() {
+        // The first error is the one to report; a leftover is removed by the next attempt.
+        let _ = fs::remove_dir_all(&partial);
+    }
+    filled
+}
+
+/// `runs/a` is filled as `runs/.a.partial`.
+fn partial_name(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.partial"))
+}
+
+/// Names in a folder survive a power cut only once the folder itself is written.
+fn sync(folder: &Path) -> Result<(), Error> {
+    if cfg!(unix) {
+        let synced = File::open(folder).and_then(|folder| folder.sync_all());
+        synced.map_err(Error::io("write", folder))?;
+    }
+    Ok(())
+}
+
+/// Writes `value` as indented JSON.
+pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), Error> {
+    let mut text = serde_json::to_string_pretty(value).map_err(Error::json(path))?;
+    text.push('\n');
+    fs::write(path, text).map_err(Error::io("write", path))
+}
+
+/// Reads JSON into one of our own structs.
+pub(crate) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, Error> {
+    let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
+    serde_json::from_str(&text).map_err(Error::json(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_fill_leaves_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("model");
+        let result = new_folder(&path, |partial| {
+            fs::write(partial.join("half"), "x").unwrap();
+            Err(Error::NothingToLearn { step: 1 })
+        });
+        assert!(result.is_err());
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn an_existing_folder_is_left_alone() {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join("precious"), "x").unwrap();
+        let error = new_folder(root.path(), |_| Ok(())).unwrap_err();
+        assert!(matches!(error, Error::OutputExists { .. }));
+        assert!(root.path().join("precious").exists());
+    }
+}

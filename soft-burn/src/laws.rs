@@ -1,0 +1,116 @@
+//! The laws of soft-core, obeyed by LLaMA on Burn.
+
+use burn::tensor::{Int, Tensor};
+use proptest::prelude::*;
+use soft_core::conformance::{Laws, Observed};
+use soft_core::{Exits, NestedModel};
+
+use crate::{Cache, Llama, LlamaConfig, RopeScaling, device};
+
+impl Observed for Llama {
+    fn tokens(&self, rows: &[Vec<u32>]) -> Tensor<2, Int> {
+        Llama::tokens(self, &rows.concat(), rows[0].len()).unwrap()
+    }
+
+    fn empty_cache(&self, rows: usize, capacity: usize) -> Cache {
+        self.new_cache(rows, capacity).unwrap()
+    }
+
+    fn logit_values(&self, logits: &Tensor<3>) -> Vec<Vec<Vec<f64>>> {
+        let [_, seq, vocab] = logits.dims();
+        let values: Vec<f32> = logits.clone().try_into_vec_as().unwrap();
+        let position = |values: &[f32]| values.iter().map(|&value| value.into()).collect();
+        let row = |values: &[f32]| values.chunks(vocab).map(position).collect();
+        values.chunks(seq * vocab).map(row).collect()
+    }
+
+    fn loss_value(&self, loss: &Tensor<1>) -> f64 {
+        loss.clone().into_scalar::<f32>().into()
+    }
+
+    fn concat(&self, parts: Vec<Tensor<3>>) -> Tensor<3> {
+        Tensor::cat(parts, 1)
+    }
+}
+
+fn config(n_layers: usize, n_kv_heads: usize, tied: bool) -> LlamaConfig {
+    LlamaConfig {
+        vocab: 19,
+        d_model: 8,
+        d_feed_forward: 12,
+        n_layers,
+        n_heads: 4,
+        n_kv_heads,
+        head_dim: 6,
+        norm_eps: 1e-5,
+        rope_theta: 100.0,
+        rope_scaling: RopeScaling::None,
+        max_positions: 128,
+        tied,
+        initializer_range: 0.4,
+        other: serde_json::Map::new(),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn llama_obeys_the_laws(
+        seed: u64,
+        n_layers in 2usize..5,
+        n_kv_heads in prop_oneof![Just(1usize), Just(2), Just(4)],
+        tied: bool,
+        rows in (1usize..4, 4usize..9).prop_flat_map(|(rows, seq)| {
+            proptest::collection::vec(proptest::collection::vec(0u32..19, seq), rows)
+        }),
+        with_heads: bool,
+    ) {
+        let exits = Exits::every(2, 1..=n_layers).unwrap();
+        let model = Llama::random(config(n_layers, n_kv_heads, tied), seed, &device("cpu").unwrap()).unwrap();
+        let model = if with_heads { model.with_exit_heads(&exits).unwrap() } else { model };
+        Laws { model: &model, rows, exits, tolerance: 2e-4 }.check().unwrap();
+    }
+}
+
+#[test]
+fn the_cache_grows_past_its_first_slots() {
+    let model = Llama::random(config(3, 2, true), 5, &device("cpu").unwrap()).unwrap();
+    let rows: Vec<Vec<u32>> = (0..2u32)
+        .map(|row| (0..100).map(|i| (i * 7 + row) % 19).collect())
+        .collect();
+    let exits = Exits::new([1, 3]).unwrap();
+    Laws {
+        model: &model,
+        rows,
+        exits,
+        tolerance: 2e-4,
+    }
+    .check()
+    .unwrap();
+}
+
+#[test]
+fn past_the_capacity_is_an_error_not_a_panic() {
+    let model = Llama::random(config(2, 2, true), 5, &device("cpu").unwrap()).unwrap();
+    assert!(model.new_cache(1, 129).is_err());
+    let mut cache = model.new_cache(1, 3).unwrap();
+    let hidden = model
+        .embed(&model.tokens(&[1, 2, 3, 4], 4).unwrap())
+        .unwrap();
+    let error = model
+        .blocks(hidden.clone(), 0..2, Some(&mut cache))
+        .unwrap_err();
+    assert!(error.to_string().contains("capacity is 3"), "{error}");
+    assert!(model.blocks(hidden, 1..3, None).is_err());
+}
+
+#[test]
+fn an_id_outside_the_vocabulary_is_named() {
+    let model = Llama::random(config(2, 2, true), 5, &device("cpu").unwrap()).unwrap();
+    let error = model.tokens(&[1, 2, 3, 19], 2).unwrap_err().to_string();
+    assert!(
+        error.contains("row 1, position 1") && error.contains("19"),
+        "{error}"
+    );
+}

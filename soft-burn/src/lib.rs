@@ -1,0 +1,72 @@
+//! LLaMA on [Burn](https://burn.dev), cut at any depth and trained with the sorted loss.
+//!
+//! Load a Hugging Face folder, fine-tune it so that several of its depths are usable models, save
+//! it as a folder that transformers loads. The same code runs on every Burn backend; a
+//! [`device`](device()) is chosen by name at run time.
+//!
+//! ```
+//! use soft_burn::{Llama, LlamaConfig, Method, RopeScaling, TrainSettings, Trainer, device};
+//! use soft_core::{Batch, Example, Exits, NestedModel};
+//!
+//! // A model of four blocks with fresh weights; `Llama::from_pretrained(folder, &device)` loads one.
+//! let config = LlamaConfig {
+//!     vocab: 32, d_model: 16, d_feed_forward: 32, n_layers: 4, n_heads: 4, n_kv_heads: 2,
+//!     head_dim: 4, norm_eps: 1e-5, rope_theta: 10_000.0, rope_scaling: RopeScaling::None,
+//!     max_positions: 64, tied: true, initializer_range: 0.02, other: Default::default(),
+//! };
+//! let device = device("cpu")?;
+//! let model = Llama::random(config, 42, &device)?;
+//!
+//! // Every sub-model has logits of its own: [batch, seq, vocab].
+//! let exits: Exits = "2,4".parse()?;
+//! let tokens = model.tokens(&[1, 2, 3], 3)?;
+//! for exit in exits.iter() {
+//!     assert_eq!(model.sub_model(&tokens, exit)?.dims(), [1, 3, 32]);
+//! }
+//!
+//! // And one loss trains them all.
+//! let mut trainer = Trainer::new(model, TrainSettings::new(Method::Soft, exits, 10))?;
+//! let batch = Batch::from_examples(&[&Example::text(vec![1, 2, 3])], 0)?;
+//! let losses = trainer.validate(&[batch])?;
+//! assert_eq!(losses.len(), 2);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod attention;
+mod cache;
+mod config;
+mod construct;
+mod device;
+mod error;
+mod folder;
+#[cfg(all(test, feature = "flex"))]
+mod golden;
+mod heads;
+#[cfg(all(test, feature = "flex"))]
+mod laws;
+mod layers;
+mod loss;
+mod model;
+mod optimizer;
+mod parameters;
+mod pretrained;
+mod rope;
+mod run;
+mod schedule;
+mod trainer;
+mod weights;
+
+pub use burn;
+pub use cache::Cache;
+pub use config::{LlamaConfig, SpecialTokens};
+pub use device::{device, device_names};
+pub use error::Error;
+pub use loss::Targets;
+pub use model::Llama;
+pub use optimizer::AdamWSettings;
+pub use pretrained::{SaveOptions, SoftInfo};
+pub use rope::RopeScaling;
+pub use run::{LogLine, Run, RunSettings};
+pub use schedule::{Decay, Schedule};
+pub use trainer::{ExitLoss, Method, StepReport, TrainSettings, Trainer};
+pub use weights::WeightType;

@@ -1,0 +1,113 @@
+//! Cross-entropy of a sub-model at supervised positions only.
+//!
+//! The hidden states of supervised positions are gathered before norm and head: on question
+//! answering nine positions in ten carry no target, and the head is the widest layer there is.
+
+use burn::tensor::{Int, Tensor, TensorData, activation};
+use soft_core::{Batch, Exit, TrainModel};
+
+use crate::{Error, Llama};
+
+/// The positions of a batch that carry targets, on the device.
+#[derive(Clone, Debug)]
+pub struct Targets {
+    /// Index of each predicting position in the flattened batch, `[n]`.
+    positions: Tensor<1, Int>,
+    /// The token each must predict, `[n]`.
+    tokens: Tensor<1, Int>,
+}
+
+impl Targets {
+    /// Number of targets.
+    pub fn len(&self) -> usize {
+        self.tokens.dims()[0]
+    }
+
+    /// Whether there is nothing to predict.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Llama {
+    /// Logits at the supervised positions, `[n, vocab]`.
+    pub fn target_logits(&self, hidden: &Tensor<3>, exit: Exit, targets: &Targets) -> Tensor<2> {
+        let [rows, seq, d_model] = hidden.dims();
+        let states = hidden.clone().reshape([rows * seq, d_model]);
+        self.score(states.select(0, targets.positions.clone()), exit)
+    }
+
+    /// Summed cross-entropy in nats, and how many targets have the highest score, over the targets.
+    ///
+    /// # Errors
+    /// None at present.
+    pub fn target_scores(
+        &self,
+        hidden: &Tensor<3>,
+        exit: Exit,
+        targets: &Targets,
+    ) -> Result<(f64, u64), Error> {
+        if targets.is_empty() {
+            return Ok((0.0, 0));
+        }
+        let logits = self.target_logits(hidden, exit, targets);
+        let best = logits.clone().argmax(1).reshape([targets.len()]);
+        let right = best.equal(targets.tokens.clone()).int().sum();
+        let loss = cross_entropy(logits, targets.tokens.clone());
+        Ok((
+            loss.into_scalar::<f32>().into(),
+            right.into_scalar::<i64>().unsigned_abs(),
+        ))
+    }
+}
+
+impl TrainModel for Llama {
+    type Targets = Targets;
+    type Loss = Tensor<1>;
+
+    fn prepare(&self, batch: &Batch) -> Result<(Tensor<2, Int>, Targets), Error> {
+        let tokens = self.tokens(batch.tokens(), batch.seq())?;
+        let device = self.device();
+        let ids = |values: Vec<i64>| {
+            let length = values.len();
+            Tensor::from_data(TensorData::new(values, [length]), &device)
+        };
+        let seq = batch.seq();
+        let position = |target: &soft_core::Target| (target.row * seq + target.position) as i64;
+        let targets = Targets {
+            positions: ids(batch.targets().iter().map(position).collect()),
+            tokens: ids(batch
+                .targets()
+                .iter()
+                .map(|target| target.token.into())
+                .collect()),
+        };
+        Ok((tokens, targets))
+    }
+
+    fn loss(&self, hidden: &Tensor<3>, exit: Exit, targets: &Targets) -> Result<Tensor<1>, Error> {
+        Ok(cross_entropy(
+            self.target_logits(hidden, exit, targets),
+            targets.tokens.clone(),
+        ))
+    }
+
+    fn weighted_sum(&self, terms: &[(f64, Tensor<1>)]) -> Tensor<1> {
+        let mut scaled = terms
+            .iter()
+            .map(|(weight, loss)| loss.clone().mul_scalar(*weight));
+        let first = scaled.next();
+        let sum = first.map(|first| scaled.fold(first, Tensor::add));
+        sum.unwrap_or_else(|| Tensor::zeros([1], &self.device()))
+    }
+}
+
+/// Σ −log softmax(logits)\[target\] in nats; `[n, vocab]` and `[n]` to `[1]`.
+fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
+    let n = targets.dims()[0];
+    let log_probabilities = activation::log_softmax(logits, 1);
+    log_probabilities
+        .gather(1, targets.reshape([n, 1]))
+        .sum()
+        .neg()
+}

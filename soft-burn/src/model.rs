@@ -1,0 +1,216 @@
+//! LLaMA as published, cut at any depth.
+//!
+//! Sub-model f_n is the embedding, the first n blocks, the final norm and the head (Sorted LLaMA,
+//! section 3). Source of the architecture: Touvron et al., LLaMA 2 (arXiv 2307.09288), and
+//! transformers' `modeling_llama`. A model holds weights and its shape, no state: cache, schedule
+//! and tokenizer live elsewhere.
+
+use std::ops::Range;
+
+use burn::module::Module;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use soft_core::{Exit, ExitHead, NestedModel};
+
+use crate::attention::{Attention, CausalMask, Heads, Pass};
+use crate::cache::{Cache, Span};
+use crate::heads::ExitHeads;
+use crate::layers::{Embedding, FeedForward, Projection, RmsNorm, project};
+use crate::rope::{self, Rotation};
+use crate::{Error, LlamaConfig};
+
+/// A LLaMA whose first n blocks are models of their own.
+#[derive(Module, Debug)]
+pub struct Llama {
+    pub(crate) model: Body,
+    /// The language-model head; none when it is the embedding.
+    pub(crate) lm_head: Option<Projection>,
+    /// Heads of single exits, for SFT+ICT; none for SoFT.
+    pub(crate) exit_heads: ExitHeads,
+    #[module(skip)]
+    pub(crate) config: LlamaConfig,
+}
+
+/// Everything below the head; the name in checkpoints is `model`.
+#[derive(Module, Debug)]
+pub(crate) struct Body {
+    pub embed_tokens: Embedding,
+    pub layers: Vec<Block>,
+    pub norm: RmsNorm,
+}
+
+/// One decoder block: x + attention(norm x), then x + feed-forward(norm x).
+#[derive(Module, Debug)]
+pub(crate) struct Block {
+    pub self_attn: Attention,
+    pub mlp: FeedForward,
+    pub input_layernorm: RmsNorm,
+    pub post_attention_layernorm: RmsNorm,
+}
+
+impl Block {
+    fn forward(
+        &self,
+        x: Tensor<2>,
+        pass: &Pass,
+        cached: Option<(&mut Cache, usize, &Span)>,
+    ) -> Tensor<2> {
+        let attended =
+            self.self_attn
+                .forward(self.input_layernorm.forward(x.clone()), pass, cached);
+        let x = x + attended;
+        let fed = self
+            .mlp
+            .forward(self.post_attention_layernorm.forward(x.clone()));
+        x + fed
+    }
+}
+
+impl Llama {
+    /// The model's shape.
+    pub fn config(&self) -> &LlamaConfig {
+        &self.config
+    }
+
+    /// Where the weights are; autodiff is on for a model in training.
+    pub fn device(&self) -> Device {
+        self.model.embed_tokens.weight.val().device()
+    }
+
+    /// Rows of equally many token ids as a tensor `[rows, seq]` on the model's device.
+    ///
+    /// # Errors
+    /// [`soft_core::BatchError::OutsideVocabulary`] (as [`Error::Batch`]) naming the place.
+    pub fn tokens(&self, tokens: &[u32], seq: usize) -> Result<Tensor<2, Int>, Error> {
+        let vocab = self.config.vocab;
+        if let Some(index) = tokens.iter().position(|&token| token as usize >= vocab) {
+            let (row, position, token) = (index / seq, index % seq, tokens[index]);
+            let outside = soft_core::BatchError::OutsideVocabulary {
+                row,
+                position,
+                token,
+                vocab,
+            };
+            return Err(outside.into());
+        }
+        let ids: Vec<i64> = tokens.iter().map(|&token| token.into()).collect();
+        let shape = [tokens.len() / seq, seq];
+        Ok(Tensor::from_data(
+            TensorData::new(ids, shape),
+            &self.device(),
+        ))
+    }
+
+    /// An empty cache on the model's device.
+    ///
+    /// # Errors
+    /// When `capacity` exceeds the positions the model was made for.
+    pub fn new_cache(&self, rows: usize, capacity: usize) -> Result<Cache, Error> {
+        Cache::new(&self.config, rows, capacity, &self.device())
+    }
+
+    /// The hidden states, `[n, d_model]`, normed and scored by the head of `exit`: `[n, vocab]`.
+    pub(crate) fn score(&self, states: Tensor<2>, exit: Exit) -> Tensor<2> {
+        let normed = self.model.norm.forward(states);
+        match self.exit_heads.get(exit) {
+            Some(head) => head.forward(normed),
+            None => project(normed, self.head_weight()),
+        }
+    }
+
+    /// The shared head, `[vocab, d_model]`: the embedding when tied.
+    pub(crate) fn head_weight(&self) -> Tensor<2> {
+        match &self.lm_head {
+            Some(head) => head.weight.val(),
+            None => self.model.embed_tokens.weight.val(),
+        }
+    }
+
+    fn pass(&self, rows: usize, span: &Span) -> Pass {
+        // Rows that continue at one position share angles and mask.
+        let common = span.common_start().map(|start| [start]);
+        let starts = common
+            .as_ref()
+            .map_or(span.starts.as_slice(), |start| start.as_slice());
+        let config = &self.config;
+        let frequencies =
+            rope::frequencies(config.head_dim, config.rope_theta, config.rope_scaling);
+        let device = self.device();
+        Pass {
+            rows,
+            seq: span.seq,
+            rotation: Rotation::new(&frequencies, starts, span.seq, &device),
+            mask: CausalMask::new(starts, span.seq, span.keys, &device),
+        }
+    }
+}
+
+impl NestedModel for Llama {
+    type Tokens = Tensor<2, Int>;
+    type Hidden = Tensor<3>;
+    type Logits = Tensor<3>;
+    type Cache = Cache;
+    type Error = Error;
+
+    fn depth(&self) -> usize {
+        self.config.n_layers
+    }
+
+    fn embed(&self, tokens: &Tensor<2, Int>) -> Result<Tensor<3>, Error> {
+        let [rows, seq] = tokens.dims();
+        let flat = tokens.clone().reshape([rows * seq]);
+        let states = self.model.embed_tokens.weight.val().select(0, flat);
+        Ok(states.reshape([rows, seq, self.config.d_model]))
+    }
+
+    fn blocks(
+        &self,
+        hidden: Tensor<3>,
+        range: Range<usize>,
+        mut cache: Option<&mut Cache>,
+    ) -> Result<Tensor<3>, Error> {
+        let (Range { start, end }, depth) = (range.clone(), self.depth());
+        if end > depth || start > end {
+            return Err(Error::NoSuchBlocks { start, end, depth });
+        }
+        let [rows, seq, d_model] = hidden.dims();
+        let span = match cache.as_deref() {
+            Some(cache) => cache.span(range.clone(), rows, seq)?,
+            None => Span {
+                starts: vec![0; rows],
+                seq,
+                keys: seq,
+            },
+        };
+        let pass = self.pass(rows, &span);
+        let mut states = hidden.reshape([rows * seq, d_model]);
+        for block in range {
+            let cached = cache.as_deref_mut().map(|cache| (cache, block, &span));
+            states = self.model.layers[block].forward(states, &pass, cached);
+        }
+        Ok(states.reshape([rows, seq, d_model]))
+    }
+
+    fn logits(&self, hidden: &Tensor<3>, exit: Exit) -> Result<Tensor<3>, Error> {
+        ExitHead::logits(self, hidden, exit)
+    }
+}
+
+impl ExitHead<Tensor<3>> for Llama {
+    type Logits = Tensor<3>;
+    type Error = Error;
+
+    fn logits(&self, hidden: &Tensor<3>, exit: Exit) -> Result<Tensor<3>, Error> {
+        let [rows, seq, d_model] = hidden.dims();
+        let scores = self.score(hidden.clone().reshape([rows * seq, d_model]), exit);
+        Ok(scores.reshape([rows, seq, self.config.vocab]))
+    }
+}
+
+/// How an attention layer of this shape splits its width.
+pub(crate) fn heads_of(config: &LlamaConfig) -> Heads {
+    Heads {
+        query: config.n_heads,
+        key_value: config.n_kv_heads,
+        dim: config.head_dim,
+    }
+}

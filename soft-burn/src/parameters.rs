@@ -1,0 +1,176 @@
+//! Walks over a model's parameters by their names in checkpoints.
+//!
+//! A module's path is the Hugging Face name of its tensor; only the heads of single exits are
+//! numbered by position in the module and by depth on disk.
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{Gradients, Tensor};
+
+use crate::weights::NamedTensor;
+use crate::{Error, Llama};
+
+/// Prefix of the heads of single exits.
+pub(crate) const EXIT_HEADS: &str = "exit_heads.";
+
+/// Keeps the path while a walk goes down and up the module tree.
+#[derive(Default)]
+struct Path(Vec<String>);
+
+impl Path {
+    fn name(&self) -> String {
+        self.0.join(".").replace("exit_heads.heads.", EXIT_HEADS)
+    }
+}
+
+/// All weights of `model` on the host, named as in checkpoints.
+pub(crate) fn named_tensors(model: &Llama) -> Result<Vec<NamedTensor>, Error> {
+    struct Collect {
+        path: Path,
+        tensors: Vec<NamedTensor>,
+        failure: Option<Error>,
+    }
+    impl ModuleVisitor for Collect {
+        fn enter_module(&mut self, name: &str, _container: &str) {
+            self.path.0.push(name.to_owned());
+        }
+        fn exit_module(&mut self, _name: &str, _container: &str) {
+            self.path.0.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let name = self.path.name();
+            let tensor = param.val();
+            let shape = tensor.dims().to_vec();
+            match host_values(tensor, &name) {
+                Ok(values) => self.tensors.push(NamedTensor {
+                    name,
+                    shape,
+                    values,
+                }),
+                Err(error) => self.failure = Some(error),
+            }
+        }
+    }
+    let mut collect = Collect {
+        path: Path::default(),
+        tensors: Vec::new(),
+        failure: None,
+    };
+    model.visit(&mut collect);
+    let Collect {
+        mut tensors,
+        failure,
+        ..
+    } = collect;
+    if let Some(failure) = failure {
+        return Err(failure);
+    }
+    for tensor in &mut tensors {
+        if let Some(rest) = tensor.name.strip_prefix(EXIT_HEADS) {
+            tensor.name = exit_head_name(model, rest);
+        }
+    }
+    Ok(tensors)
+}
+
+/// `0.weight` becomes `exit_heads.12.weight` when the first head serves exit 12.
+fn exit_head_name(model: &Llama, rest: &str) -> String {
+    let index = rest
+        .split('.')
+        .next()
+        .and_then(|index| index.parse::<usize>().ok());
+    let exit = index.and_then(|index| model.exit_heads.exits.get(index));
+    exit.map_or_else(
+        || format!("{EXIT_HEADS}{rest}"),
+        |exit| format!("{EXIT_HEADS}{exit}.weight"),
+    )
+}
+
+/// A tensor's numbers on the host, as f32.
+pub(crate) fn host_values<const D: usize>(
+    tensor: Tensor<D>,
+    name: &str,
+) -> Result<Vec<f32>, Error> {
+    tensor
+        .try_into_vec_as::<f32>()
+        .map_err(|source| Error::Read {
+            name: name.to_owned(),
+            reason: source.to_string(),
+        })
+}
+
+/// Takes the gradient of every trained parameter out of `gradients`, flattened, by name.
+pub(crate) fn named_gradients(
+    model: &Llama,
+    gradients: &mut Gradients,
+) -> Vec<(String, Tensor<1>)> {
+    struct Take<'a> {
+        path: Path,
+        gradients: &'a mut Gradients,
+        found: Vec<(String, Tensor<1>)>,
+    }
+    impl ModuleVisitor for Take<'_> {
+        fn enter_module(&mut self, name: &str, _container: &str) {
+            self.path.0.push(name.to_owned());
+        }
+        fn exit_module(&mut self, _name: &str, _container: &str) {
+            self.path.0.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(gradient) = param.val().grad_remove(self.gradients) {
+                let length = gradient.shape().num_elements();
+                self.found
+                    .push((self.path.name(), gradient.reshape([length])));
+            }
+        }
+    }
+    let mut take = Take {
+        path: Path::default(),
+        gradients,
+        found: Vec::new(),
+    };
+    model.visit(&mut take);
+    take.found
+}
+
+/// Replaces every parameter that `change` has a new value for, given name, rank and the old value
+/// flattened and without autodiff. Whether a parameter is trained stays as it was.
+pub(crate) fn map_parameters(
+    model: Llama,
+    change: impl FnMut(&str, usize, Tensor<1>) -> Option<Tensor<1>>,
+) -> Llama {
+    struct Change<F> {
+        path: Path,
+        change: F,
+    }
+    impl<F: FnMut(&str, usize, Tensor<1>) -> Option<Tensor<1>>> ModuleMapper for Change<F> {
+        fn enter_module(&mut self, name: &str, _container: &str) {
+            self.path.0.push(name.to_owned());
+        }
+        fn exit_module(&mut self, _name: &str, _container: &str) {
+            self.path.0.pop();
+        }
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let name = self.path.name();
+            let value = param.val();
+            let (shape, length) = (value.shape(), value.shape().num_elements());
+            let (autodiff, trained) = (value.is_autodiff(), value.is_require_grad());
+            let flat = value.inner().reshape([length]);
+            match (self.change)(&name, D, flat) {
+                None => param,
+                Some(new) => param.map(|_| {
+                    let new: Tensor<D> = new.reshape(shape);
+                    let new = if autodiff {
+                        Tensor::from_inner(new)
+                    } else {
+                        new
+                    };
+                    new.set_require_grad(trained)
+                }),
+            }
+        }
+    }
+    model.map(&mut Change {
+        path: Path::default(),
+        change,
+    })
+}

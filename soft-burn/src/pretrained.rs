@@ -1,0 +1,180 @@
+//! Models as Hugging Face folders: `from_pretrained` and `save_pretrained`.
+//!
+//! What is written loads in transformers; `soft.json` beside it says how the model was trained,
+//! and heads of single exits lie in a file of their own that transformers does not look at. No
+//! weight is permuted or renamed on the way.
+
+use std::fs;
+use std::path::Path;
+
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use soft_core::Exits;
+
+use crate::construct::{WeightSource, construct, construct_exit_heads};
+use crate::folder::{new_folder, read_json, write_json};
+use crate::parameters::{EXIT_HEADS, named_tensors};
+use crate::weights::{WeightFiles, WeightType, write_weights};
+use crate::{Error, Llama, LlamaConfig};
+
+const EXIT_HEADS_FILE: &str = "exit_heads.safetensors";
+const SOFT_FILE: &str = "soft.json";
+
+/// Files of a model folder that are not weights and travel with the model unchanged.
+const COMPANIONS: [&str; 8] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "generation_config.json",
+    "LICENSE",
+];
+
+/// How a model was trained: the content of `soft.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SoftInfo {
+    /// The exits it was trained at; the last is the full model.
+    pub exits: Exits,
+    /// Training method: "soft", "sft" or "ict".
+    pub method: String,
+    /// Where it comes from: base model, data, settings. Free form.
+    #[serde(default)]
+    pub provenance: Value,
+}
+
+/// What to write beside the weights.
+#[derive(Clone, Copy, Debug)]
+pub struct SaveOptions<'a> {
+    /// Number type of the weights.
+    pub weight_type: WeightType,
+    /// Written as `soft.json` when given.
+    pub soft: Option<&'a SoftInfo>,
+    /// A model folder whose tokenizer and generation files are copied along.
+    pub companions: Option<&'a Path>,
+}
+
+impl Default for SaveOptions<'_> {
+    fn default() -> Self {
+        Self {
+            weight_type: WeightType::F32,
+            soft: None,
+            companions: None,
+        }
+    }
+}
+
+impl Llama {
+    /// Loads a `LlamaForCausalLM` folder, with f32 weights whatever the file holds.
+    ///
+    /// # Errors
+    /// When a file is missing or corrupt, the architecture is another, or a tensor is missing,
+    /// unexpected or of another shape than config.json says.
+    pub fn from_pretrained(folder: impl AsRef<Path>, device: &Device) -> Result<Self, Error> {
+        let folder = folder.as_ref();
+        let config = LlamaConfig::load(folder)?;
+        let mut files = WeightFiles::open_folder(folder)?;
+        skip_derived(&mut files, &config);
+        let llama = construct(config, &mut files, device)?;
+        files.finish()?;
+        llama.load_exit_heads(folder)
+    }
+
+    fn load_exit_heads(self, folder: &Path) -> Result<Self, Error> {
+        let path = folder.join(EXIT_HEADS_FILE);
+        if !path.exists() {
+            return Ok(self);
+        }
+        let info: SoftInfo = read_json(&folder.join(SOFT_FILE))?;
+        let exits = info.exits.for_depth(self.config.n_layers)?;
+        let mut files = WeightFiles::open_file(&path)?;
+        let llama = construct_exit_heads(self, &exits, &mut files)?;
+        files.finish()?;
+        Ok(llama)
+    }
+
+    /// Writes a new folder that [`from_pretrained`](Self::from_pretrained) and transformers load.
+    ///
+    /// The folder is filled beside its final name and renamed.
+    ///
+    /// # Errors
+    /// [`Error::OutputExists`] when `folder` is there already; I/O errors.
+    pub fn save_pretrained(
+        &self,
+        folder: impl AsRef<Path>,
+        options: &SaveOptions,
+    ) -> Result<(), Error> {
+        new_folder(folder.as_ref(), |partial| self.write_into(partial, options))
+    }
+
+    /// Writes the files of a model folder into an existing one.
+    pub(crate) fn write_into(&self, folder: &Path, options: &SaveOptions) -> Result<(), Error> {
+        let config = self.config.to_json(options.weight_type.torch_name());
+        write_json(&folder.join("config.json"), &config)?;
+        let of_exits = |tensor: &crate::weights::NamedTensor| tensor.name.starts_with(EXIT_HEADS);
+        let (heads, shared): (Vec<_>, Vec<_>) =
+            named_tensors(self)?.into_iter().partition(of_exits);
+        write_weights(
+            &folder.join("model.safetensors"),
+            &shared,
+            options.weight_type,
+        )?;
+        if !heads.is_empty() {
+            write_weights(&folder.join(EXIT_HEADS_FILE), &heads, options.weight_type)?;
+        }
+        if let Some(soft) = options.soft {
+            write_json(&folder.join(SOFT_FILE), soft)?;
+        }
+        options
+            .companions
+            .map_or(Ok(()), |source| copy_companions(source, folder))
+    }
+}
+
+impl SoftInfo {
+    /// Reads `soft.json` of `folder`; `None` when the folder has none.
+    ///
+    /// # Errors
+    /// When the file is malformed.
+    pub fn load(folder: impl AsRef<Path>) -> Result<Option<Self>, Error> {
+        let path = folder.as_ref().join(SOFT_FILE);
+        if path.exists() {
+            read_json(&path).map(Some)
+        } else {
+            Ok(None)
+        }
+    }
+}
+
+/// Copies tokenizer and generation files, those that are there.
+fn copy_companions(source: &Path, target: &Path) -> Result<(), Error> {
+    for name in COMPANIONS {
+        let file = source.join(name);
+        if file.exists() {
+            fs::copy(&file, target.join(name)).map_err(Error::io("copy", &file))?;
+        }
+    }
+    Ok(())
+}
+
+/// Tensors that some folders hold although they follow from others: a tied head, rotary tables.
+fn skip_derived(files: &mut WeightFiles, config: &LlamaConfig) {
+    if config.tied {
+        files.skip("lm_head.weight");
+    }
+    files.skip("model.rotary_emb.inv_freq");
+    for layer in 0..config.n_layers {
+        files.skip(&format!(
+            "model.layers.{layer}.self_attn.rotary_emb.inv_freq"
+        ));
+    }
+}
+
+impl WeightSource for WeightFiles {
+    fn values(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
+        self.take(name, shape)
+    }
+}

@@ -1,0 +1,77 @@
+//! Learning rates as pure functions of the step.
+//!
+//! Linear warm-up, then constant or a half cosine down to a fraction of the peak (Loshchilov and
+//! Hutter, arXiv 1608.03983, without restarts). Differs from transformers' schedulers: their
+//! first step has rate 0 and is lost; here step 1 of w warm-up steps has rate peak / w.
+
+use serde::{Deserialize, Serialize};
+
+/// What follows the warm-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Decay {
+    /// The peak rate to the end.
+    Constant,
+    /// Half a cosine from the peak to 0 at the last step.
+    Cosine,
+}
+
+/// Warm-up and decay.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Schedule {
+    /// Highest learning rate.
+    pub peak: f64,
+    /// Steps to get there.
+    pub warmup_steps: u64,
+    /// What follows.
+    pub decay: Decay,
+}
+
+impl Schedule {
+    /// The rate of step `step`, counted from 1, of `total`.
+    pub fn rate(&self, step: u64, total: u64) -> f64 {
+        if step <= self.warmup_steps {
+            return self.peak * step as f64 / self.warmup_steps as f64;
+        }
+        match self.decay {
+            Decay::Constant => self.peak,
+            Decay::Cosine => {
+                let after = (step - self.warmup_steps) as f64;
+                let length = total.saturating_sub(self.warmup_steps).max(1) as f64;
+                let progress = (after / length).min(1.0);
+                self.peak * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn climbs_then_falls() {
+        let schedule = Schedule {
+            peak: 2.0,
+            warmup_steps: 4,
+            decay: Decay::Cosine,
+        };
+        let rates: Vec<f64> = (1..=12).map(|step| schedule.rate(step, 12)).collect();
+        assert_eq!(rates[..4], [0.5, 1.0, 1.5, 2.0]);
+        assert!((rates[7] - 1.0).abs() < 1e-12); // half-way down
+        assert!(rates[11].abs() < 1e-12);
+        assert!(rates[4..].windows(2).all(|pair| pair[0] > pair[1]));
+    }
+
+    #[test]
+    fn constant_stays() {
+        let schedule = Schedule {
+            peak: 2.0,
+            warmup_steps: 0,
+            decay: Decay::Constant,
+        };
+        assert_eq!(schedule.rate(1, 10), 2.0);
+        assert_eq!(schedule.rate(10, 10), 2.0);
+    }
+}

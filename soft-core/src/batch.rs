@@ -1,0 +1,266 @@
+//! Training rows and the batches they are packed into, as plain vectors.
+//!
+//! The one place where data and models meet: soft-data makes batches, a backend turns them into
+//! tensors. Knows no tokenizer and no tensor.
+//!
+//! Rows are padded on the right. Under causal attention no real token can see what comes after
+//! it, so padding needs no mask: it is computed and never read.
+
+use serde::{Deserialize, Serialize};
+
+use crate::BatchError;
+
+/// One training row.
+///
+/// Where `supervised[i]` holds, token `i` is to be predicted from position `i - 1`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Example {
+    tokens: Vec<u32>,
+    supervised: Vec<bool>,
+}
+
+impl Example {
+    /// A row of `tokens`, of which those marked in `supervised` are learnt.
+    ///
+    /// # Errors
+    /// When the lengths differ, or the first token, which nothing predicts, is marked.
+    pub fn new(tokens: Vec<u32>, supervised: Vec<bool>) -> Result<Self, BatchError> {
+        if tokens.len() != supervised.len() {
+            return Err(BatchError::MarksMismatch {
+                tokens: tokens.len(),
+                marks: supervised.len(),
+            });
+        }
+        if supervised.first() == Some(&true) {
+            return Err(BatchError::FirstTokenSupervised);
+        }
+        Ok(Self { tokens, supervised })
+    }
+
+    /// A row of plain text: every token but the first is learnt (pre-training, perplexity).
+    pub fn text(tokens: Vec<u32>) -> Self {
+        let supervised = (0..tokens.len()).map(|position| position > 0).collect();
+        Self { tokens, supervised }
+    }
+
+    /// The token ids.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// For every token, whether it is learnt.
+    pub fn supervised(&self) -> &[bool] {
+        &self.supervised
+    }
+
+    /// Number of tokens.
+    pub fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Whether there is no token.
+    pub fn is_empty(&self) -> bool {
+        self.tokens.is_empty()
+    }
+
+    /// Number of tokens that are learnt.
+    pub fn supervised_tokens(&self) -> usize {
+        self.supervised.iter().filter(|&&marked| marked).count()
+    }
+}
+
+/// A position of a batch and the token it has to predict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Row of the batch.
+    pub row: usize,
+    /// Position whose hidden state makes the prediction.
+    pub position: usize,
+    /// The next token, which it should predict.
+    pub token: u32,
+}
+
+/// Rows padded on the right to one length, with the positions to learn from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    tokens: Vec<u32>,
+    lengths: Vec<usize>,
+    seq: usize,
+    targets: Vec<Target>,
+}
+
+impl Batch {
+    /// Packs `examples` and fills shorter rows with `pad`.
+    ///
+    /// # Errors
+    /// When there is no example, or one without tokens.
+    pub fn from_examples(examples: &[&Example], pad: u32) -> Result<Self, BatchError> {
+        let lengths: Vec<_> = examples.iter().map(|example| example.len()).collect();
+        if let Some(row) = lengths.iter().position(|&length| length == 0) {
+            return Err(BatchError::EmptyRow { row });
+        }
+        let seq = lengths.iter().copied().max().ok_or(BatchError::NoRows)?;
+        let mut tokens = Vec::with_capacity(examples.len() * seq);
+        for example in examples {
+            tokens.extend_from_slice(example.tokens());
+            tokens.resize(tokens.len() + seq - example.len(), pad);
+        }
+        let targets = examples
+            .iter()
+            .enumerate()
+            .flat_map(|(row, example)| row_targets(row, example))
+            .collect();
+        Ok(Self {
+            tokens,
+            lengths,
+            seq,
+            targets,
+        })
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.lengths.len()
+    }
+
+    /// Length of every row, padding included.
+    pub fn seq(&self) -> usize {
+        self.seq
+    }
+
+    /// Token ids, row after row: `rows * seq` of them.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Length of each row without its padding.
+    pub fn lengths(&self) -> &[usize] {
+        &self.lengths
+    }
+
+    /// What is to be predicted and from where, row after row.
+    pub fn targets(&self) -> &[Target] {
+        &self.targets
+    }
+
+    /// Number of predictions to learn from.
+    pub fn supervised_tokens(&self) -> usize {
+        self.targets.len()
+    }
+
+    /// Refuses tokens that a model of `vocab` tokens does not know.
+    ///
+    /// # Errors
+    /// [`BatchError::OutsideVocabulary`] naming the first such token and its place.
+    pub fn check_vocabulary(&self, vocab: usize) -> Result<(), BatchError> {
+        match self
+            .tokens
+            .iter()
+            .position(|&token| token as usize >= vocab)
+        {
+            None => Ok(()),
+            Some(index) => Err(BatchError::OutsideVocabulary {
+                row: index / self.seq,
+                position: index % self.seq,
+                token: self.tokens[index],
+                vocab,
+            }),
+        }
+    }
+}
+
+fn row_targets(row: usize, example: &Example) -> impl Iterator<Item = Target> + '_ {
+    let marked = example.tokens.iter().zip(&example.supervised).enumerate();
+    marked
+        .filter(|(_, (_, supervised))| **supervised)
+        .map(move |(index, (&token, _))| Target {
+            row,
+            position: index - 1,
+            token,
+        })
+}
+
+/// An endless, resumable stream of micro-batches, epoch after epoch.
+///
+/// What it yields after [`seek`](BatchStream::seek) depends on the position alone, so that a
+/// resumed run sees what the undisturbed run would have seen.
+pub trait BatchStream {
+    /// What may go wrong while reading.
+    type Error: std::error::Error + Send + Sync + 'static;
+
+    /// The batch at the current position; moves on by one, into the next epoch after the last.
+    ///
+    /// # Errors
+    /// When the rows cannot be read.
+    fn next_batch(&mut self) -> Result<Batch, Self::Error>;
+
+    /// Where the next batch is taken from.
+    fn position(&self) -> StreamPosition;
+
+    /// Continues from `position`.
+    ///
+    /// # Errors
+    /// When there is no such position.
+    fn seek(&mut self, position: StreamPosition) -> Result<(), Self::Error>;
+}
+
+/// A place in a [`BatchStream`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StreamPosition {
+    /// How many times the data were gone through, from 0.
+    pub epoch: u64,
+    /// Index of the next batch within the epoch.
+    pub batch: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pads_right_and_shifts_targets_left() {
+        let long = Example::new(vec![5, 6, 7], vec![false, false, true]).unwrap();
+        let short = Example::new(vec![8, 9], vec![false, true]).unwrap();
+        let batch = Batch::from_examples(&[&long, &short], 0).unwrap();
+        assert_eq!((batch.rows(), batch.seq()), (2, 3));
+        assert_eq!(batch.tokens(), [5, 6, 7, 8, 9, 0]);
+        assert_eq!(batch.lengths(), [3, 2]);
+        let targets: Vec<_> = batch
+            .targets()
+            .iter()
+            .map(|t| (t.row, t.position, t.token))
+            .collect();
+        assert_eq!(targets, [(0, 1, 7), (1, 0, 9)]);
+    }
+
+    #[test]
+    fn refuses_rows_that_cannot_be_learnt() {
+        assert!(Example::new(vec![1], vec![]).is_err());
+        assert!(Example::new(vec![1], vec![true]).is_err());
+        assert_eq!(Batch::from_examples(&[], 0), Err(BatchError::NoRows));
+        let empty = Example::text(vec![]);
+        assert_eq!(
+            Batch::from_examples(&[&empty], 0),
+            Err(BatchError::EmptyRow { row: 0 })
+        );
+    }
+
+    #[test]
+    fn names_the_token_outside_the_vocabulary() {
+        let batch =
+            Batch::from_examples(&[&Example::text(vec![1, 2]), &Example::text(vec![1, 9])], 0)
+                .unwrap();
+        assert!(batch.check_vocabulary(10).is_ok());
+        let error = batch.check_vocabulary(9).unwrap_err();
+        assert_eq!(
+            error,
+            BatchError::OutsideVocabulary {
+                row: 1,
+                position: 1,
+                token: 9,
+                vocab: 9
+            }
+        );
+    }
+}

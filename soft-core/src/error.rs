@@ -1,0 +1,82 @@
+//! What can be wrong with exits, batches and weights, said once and clearly.
+
+use thiserror::Error;
+
+/// A list of exits that is none, or does not fit the model.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ExitError {
+    /// No exit was named.
+    #[error("no exit given: expected at least one depth, such as \"12,16,20..40\"")]
+    Empty,
+    /// Depth 0 keeps no block.
+    #[error("exit 0 is not a sub-model: depths count decoder blocks from 1")]
+    ZeroDepth,
+    /// A step of 0 never ends.
+    #[error("a step of 0 between exits: expected 1 or more")]
+    ZeroStep,
+    /// Depths must strictly increase.
+    #[error("exits must strictly increase: {after} comes after {before}")]
+    Unsorted {
+        /// The depth that comes first.
+        before: usize,
+        /// The depth that follows and is not larger.
+        after: usize,
+    },
+    /// A part of the text is no depth and no range.
+    #[error(
+        "cannot read exits from {part:?}: expected a depth (12), a range (20..40) or a stepped range (12:30:3)"
+    )]
+    Malformed {
+        /// The comma-separated part at fault.
+        part: String,
+    },
+    /// The last exit has to be the full model.
+    #[error("the last exit must be the full model: it is {last}, the model has {depth} blocks")]
+    NotTheFullModel {
+        /// The deepest exit given.
+        last: usize,
+        /// The model's depth.
+        depth: usize,
+    },
+}
+
+/// Rows that make no training example or batch.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum BatchError {
+    /// A row needs a token for every mark and the reverse.
+    #[error("an example of {tokens} tokens has {marks} supervision marks: expected one per token")]
+    MarksMismatch {
+        /// Number of tokens.
+        tokens: usize,
+        /// Number of supervision marks.
+        marks: usize,
+    },
+    /// Nothing precedes the first token, so nothing predicts it.
+    #[error("the first token of an example is marked as supervised, but no position predicts it")]
+    FirstTokenSupervised,
+    /// A batch of no rows.
+    #[error("a batch needs at least one example")]
+    NoRows,
+    /// A row of no tokens.
+    #[error("example {row} of the batch has no tokens")]
+    EmptyRow {
+        /// Index of the row in the batch.
+        row: usize,
+    },
+    /// A token that the model cannot embed.
+    #[error(
+        "row {row}, position {position}: token id {token} is outside the vocabulary of {vocab}"
+    )]
+    OutsideVocabulary {
+        /// Row in the batch.
+        row: usize,
+        /// Position in the row.
+        position: usize,
+        /// The token id found.
+        token: u32,
+        /// Number of tokens the model knows.
+        vocab: usize,
+    },
+}

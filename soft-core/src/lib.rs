@@ -1,0 +1,42 @@
+//! Sorted fine-tuning (SoFT) of large language models, without tensors.
+//!
+//! Fine-tune a decoder-only model once with the *sorted loss*, the mean of the losses of several of its
+//! depths, and its first n blocks are usable models of their own (Kavehzadeh et al., *Sorted
+//! LLaMA*, arXiv 2309.08968). This crate holds what the method is made of and no tensor library:
+//!
+//! | what | where |
+//! | --- | --- |
+//! | depths at which to cut | [`Exit`], [`Exits`] |
+//! | what a model must offer | [`NestedModel`], [`ExitHead`], [`KvCache`], [`TrainModel`] |
+//! | the loss and its schedules | [`sorted_loss`], [`SortedLoss`], [`AllExits`], [`LastExit`] |
+//! | rows to learn from | [`Example`], [`Batch`], [`BatchStream`] |
+//! | laws every backend obeys, a toy model | modules `conformance` and `toy`, feature `conformance` |
+//!
+//! The crate `soft-burn` implements the traits for LLaMA on Burn.
+//!
+//! ```
+//! use soft_core::{AllExits, Exits, SortedLoss};
+//!
+//! // The eight sub-models of the paper's 40-layer LLaMA 2 13B, all counting the same.
+//! let exits = Exits::every(4, 12..=40)?;
+//! assert_eq!(AllExits.weights(&exits, 0), [0.125; 8]);
+//! # Ok::<(), soft_core::ExitError>(())
+//! ```
+
+mod batch;
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
+mod error;
+mod exit;
+mod nested;
+mod sorted;
+#[cfg(any(test, feature = "conformance"))]
+pub mod toy;
+
+pub use batch::{Batch, BatchStream, Example, StreamPosition, Target};
+pub use error::{BatchError, ExitError};
+pub use exit::{Exit, Exits};
+pub use nested::{ExitHead, KvCache, NestedModel, TrainModel};
+pub use sorted::{
+    AllExits, IntermediateExits, LastExit, SortedLoss, SortedLossOutput, sorted_loss,
+};

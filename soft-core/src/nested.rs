@@ -1,0 +1,146 @@
+//! What a model must offer to be cut at any depth, and nothing about how it computes.
+//!
+//! One forward primitive, [`NestedModel::blocks`] over a range of blocks, serves nested training,
+//! a fixed exit, dynamic exits, drafting and verifying. Sub-model f_n is the token embedding, the
+//! first n blocks, the final norm and the language-model head (Sorted LLaMA, section 3): norm and
+//! head are inside [`NestedModel::logits`] and are the same for every exit unless a backend is
+//! given one head per exit.
+
+use std::ops::Range;
+
+use crate::{Batch, Exit, Exits};
+
+/// A decoder-only language model whose first n blocks are models of their own.
+pub trait NestedModel {
+    /// Token ids on the model's device, `[batch, seq]`.
+    type Tokens;
+    /// The residual stream, `[batch, seq, d_model]`, not normed.
+    type Hidden: Clone;
+    /// Scores before the softmax, `[batch, seq, vocab]`.
+    type Logits;
+    /// Keys and values of earlier positions.
+    type Cache: KvCache;
+    /// What may go wrong.
+    type Error: std::error::Error + Send + Sync + 'static;
+
+    /// Number of decoder blocks.
+    fn depth(&self) -> usize;
+
+    /// Embeds `tokens`: the hidden state before block 0.
+    ///
+    /// # Errors
+    /// Backend-specific.
+    fn embed(&self, tokens: &Self::Tokens) -> Result<Self::Hidden, Self::Error>;
+
+    /// Runs the blocks in `range`, causally.
+    ///
+    /// Without a cache the first position of `hidden` is position 0. With one, row r continues
+    /// after the positions that the cache already holds for r in these blocks, and the new keys
+    /// and values are appended.
+    ///
+    /// # Errors
+    /// When `range` leaves the model or the cache is full.
+    fn blocks(
+        &self,
+        hidden: Self::Hidden,
+        range: Range<usize>,
+        cache: Option<&mut Self::Cache>,
+    ) -> Result<Self::Hidden, Self::Error>;
+
+    /// Final norm and head of `exit` on a hidden state that ran through `exit.depth()` blocks.
+    ///
+    /// # Errors
+    /// Backend-specific, such as an exit that has no head.
+    fn logits(&self, hidden: &Self::Hidden, exit: Exit) -> Result<Self::Logits, Self::Error>;
+
+    /// The sub-model f_n from tokens to logits, without a cache.
+    ///
+    /// # Errors
+    /// As the steps it is made of.
+    fn sub_model(&self, tokens: &Self::Tokens, exit: Exit) -> Result<Self::Logits, Self::Error> {
+        let hidden = self.blocks(self.embed(tokens)?, 0..exit.depth(), None)?;
+        self.logits(&hidden, exit)
+    }
+
+    /// Runs the model once and hands the hidden state at every exit to `visit`, shallowest first.
+    ///
+    /// # Errors
+    /// As the steps it is made of, and what `visit` returns.
+    fn visit_exits(
+        &self,
+        tokens: &Self::Tokens,
+        exits: &Exits,
+        mut visit: impl FnMut(Exit, &Self::Hidden) -> Result<(), Self::Error>,
+    ) -> Result<(), Self::Error>
+    where
+        Self: Sized,
+    {
+        let mut hidden = self.embed(tokens)?;
+        for (segment, exit) in exits.segments().zip(exits.iter()) {
+            hidden = self.blocks(hidden, segment, None)?;
+            visit(exit, &hidden)?;
+        }
+        Ok(())
+    }
+}
+
+/// Turns a hidden state into logits: one shared head (SoFT) or one per exit (SFT+ICT).
+pub trait ExitHead<Hidden> {
+    /// Scores before the softmax.
+    type Logits;
+    /// What may go wrong.
+    type Error;
+
+    /// The scores of `hidden`, which is not normed yet, at `exit`.
+    ///
+    /// # Errors
+    /// When this head does not serve `exit`.
+    fn logits(&self, hidden: &Hidden, exit: Exit) -> Result<Self::Logits, Self::Error>;
+}
+
+/// Keys and values of the positions seen so far, per row and block.
+///
+/// Rows may hold different numbers of positions, and blocks too: after an early exit the deeper
+/// blocks lag behind.
+pub trait KvCache {
+    /// Number of rows.
+    fn rows(&self) -> usize;
+
+    /// How many positions of `row` block `block` holds.
+    fn filled(&self, block: usize, row: usize) -> usize;
+
+    /// Most positions a row can hold.
+    fn capacity(&self) -> usize;
+
+    /// Forgets what `row` holds beyond its first `positions`, in every block.
+    fn truncate(&mut self, row: usize, positions: usize);
+}
+
+/// What training adds to a nested model.
+pub trait TrainModel: NestedModel {
+    /// The positions to learn from and their next tokens, on the model's device.
+    type Targets;
+    /// A differentiable scalar.
+    type Loss: Clone;
+
+    /// Moves a batch to the model's device.
+    ///
+    /// # Errors
+    /// When a token is outside the vocabulary.
+    fn prepare(&self, batch: &Batch) -> Result<(Self::Tokens, Self::Targets), Self::Error>;
+
+    /// Cross-entropy in nats of sub-model `exit`, **summed** over the targets: dividing by the
+    /// number of targets is left to the caller, who knows the whole optimiser batch.
+    ///
+    /// # Errors
+    /// As [`NestedModel::logits`].
+    fn loss(
+        &self,
+        hidden: &Self::Hidden,
+        exit: Exit,
+        targets: &Self::Targets,
+    ) -> Result<Self::Loss, Self::Error>;
+
+    /// Σ weight · loss. `terms` is never empty.
+    fn weighted_sum(&self, terms: &[(f64, Self::Loss)]) -> Self::Loss;
+}
