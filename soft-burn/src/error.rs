@@ -141,6 +141,16 @@ pub enum Error {
         /// What does not fit.
         reason: String,
     },
+    /// Rows of tokens that do not make a rectangle.
+    #[error("row {row} has {found} tokens: expected {expected}, and at least 1")]
+    UnevenRows {
+        /// The row at fault.
+        row: usize,
+        /// Its length.
+        found: usize,
+        /// Length of the first row.
+        expected: usize,
+    },
     /// A setting outside its range.
     #[error("{key} is {found}: expected {expected}")]
     Setting {

@@ -156,7 +156,7 @@ fn loss_at_every_exit() {
         let every = Exits::every(1, 1..=model.depth()).unwrap();
         model
             .visit_exits(&tokens, &every, |exit, hidden| {
-                let (sum, _) = model.target_scores(hidden, exit, &targets)?;
+                let sum = model.target_scores(hidden, exit, &targets)?.nats;
                 let (found, wanted) = (
                     sum / batch.supervised_tokens() as f64,
                     expected.scalar(&format!("loss.exit_{exit}")),

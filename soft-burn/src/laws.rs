@@ -1,21 +1,13 @@
 //! The laws of soft-core, obeyed by LLaMA on Burn.
 
-use burn::tensor::{Int, Tensor};
+use burn::tensor::Tensor;
 use proptest::prelude::*;
 use soft_core::conformance::{Laws, Observed};
 use soft_core::{Exits, NestedModel};
 
-use crate::{Cache, Llama, LlamaConfig, RopeScaling, device};
+use crate::{Llama, LlamaConfig, RopeScaling, device};
 
 impl Observed for Llama {
-    fn tokens(&self, rows: &[Vec<u32>]) -> Tensor<2, Int> {
-        Llama::tokens(self, &rows.concat(), rows[0].len()).unwrap()
-    }
-
-    fn empty_cache(&self, rows: usize, capacity: usize) -> Cache {
-        self.new_cache(rows, capacity).unwrap()
-    }
-
     fn logit_values(&self, logits: &Tensor<3>) -> Vec<Vec<Vec<f64>>> {
         let [_, seq, vocab] = logits.dims();
         let values: Vec<f32> = logits.clone().try_into_vec_as().unwrap();

@@ -4,7 +4,7 @@
 //! answering nine positions in ten carry no target, and the head is the widest layer there is.
 
 use burn::tensor::{Int, Tensor, TensorData, activation};
-use soft_core::{Batch, Exit, TrainModel};
+use soft_core::{Batch, Exit, TargetScores, TrainModel};
 
 use crate::{Error, Llama};
 
@@ -35,29 +35,6 @@ impl Llama {
         let [rows, seq, d_model] = hidden.dims();
         let states = hidden.clone().reshape([rows * seq, d_model]);
         self.score(states.select(0, targets.positions.clone()), exit)
-    }
-
-    /// Summed cross-entropy in nats, and how many targets have the highest score, over the targets.
-    ///
-    /// # Errors
-    /// None at present.
-    pub fn target_scores(
-        &self,
-        hidden: &Tensor<3>,
-        exit: Exit,
-        targets: &Targets,
-    ) -> Result<(f64, u64), Error> {
-        if targets.is_empty() {
-            return Ok((0.0, 0));
-        }
-        let logits = self.target_logits(hidden, exit, targets);
-        let best = logits.clone().argmax(1).reshape([targets.len()]);
-        let right = best.equal(targets.tokens.clone()).int().sum();
-        let loss = cross_entropy(logits, targets.tokens.clone());
-        Ok((
-            loss.into_scalar::<f32>().into(),
-            right.into_scalar::<i64>().unsigned_abs(),
-        ))
     }
 }
 
@@ -90,6 +67,25 @@ impl TrainModel for Llama {
             self.target_logits(hidden, exit, targets),
             targets.tokens.clone(),
         ))
+    }
+
+    fn target_scores(
+        &self,
+        hidden: &Tensor<3>,
+        exit: Exit,
+        targets: &Targets,
+    ) -> Result<TargetScores, Error> {
+        if targets.is_empty() {
+            return Ok(TargetScores::default());
+        }
+        let logits = self.target_logits(hidden, exit, targets);
+        let best = logits.clone().argmax(1).reshape([targets.len()]);
+        let right = best.equal(targets.tokens.clone()).int().sum();
+        let loss = cross_entropy(logits, targets.tokens.clone());
+        Ok(TargetScores {
+            nats: loss.into_scalar::<f32>().into(),
+            correct: right.into_scalar::<i64>().unsigned_abs(),
+        })
     }
 
     fn weighted_sum(&self, terms: &[(f64, Tensor<1>)]) -> Tensor<1> {

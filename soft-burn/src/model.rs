@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use soft_core::{Exit, ExitHead, NestedModel};
+use soft_core::{DecodeModel, Exit, ExitHead, NestedModel};
 
 use crate::attention::{Attention, CausalMask, Heads, Pass};
 use crate::cache::{Cache, Span};
@@ -203,6 +203,51 @@ impl ExitHead<Tensor<3>> for Llama {
         let [rows, seq, d_model] = hidden.dims();
         let scores = self.score(hidden.clone().reshape([rows * seq, d_model]), exit);
         Ok(scores.reshape([rows, seq, self.config.vocab]))
+    }
+}
+
+impl DecodeModel for Llama {
+    fn tokens(&self, rows: &[Vec<u32>]) -> Result<Tensor<2, Int>, Error> {
+        let seq = rows.first().map_or(0, Vec::len);
+        if let Some(row) = rows
+            .iter()
+            .position(|row| row.len() != seq || row.is_empty())
+        {
+            return Err(Error::UnevenRows {
+                row,
+                found: rows[row].len(),
+                expected: seq,
+            });
+        }
+        Llama::tokens(self, &rows.concat(), seq)
+    }
+
+    fn empty_cache(&self, rows: usize, capacity: usize) -> Result<Cache, Error> {
+        self.new_cache(rows, capacity)
+    }
+
+    fn best_tokens(
+        &self,
+        hidden: &Tensor<3>,
+        positions: &[usize],
+        exit: Exit,
+    ) -> Result<Vec<u32>, Error> {
+        let [rows, seq, d_model] = hidden.dims();
+        let flat = positions
+            .iter()
+            .enumerate()
+            .map(|(row, position)| (row * seq + position) as i64);
+        let flat = TensorData::new(flat.collect::<Vec<_>>(), [rows]);
+        let states = hidden.clone().reshape([rows * seq, d_model]);
+        let states = states.select(0, Tensor::from_data(flat, &hidden.device()));
+        let best = self.score(states, exit).argmax(1).reshape([rows]);
+        let best = best
+            .try_into_vec_as::<i64>()
+            .map_err(|source| Error::Read {
+                name: "best token".to_owned(),
+                reason: source.to_string(),
+            })?;
+        Ok(best.into_iter().map(|token| token as u32).collect())
     }
 }
 

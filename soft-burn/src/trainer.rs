@@ -407,7 +407,7 @@ impl Trainer {
             let mut sum = sums.iter_mut();
             model.visit_exits(&tokens, exits, |exit, hidden| {
                 if let Some(sum) = sum.next() {
-                    *sum += model.target_scores(hidden, exit, &targets)?.0;
+                    *sum += model.target_scores(hidden, exit, &targets)?.nats;
                 }
                 Ok(())
             })?;

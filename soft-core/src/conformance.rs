@@ -5,16 +5,10 @@
 
 use thiserror::Error;
 
-use crate::{Batch, Example, Exit, Exits, KvCache, TrainModel, sorted_loss};
+use crate::{Batch, DecodeModel, Example, Exit, Exits, KvCache, TrainModel, sorted_loss};
 
 /// What a law needs to see of a model: inputs made, outputs read.
-pub trait Observed: TrainModel {
-    /// Rows of equal length as tokens on the model's device.
-    fn tokens(&self, rows: &[Vec<u32>]) -> Self::Tokens;
-
-    /// An empty cache for `rows` rows of at most `capacity` positions.
-    fn empty_cache(&self, rows: usize, capacity: usize) -> Self::Cache;
-
+pub trait Observed: TrainModel + DecodeModel {
     /// Logits as numbers, `[batch][seq][vocab]`.
     fn logit_values(&self, logits: &Self::Logits) -> Vec<Vec<Vec<f64>>>;
 
@@ -83,7 +77,7 @@ impl<M: Observed> Laws<'_, M> {
     /// One pass that stops at every exit computes what each sub-model computes alone.
     fn exits_share_one_pass(&self) -> Result<(), LawBroken> {
         const LAW: &str = "one pass through all exits = each sub-model alone";
-        let tokens = self.model.tokens(&self.rows);
+        let tokens = self.model.tokens(&self.rows).map_err(failed(LAW))?;
         let mut shared = Vec::new();
         let visit = self
             .model
@@ -124,7 +118,10 @@ impl<M: Observed> Laws<'_, M> {
         for exit in self.exits.iter() {
             let whole = self.sub_model(LAW, &self.rows, exit)?;
             for piece in [1, 3, seq] {
-                let mut cache = self.model.empty_cache(self.rows.len(), seq);
+                let mut cache = self
+                    .model
+                    .empty_cache(self.rows.len(), seq)
+                    .map_err(failed(LAW))?;
                 let mut found = vec![Vec::new(); self.rows.len()];
                 for start in (0..seq).step_by(piece) {
                     let part = columns(&self.rows, start..seq.min(start + piece));
@@ -142,12 +139,14 @@ impl<M: Observed> Laws<'_, M> {
         const LAW: &str = "deep blocks run late = deep blocks run at once";
         let (first, last) = (first_exit(&self.exits), self.exits.last());
         let seq = self.rows[0].len();
-        let mut cache = self.model.empty_cache(self.rows.len(), seq);
+        let mut cache = self
+            .model
+            .empty_cache(self.rows.len(), seq)
+            .map_err(failed(LAW))?;
         let mut waiting = Vec::new();
         for position in 0..seq {
-            let tokens = self
-                .model
-                .tokens(&columns(&self.rows, position..position + 1));
+            let next = columns(&self.rows, position..position + 1);
+            let tokens = self.model.tokens(&next).map_err(failed(LAW))?;
             let hidden = self.model.embed(&tokens).map_err(failed(LAW))?;
             let hidden = self
                 .model
@@ -170,7 +169,10 @@ impl<M: Observed> Laws<'_, M> {
         const LAW: &str = "truncated and rewritten = written once";
         let exit = self.exits.last();
         let seq = self.rows[0].len();
-        let mut cache = self.model.empty_cache(self.rows.len(), seq);
+        let mut cache = self
+            .model
+            .empty_cache(self.rows.len(), seq)
+            .map_err(failed(LAW))?;
         let wrong: Vec<Vec<u32>> = self
             .rows
             .iter()
@@ -193,7 +195,10 @@ impl<M: Observed> Laws<'_, M> {
         let exit = self.exits.last();
         let seq = self.rows[0].len();
         let prompt = |row: usize| seq - 2 - row % (seq - 2);
-        let mut cache = self.model.empty_cache(self.rows.len(), seq);
+        let mut cache = self
+            .model
+            .empty_cache(self.rows.len(), seq)
+            .map_err(failed(LAW))?;
         self.cached(LAW, &columns(&self.rows, 0..seq - 2), exit, &mut cache)?;
         for row in 0..self.rows.len() {
             cache.truncate(row, prompt(row));
@@ -274,7 +279,8 @@ impl<M: Observed> Laws<'_, M> {
         rows: &[Vec<u32>],
         exit: Exit,
     ) -> Result<Values, LawBroken> {
-        let logits = self.model.sub_model(&self.model.tokens(rows), exit);
+        let tokens = self.model.tokens(rows).map_err(failed(law))?;
+        let logits = self.model.sub_model(&tokens, exit);
         Ok(self.model.logit_values(&logits.map_err(failed(law))?))
     }
 
@@ -285,10 +291,8 @@ impl<M: Observed> Laws<'_, M> {
         exit: Exit,
         cache: &mut M::Cache,
     ) -> Result<Values, LawBroken> {
-        let hidden = self
-            .model
-            .embed(&self.model.tokens(rows))
-            .map_err(failed(law))?;
+        let tokens = self.model.tokens(rows).map_err(failed(law))?;
+        let hidden = self.model.embed(&tokens).map_err(failed(law))?;
         let hidden = self
             .model
             .blocks(hidden, 0..exit.depth(), Some(cache))
@@ -389,18 +393,10 @@ fn first_exit(exits: &Exits) -> Exit {
 mod tests {
     use super::*;
     use crate::NestedModel;
-    use crate::toy::{ToyCache, ToyHidden, ToyModel};
+    use crate::toy::{ToyHidden, ToyModel};
     use proptest::prelude::*;
 
     impl Observed for ToyModel {
-        fn tokens(&self, rows: &[Vec<u32>]) -> Vec<Vec<u32>> {
-            rows.to_vec()
-        }
-
-        fn empty_cache(&self, rows: usize, capacity: usize) -> ToyCache {
-            ToyCache::new(self.depth(), rows, capacity)
-        }
-
         fn logit_values(&self, logits: &Values) -> Values {
             logits.clone()
         }
@@ -447,7 +443,7 @@ mod tests {
             tolerance: 1e-9,
         };
         let exit = laws.exits.last();
-        let mut cache = model.empty_cache(2, 10);
+        let mut cache = model.empty_cache(2, 10).unwrap();
         laws.cached("stale", &laws.rows, exit, &mut cache).unwrap();
         let stale = laws.cached("stale", &laws.rows, exit, &mut cache).unwrap();
         let whole = laws.sub_model("stale", &laws.rows, exit).unwrap();
@@ -458,7 +454,7 @@ mod tests {
     #[test]
     fn a_full_cache_is_an_error() {
         let model = ToyModel::new(2, 5, VOCAB as usize, 1);
-        let mut cache = model.empty_cache(1, 2);
+        let mut cache = model.empty_cache(1, 2).unwrap();
         let hidden = model.embed(&vec![vec![1, 2, 3]]).unwrap();
         assert!(model.blocks(hidden, 0..2, Some(&mut cache)).is_err());
     }

@@ -31,6 +31,14 @@ pub enum ExitError {
         /// The comma-separated part at fault.
         part: String,
     },
+    /// An exit that the model does not have.
+    #[error("exit {exit} is beyond the model, which has {depth} blocks")]
+    BeyondTheModel {
+        /// The exit.
+        exit: usize,
+        /// The model's depth.
+        depth: usize,
+    },
     /// The last exit has to be the full model.
     #[error("the last exit must be the full model: it is {last}, the model has {depth} blocks")]
     NotTheFullModel {

@@ -115,6 +115,21 @@ impl Exits {
         }
     }
 
+    /// Checks that a model of `depth` blocks has all these exits, whether or not its full depth is
+    /// one of them: enough for looking, not for training.
+    ///
+    /// # Errors
+    /// [`ExitError::BeyondTheModel`] naming the first exit that is too deep.
+    pub fn check_within(&self, depth: usize) -> Result<(), ExitError> {
+        match self.iter().find(|exit| exit.depth() > depth) {
+            None => Ok(()),
+            Some(exit) => Err(ExitError::BeyondTheModel {
+                exit: exit.depth(),
+                depth,
+            }),
+        }
+    }
+
     /// The exits, shallowest first.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = Exit> + DoubleEndedIterator + '_ {
         self.0.iter().copied()

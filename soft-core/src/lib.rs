@@ -9,6 +9,7 @@
 //! | depths at which to cut | [`Exit`], [`Exits`] |
 //! | what a model must offer | [`NestedModel`], [`ExitHead`], [`KvCache`], [`TrainModel`] |
 //! | the loss and its schedules | [`sorted_loss`], [`SortedLoss`], [`AllExits`], [`LastExit`] |
+//! | plain greedy answers of a sub-model | [`greedy`](greedy()), [`DecodeModel`] |
 //! | rows to learn from | [`Example`], [`Batch`], [`BatchStream`] |
 //! | laws every backend obeys, a toy model | modules `conformance` and `toy`, feature `conformance` |
 //!
@@ -28,6 +29,7 @@ mod batch;
 pub mod conformance;
 mod error;
 mod exit;
+mod greedy;
 mod nested;
 mod sorted;
 #[cfg(any(test, feature = "conformance"))]
@@ -36,7 +38,8 @@ pub mod toy;
 pub use batch::{Batch, BatchStream, Example, StreamPosition, Target};
 pub use error::{BatchError, ExitError};
 pub use exit::{Exit, Exits};
-pub use nested::{ExitHead, KvCache, NestedModel, TrainModel};
+pub use greedy::{DecodeModel, GreedyLimits, greedy};
+pub use nested::{ExitHead, KvCache, NestedModel, TargetScores, TrainModel};
 pub use sorted::{
     AllExits, IntermediateExits, LastExit, SortedLoss, SortedLossOutput, sorted_loss,
 };

@@ -141,6 +141,26 @@ pub trait TrainModel: NestedModel {
         targets: &Self::Targets,
     ) -> Result<Self::Loss, Self::Error>;
 
+    /// Loss and right predictions over the targets as plain numbers, nothing to differentiate.
+    ///
+    /// # Errors
+    /// As [`NestedModel::logits`].
+    fn target_scores(
+        &self,
+        hidden: &Self::Hidden,
+        exit: Exit,
+        targets: &Self::Targets,
+    ) -> Result<TargetScores, Self::Error>;
+
     /// Σ weight · loss. `terms` is never empty.
     fn weighted_sum(&self, terms: &[(f64, Self::Loss)]) -> Self::Loss;
+}
+
+/// How a sub-model did on the targets of one batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct TargetScores {
+    /// Cross-entropy in nats, summed over the targets.
+    pub nats: f64,
+    /// Targets that got the highest score.
+    pub correct: u64,
 }

@@ -8,7 +8,9 @@ use std::ops::Range;
 
 use thiserror::Error;
 
-use crate::{Batch, BatchError, Exit, KvCache, NestedModel, Target, TrainModel};
+use crate::{
+    Batch, BatchError, DecodeModel, Exit, KvCache, NestedModel, Target, TargetScores, TrainModel,
+};
 
 /// What the toy model refuses.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -222,7 +224,49 @@ impl TrainModel for ToyModel {
         Ok(targets.iter().map(nats).sum())
     }
 
+    fn target_scores(
+        &self,
+        hidden: &ToyHidden,
+        exit: Exit,
+        targets: &Self::Targets,
+    ) -> Result<TargetScores, ToyError> {
+        let logits = self.logits(hidden, exit)?;
+        let right =
+            |target: &&Target| best_token(&logits[target.row][target.position]) == target.token;
+        Ok(TargetScores {
+            nats: self.loss(hidden, exit, targets)?,
+            correct: targets.iter().filter(right).count() as u64,
+        })
+    }
+
     fn weighted_sum(&self, terms: &[(f64, f64)]) -> f64 {
         terms.iter().map(|(weight, loss)| weight * loss).sum()
     }
+}
+
+impl DecodeModel for ToyModel {
+    fn tokens(&self, rows: &[Vec<u32>]) -> Result<Vec<Vec<u32>>, ToyError> {
+        Ok(rows.to_vec())
+    }
+
+    fn empty_cache(&self, rows: usize, capacity: usize) -> Result<ToyCache, ToyError> {
+        Ok(ToyCache::new(self.depth(), rows, capacity))
+    }
+
+    fn best_tokens(
+        &self,
+        hidden: &ToyHidden,
+        positions: &[usize],
+        exit: Exit,
+    ) -> Result<Vec<u32>, ToyError> {
+        let logits = self.logits(hidden, exit)?;
+        let best = |(row, &position): (&Vec<Vec<f64>>, &usize)| best_token(&row[position]);
+        Ok(logits.iter().zip(positions).map(best).collect())
+    }
+}
+
+/// Index of the highest score.
+fn best_token(scores: &[f64]) -> u32 {
+    let best = (0..scores.len()).max_by(|&a, &b| scores[a].total_cmp(&scores[b]));
+    best.unwrap_or(0) as u32
 }

@@ -1,0 +1,30 @@
+//! Plain tables for the terminal, figures to the right.
+
+use comfy_table::{CellAlignment, Table, presets};
+
+/// A table with these headings and rows; the first column is text.
+pub fn table<R: IntoIterator<Item = String>>(
+    headings: &[&str],
+    rows: impl IntoIterator<Item = R>,
+) -> String {
+    let mut table = Table::new();
+    table
+        .load_preset(presets::ASCII_MARKDOWN)
+        .set_header(headings.to_vec());
+    for row in rows {
+        table.add_row(row);
+    }
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table.to_string()
+}
+
+/// A figure with as many digits as help: perplexities run from 2 to a billion.
+pub fn figure(value: f64) -> String {
+    if value.abs() >= 1e5 {
+        format!("{value:.2e}")
+    } else {
+        format!("{value:.3}")
+    }
+}

@@ -1,0 +1,150 @@
+//! Stanford Alpaca: `alpaca_data.json` and its two prompts.
+//!
+//! Knows the file's layout and the prompts' wording; knows no tokens.
+//!
+//! Source: Taori et al., *Stanford Alpaca*, 2023; the prompts and the rule between them
+//! (`input` empty or not) are those of its `train.py`, byte for byte, and so is the place of the
+//! response: directly behind `### Response:`, without a line break.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::rows::{Field, describe, read_json};
+use crate::{DataError, Record};
+
+/// The prompt for an instruction; `input` may be empty.
+///
+/// ```
+/// let prompt = soft_data::alpaca_prompt("Name a colour.", "");
+/// assert!(prompt.ends_with("\n\n### Instruction:\nName a colour.\n\n### Response:"));
+/// ```
+pub fn alpaca_prompt(instruction: &str, input: &str) -> String {
+    if input.is_empty() {
+        format!(
+            "Below is an instruction that describes a task. Write a response that appropriately \
+             completes the request.\n\n### Instruction:\n{instruction}\n\n### Response:"
+        )
+    } else {
+        format!(
+            "Below is an instruction that describes a task, paired with an input that provides \
+             further context. Write a response that appropriately completes the request.\n\n\
+             ### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:"
+        )
+    }
+}
+
+/// Reads a file of the form `[{"instruction": .., "input": .., "output": ..}, ..]`.
+///
+/// `input` may be left out. An empty `output` is kept, since the published file has a few: such
+/// a row teaches to end at once, and [`EncodeReport`](crate::EncodeReport) counts them.
+///
+/// # Errors
+/// When the file cannot be read, is no such JSON, has no rows, or a row lacks a string.
+pub fn read_alpaca(path: impl AsRef<Path>) -> Result<Vec<Record>, DataError> {
+    let path = path.as_ref();
+    let file = read_json(path)?;
+    let Value::Array(rows) = &file else {
+        return Err(DataError::Layout {
+            path: path.to_owned(),
+            expected: "an array of objects with `instruction`, `input` and `output`",
+            found: describe(&file),
+        });
+    };
+    if rows.is_empty() {
+        return Err(DataError::NoRows {
+            path: path.to_owned(),
+        });
+    }
+    rows.iter()
+        .enumerate()
+        .map(|(index, value)| record(&Field::of_row(path, index + 1, value), index + 1))
+        .collect()
+}
+
+fn record(row: &Field, number: usize) -> Result<Record, DataError> {
+    let instruction = row.require("instruction", "the instruction")?.text()?;
+    let input = row.get("input")?.map_or(Ok(""), |input| input.text())?;
+    let output = row.require("output", "the response")?.text()?;
+    Ok(Record::completion(
+        number,
+        alpaca_prompt(instruction, input),
+        output,
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::Body;
+
+    fn read(text: &str) -> Result<Vec<Record>, DataError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("alpaca.json");
+        fs::write(&path, text).unwrap();
+        read_alpaca(&path)
+    }
+
+    #[test]
+    fn prompts_are_stanfords_byte_for_byte() {
+        assert_eq!(
+            alpaca_prompt("Say so.", ""),
+            "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n### Instruction:\nSay so.\n\n### Response:"
+        );
+        assert_eq!(
+            alpaca_prompt("Add.", "1, 2"),
+            "Below is an instruction that describes a task, paired with an input that provides further context. Write a response that appropriately completes the request.\n\n### Instruction:\nAdd.\n\n### Input:\n1, 2\n\n### Response:"
+        );
+    }
+
+    #[test]
+    fn braces_in_a_row_are_text() {
+        assert!(alpaca_prompt("{input}", "{instruction}").contains("### Instruction:\n{input}\n"));
+    }
+
+    #[test]
+    fn reads_rows_with_and_without_input() {
+        let rows = read(
+            r#"[{"instruction": "Add.", "input": "1, 2", "output": "3"},
+                {"instruction": "Hi", "output": "", "more": 1}]"#,
+        )
+        .unwrap();
+        assert_eq!(
+            rows[0],
+            Record::completion(1, alpaca_prompt("Add.", "1, 2"), "3")
+        );
+        assert_eq!(rows[1], Record::completion(2, alpaca_prompt("Hi", ""), ""));
+        assert!(
+            matches!(&rows[1].body, Body::Completion { prompt, .. } if !prompt.contains("Input"))
+        );
+    }
+
+    #[test]
+    fn refusals_name_row_and_key() {
+        let error = read(r#"[{"instruction": "a", "output": "b"}, {"instruction": "a"}]"#);
+        let message = error.unwrap_err().to_string();
+        assert!(message.contains("row 2, `output`: expected the response, found an object with"));
+        assert!(
+            read("[3]")
+                .unwrap_err()
+                .to_string()
+                .contains("expected an object")
+        );
+        assert!(matches!(read("{}"), Err(DataError::Layout { .. })));
+        assert!(matches!(read("[]"), Err(DataError::NoRows { .. })));
+        assert!(matches!(
+            read("[{}\n{}]"),
+            Err(DataError::Json {
+                line: 2,
+                column: 1,
+                ..
+            })
+        ));
+        assert!(matches!(
+            read_alpaca("/nowhere.json"),
+            Err(DataError::Read { .. })
+        ));
+    }
+}

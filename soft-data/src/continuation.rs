@@ -1,0 +1,75 @@
+//! The same tokenizer for text that continues another text.
+//!
+//! LLaMA 2 and its like put a space in front of every text they encode. That is right for the
+//! start of a text and wrong for a response that follows a prompt: `Answer:` and ` Paris` would
+//! join with two spaces, `Response:` and `Paris` with one that nobody wrote. Knows the three ways
+//! in which `tokenizer.json` can ask for that space, and takes it out.
+
+use serde_json::{Value, json};
+use tokenizers::{NormalizerWrapper, PreTokenizerWrapper, Tokenizer as HfTokenizer};
+
+/// `hf` without its prefix space; `None` if it has none.
+pub(crate) fn without_prefix_space(
+    hf: &HfTokenizer,
+) -> Result<Option<HfTokenizer>, tokenizers::Error> {
+    let normalizer = serde_json::to_value(hf.get_normalizer())?;
+    let pre_tokenizer = serde_json::to_value(hf.get_pre_tokenizer())?;
+    let (bare_normalizer, bare_pre_tokenizer) = (bare(&normalizer), bare(&pre_tokenizer));
+    if bare_normalizer == normalizer && bare_pre_tokenizer == pre_tokenizer {
+        return Ok(None);
+    }
+    let mut hf = hf.clone();
+    hf.with_normalizer(serde_json::from_value::<Option<NormalizerWrapper>>(
+        bare_normalizer,
+    )?)?;
+    let bare_pre_tokenizer =
+        serde_json::from_value::<Option<PreTokenizerWrapper>>(bare_pre_tokenizer)?;
+    hf.with_pre_tokenizer(bare_pre_tokenizer);
+    Ok(Some(hf))
+}
+
+/// The description of a normalizer or pre-tokenizer that adds no space in front.
+fn bare(part: &Value) -> Value {
+    let mut bare = part.clone();
+    match part.get("type").and_then(Value::as_str) {
+        Some("Prepend") => return Value::Null,
+        Some("Metaspace") => bare["prepend_scheme"] = json!("never"),
+        Some("ByteLevel") => bare["add_prefix_space"] = json!(false),
+        _ => {}
+    }
+    for list in ["normalizers", "pretokenizers"] {
+        if let Some(Value::Array(parts)) = part.get(list) {
+            bare[list] = parts
+                .iter()
+                .map(self::bare)
+                .filter(|part| !part.is_null())
+                .collect();
+        }
+    }
+    bare
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_the_space_out_wherever_it_hides() {
+        let nested = json!({"type": "Sequence", "normalizers": [
+            {"type": "Prepend", "prepend": "▁"}, {"type": "NFC"}]});
+        assert_eq!(
+            bare(&nested),
+            json!({"type": "Sequence", "normalizers": [{"type": "NFC"}]})
+        );
+        assert_eq!(
+            bare(&json!({"type": "Prepend", "prepend": "▁"})),
+            Value::Null
+        );
+        let nested = json!({"type": "Sequence", "pretokenizers": [
+            {"type": "Digits"}, {"type": "ByteLevel", "add_prefix_space": true}]});
+        assert_eq!(bare(&nested)["pretokenizers"][1]["add_prefix_space"], false);
+        let metaspace = json!({"type": "Metaspace", "prepend_scheme": "first"});
+        assert_eq!(bare(&metaspace)["prepend_scheme"], "never");
+        assert_eq!(bare(&Value::Null), Value::Null);
+    }
+}

@@ -1,0 +1,164 @@
+//! What can go wrong between a file of text and a batch.
+//!
+//! Every variant says where, what was expected and what came. Causes from other crates are part
+//! of the message, so that printing the error alone is enough.
+
+use std::io;
+use std::path::PathBuf;
+
+use soft_core::{BatchError, StreamPosition};
+
+/// An error of this crate.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DataError {
+    /// A file could not be read.
+    #[error("cannot read {}: {cause}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        cause: io::Error,
+    },
+    /// A file is not JSON.
+    #[error("{}:{line}:{column}: malformed JSON: {cause}", .path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Line of the file, from 1.
+        line: usize,
+        /// Column of that line, from 1.
+        column: usize,
+        /// What the parser met.
+        cause: String,
+    },
+    /// A file is JSON, but not laid out as its format demands.
+    #[error("{}: expected {expected}, found {found}", .path.display())]
+    Layout {
+        /// The file.
+        path: PathBuf,
+        /// The layout of the format.
+        expected: &'static str,
+        /// What the file holds instead.
+        found: String,
+    },
+    /// A row lacks something, or has something that its format does not know.
+    #[error("{}, row {row}, `{key}`: expected {expected}, found {found}", .path.display())]
+    Row {
+        /// The file.
+        path: PathBuf,
+        /// The row, from 1; in JSON Lines the line of the file.
+        row: usize,
+        /// Where in the row, such as `Answer.Value` or `messages[2].role`.
+        key: String,
+        /// What belongs there.
+        expected: &'static str,
+        /// What is there.
+        found: String,
+    },
+    /// A file has no rows.
+    #[error("{}: expected at least one row, found none", .path.display())]
+    NoRows {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A name that stands for no [`Format`](crate::Format).
+    #[error("expected a data format (alpaca, triviaqa, jsonl), found `{found}`")]
+    UnknownFormat {
+        /// The name.
+        found: String,
+    },
+    /// `tokenizer.json` is not one that the tokenizers crate understands.
+    #[error("{}: expected a Hugging Face tokenizer, found: {cause}", .path.display())]
+    Tokenizer {
+        /// The file.
+        path: PathBuf,
+        /// What the tokenizers crate said.
+        cause: String,
+    },
+    /// A configuration names a special token that cannot be used.
+    #[error("{}, `{key}`: expected {expected}, found {found}", .path.display())]
+    SpecialToken {
+        /// The file with the name.
+        path: PathBuf,
+        /// The entry, such as `eos_token`.
+        key: &'static str,
+        /// What belongs there.
+        expected: &'static str,
+        /// What is there.
+        found: String,
+    },
+    /// No file of a model folder says how a text ends.
+    #[error(
+        "{}: expected `eos_token` in tokenizer_config.json or `eos_token_id` in config.json or \
+         generation_config.json, found neither",
+        .folder.display()
+    )]
+    NoEndOfText {
+        /// The model folder.
+        folder: PathBuf,
+    },
+    /// The tokenizer knows a token that the model has no embedding for.
+    #[error("token `{token}` has id {id}, expected ids below the model's vocab_size of {vocab}")]
+    OutsideVocabulary {
+        /// The token's text.
+        token: String,
+        /// Its id.
+        id: u32,
+        /// Number of tokens the model knows.
+        vocab: usize,
+    },
+    /// The tokenizer cannot turn a text into tokens, or tokens into a text.
+    #[error("the tokenizer failed: {cause}")]
+    Tokenization {
+        /// What the tokenizers crate said.
+        cause: String,
+    },
+    /// A conversation needs tokens that the tokenizer lacks.
+    #[error(
+        "row {row} is a conversation: expected a tokenizer with the ChatML token `{token}`, \
+         found none of that name; use `prompt` and `response` rows with this model"
+    )]
+    ChatToken {
+        /// The row, as in [`Record::row`](crate::Record::row).
+        row: usize,
+        /// The missing token.
+        token: &'static str,
+    },
+    /// A setting is out of range.
+    #[error("`{setting}`: expected {expected}, found {found}")]
+    Setting {
+        /// Its name.
+        setting: &'static str,
+        /// The range.
+        expected: &'static str,
+        /// The value.
+        found: String,
+    },
+    /// A validation part would leave nothing to train on.
+    #[error("expected fewer validation rows than the {rows} rows there are, found {validation}")]
+    NothingToTrainOn {
+        /// Number of rows in all.
+        rows: usize,
+        /// Number of rows asked for.
+        validation: usize,
+    },
+    /// A loader without rows.
+    #[error("expected at least one example with a supervised token, found none")]
+    NoExamples,
+    /// A position past the end of an epoch.
+    #[error(
+        "position {{epoch {}, batch {}}}: expected a batch below {batches_per_epoch}; \
+         was it taken with other data or another batch size?",
+        .position.epoch, .position.batch
+    )]
+    NoSuchPosition {
+        /// The position.
+        position: StreamPosition,
+        /// Number of batches in every epoch.
+        batches_per_epoch: u64,
+    },
+    /// Rows that make no batch.
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+}

@@ -1,0 +1,60 @@
+//! Text to batches for sorted fine-tuning (SoFT).
+//!
+//! Files of rows become [`Record`]s ([`read_alpaca`], [`read_trivia_qa`], [`read_jsonl`]), a
+//! model folder's [`Tokenizer`] turns records into examples ([`encode`]), and a [`Loader`] hands
+//! them out in shuffled batches that a trainer can resume at any one. This crate knows no model
+//! and no tensor: it meets them in [`soft_core::Batch`].
+//!
+//! ```
+//! use soft_core::BatchStream;
+//! use soft_data::{Holdout, Loader, LoaderConfig, Tokenizer, encode, read_jsonl, split};
+//!
+//! # let folder = tempfile::tempdir()?;
+//! # let file = folder.path().join("rows.jsonl");
+//! # std::fs::write(&file, r#"{"prompt": "Capital of France?", "response": " Paris"}
+//! # {"prompt": "Capital of Peru?", "response": " Lima"}
+//! # {"prompt": "Capital of Chad?", "response": " N'Djamena"}"#)?;
+//! let records = read_jsonl(&file)?;
+//! let tokenizer = Tokenizer::from_folder("tests/tokenizers/bytes", 270)?;
+//! let (examples, report) = encode(&records, &tokenizer, 512)?;
+//! assert_eq!(report.kept, 3);
+//!
+//! let parts = split(examples, Holdout::Rows(1), 0)?;
+//! let config = LoaderConfig { batch_size: 2, ..LoaderConfig::default() };
+//! let mut loader = Loader::new(parts.train, tokenizer.pad(), config)?;
+//! let batch = loader.next_batch()?;
+//! assert_eq!(batch.rows(), 2);
+//! assert_eq!(loader.position().epoch, 1);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! The rules that decide what a model learns stand where they are kept: prompts in
+//! [`alpaca_prompt`] and [`trivia_prompt`], the boundary between prompt and response in
+//! [`Tokenizer`], truncation in [`encode`], the order of rows in [`Loader`].
+
+mod alpaca;
+mod continuation;
+mod encode;
+mod error;
+mod format;
+mod jsonl;
+mod loader;
+mod record;
+mod rows;
+mod segment;
+mod shuffle;
+mod special;
+mod split;
+mod tokenizer;
+mod trivia;
+
+pub use alpaca::{alpaca_prompt, read_alpaca};
+pub use encode::{EncodeReport, encode, encode_prompt};
+pub use error::DataError;
+pub use format::Format;
+pub use jsonl::read_jsonl;
+pub use loader::{Loader, LoaderConfig, ordered_batches};
+pub use record::{Body, Message, Record, Role, TriviaQuestion};
+pub use split::{Holdout, Split, split};
+pub use tokenizer::Tokenizer;
+pub use trivia::{read_trivia_qa, trivia_prompt};

@@ -1,0 +1,202 @@
+//! Examples in shuffled batches, epoch after epoch.
+//!
+//! Knows lengths and orders; knows neither text nor models.
+
+use serde::{Deserialize, Serialize};
+use soft_core::{Batch, BatchStream, Example, StreamPosition};
+
+use crate::DataError;
+use crate::shuffle::{Purpose, shuffle};
+
+/// How a [`Loader`] orders its rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LoaderConfig {
+    /// Rows in a micro-batch. Default 4: the paper's 32 rows in 8 accumulated parts.
+    pub batch_size: usize,
+    /// Seed of the order. Default 42, the paper's.
+    pub seed: u64,
+    /// Batches per window within which rows are sorted by length; 1 mixes lengths freely.
+    /// Default 64.
+    pub bucket_batches: usize,
+}
+
+impl Default for LoaderConfig {
+    fn default() -> Self {
+        Self {
+            batch_size: 4,
+            seed: 42,
+            bucket_batches: 64,
+        }
+    }
+}
+
+impl LoaderConfig {
+    /// Checks that batches and windows hold something.
+    ///
+    /// # Errors
+    /// [`DataError::Setting`] naming the setting that is 0.
+    pub fn validate(&self) -> Result<(), DataError> {
+        let sizes = [
+            ("batch_size", self.batch_size),
+            ("bucket_batches", self.bucket_batches),
+        ];
+        match sizes.into_iter().find(|(_, size)| *size == 0) {
+            None => Ok(()),
+            Some((setting, size)) => Err(DataError::Setting {
+                setting,
+                expected: "at least 1",
+                found: size.to_string(),
+            }),
+        }
+    }
+}
+
+/// An endless stream of shuffled batches.
+///
+/// An epoch's batches are a pure function of the seed and the epoch: all rows are shuffled, cut
+/// into windows of some batches, sorted by length within each window so that rows of one batch
+/// need little padding, and the batches are shuffled. Every row comes once an epoch; the last,
+/// smaller batch is kept. Rows meet different company each epoch.
+#[derive(Clone, Debug)]
+pub struct Loader {
+    examples: Vec<Example>,
+    pad: u32,
+    config: LoaderConfig,
+    position: StreamPosition,
+    /// The rows of each batch of the epoch at `position`.
+    plan: Vec<Vec<usize>>,
+}
+
+impl Loader {
+    /// A stream over `examples` from the start of epoch 0; shorter rows are filled with `pad`.
+    ///
+    /// # Errors
+    /// When there are no examples, one is empty, or `config` is out of range.
+    pub fn new(examples: Vec<Example>, pad: u32, config: LoaderConfig) -> Result<Self, DataError> {
+        config.validate()?;
+        if examples.is_empty() {
+            return Err(DataError::NoExamples);
+        }
+        if let Some(row) = examples.iter().position(Example::is_empty) {
+            return Err(soft_core::BatchError::EmptyRow { row }.into());
+        }
+        let mut loader = Self {
+            examples,
+            pad,
+            config,
+            position: StreamPosition::default(),
+            plan: Vec::new(),
+        };
+        loader.plan = loader.plan_of(0);
+        Ok(loader)
+    }
+
+    /// The rows, in the order they were given.
+    pub fn examples(&self) -> &[Example] {
+        &self.examples
+    }
+
+    /// How the rows are ordered.
+    pub fn config(&self) -> &LoaderConfig {
+        &self.config
+    }
+
+    /// Number of batches in every epoch.
+    pub fn batches_per_epoch(&self) -> u64 {
+        self.examples.len().div_ceil(self.config.batch_size) as u64
+    }
+
+    /// Indices into [`examples`](Loader::examples) of the rows of the next batch.
+    pub fn next_rows(&self) -> &[usize] {
+        self.plan
+            .get(self.position.batch as usize)
+            .map_or(&[], Vec::as_slice)
+    }
+
+    fn plan_of(&self, epoch: u64) -> Vec<Vec<usize>> {
+        let LoaderConfig {
+            batch_size,
+            seed,
+            bucket_batches,
+        } = self.config;
+        let mut rows: Vec<_> = (0..self.examples.len()).collect();
+        shuffle(&mut rows, Purpose::Rows, seed, epoch);
+        let mut plan = Vec::with_capacity(rows.len().div_ceil(batch_size));
+        for window in rows.chunks_mut(batch_size.saturating_mul(bucket_batches)) {
+            // Stable, so that rows of one length stay shuffled.
+            window.sort_by_key(|&row| self.examples[row].len());
+            plan.extend(window.chunks(batch_size).map(<[usize]>::to_vec));
+        }
+        shuffle(&mut plan, Purpose::Batches, seed, epoch);
+        plan
+    }
+}
+
+impl BatchStream for Loader {
+    type Error = DataError;
+
+    fn next_batch(&mut self) -> Result<Batch, DataError> {
+        let rows: Vec<_> = self
+            .next_rows()
+            .iter()
+            .map(|&row| &self.examples[row])
+            .collect();
+        let batch = Batch::from_examples(&rows, self.pad)?;
+        self.position.batch += 1;
+        if self.position.batch == self.batches_per_epoch() {
+            self.position = StreamPosition {
+                epoch: self.position.epoch + 1,
+                batch: 0,
+            };
+            self.plan = self.plan_of(self.position.epoch);
+        }
+        Ok(batch)
+    }
+
+    fn position(&self) -> StreamPosition {
+        self.position
+    }
+
+    fn seek(&mut self, position: StreamPosition) -> Result<(), DataError> {
+        let batches_per_epoch = self.batches_per_epoch();
+        if position.batch >= batches_per_epoch {
+            return Err(DataError::NoSuchPosition {
+                position,
+                batches_per_epoch,
+            });
+        }
+        if position.epoch != self.position.epoch {
+            self.plan = self.plan_of(position.epoch);
+        }
+        self.position = position;
+        Ok(())
+    }
+}
+
+/// Every example once, shortest first, in batches of `batch_size`: for validation.
+///
+/// # Errors
+/// When there are no examples, one is empty, or `batch_size` is 0.
+pub fn ordered_batches(
+    examples: &[Example],
+    pad: u32,
+    batch_size: usize,
+) -> Result<Vec<Batch>, DataError> {
+    LoaderConfig {
+        batch_size,
+        ..LoaderConfig::default()
+    }
+    .validate()?;
+    if examples.is_empty() {
+        return Err(DataError::NoExamples);
+    }
+    let mut rows: Vec<_> = examples.iter().collect();
+    rows.sort_by_key(|example| example.len());
+    rows.chunks(batch_size)
+        .map(|rows| Ok(Batch::from_examples(rows, pad)?))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,231 @@
+//! The two toy tokenizers of `tests/tokenizers`, and folders that differ from them in one entry.
+
+use std::fs;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::*;
+
+fn folder(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/tokenizers")
+        .join(name)
+}
+
+fn tokenizer(name: &str) -> Tokenizer {
+    Tokenizer::from_folder(folder(name), 1000).unwrap()
+}
+
+/// A copy of a toy folder with entries of its configuration files replaced; `file: null` leaves
+/// the file out.
+fn changed(name: &str, changes: Value) -> TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for file in ["tokenizer.json", "tokenizer_config.json", "config.json"] {
+        let text = fs::read_to_string(folder(name).join(file)).unwrap();
+        let mut value: Value = serde_json::from_str(&text).unwrap();
+        match changes.get(file) {
+            Some(Value::Object(entries)) => {
+                entries
+                    .iter()
+                    .for_each(|(key, entry)| value[key] = entry.clone());
+            }
+            Some(_) => continue,
+            None => {}
+        }
+        fs::write(copy.path().join(file), value.to_string()).unwrap();
+    }
+    if let Some(generation) = changes.get("generation_config.json") {
+        fs::write(
+            copy.path().join("generation_config.json"),
+            generation.to_string(),
+        )
+        .unwrap();
+    }
+    copy
+}
+
+fn with_config(name: &str, entries: Value) -> Result<Tokenizer, DataError> {
+    let copy = changed(name, json!({ "tokenizer_config.json": entries }));
+    Tokenizer::from_folder(copy.path(), 1000)
+}
+
+fn tokens(tokenizer: &Tokenizer, ids: &[u32]) -> Vec<String> {
+    ids.iter()
+        .map(|&id| tokenizer.start.id_to_token(id).unwrap())
+        .collect()
+}
+
+#[test]
+fn text_survives_both_ways() {
+    let text = "Question: Où?\n\n Two  spaces, \u{1f999}";
+    for name in ["bytes", "pieces"] {
+        let tokenizer = tokenizer(name);
+        assert_eq!(
+            tokenizer
+                .decode(&tokenizer.encode_start(text).unwrap())
+                .unwrap(),
+            text
+        );
+    }
+}
+
+#[test]
+fn bos_is_added_once_or_not_at_all() {
+    let pieces = tokenizer("pieces");
+    let ids = pieces.encode_start("Paris").unwrap();
+    assert_eq!(tokens(&pieces, &ids), ["<s>", "▁Paris"]);
+    let unsaid = with_config(
+        "pieces",
+        json!({"add_bos_token": null, "tokenizer_class": null}),
+    );
+    assert_eq!(unsaid.unwrap().encode_start("Paris").unwrap(), ids);
+    let off = with_config("pieces", json!({"add_bos_token": false})).unwrap();
+    assert_eq!(off.encode_start("Paris").unwrap(), ids[1..]);
+    assert_eq!(tokenizer("bytes").bos(), None);
+    let on = with_config("bytes", json!({"add_bos_token": true})).unwrap();
+    assert_eq!((on.bos(), on.encode_start("").unwrap()), (Some(1), vec![1]));
+    let nothing = with_config("bytes", json!({"add_bos_token": true, "bos_token": null}));
+    assert!(nothing.unwrap_err().to_string().contains("`add_bos_token`"));
+}
+
+#[test]
+fn class_default_adds_bos_without_a_post_processor() {
+    let changes = json!({
+        "tokenizer.json": {"post_processor": null},
+        "tokenizer_config.json": {"add_bos_token": null},
+    });
+    let copy = changed("pieces", changes);
+    assert_eq!(
+        Tokenizer::from_folder(copy.path(), 1000).unwrap().bos(),
+        Some(1)
+    );
+}
+
+#[test]
+fn continuations_have_no_prefix_space() {
+    let pieces = tokenizer("pieces");
+    let spaced = pieces.encode_continuation(" Paris").unwrap();
+    assert_eq!(tokens(&pieces, &spaced), ["▁Paris"]);
+    let bare = pieces.encode_continuation("Paris").unwrap();
+    assert_eq!(tokens(&pieces, &bare), ["Paris"]);
+    for response in [" Paris", "Paris", "\n Paris"] {
+        let mut ids = pieces.encode_start("Answer:").unwrap();
+        ids.extend(pieces.encode_continuation(response).unwrap());
+        assert_eq!(pieces.decode(&ids).unwrap(), format!("Answer:{response}"));
+    }
+    let bytes = tokenizer("bytes");
+    let ids = bytes.encode_continuation(" Paris").unwrap();
+    assert_eq!(tokens(&bytes, &ids), ["ĠParis"]);
+}
+
+#[test]
+fn text_never_becomes_a_control_token() {
+    for (name, text, id) in [("bytes", "a<|im_end|>b", 2), ("pieces", "a</s>b", 2)] {
+        let tokenizer = tokenizer(name);
+        let ids = tokenizer.encode_start(text).unwrap();
+        assert!(!ids.contains(&id));
+        assert_eq!(tokenizer.decode(&ids).unwrap(), text);
+        assert_eq!(tokenizer.decode(&[id]).unwrap(), "");
+    }
+}
+
+#[test]
+fn padding_falls_back_on_the_end_of_text() {
+    assert_eq!(tokenizer("bytes").pad(), 0);
+    assert_eq!(
+        (tokenizer("pieces").pad(), tokenizer("pieces").eos()),
+        (2, 2)
+    );
+}
+
+#[test]
+fn the_end_of_text_may_stand_in_other_files() {
+    let none = json!({"tokenizer_config.json": null, "config.json": {"eos_token_id": null}});
+    let copy = changed("pieces", none);
+    let error = Tokenizer::from_folder(copy.path(), 1000).unwrap_err();
+    assert!(matches!(error, DataError::NoEndOfText { .. }), "{error}");
+
+    let listed = json!({
+        "tokenizer_config.json": null,
+        "generation_config.json": {"eos_token_id": [7, 2, 9]},
+    });
+    let copy = changed("pieces", listed);
+    let tokenizer = Tokenizer::from_folder(copy.path(), 1000).unwrap();
+    assert_eq!(
+        (tokenizer.eos(), tokenizer.stop_tokens()),
+        (2, &[2, 7, 9][..])
+    );
+    assert_eq!(
+        tokenizer.bos(),
+        Some(1),
+        "the post-processor still asks for it"
+    );
+}
+
+#[test]
+fn tokenizer_settings_that_would_cut_or_fill_rows_are_ignored() {
+    let changes = json!({"tokenizer.json": {
+        "truncation": {"max_length": 2, "strategy": "LongestFirst", "stride": 0,
+                       "direction": "Right"},
+        "padding": {"strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": null,
+                    "pad_id": 0, "pad_type_id": 0, "pad_token": "<unk>"},
+    }});
+    let copy = changed("pieces", changes);
+    let tokenizer = Tokenizer::from_folder(copy.path(), 1000).unwrap();
+    assert_eq!(tokenizer.encode_continuation("abcd").unwrap().len(), 4);
+}
+
+#[test]
+fn refuses_tokens_that_do_not_exist_or_do_not_fit() {
+    let error = with_config("bytes", json!({"eos_token": "<end>"}))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("`eos_token`: expected a token of tokenizer.json"),
+        "{error}"
+    );
+    assert!(error.contains("found `<end>`"), "{error}");
+    let error = with_config("bytes", json!({"eos_token": 3}))
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("found the number 3"), "{error}");
+    let small = Tokenizer::from_folder(folder("bytes"), 200).unwrap();
+    let error = small.encode_start(" Paris").unwrap_err().to_string();
+    assert!(
+        error.contains("vocab_size of 200") && error.contains("ĠParis"),
+        "{error}"
+    );
+    assert!(Tokenizer::from_folder(folder("bytes"), 2).is_err());
+    assert!(matches!(
+        Tokenizer::from_folder("/nowhere", 9),
+        Err(DataError::Read { .. })
+    ));
+    let copy = changed(
+        "bytes",
+        json!({"tokenizer.json": {"model": {"type": "Magic"}}}),
+    );
+    assert!(matches!(
+        Tokenizer::from_folder(copy.path(), 9),
+        Err(DataError::Tokenizer { .. })
+    ));
+}
+
+/// `SOFT_MODEL=/tmp/smollm2 cargo test -p soft-data -- --ignored`, with any real model folder.
+#[test]
+#[ignore = "needs a model folder"]
+fn a_real_tokenizer_loads() {
+    let folder = PathBuf::from(std::env::var("SOFT_MODEL").unwrap());
+    let config: Value =
+        serde_json::from_str(&fs::read_to_string(folder.join("config.json")).unwrap()).unwrap();
+    let vocab = config["vocab_size"].as_u64().unwrap() as usize;
+    let tokenizer = Tokenizer::from_folder(folder, vocab).unwrap();
+    let prompt = crate::alpaca_prompt("Name a city.", "in France");
+    let mut ids = tokenizer.encode_start(&prompt).unwrap();
+    ids.extend(tokenizer.encode_continuation("Paris, of course.").unwrap());
+    assert_eq!(
+        tokenizer.decode(&ids).unwrap(),
+        prompt + "Paris, of course."
+    );
+}

@@ -1,0 +1,149 @@
+//! Loss, perplexity and accuracy of every exit, and means of answer scores.
+//!
+//! One pass through the model serves all exits. Means are over supervised tokens, not over batches.
+
+use serde::{Deserialize, Serialize};
+use soft_core::{Batch, Exit, Exits, TargetScores, TrainModel};
+
+use crate::{exact_match, exact_match_normalised, f1};
+
+/// How well one sub-model predicts the supervised tokens of some text.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ExitScores {
+    /// Depth of the sub-model.
+    pub exit: Exit,
+    /// Mean cross-entropy in nats per token.
+    pub loss: f64,
+    /// e to the loss.
+    pub perplexity: f64,
+    /// Share of tokens that get the highest score, teacher-forced.
+    pub accuracy: f64,
+    /// Tokens scored.
+    pub tokens: u64,
+}
+
+/// Scores every exit of `model` on `batches`; `progress` is called after each batch.
+///
+/// # Errors
+/// As the model's own.
+pub fn exit_scores<M: TrainModel>(
+    model: &M,
+    exits: &Exits,
+    batches: &[Batch],
+    mut progress: impl FnMut(),
+) -> Result<Vec<ExitScores>, M::Error> {
+    let mut sums = vec![TargetScores::default(); exits.len()];
+    for batch in batches {
+        let (tokens, targets) = model.prepare(batch)?;
+        let mut sum = sums.iter_mut();
+        model.visit_exits(&tokens, exits, |exit, hidden| {
+            let scores = model.target_scores(hidden, exit, &targets)?;
+            if let Some(sum) = sum.next() {
+                sum.nats += scores.nats;
+                sum.correct += scores.correct;
+            }
+            Ok(())
+        })?;
+        progress();
+    }
+    let tokens: usize = batches.iter().map(Batch::supervised_tokens).sum();
+    let mean = |(exit, sum): (Exit, TargetScores)| ExitScores {
+        exit,
+        loss: sum.nats / tokens as f64,
+        perplexity: (sum.nats / tokens as f64).exp(),
+        accuracy: sum.correct as f64 / tokens as f64,
+        tokens: tokens as u64,
+    };
+    Ok(exits.iter().zip(sums).map(mean).collect())
+}
+
+/// Mean scores of answers to questions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct AnswerScores {
+    /// Questions answered.
+    pub questions: u64,
+    /// Share equal to an accepted answer to the letter, as in the paper.
+    pub exact_match: f64,
+    /// Share equal after TriviaQA's normalisation.
+    pub exact_match_normalised: f64,
+    /// Mean of the best token F1 against the accepted answers.
+    pub f1: f64,
+}
+
+impl AnswerScores {
+    /// Scores each prediction against the answers accepted for it.
+    pub fn of<'a, A, I>(answered: impl IntoIterator<Item = (&'a str, I)>) -> Self
+    where
+        A: AsRef<str>,
+        I: IntoIterator<Item = A> + Clone,
+    {
+        let mut sums = Self::default();
+        for (prediction, accepted) in answered {
+            sums.questions += 1;
+            sums.exact_match += f64::from(exact_match(prediction, accepted.clone()));
+            let normalised = exact_match_normalised(prediction, accepted.clone());
+            sums.exact_match_normalised += f64::from(normalised);
+            sums.f1 += f1(prediction, accepted);
+        }
+        let questions = sums.questions.max(1) as f64;
+        Self {
+            exact_match: sums.exact_match / questions,
+            exact_match_normalised: sums.exact_match_normalised / questions,
+            f1: sums.f1 / questions,
+            ..sums
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use soft_core::toy::ToyModel;
+    use soft_core::{Example, NestedModel, sorted_loss};
+
+    fn batch(rows: &[Vec<u32>]) -> Batch {
+        let examples: Vec<_> = rows.iter().cloned().map(Example::text).collect();
+        Batch::from_examples(&examples.iter().collect::<Vec<_>>(), 0).unwrap()
+    }
+
+    #[test]
+    fn means_are_over_tokens_not_over_batches() {
+        let model = ToyModel::new(3, 4, 8, 9);
+        let exits = Exits::new([1, 3]).unwrap();
+        let rows = [vec![1, 2, 3, 4, 5, 6], vec![7, 1]];
+        let together = exit_scores(&model, &exits, &[batch(&rows)], || ()).unwrap();
+        let apart = [batch(&rows[..1]), batch(&rows[1..])];
+        let apart = exit_scores(&model, &exits, &apart, || ()).unwrap();
+        for (a, b) in together.iter().zip(&apart) {
+            assert!((a.loss - b.loss).abs() < 1e-12);
+            assert_eq!((a.accuracy, a.tokens), (b.accuracy, 6));
+            assert!((a.perplexity.ln() - a.loss).abs() < 1e-12);
+        }
+    }
+
+    #[test]
+    fn the_loss_is_that_of_training() {
+        let model = ToyModel::new(3, 4, 8, 9);
+        let (exits, rows) = (Exits::new([2, 3]).unwrap(), [vec![1, 2, 3], vec![4, 5, 6]]);
+        let scores = exit_scores(&model, &exits, &[batch(&rows)], || ()).unwrap();
+        let batch = batch(&rows);
+        let (tokens, targets) = model.prepare(&batch).unwrap();
+        let output = sorted_loss(&model, (&tokens, &targets), &exits, &[0.5, 0.5], 4.0).unwrap();
+        assert!((output.total - (scores[0].loss + scores[1].loss) / 2.0).abs() < 1e-12);
+        assert_eq!(model.depth(), 3);
+    }
+
+    #[test]
+    fn answers_are_averaged() {
+        let answered = [
+            ("Paris", ["Paris", "City of Light"]),
+            ("a rome", ["Rome", "Roma"]),
+            ("Oslo", ["Bergen", "x"]),
+        ];
+        let scores = AnswerScores::of(answered);
+        assert_eq!(scores.questions, 3);
+        assert!((scores.exact_match - 1.0 / 3.0).abs() < 1e-12);
+        assert!((scores.exact_match_normalised - 2.0 / 3.0).abs() < 1e-12);
+        assert!((scores.f1 - 2.0 / 3.0).abs() < 1e-12);
+    }
+}
