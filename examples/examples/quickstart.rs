@@ -1,0 +1,261 @@
+//! Fine-tunes a small LLaMA three ways at equal cost and shows what each of its depths can do.
+//!
+//! Nothing to download: it starts from `examples/tiny-llama`, which `pretrain_tiny` made. The comparison
+//! is that of Sorted LLaMA's tables 1 and 2: SFT, SFT+ICT (one more head per exit, blocks frozen)
+//! and SoFT, each read at every exit, on prompts held out from fine-tuning.
+
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, ensure};
+use soft_burn::burn::tensor::Device;
+use soft_burn::{
+    AdamWSettings, Decay, Llama, LogLine, Method, Run, RunSettings, Schedule, TrainSettings, device,
+};
+use soft_core::{Batch, Exit, Exits, GreedyLimits, greedy};
+use soft_data::{Loader, LoaderConfig, Record, Tokenizer, encode, encode_prompt, ordered_batches};
+use soft_eval::{ExitScores, exact_match, exit_scores};
+use soft_examples::progress::Progress;
+use soft_examples::table::table;
+use soft_examples::tiny_world::{Instruction, Split, World, vocabulary};
+
+/// The world that `pretrain_tiny` wrote about.
+const WORLD: u64 = 7;
+const BATCH: usize = 32;
+/// Optimiser steps of SFT and of SoFT; ICT adds its own to the model that SFT left.
+const STEPS: u64 = 360;
+
+fn main() -> Result<()> {
+    let base = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tiny-llama");
+    ensure!(
+        base.exists(),
+        "{} is missing: the repository holds it",
+        base.display()
+    );
+    let out = new_run_folder()?;
+    let quickstart = Quickstart::new(&base, &out)?;
+    println!(
+        "SoFT quickstart: a LLaMA of 8 blocks, fine-tuned three ways, read at exits {}",
+        quickstart.exits
+    );
+    println!(
+        "{} instructions to learn, {} held out\n",
+        quickstart.train.len(),
+        quickstart.held_out.len()
+    );
+
+    // Equal cost: ICT's epochs come out of SFT's, so that all three take the same steps.
+    let untuned = quickstart.load(&base)?;
+    let sft = quickstart.train("sft", Method::Sft, STEPS, &base)?;
+    let half = quickstart.train("sft-half", Method::Sft, STEPS / 2, &base)?;
+    let ict = quickstart.train("sft+ict", Method::Ict, STEPS / 2, &half)?;
+    let soft = quickstart.train("soft", Method::Soft, STEPS, &base)?;
+
+    let mut measured = vec![quickstart.measure("untuned", &untuned)?];
+    for (name, folder) in [("SFT", &sft), ("SFT+ICT", &ict), ("SoFT", &soft)] {
+        measured.push(quickstart.measure(name, &quickstart.load(folder)?)?);
+    }
+    print_scores(&quickstart.exits, &measured);
+    quickstart.print_answers(&measured);
+    println!("\nmodel: {}", soft.display());
+    println!("log:   {}", out.join("soft/log.jsonl").display());
+    Ok(())
+}
+
+/// `runs/quickstart-N`, N the seconds since 1970: every run has a folder of its own.
+fn new_run_folder() -> Result<PathBuf> {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    let folder = PathBuf::from(format!("runs/quickstart-{seconds}"));
+    std::fs::create_dir_all(&folder)
+        .with_context(|| format!("cannot create {}", folder.display()))?;
+    Ok(folder)
+}
+
+/// What all three methods share.
+struct Quickstart {
+    out: PathBuf,
+    device: Device,
+    exits: Exits,
+    tokenizer: Tokenizer,
+    train: Vec<Record>,
+    held_out: Vec<Instruction>,
+    held_out_records: Vec<Record>,
+    validation: Vec<Batch>,
+}
+
+/// One method's figures and answers at every exit.
+struct Measured {
+    name: &'static str,
+    scores: Vec<ExitScores>,
+    /// Answers to all held-out prompts, per exit.
+    answers: Vec<Vec<String>>,
+    exact_match: Vec<f64>,
+}
+
+impl Quickstart {
+    fn new(base: &Path, out: &Path) -> Result<Self> {
+        let world = World::new(WORLD);
+        let tokenizer = Tokenizer::from_folder(base, vocabulary().len())?;
+        let held_out = world.instructions(Split::HeldOut);
+        let held_out_records = records(&held_out);
+        let (examples, _) = encode(&held_out_records, &tokenizer, 128)?;
+        Ok(Self {
+            out: out.to_owned(),
+            device: device("cpu")?,
+            exits: "2:8:2".parse()?,
+            train: records(&world.instructions(Split::Train)),
+            validation: ordered_batches(&examples, tokenizer.pad(), BATCH)?,
+            tokenizer,
+            held_out,
+            held_out_records,
+        })
+    }
+
+    fn load(&self, folder: &Path) -> Result<Llama> {
+        Ok(Llama::from_pretrained(folder, &self.device)?)
+    }
+
+    /// Trains `base` by `method` and returns the folder of the trained model.
+    fn train(&self, name: &str, method: Method, steps: u64, base: &Path) -> Result<PathBuf> {
+        let (examples, _) = encode(&self.train, &self.tokenizer, 128)?;
+        let loader = LoaderConfig {
+            batch_size: BATCH,
+            ..LoaderConfig::default()
+        };
+        let loader = Loader::new(examples, self.tokenizer.pad(), loader)?;
+        let train = TrainSettings {
+            schedule: Schedule {
+                peak: 1e-3,
+                warmup_steps: 20,
+                decay: Decay::Cosine,
+            },
+            optimizer: AdamWSettings {
+                weight_decay: 0.01,
+                ..AdamWSettings::default()
+            },
+            ..TrainSettings::new(method, self.exits.clone(), steps)
+        };
+        let settings = RunSettings {
+            train,
+            validate_every: Some(steps / 2),
+            checkpoint_every: None,
+            keep_checkpoints: 1,
+            base: base.to_owned(),
+            provenance: serde_json::json!({ "data": "tiny world", "world": WORLD }),
+        };
+        let out = self.out.join(name);
+        let mut run = Run::start(
+            &out,
+            self.load(base)?,
+            settings,
+            loader,
+            self.validation.clone(),
+        )?;
+        let mut progress = Progress::new(&format!("{name:>8}"), steps, 0);
+        for line in run.by_ref() {
+            if let LogLine::Train(report) = line? {
+                let last = report.exits.last().map_or(f64::NAN, |exit| exit.loss);
+                progress.step(&format!("loss {:.3}, deepest exit {last:.3}", report.loss));
+            }
+        }
+        progress.finish();
+        Ok(run.finish()?.0)
+    }
+
+    fn measure(&self, name: &'static str, model: &Llama) -> Result<Measured> {
+        let scores = exit_scores(model, &self.exits, &self.validation, || ())?;
+        let answers = self.exits.iter().map(|exit| self.answers(model, exit));
+        let answers = answers.collect::<Result<Vec<_>>>()?;
+        let exact_match = answers
+            .iter()
+            .map(|answers| self.exact_match(answers))
+            .collect();
+        Ok(Measured {
+            name,
+            scores,
+            answers,
+            exact_match,
+        })
+    }
+
+    fn answers(&self, model: &Llama, exit: Exit) -> Result<Vec<String>> {
+        let limits = GreedyLimits {
+            max_new_tokens: 12,
+            stop_tokens: self.tokenizer.stop_tokens(),
+        };
+        let mut texts = Vec::new();
+        for records in self.held_out_records.chunks(96) {
+            let prompts = records
+                .iter()
+                .map(|record| encode_prompt(record, &self.tokenizer));
+            let prompts = prompts.collect::<Result<Vec<_>, _>>()?;
+            for answer in greedy(model, &prompts, exit, limits)? {
+                texts.push(self.tokenizer.decode(&answer)?);
+            }
+        }
+        Ok(texts)
+    }
+
+    fn exact_match(&self, answers: &[String]) -> f64 {
+        let right = answers.iter().zip(&self.held_out);
+        let right = right
+            .filter(|(answer, asked)| exact_match(answer, [&asked.response]))
+            .count();
+        right as f64 / answers.len() as f64
+    }
+
+    /// A few held-out prompts with the answer of each exit, after SFT and after SoFT.
+    fn print_answers(&self, measured: &[Measured]) {
+        let mut tasks = Vec::new();
+        for (index, asked) in self.held_out.iter().enumerate() {
+            if tasks.contains(&asked.task) || tasks.len() == 3 {
+                continue;
+            }
+            tasks.push(asked.task);
+            println!("\n{} [{}]", asked.prompt, asked.response);
+            let tuned = measured
+                .iter()
+                .filter(|measured| ["SFT", "SoFT"].contains(&measured.name));
+            for measured in tuned {
+                for (exit, answers) in self.exits.iter().zip(&measured.answers) {
+                    let mark = if answers[index].trim() == asked.response {
+                        "✓"
+                    } else {
+                        " "
+                    };
+                    println!(
+                        "  {mark} {:<5} exit {exit}: {}",
+                        measured.name, answers[index]
+                    );
+                }
+            }
+        }
+    }
+}
+
+fn records(instructions: &[Instruction]) -> Vec<Record> {
+    let numbered = instructions.iter().enumerate();
+    numbered
+        .map(|(row, asked)| {
+            Record::completion(row + 1, &asked.prompt, format!(" {}", asked.response))
+        })
+        .collect()
+}
+
+fn print_scores(exits: &Exits, measured: &[Measured]) {
+    let headings = ["method", "exit", "loss", "accuracy %", "exact match %"];
+    let mut rows = Vec::new();
+    for measured in measured {
+        for (index, exit) in exits.iter().enumerate() {
+            let scores = &measured.scores[index];
+            rows.push(vec![
+                measured.name.to_owned(),
+                exit.to_string(),
+                format!("{:.3}", scores.loss),
+                format!("{:.1}", 100.0 * scores.accuracy),
+                format!("{:.1}", 100.0 * measured.exact_match[index]),
+            ]);
+        }
+    }
+    println!("\non held-out prompts:\n{}", table(&headings, rows));
+}
