@@ -3,3 +3,8 @@
 pub mod progress;
 pub mod table;
 pub mod tiny_world;
+
+/// The README's Rust code, compiled as a documentation test.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;

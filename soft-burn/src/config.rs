@@ -153,11 +153,11 @@ impl LlamaConfig {
                 return Err(refuse.because(key, "0", "at least 1"));
             }
         }
-        if self.n_heads % self.n_kv_heads != 0 {
+        if !self.n_heads.is_multiple_of(self.n_kv_heads) {
             let expected = format!("a divisor of num_attention_heads, {}", self.n_heads);
             return Err(refuse.because("num_key_value_heads", self.n_kv_heads, expected));
         }
-        if self.head_dim % 2 != 0 {
+        if !self.head_dim.is_multiple_of(2) {
             return Err(refuse.because(
                 "head_dim",
                 self.head_dim,

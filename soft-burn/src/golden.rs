@@ -2,6 +2,8 @@
 //!
 //! The expected values and the script that made them are in `tests/fixtures`.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test's way to fail
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 

@@ -1,5 +1,7 @@
 //! The laws of soft-core, obeyed by LLaMA on Burn.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test's way to fail
+
 use burn::tensor::Tensor;
 use proptest::prelude::*;
 use soft_core::conformance::{Laws, Observed};

@@ -308,10 +308,12 @@ impl<S: BatchStream> Run<S> {
             error,
             Error::LossNotFinite { .. } | Error::GradientNotFinite { .. }
         );
-        if not_finite && self.trainer.steps_done() > self.last_checkpoint {
-            if let Err(failure) = self.rewind_and_checkpoint() {
-                return failure;
-            }
+        let unsaved = self.trainer.steps_done() > self.last_checkpoint;
+        if not_finite
+            && unsaved
+            && let Err(failure) = self.rewind_and_checkpoint()
+        {
+            return failure;
         }
         let last = self.last_checkpoint;
         match error {
@@ -370,7 +372,7 @@ const OPTIMIZER: &str = "optimizer.safetensors";
 const PROGRESS: &str = "progress.json";
 
 fn due(every: Option<u64>, step: u64) -> bool {
-    every.is_some_and(|every| every > 0 && step > 0 && step % every == 0)
+    step > 0 && every.is_some_and(|every| step.is_multiple_of(every))
 }
 
 fn load_trainer(

@@ -1,5 +1,7 @@
 //! Training runs on disk: resumed runs equal undisturbed ones, and bad numbers stop a run safely.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test's way to fail
+
 use std::convert::Infallible;
 use std::fs;
 use std::path::Path;

@@ -1,0 +1,1 @@
+//! Benchmarks: `cargo bench` runs `training_step.rs`; this library holds nothing.

@@ -1,0 +1,221 @@
+//! A training step by SFT against one by SoFT: time and peak memory, side by side in one run.
+//!
+//! Sorted LLaMA reports 0.98 times the time and 1.27 times the memory (table of training cost,
+//! 13B on 8 V100). Both sides take the same batches; steps alternate, so that whatever else the
+//! machine does falls on both; medians are compared. Memory is the peak of a process of its own
+//! per side, since a peak never falls again.
+//!
+//! `cargo bench -p soft-benches` measures the tiny and the 135M-shaped model. Weights are random:
+//! neither time nor memory depends on their values.
+
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use clap::{Parser, ValueEnum};
+use soft_burn::{Llama, LlamaConfig, Method, RopeScaling, TrainSettings, Trainer, device};
+use soft_core::{Batch, BatchStream, Example, Exits, StreamPosition};
+
+#[derive(Parser)]
+struct Args {
+    /// Steps per side and shape
+    #[arg(long, default_value_t = 9)]
+    steps: usize,
+    /// Shapes to measure [default: both]
+    #[arg(long)]
+    shape: Option<Shape>,
+    /// Measure one side alone and print the peak of this process (used by the bench itself)
+    #[arg(long, hide = true)]
+    alone: Option<Side>,
+    /// What `cargo bench` passes
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Side {
+    Sft,
+    Soft,
+}
+
+impl Side {
+    fn method(self) -> Method {
+        match self {
+            Self::Sft => Method::Sft,
+            Self::Soft => Method::Soft,
+        }
+    }
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Shape {
+    /// The quickstart's model: 8 blocks, exits 2:8:2, batch 32.
+    Tiny,
+    /// SmolLM2-135M: 30 blocks, exits 12:30:3, batch 8.
+    Smollm2,
+}
+
+impl Shape {
+    const ALL: [Self; 2] = [Self::Tiny, Self::Smollm2];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Tiny => "tiny",
+            Self::Smollm2 => "smollm2",
+        }
+    }
+
+    fn config(self) -> LlamaConfig {
+        let (vocab, d_model, d_feed_forward, n_layers, n_heads, n_kv_heads, head_dim) = match self {
+            Self::Tiny => (218, 96, 256, 8, 6, 6, 16),
+            Self::Smollm2 => (49_152, 576, 1536, 30, 9, 3, 64),
+        };
+        LlamaConfig {
+            vocab,
+            d_model,
+            d_feed_forward,
+            n_layers,
+            n_heads,
+            n_kv_heads,
+            head_dim,
+            norm_eps: 1e-5,
+            rope_theta: 10_000.0,
+            rope_scaling: RopeScaling::None,
+            max_positions: 2048,
+            tied: true,
+            initializer_range: 0.02,
+            other: Default::default(),
+        }
+    }
+
+    fn exits(self) -> Result<Exits> {
+        Ok(match self {
+            Self::Tiny => "2:8:2".parse()?,
+            Self::Smollm2 => "12:30:3".parse()?,
+        })
+    }
+
+    /// Rows as TriviaQA has them: 30 tokens, the last 5 of which are learnt.
+    fn batch(self) -> Result<Batch> {
+        let rows = match self {
+            Self::Tiny => 32,
+            Self::Smollm2 => 8,
+        };
+        let vocab = self.config().vocab;
+        let row = |row: usize| {
+            let tokens = (0..30)
+                .map(|position| ((row * 31 + position * 7) % vocab) as u32)
+                .collect();
+            Example::new(tokens, (0..30).map(|position| position >= 25).collect())
+        };
+        let rows = (0..rows).map(row).collect::<Result<Vec<_>, _>>()?;
+        Ok(Batch::from_examples(&rows.iter().collect::<Vec<_>>(), 0)?)
+    }
+
+    fn trainer(self, side: Side) -> Result<Trainer> {
+        let model = Llama::random(self.config(), 42, &device("cpu")?)?;
+        Ok(Trainer::new(
+            model,
+            TrainSettings::new(side.method(), self.exits()?, 1_000_000),
+        )?)
+    }
+}
+
+/// The same batch for ever.
+struct Same(Batch);
+
+impl BatchStream for Same {
+    type Error = std::convert::Infallible;
+
+    fn next_batch(&mut self) -> Result<Batch, Self::Error> {
+        Ok(self.0.clone())
+    }
+
+    fn position(&self) -> StreamPosition {
+        StreamPosition::default()
+    }
+
+    fn seek(&mut self, _position: StreamPosition) -> Result<(), Self::Error> {
+        Ok(())
+    }
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    if let (Some(side), Some(shape)) = (args.alone, args.shape) {
+        return measure_memory(side, shape, args.steps);
+    }
+    println!(
+        "training step, SFT against SoFT; {} cores",
+        std::thread::available_parallelism()?
+    );
+    println!(
+        "| shape | SFT s/step | SoFT s/step | SoFT/SFT time | SFT peak MB | SoFT peak MB | SoFT/SFT memory |"
+    );
+    println!("|---|---|---|---|---|---|---|");
+    for shape in args.shape.map_or(Shape::ALL.to_vec(), |shape| vec![shape]) {
+        let [sft, soft] = median_seconds(shape, args.steps)?;
+        let (sft_mb, soft_mb) = (
+            peak_of_own_process(Side::Sft, shape)?,
+            peak_of_own_process(Side::Soft, shape)?,
+        );
+        println!(
+            "| {} | {sft:.3} | {soft:.3} | {:.2} | {sft_mb:.0} | {soft_mb:.0} | {:.2} |",
+            shape.name(),
+            soft / sft,
+            soft_mb / sft_mb
+        );
+    }
+    Ok(())
+}
+
+/// Median time of a step by SFT and by SoFT, taken in turns after one of each to warm up.
+fn median_seconds(shape: Shape, steps: usize) -> Result<[f64; 2]> {
+    let mut trainers = [shape.trainer(Side::Sft)?, shape.trainer(Side::Soft)?];
+    let mut stream = Same(shape.batch()?);
+    let mut seconds = [Vec::new(), Vec::new()];
+    for step in 0..=steps {
+        for (trainer, seconds) in trainers.iter_mut().zip(&mut seconds) {
+            let started = Instant::now();
+            trainer.step(&mut stream)?;
+            if step > 0 {
+                seconds.push(started.elapsed().as_secs_f64());
+            }
+        }
+    }
+    Ok(seconds.map(|mut seconds| {
+        seconds.sort_by(f64::total_cmp);
+        seconds[seconds.len() / 2]
+    }))
+}
+
+/// Runs this program again for one side and reads the peak it prints.
+fn peak_of_own_process(side: Side, shape: Shape) -> Result<f64> {
+    let side = side.method().name();
+    let arguments = ["--alone", side, "--shape", shape.name(), "--steps", "3"];
+    let output = Command::new(std::env::current_exe()?)
+        .args(arguments)
+        .output()?;
+    let text = String::from_utf8(output.stdout)?;
+    text.trim()
+        .parse()
+        .with_context(|| format!("the {side} process printed {text:?}"))
+}
+
+fn measure_memory(side: Side, shape: Shape, steps: usize) -> Result<()> {
+    let (mut trainer, mut stream) = (shape.trainer(side)?, Same(shape.batch()?));
+    for _ in 0..steps {
+        trainer.step(&mut stream)?;
+    }
+    println!("{}", peak_megabytes()?);
+    Ok(())
+}
+
+/// Largest resident memory this process had, as the kernel counts it.
+fn peak_megabytes() -> Result<f64> {
+    let status = std::fs::read_to_string("/proc/self/status")
+        .context("peak memory is read from /proc, on Linux")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kilobytes = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<f64>().ok());
+    Ok(kilobytes.context("no VmHWM in /proc/self/status")? / 1000.0)
+}

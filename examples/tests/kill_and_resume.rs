@@ -1,0 +1,126 @@
+//! A training run killed at ten random moments and resumed each time equals an undisturbed run.
+//!
+//! The real program, the real signal (SIGKILL, which nothing can catch), the committed tiny model.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+const KILLS: u32 = 10;
+const STEPS: &str = "60";
+
+/// The example `name`, which cargo built beside this test.
+fn example(name: &str) -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let profile = test.parent().and_then(Path::parent).unwrap();
+    profile.join("examples").join(name)
+}
+
+fn tiny_llama() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tiny-llama")
+}
+
+fn finetune(data: &Path, out: &Path, resume: bool) -> Child {
+    let mut command = Command::new(example("finetune"));
+    command
+        .arg("--model")
+        .arg(tiny_llama())
+        .arg("--data")
+        .arg(data)
+        .arg("--out")
+        .arg(out);
+    command.args([
+        "--format", "jsonl", "--exits", "2:8:2", "--steps", STEPS, "--lr", "1e-3",
+    ]);
+    command.args(["--batch", "2", "--accumulation", "2", "--validation", "4"]);
+    command.args(["--validate-every", "7", "--checkpoint-every", "3"]);
+    if resume {
+        command.arg("--resume");
+    }
+    command
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+fn write_rows(path: &Path) {
+    let people = ["mira", "taro", "lena", "ivo"];
+    let row = |index: usize| {
+        let (a, b) = (people[index % 4], people[index / 4 % 4]);
+        serde_json::json!({ "prompt": format!("question : {a} {b} ? answer :"), "response": format!(" {b} {a} .") })
+    };
+    let rows: Vec<String> = (0..40).map(|index| row(index).to_string()).collect();
+    fs::write(path, rows.join("\n")).unwrap();
+}
+
+/// The log without wall time, and all bytes of the finished weights.
+fn outcome(out: &Path) -> (Vec<Value>, Vec<u8>) {
+    let log = fs::read_to_string(out.join("log.jsonl")).unwrap();
+    let untimed = |line: &str| {
+        let mut line: Value = serde_json::from_str(line).unwrap();
+        if let Some(report) = line.get_mut("train").and_then(Value::as_object_mut) {
+            report.remove("seconds");
+            report.remove("tokens_per_second");
+        }
+        line
+    };
+    (
+        log.lines().map(untimed).collect(),
+        fs::read(out.join("model/model.safetensors")).unwrap(),
+    )
+}
+
+/// Steps the log has seen.
+fn logged(out: &Path) -> usize {
+    fs::read_to_string(out.join("log.jsonl")).map_or(0, |log| log.lines().count())
+}
+
+#[test]
+fn ten_kills_change_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let data = root.path().join("rows.jsonl");
+    write_rows(&data);
+
+    let whole = root.path().join("whole");
+    let started = Instant::now();
+    assert!(finetune(&data, &whole, false).wait().unwrap().success());
+    let duration = started.elapsed();
+    let expected = outcome(&whole);
+
+    let killed = root.path().join("killed");
+    // Pseudo-random moments; which ones they are depends on the machine's speed, and may.
+    let mut random = u64::from(std::process::id());
+    let mut kills = 0;
+    while kills < KILLS {
+        let mut child = finetune(&data, &killed, killed.exists());
+        random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        let share = (random >> 40) as f64 / f64::from(1 << 24);
+        // Every attempt gets a little further, so that the kills spread over the run.
+        let patience = duration.mul_f64(share * 0.35).max(Duration::from_millis(1));
+        std::thread::sleep(patience);
+        if child.try_wait().unwrap().is_some() {
+            // It finished before the kill: put it back to its newest checkpoint and kill again.
+            fs::remove_dir_all(killed.join("model")).unwrap();
+        } else {
+            child.kill().unwrap();
+            kills += 1;
+        }
+        child.wait().unwrap();
+    }
+    println!("{} lines logged before the last resume", logged(&killed));
+    assert!(
+        finetune(&data, &killed, killed.exists())
+            .wait()
+            .unwrap()
+            .success()
+    );
+    let found = outcome(&killed);
+    assert_eq!(found.0, expected.0, "the logs differ");
+    assert!(found.1 == expected.1, "the weights differ");
+}
