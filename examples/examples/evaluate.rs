@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use serde::Serialize;
 use soft_burn::{Llama, LlamaConfig, SoftInfo, device};
@@ -76,6 +76,9 @@ struct Report {
 
 fn main() -> Result<()> {
     let args = Args::parse();
+    if let Some(path) = &args.json {
+        ensure!(!path.exists(), "{} is there already", path.display());
+    }
     let device = device(&args.device)?;
     let config = LlamaConfig::load(&args.model)?;
     let exits = match (&args.exits, SoftInfo::load(&args.model)?) {
@@ -85,6 +88,13 @@ fn main() -> Result<()> {
     };
     // Any depth can be looked at, the full one need not be among them.
     exits.check_within(config.n_layers)?;
+    if let Some(answering) = &args.answer_exits {
+        let unknown = answering.iter().find(|&exit| !exits.contains(exit));
+        ensure!(
+            unknown.is_none(),
+            "--answer-exits {answering} are not all among the exits scored, {exits}"
+        );
+    }
     let mut records = args.format.read(&args.data)?;
     records.truncate(args.limit.unwrap_or(usize::MAX));
     let tokenizer = Tokenizer::from_folder(&args.model, config.vocab)?;

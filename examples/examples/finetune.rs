@@ -11,11 +11,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use soft_burn::{
-    AdamWSettings, Decay, ExitLoss, Llama, LlamaConfig, LogLine, Method, Run, RunSettings,
+    AdamWSettings, Decay, ExitLoss, Llama, LlamaConfig, LogLine, Method, Run, RunData, RunSettings,
     Schedule, TrainSettings, device,
 };
-use soft_core::{Batch, Exits};
-use soft_data::{Format, Holdout, Loader, LoaderConfig, Tokenizer, encode, ordered_batches, split};
+use soft_core::Exits;
+use soft_data::{
+    EncodeReport, Format, Holdout, Loader, LoaderConfig, Tokenizer, encode, ordered_batches, split,
+};
 use soft_examples::progress::Progress;
 use soft_examples::table::{figure, table};
 
@@ -85,9 +87,9 @@ struct Args {
     /// Seed of the order of rows
     #[arg(long, default_value_t = 42)]
     seed: u64,
-    /// Rows held out for validation
-    #[arg(long, default_value_t = 128)]
-    validation: usize,
+    /// Rows held out for validation [default: 128, or a tenth of the rows if that is less]
+    #[arg(long)]
+    validation: Option<usize>,
     /// Steps between validations
     #[arg(long, default_value_t = 100)]
     validate_every: u64,
@@ -120,27 +122,42 @@ fn main() -> Result<()> {
         None => Exits::every(4, config.n_layers.min(4)..=config.n_layers)?,
     };
     let exits = exits.for_depth(config.n_layers)?;
-    let (loader, validation) = load_rows(&args, &config)?;
-    let settings = run_settings(&args, exits, &loader);
-    settings.train.validate()?;
-    let model = || Llama::from_pretrained(&args.model, &device);
+    let (data, rows) = load_rows(&args, &config)?;
+    let settings = run_settings(&args, exits, &data.stream, rows);
+    settings.validate()?;
     let run = if args.resume {
-        Run::resume(&args.out, model, settings, loader, validation, &device)?
+        Run::resume(&args.out, settings, data, &device)?
     } else {
-        Run::start(&args.out, model()?, settings, loader, validation)?
+        Run::start(
+            &args.out,
+            Llama::from_pretrained(&args.model, &device)?,
+            settings,
+            data,
+        )?
     };
     train(run, &args)
 }
 
+const DEFAULT_VALIDATION: usize = 128;
+
 /// Reads, encodes and splits the rows, and says what became of them.
-fn load_rows(args: &Args, config: &LlamaConfig) -> Result<(Loader, Vec<Batch>)> {
+fn load_rows(args: &Args, config: &LlamaConfig) -> Result<(RunData<Loader>, EncodeReport)> {
     let mut records = args.format.read(&args.data)?;
     records.truncate(args.limit.unwrap_or(usize::MAX));
     let tokenizer = Tokenizer::from_folder(&args.model, config.vocab)?;
     let max_len = args.max_len.min(config.max_positions);
     let (examples, report) = encode(&records, &tokenizer, max_len)?;
     eprintln!("{}: {report}", args.data.display());
-    let parts = split(examples, Holdout::Rows(args.validation), 0)?;
+    if !report.without_supervision.is_empty() {
+        eprintln!(
+            "left out, nothing to learn within --max-len: rows {}",
+            listed(&report.without_supervision)
+        );
+    }
+    let validation = args
+        .validation
+        .unwrap_or_else(|| DEFAULT_VALIDATION.min(examples.len() / 10));
+    let parts = split(examples, Holdout::Rows(validation), 0)?;
     let loader = LoaderConfig {
         batch_size: args.batch,
         seed: args.seed,
@@ -151,10 +168,11 @@ fn load_rows(args: &Args, config: &LlamaConfig) -> Result<(Loader, Vec<Batch>)> 
         [] => Vec::new(),
         rows => ordered_batches(rows, tokenizer.pad(), args.batch)?,
     };
-    Ok((loader, validation))
+    let stream = loader;
+    Ok((RunData { stream, validation }, report))
 }
 
-fn run_settings(args: &Args, exits: Exits, loader: &Loader) -> RunSettings {
+fn run_settings(args: &Args, exits: Exits, loader: &Loader, rows: EncodeReport) -> RunSettings {
     let per_epoch = loader.batches_per_epoch() as f64 / args.accumulation.max(1) as f64;
     let steps = args
         .steps
@@ -173,7 +191,7 @@ fn run_settings(args: &Args, exits: Exits, loader: &Loader) -> RunSettings {
         optimizer: AdamWSettings {
             beta2: args.beta2,
             weight_decay: args.weight_decay,
-            clip_norm: (args.clip > 0.0).then_some(args.clip),
+            clip_norm: (args.clip != 0.0).then_some(args.clip),
             ..AdamWSettings::default()
         },
         ..TrainSettings::new(args.method, exits, steps)
@@ -192,6 +210,8 @@ fn run_settings(args: &Args, exits: Exits, loader: &Loader) -> RunSettings {
             "batch": args.batch,
             "seed": args.seed,
             "validation": args.validation,
+            // So that a resumed run notices when the file has changed.
+            "rows": rows,
         }),
     }
 }
@@ -219,8 +239,8 @@ fn train(mut run: Run<Loader>, args: &Args) -> Result<()> {
             }
             LogLine::Validation { step, exits } => {
                 progress.say(&format!("step {step}: validation loss {}", losses(&exits)));
-                first.get_or_insert_with(|| exits.clone());
-                last = Some(exits);
+                first.get_or_insert_with(|| (step, exits.clone()));
+                last = Some((step, exits));
             }
         }
         if interrupted.load(Ordering::SeqCst) && run.trainer().steps_done() < settings.steps {
@@ -233,13 +253,11 @@ fn train(mut run: Run<Loader>, args: &Args) -> Result<()> {
     }
     progress.finish();
     let (model, _) = run.finish()?;
-    if let (Some(first), Some(last)) = (first, last) {
+    if let (Some((before, first)), Some((after, last))) = (first, last) {
         let rows = first.iter().zip(&last);
         let rows = rows.map(|(a, b)| [a.exit.to_string(), figure(a.loss), figure(b.loss)]);
-        println!(
-            "{}",
-            table(&["exit", "validation loss before", "after"], rows)
-        );
+        let at = |step| format!("validation loss, step {step}");
+        println!("{}", table(&["exit", &at(before), &at(after)], rows));
     }
     println!("model: {}", model.display());
     println!("log:   {}", args.out.join("log.jsonl").display());
@@ -250,4 +268,11 @@ fn train(mut run: Run<Loader>, args: &Args) -> Result<()> {
 fn losses(exits: &[ExitLoss]) -> String {
     let one = |exit: &ExitLoss| format!("{}: {:.3}", exit.exit, exit.loss);
     exits.iter().map(one).collect::<Vec<_>>().join("  ")
+}
+
+/// The first few row numbers.
+fn listed(rows: &[usize]) -> String {
+    let shown: Vec<String> = rows.iter().take(10).map(usize::to_string).collect();
+    let more = if rows.len() > 10 { ", ..." } else { "" };
+    format!("{}{more}", shown.join(", "))
 }

@@ -11,7 +11,7 @@ use clap::Parser;
 use safetensors::tensor::{Dtype, TensorView};
 use soft_burn::burn::tensor::{Tensor, activation};
 use soft_burn::{Llama, LlamaConfig, device};
-use soft_core::{Exits, NestedModel};
+use soft_core::{DecodeModel, Exits, NestedModel};
 use soft_data::Tokenizer;
 use soft_examples::table::table;
 
@@ -62,11 +62,11 @@ fn main() -> Result<()> {
     };
     ensure!(!tokens.is_empty(), "the prompt has no tokens");
     let model = Llama::from_pretrained(&args.model, &device)?;
-    let input = Llama::tokens(&model, &tokens, tokens.len())?;
+    let input = model.tokens(std::slice::from_ref(&tokens))?;
 
     let mut depths = Vec::new();
     model.visit_exits(&input, &exits, |exit, hidden| {
-        depths.push((exit.depth(), NestedModel::logits(&model, hidden, exit)?));
+        depths.push((exit.depth(), model.logits(hidden, exit)?));
         Ok(())
     })?;
     let spell = |token: u32| spelling(tokenizer.as_ref().ok(), token);

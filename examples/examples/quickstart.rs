@@ -10,7 +10,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, ensure};
 use soft_burn::burn::tensor::Device;
 use soft_burn::{
-    AdamWSettings, Decay, Llama, LogLine, Method, Run, RunSettings, Schedule, TrainSettings, device,
+    AdamWSettings, Decay, Llama, LogLine, Method, Run, RunData, RunSettings, Schedule,
+    TrainSettings, device,
 };
 use soft_core::{Batch, Exit, Exits, GreedyLimits, greedy};
 use soft_data::{Loader, LoaderConfig, Record, Tokenizer, encode, encode_prompt, ordered_batches};
@@ -144,13 +145,11 @@ impl Quickstart {
             provenance: serde_json::json!({ "data": "tiny world", "world": WORLD }),
         };
         let out = self.out.join(name);
-        let mut run = Run::start(
-            &out,
-            self.load(base)?,
-            settings,
-            loader,
-            self.validation.clone(),
-        )?;
+        let data = RunData {
+            stream: loader,
+            validation: self.validation.clone(),
+        };
+        let mut run = Run::start(&out, self.load(base)?, settings, data)?;
         let mut progress = Progress::new(&format!("{name:>8}"), steps, 0);
         for line in run.by_ref() {
             if let LogLine::Train(report) = line? {

@@ -101,20 +101,22 @@ impl Cache {
                 self.rows
             ));
         }
-        let Some(first) = self.blocks.get(range.start) else {
+        let Some(blocks) = self.blocks.get(range.clone()) else {
+            return mismatch(format!(
+                "it has {} blocks, blocks {range:?} are run",
+                self.blocks.len()
+            ));
+        };
+        let Some(first) = blocks.first() else {
             return Ok(Span {
                 starts: vec![0; rows],
                 seq,
                 keys: seq,
             });
         };
-        if let Some(uneven) = range
-            .clone()
-            .find(|&block| self.blocks[block].filled != first.filled)
-        {
+        if blocks.iter().any(|block| block.filled != first.filled) {
             return mismatch(format!(
-                "blocks {} and {uneven} hold different positions",
-                range.start
+                "blocks {range:?} do not all hold the same positions"
             ));
         }
         for (row, filled) in first.filled.iter().enumerate() {

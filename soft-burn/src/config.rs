@@ -81,6 +81,9 @@ struct ConfigFile {
     mlp_bias: bool,
 }
 
+/// Beyond any model; products of three such sizes still fit 64 bits.
+const MAX_SIZE: usize = 1 << 20;
+
 /// The defaults of transformers' `LlamaConfig`.
 mod defaults {
     pub fn vocab() -> usize {
@@ -149,8 +152,8 @@ impl LlamaConfig {
             ("max_position_embeddings", self.max_positions),
         ];
         for (key, size) in sizes {
-            if size == 0 {
-                return Err(refuse.because(key, "0", "at least 1"));
+            if !(1..=MAX_SIZE).contains(&size) {
+                return Err(refuse.because(key, size, format!("1 to {MAX_SIZE}")));
             }
         }
         if !self.n_heads.is_multiple_of(self.n_kv_heads) {
@@ -173,7 +176,11 @@ impl LlamaConfig {
             }
         };
         positive("rms_norm_eps", self.norm_eps)?;
-        positive("rope_theta", self.rope_theta)
+        positive("rope_theta", self.rope_theta)?;
+        positive("initializer_range", self.initializer_range)?;
+        self.rope_scaling
+            .check()
+            .map_err(|problem| refuse.because(problem.key, problem.found, problem.expected))
     }
 
     /// config.json to write: the keys last read, brought up to date, in the transformers 4 form
@@ -248,10 +255,13 @@ impl ConfigFile {
     ) -> Result<LlamaConfig, Error> {
         // transformers 5 keeps theta among the rope parameters; 4 keeps it at the top.
         let rope = self.rope_parameters.or(self.rope_scaling);
-        let rope_theta = rope
-            .as_ref()
-            .and_then(|rope| rope.get("rope_theta"))
-            .and_then(Value::as_f64);
+        let rope_theta = match rope.as_ref().and_then(|rope| rope.get("rope_theta")) {
+            Some(theta) => match theta.as_f64() {
+                Some(theta) => Some(theta),
+                None => return Err(refuse.because("rope_theta", theta, "a positive number")),
+            },
+            None => self.rope_theta,
+        };
         let head_dim = match self.head_dim {
             Some(head_dim) => head_dim,
             None => self.hidden_size / self.num_attention_heads.max(1),
@@ -265,9 +275,7 @@ impl ConfigFile {
             n_kv_heads: self.num_key_value_heads.unwrap_or(self.num_attention_heads),
             head_dim,
             norm_eps: self.rms_norm_eps,
-            rope_theta: rope_theta
-                .or(self.rope_theta)
-                .unwrap_or_else(defaults::theta),
+            rope_theta: rope_theta.unwrap_or_else(defaults::theta),
             rope_scaling: RopeScaling::from_json(rope.as_ref(), self.max_position_embeddings)
                 .map_err(|problem| refuse.because(problem.key, problem.found, problem.expected))?,
             max_positions: self.max_position_embeddings,

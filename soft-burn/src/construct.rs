@@ -59,10 +59,7 @@ pub(crate) fn construct_exit_heads(
 ) -> Result<Llama, Error> {
     let device = llama.device();
     let (vocab, d_model) = (llama.config.vocab, llama.config.d_model);
-    let exits: Vec<_> = exits
-        .iter()
-        .filter(|exit| exit.depth() < llama.config.n_layers)
-        .collect();
+    let exits: Vec<_> = exits.iter().collect();
     let mut walk = Walk {
         source,
         device: &device,

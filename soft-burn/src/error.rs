@@ -163,7 +163,8 @@ pub enum Error {
     },
     /// A loss that is no finite number.
     #[error(
-        "step {step}: the loss at exit {exit} is {value}; the last good checkpoint is step {checkpoint}"
+        "step {step}: the loss at exit {exit} is {value}; {}",
+        last_checkpoint(checkpoint)
     )]
     LossNotFinite {
         /// The optimiser step, counted from 1.
@@ -172,12 +173,13 @@ pub enum Error {
         exit: usize,
         /// The value.
         value: f64,
-        /// Step of the last checkpoint on disk, 0 when there is none.
-        checkpoint: u64,
+        /// Step of the newest checkpoint on disk, if there is one.
+        checkpoint: Option<u64>,
     },
     /// A gradient that is no finite number.
     #[error(
-        "step {step}: the gradient of {tensor} is not finite (losses: {losses}); the last good checkpoint is step {checkpoint}"
+        "step {step}: the gradient of {tensor} is not finite (losses: {losses}); {}",
+        last_checkpoint(checkpoint)
     )]
     GradientNotFinite {
         /// The optimiser step, counted from 1.
@@ -186,8 +188,21 @@ pub enum Error {
         tensor: String,
         /// The loss at each exit of that step, finite all of them.
         losses: String,
-        /// Step of the last checkpoint on disk, 0 when there is none.
-        checkpoint: u64,
+        /// Step of the newest checkpoint on disk, if there is one.
+        checkpoint: Option<u64>,
+    },
+    /// A weight that is no finite number: such a model is not written.
+    #[error(
+        "step {step}: tensor {tensor} holds a weight that is not finite; {}",
+        last_checkpoint(checkpoint)
+    )]
+    WeightsNotFinite {
+        /// Optimiser steps done.
+        step: u64,
+        /// The tensor.
+        tensor: String,
+        /// Step of the newest checkpoint on disk, if there is one.
+        checkpoint: Option<u64>,
     },
     /// The stream of training batches failed.
     #[error("cannot read training data: {0}")]
@@ -208,7 +223,26 @@ pub enum Error {
     },
 }
 
+/// What an error says about where one can go on from.
+fn last_checkpoint(step: &Option<u64>) -> String {
+    match step {
+        Some(step) => format!("the last good checkpoint is step {step}"),
+        None => "there is no checkpoint yet".to_owned(),
+    }
+}
+
 impl Error {
+    /// Says in errors about numbers which checkpoint is the newest on disk.
+    pub(crate) fn with_checkpoint(mut self, newest: Option<u64>) -> Self {
+        if let Self::LossNotFinite { checkpoint, .. }
+        | Self::GradientNotFinite { checkpoint, .. }
+        | Self::WeightsNotFinite { checkpoint, .. } = &mut self
+        {
+            *checkpoint = newest;
+        }
+        self
+    }
+
     /// For `map_err`: an I/O error with its path and what was tried.
     pub(crate) fn io(
         action: &'static str,

@@ -32,7 +32,10 @@ pub(crate) fn new_folder(
     fs::create_dir_all(&partial).map_err(Error::io("create", &partial))?;
     let filled = fill(&partial).and_then(|()| {
         sync(&partial)?;
-        fs::rename(&partial, path).map_err(Error::io("create", path))
+        fs::rename(&partial, path).map_err(Error::io("create", path))?;
+        path.parent()
+            .filter(|parent| parent.exists())
+            .map_or(Ok(()), sync)
     });
     if filled.is_err() {
         // The first error is the one to report; a leftover is removed by the next attempt.
@@ -60,7 +63,16 @@ fn sync(folder: &Path) -> Result<(), Error> {
 pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), Error> {
     let mut text = serde_json::to_string_pretty(value).map_err(Error::json(path))?;
     text.push('\n');
-    fs::write(path, text).map_err(Error::io("write", path))
+    let written = fs::write(path, text).and_then(|()| File::open(path)?.sync_all());
+    written.map_err(Error::io("write", path))
+}
+
+/// Removes a folder under another name, so that no half of it is ever seen under its own.
+pub(crate) fn remove_folder(path: &Path) -> Result<(), Error> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let doomed = path.with_file_name(format!(".{name}.removed"));
+    let removed = fs::rename(path, &doomed).and_then(|()| fs::remove_dir_all(&doomed));
+    removed.map_err(Error::io("remove", path))
 }
 
 /// Reads JSON into one of our own structs.

@@ -139,7 +139,7 @@ fn logits_at_every_exit() {
             .iter()
             .map(|&id| id as u32)
             .collect();
-        let tokens = model.tokens(&ids, 11).unwrap();
+        let tokens = model.token_tensor(&ids, 11).unwrap();
         for depth in 1..=model.depth() {
             let logits = model.sub_model(&tokens, Exit::new(depth).unwrap()).unwrap();
             let expected = &expected.floats[&format!("logits.exit_{depth}")];
@@ -291,7 +291,7 @@ fn two_steps_of_adamw_the_second_one_clipped() {
             clip_norm: Some(0.5),
             ..first
         };
-        let mut optimizer = NamedAdamW::load(second, 1, &path, &device("cpu").unwrap()).unwrap();
+        let mut optimizer = NamedAdamW::load(second, &path, &device("cpu").unwrap()).unwrap();
         let (_, gradients) = backward(&model, &expected, &AllExits);
         let norm = gradients.norm().unwrap();
         assert!(
@@ -352,5 +352,30 @@ fn bf16_survives_a_round_trip() {
         .zip(named_tensors(&again).unwrap())
     {
         assert_eq!(before.values, after.values, "{}", before.name);
+    }
+}
+
+/// Needs an interpreter with torch, transformers and safetensors: `SOFT_PYTHON=venv/bin/python
+/// cargo test --release -p soft-burn -- --ignored transformers`.
+#[test]
+#[ignore = "needs Python with torch and transformers"]
+fn what_is_saved_loads_in_transformers() {
+    let python = std::env::var("SOFT_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    for folder in FOLDERS {
+        let root = tempfile::tempdir().unwrap();
+        let saved = root.path().join("saved");
+        load(folder)
+            .save_pretrained(&saved, &SaveOptions::default())
+            .unwrap();
+        let output = std::process::Command::new(&python)
+            .arg(fixture("check_saved_folder.py"))
+            .arg(&saved)
+            .arg(fixture(folder).join("expected.safetensors"))
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        println!("{folder}: {said}");
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{folder}: {said}{complaint}");
     }
 }

@@ -6,10 +6,11 @@
 //! parameters, which leaves no room for norms.
 
 use burn::module::{Module, Param};
-use soft_core::{Exit, Exits};
+use burn::tensor::Tensor;
+use soft_core::{Exit, ExitHead, Exits};
 
-use crate::Llama;
-use crate::layers::Projection;
+use crate::layers::{Projection, project};
+use crate::{Error, Llama};
 
 /// The exits that have a head of their own, and those heads in the same order.
 #[derive(Module, Debug)]
@@ -34,7 +35,38 @@ impl ExitHeads {
     }
 }
 
+/// Norm and head of a model: the shared head, or an exit's own where it has one.
+#[derive(Clone, Copy, Debug)]
+pub struct LlamaHead<'a>(&'a Llama);
+
+impl ExitHead<Tensor<2>> for LlamaHead<'_> {
+    type Logits = Tensor<2>;
+    type Error = Error;
+
+    /// Hidden states `[n, d_model]`, not normed yet, to scores `[n, vocab]`.
+    fn logits(&self, states: &Tensor<2>, exit: Exit) -> Result<Tensor<2>, Error> {
+        let normed = self.0.model.norm.forward(states.clone());
+        Ok(match self.0.exit_heads.get(exit) {
+            Some(head) => head.forward(normed),
+            None => project(normed, self.0.head_weight()),
+        })
+    }
+}
+
 impl Llama {
+    /// The model's norm and heads.
+    pub fn head(&self) -> LlamaHead<'_> {
+        LlamaHead(self)
+    }
+
+    /// The shared head, `[vocab, d_model]`: the embedding when tied.
+    pub(crate) fn head_weight(&self) -> Tensor<2> {
+        match &self.lm_head {
+            Some(head) => head.weight.val(),
+            None => self.model.embed_tokens.weight.val(),
+        }
+    }
+
     /// Gives every intermediate exit a head of its own, a copy of the shared one; the full model
     /// keeps the shared head.
     ///

@@ -5,7 +5,7 @@
 use burn::tensor::Tensor;
 use proptest::prelude::*;
 use soft_core::conformance::{Laws, Observed};
-use soft_core::{Exits, NestedModel};
+use soft_core::{DecodeModel, Exits, NestedModel};
 
 use crate::{Llama, LlamaConfig, RopeScaling, device};
 
@@ -90,7 +90,7 @@ fn past_the_capacity_is_an_error_not_a_panic() {
     assert!(model.new_cache(1, 129).is_err());
     let mut cache = model.new_cache(1, 3).unwrap();
     let hidden = model
-        .embed(&model.tokens(&[1, 2, 3, 4], 4).unwrap())
+        .embed(&model.tokens(&[vec![1, 2, 3, 4]]).unwrap())
         .unwrap();
     let error = model
         .blocks(hidden.clone(), 0..2, Some(&mut cache))
@@ -102,9 +102,35 @@ fn past_the_capacity_is_an_error_not_a_panic() {
 #[test]
 fn an_id_outside_the_vocabulary_is_named() {
     let model = Llama::random(config(2, 2, true), 5, &device("cpu").unwrap()).unwrap();
-    let error = model.tokens(&[1, 2, 3, 19], 2).unwrap_err().to_string();
+    let error = model
+        .tokens(&[vec![1, 2], vec![3, 19]])
+        .unwrap_err()
+        .to_string();
     assert!(
         error.contains("row 1, position 1") && error.contains("19"),
         "{error}"
     );
+}
+
+#[test]
+fn rows_that_make_no_rectangle_are_refused() {
+    let model = Llama::random(config(2, 2, true), 5, &device("cpu").unwrap()).unwrap();
+    for rows in [
+        vec![],
+        vec![vec![]],
+        vec![vec![1, 2], vec![3]],
+        vec![vec![1], vec![]],
+    ] {
+        assert!(model.tokens(&rows).is_err(), "{rows:?} was accepted");
+    }
+}
+
+#[test]
+fn a_cache_of_a_shallower_model_is_refused() {
+    let device = device("cpu").unwrap();
+    let model = Llama::random(config(3, 2, true), 5, &device).unwrap();
+    let shallow = Llama::random(config(2, 2, true), 5, &device).unwrap();
+    let mut cache = shallow.new_cache(1, 8).unwrap();
+    let hidden = model.embed(&model.tokens(&[vec![1, 2]]).unwrap()).unwrap();
+    assert!(model.blocks(hidden, 0..3, Some(&mut cache)).is_err());
 }

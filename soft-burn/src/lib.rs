@@ -6,7 +6,7 @@
 //!
 //! ```
 //! use soft_burn::{Llama, LlamaConfig, Method, RopeScaling, TrainSettings, Trainer, device};
-//! use soft_core::{Batch, Example, Exits, NestedModel};
+//! use soft_core::{Batch, DecodeModel, Example, Exits, NestedModel};
 //!
 //! // A model of four blocks with fresh weights; `Llama::from_pretrained(folder, &device)` loads one.
 //! let config = LlamaConfig {
@@ -19,7 +19,7 @@
 //!
 //! // Every sub-model has logits of its own: [batch, seq, vocab].
 //! let exits: Exits = "2,4".parse()?;
-//! let tokens = model.tokens(&[1, 2, 3], 3)?;
+//! let tokens = model.tokens(&[vec![1, 2, 3]])?;
 //! for exit in exits.iter() {
 //!     assert_eq!(model.sub_model(&tokens, exit)?.dims(), [1, 3, 32]);
 //! }
@@ -34,6 +34,7 @@
 
 mod attention;
 mod cache;
+mod checkpoints;
 mod config;
 mod construct;
 mod device;
@@ -45,6 +46,7 @@ mod heads;
 #[cfg(all(test, feature = "flex"))]
 mod laws;
 mod layers;
+mod log;
 mod loss;
 mod model;
 mod optimizer;
@@ -53,6 +55,7 @@ mod pretrained;
 mod rope;
 mod run;
 mod schedule;
+mod settings;
 mod trainer;
 mod weights;
 
@@ -61,12 +64,14 @@ pub use cache::Cache;
 pub use config::{LlamaConfig, SpecialTokens};
 pub use device::{device, device_names};
 pub use error::Error;
+pub use log::LogLine;
 pub use loss::Targets;
 pub use model::Llama;
 pub use optimizer::AdamWSettings;
 pub use pretrained::{SaveOptions, SoftInfo};
 pub use rope::RopeScaling;
-pub use run::{LogLine, Run, RunSettings};
+pub use run::{Run, RunData, RunSettings};
 pub use schedule::{Decay, Schedule};
-pub use trainer::{ExitLoss, Method, StepReport, TrainSettings, Trainer};
+pub use settings::{Method, TrainSettings};
+pub use trainer::{ExitLoss, StepReport, Trainer};
 pub use weights::WeightType;

@@ -4,7 +4,7 @@
 //! answering nine positions in ten carry no target, and the head is the widest layer there is.
 
 use burn::tensor::{Int, Tensor, TensorData, activation};
-use soft_core::{Batch, Exit, TargetScores, TrainModel};
+use soft_core::{Batch, Exit, ExitHead, TargetScores, TrainModel};
 
 use crate::{Error, Llama};
 
@@ -31,10 +31,19 @@ impl Targets {
 
 impl Llama {
     /// Logits at the supervised positions, `[n, vocab]`.
-    pub fn target_logits(&self, hidden: &Tensor<3>, exit: Exit, targets: &Targets) -> Tensor<2> {
+    ///
+    /// # Errors
+    /// As the head's.
+    pub fn target_logits(
+        &self,
+        hidden: &Tensor<3>,
+        exit: Exit,
+        targets: &Targets,
+    ) -> Result<Tensor<2>, Error> {
         let [rows, seq, d_model] = hidden.dims();
         let states = hidden.clone().reshape([rows * seq, d_model]);
-        self.score(states.select(0, targets.positions.clone()), exit)
+        let supervised = states.select(0, targets.positions.clone());
+        self.head().logits(&supervised, exit)
     }
 }
 
@@ -43,7 +52,7 @@ impl TrainModel for Llama {
     type Loss = Tensor<1>;
 
     fn prepare(&self, batch: &Batch) -> Result<(Tensor<2, Int>, Targets), Error> {
-        let tokens = self.tokens(batch.tokens(), batch.seq())?;
+        let tokens = self.token_tensor(batch.tokens(), batch.seq())?;
         let device = self.device();
         let ids = |values: Vec<i64>| {
             let length = values.len();
@@ -64,7 +73,7 @@ impl TrainModel for Llama {
 
     fn loss(&self, hidden: &Tensor<3>, exit: Exit, targets: &Targets) -> Result<Tensor<1>, Error> {
         Ok(cross_entropy(
-            self.target_logits(hidden, exit, targets),
+            self.target_logits(hidden, exit, targets)?,
             targets.tokens.clone(),
         ))
     }
@@ -78,7 +87,7 @@ impl TrainModel for Llama {
         if targets.is_empty() {
             return Ok(TargetScores::default());
         }
-        let logits = self.target_logits(hidden, exit, targets);
+        let logits = self.target_logits(hidden, exit, targets)?;
         let best = logits.clone().argmax(1).reshape([targets.len()]);
         let right = best.equal(targets.tokens.clone()).int().sum();
         let loss = cross_entropy(logits, targets.tokens.clone());

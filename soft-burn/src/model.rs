@@ -14,7 +14,7 @@ use soft_core::{DecodeModel, Exit, ExitHead, NestedModel};
 use crate::attention::{Attention, CausalMask, Heads, Pass};
 use crate::cache::{Cache, Span};
 use crate::heads::ExitHeads;
-use crate::layers::{Embedding, FeedForward, Projection, RmsNorm, project};
+use crate::layers::{Embedding, FeedForward, Projection, RmsNorm};
 use crate::rope::{self, Rotation};
 use crate::{Error, LlamaConfig};
 
@@ -76,11 +76,8 @@ impl Llama {
         self.model.embed_tokens.weight.val().device()
     }
 
-    /// Rows of equally many token ids as a tensor `[rows, seq]` on the model's device.
-    ///
-    /// # Errors
-    /// [`soft_core::BatchError::OutsideVocabulary`] (as [`Error::Batch`]) naming the place.
-    pub fn tokens(&self, tokens: &[u32], seq: usize) -> Result<Tensor<2, Int>, Error> {
+    /// Rows of `seq` token ids each, one after the other, on the model's device: `[rows, seq]`.
+    pub(crate) fn token_tensor(&self, tokens: &[u32], seq: usize) -> Result<Tensor<2, Int>, Error> {
         let vocab = self.config.vocab;
         if let Some(index) = tokens.iter().position(|&token| token as usize >= vocab) {
             let (row, position, token) = (index / seq, index % seq, tokens[index]);
@@ -106,23 +103,6 @@ impl Llama {
     /// When `capacity` exceeds the positions the model was made for.
     pub fn new_cache(&self, rows: usize, capacity: usize) -> Result<Cache, Error> {
         Cache::new(&self.config, rows, capacity, &self.device())
-    }
-
-    /// The hidden states, `[n, d_model]`, normed and scored by the head of `exit`: `[n, vocab]`.
-    pub(crate) fn score(&self, states: Tensor<2>, exit: Exit) -> Tensor<2> {
-        let normed = self.model.norm.forward(states);
-        match self.exit_heads.get(exit) {
-            Some(head) => head.forward(normed),
-            None => project(normed, self.head_weight()),
-        }
-    }
-
-    /// The shared head, `[vocab, d_model]`: the embedding when tied.
-    pub(crate) fn head_weight(&self) -> Tensor<2> {
-        match &self.lm_head {
-            Some(head) => head.weight.val(),
-            None => self.model.embed_tokens.weight.val(),
-        }
     }
 
     fn pass(&self, rows: usize, span: &Span) -> Pass {
@@ -191,17 +171,9 @@ impl NestedModel for Llama {
     }
 
     fn logits(&self, hidden: &Tensor<3>, exit: Exit) -> Result<Tensor<3>, Error> {
-        ExitHead::logits(self, hidden, exit)
-    }
-}
-
-impl ExitHead<Tensor<3>> for Llama {
-    type Logits = Tensor<3>;
-    type Error = Error;
-
-    fn logits(&self, hidden: &Tensor<3>, exit: Exit) -> Result<Tensor<3>, Error> {
         let [rows, seq, d_model] = hidden.dims();
-        let scores = self.score(hidden.clone().reshape([rows * seq, d_model]), exit);
+        let states = hidden.clone().reshape([rows * seq, d_model]);
+        let scores = self.head().logits(&states, exit)?;
         Ok(scores.reshape([rows, seq, self.config.vocab]))
     }
 }
@@ -209,6 +181,9 @@ impl ExitHead<Tensor<3>> for Llama {
 impl DecodeModel for Llama {
     fn tokens(&self, rows: &[Vec<u32>]) -> Result<Tensor<2, Int>, Error> {
         let seq = rows.first().map_or(0, Vec::len);
+        if rows.is_empty() {
+            return Err(soft_core::BatchError::NoRows.into());
+        }
         if let Some(row) = rows
             .iter()
             .position(|row| row.len() != seq || row.is_empty())
@@ -219,7 +194,7 @@ impl DecodeModel for Llama {
                 expected: seq,
             });
         }
-        Llama::tokens(self, &rows.concat(), seq)
+        self.token_tensor(&rows.concat(), seq)
     }
 
     fn empty_cache(&self, rows: usize, capacity: usize) -> Result<Cache, Error> {
@@ -240,7 +215,7 @@ impl DecodeModel for Llama {
         let flat = TensorData::new(flat.collect::<Vec<_>>(), [rows]);
         let states = hidden.clone().reshape([rows * seq, d_model]);
         let states = states.select(0, Tensor::from_data(flat, &hidden.device()));
-        let best = self.score(states, exit).argmax(1).reshape([rows]);
+        let best = self.head().logits(&states, exit)?.argmax(1).reshape([rows]);
         let best = best
             .try_into_vec_as::<i64>()
             .map_err(|source| Error::Read {

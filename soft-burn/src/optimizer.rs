@@ -80,17 +80,19 @@ impl NamedGradients {
 #[derive(Debug)]
 pub(crate) struct NamedAdamW {
     settings: AdamWSettings,
-    steps: u64,
     moments: BTreeMap<String, Moments>,
 }
 
 /// Running means of gradient and squared gradient, flattened.
 #[derive(Debug)]
 struct Moments {
+    /// Steps this parameter took part in, for the bias correction.
+    steps: usize,
     first: Tensor<1>,
     second: Tensor<1>,
 }
 
+const STEPS: &str = "step.";
 const FIRST: &str = "exp_avg.";
 const SECOND: &str = "exp_avg_sq.";
 
@@ -98,7 +100,6 @@ impl NamedAdamW {
     pub fn new(settings: AdamWSettings) -> Self {
         Self {
             settings,
-            steps: 0,
             moments: BTreeMap::new(),
         }
     }
@@ -118,8 +119,6 @@ impl NamedAdamW {
             .settings
             .clip_norm
             .map_or(1.0, |most| (most / (norm + 1e-6)).min(1.0));
-        let steps = self.steps as usize;
-        self.steps += 1;
         map_parameters(model, |name, rank, value| {
             let gradient = gradients.take(name)?;
             let gradient = if scale < 1.0 {
@@ -129,7 +128,7 @@ impl NamedAdamW {
             };
             let state = self.moments.remove(name).map(|moments| AdamWState {
                 momentum: AdaptiveMomentumState {
-                    time: steps,
+                    time: moments.steps,
                     moment_1: moments.first,
                     moment_2: moments.second,
                     max_moment_2: None,
@@ -139,6 +138,7 @@ impl NamedAdamW {
             let (moved, state) = rule.step(rate, value, gradient, state);
             if let Some(AdamWState { momentum }) = state {
                 let moments = Moments {
+                    steps: momentum.time,
                     first: momentum.moment_1,
                     second: momentum.moment_2,
                 };
@@ -162,10 +162,17 @@ impl NamedAdamW {
 
     /// Writes the moments, named as torch names them.
     pub fn save(&self, path: &Path) -> Result<(), Error> {
-        let mut tensors = Vec::with_capacity(2 * self.moments.len());
-        for (name, moments) in &self.moments {
+        let mut tensors = Vec::with_capacity(3 * self.moments.len());
+        for (parameter, moments) in &self.moments {
+            // f32 counts steps exactly up to 16 million, as torch's own counter does.
+            let name = format!("{STEPS}{parameter}");
+            tensors.push(NamedTensor {
+                name,
+                shape: vec![1],
+                values: vec![moments.steps as f32],
+            });
             for (prefix, tensor) in [(FIRST, &moments.first), (SECOND, &moments.second)] {
-                let name = format!("{prefix}{name}");
+                let name = format!("{prefix}{parameter}");
                 let values = host_values(tensor.clone(), &name)?;
                 tensors.push(NamedTensor {
                     name,
@@ -177,19 +184,15 @@ impl NamedAdamW {
         write_weights(path, &tensors, WeightType::F32)
     }
 
-    /// Reads what [`save`](Self::save) wrote after `steps` steps.
-    pub fn load(
-        settings: AdamWSettings,
-        steps: u64,
-        path: &Path,
-        device: &Device,
-    ) -> Result<Self, Error> {
+    /// Reads what [`save`](Self::save) wrote.
+    pub fn load(settings: AdamWSettings, path: &Path, device: &Device) -> Result<Self, Error> {
         let mut files = WeightFiles::open_file(path)?;
         let mut moments = BTreeMap::new();
         for name in files.names() {
             let Some(parameter) = name.strip_prefix(FIRST) else {
                 continue;
             };
+            let steps = files.take(&format!("{STEPS}{parameter}"), &[1])?;
             let mut read = |prefix: &str| {
                 let name = format!("{prefix}{parameter}");
                 let shape = files.shape(&name).unwrap_or_default().to_vec();
@@ -197,13 +200,17 @@ impl NamedAdamW {
                 Ok::<_, Error>(Tensor::from_data(TensorData::new(values, shape), device))
             };
             let (first, second) = (read(FIRST)?, read(SECOND)?);
-            moments.insert(parameter.to_owned(), Moments { first, second });
+            let steps = steps.first().map_or(0, |&steps| steps as usize);
+            moments.insert(
+                parameter.to_owned(),
+                Moments {
+                    steps,
+                    first,
+                    second,
+                },
+            );
         }
         files.finish()?;
-        Ok(Self {
-            settings,
-            steps,
-            moments,
-        })
+        Ok(Self { settings, moments })
     }
 }

@@ -174,3 +174,32 @@ pub(crate) fn map_parameters(
         change,
     })
 }
+
+/// Name of the first parameter that holds a number that is not finite.
+pub(crate) fn not_finite(model: &Llama) -> Option<String> {
+    struct Find {
+        path: Path,
+        found: Option<String>,
+    }
+    impl ModuleVisitor for Find {
+        fn enter_module(&mut self, name: &str, _container: &str) {
+            self.path.0.push(name.to_owned());
+        }
+        fn exit_module(&mut self, _name: &str, _container: &str) {
+            self.path.0.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            // 0 · x is 0 for every finite x and NaN for every other.
+            let sum: f32 = param.val().inner().mul_scalar(0.0).sum().into_scalar();
+            if sum.is_nan() && self.found.is_none() {
+                self.found = Some(self.path.name());
+            }
+        }
+    }
+    let mut find = Find {
+        path: Path::default(),
+        found: None,
+    };
+    model.visit(&mut find);
+    find.found
+}

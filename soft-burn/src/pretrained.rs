@@ -88,9 +88,9 @@ impl Llama {
         if !path.exists() {
             return Ok(self);
         }
-        let info: SoftInfo = read_json(&folder.join(SOFT_FILE))?;
-        let exits = info.exits.for_depth(self.config.n_layers)?;
         let mut files = WeightFiles::open_file(&path)?;
+        let exits = exits_of(&files, &path)?;
+        exits.check_within(self.config.n_layers)?;
         let llama = construct_exit_heads(self, &exits, &mut files)?;
         files.finish()?;
         Ok(llama)
@@ -132,6 +132,25 @@ impl Llama {
             .companions
             .map_or(Ok(()), |source| copy_companions(source, folder))
     }
+}
+
+/// The exits whose heads a file holds, named `exit_heads.{depth}.weight`.
+fn exits_of(files: &WeightFiles, path: &Path) -> Result<Exits, Error> {
+    let depth = |name: &String| {
+        let depth = name.strip_prefix(EXIT_HEADS)?.strip_suffix(".weight")?;
+        depth.parse::<usize>().ok()
+    };
+    let unexpected = |name: &String| Error::UnexpectedTensor {
+        path: path.to_owned(),
+        name: name.clone(),
+    };
+    let names = files.names();
+    let depths = names
+        .iter()
+        .map(|name| depth(name).ok_or_else(|| unexpected(name)));
+    let mut depths = depths.collect::<Result<Vec<_>, _>>()?;
+    depths.sort_unstable();
+    Ok(Exits::new(depths)?)
 }
 
 impl SoftInfo {

@@ -59,45 +59,66 @@ impl RopeScaling {
                 expected: "a positive number",
             })
         };
-        match kind.and_then(Value::as_str).unwrap_or("default") {
-            "default" => Ok(Self::None),
-            "linear" => Ok(Self::Linear {
+        let scaling = match kind.and_then(Value::as_str).unwrap_or("default") {
+            "default" => Self::None,
+            "linear" => Self::Linear {
                 factor: number("factor")?,
-            }),
+            },
             "llama3" => {
-                let original = rope
-                    .get("original_max_position_embeddings")
-                    .and_then(Value::as_u64);
-                let scaling = Self::Llama3 {
+                let key = "original_max_position_embeddings";
+                Self::Llama3 {
                     factor: number("factor")?,
                     low_freq_factor: number("low_freq_factor")?,
                     high_freq_factor: number("high_freq_factor")?,
-                    original_max_positions: original
-                        .map_or(max_positions, |original| original as usize),
-                };
-                scaling.check_ramp()
+                    original_max_positions: match rope.get(key) {
+                        Some(_) => number(key)? as usize,
+                        None => max_positions,
+                    },
+                }
             }
-            other => Err(RopeProblem {
-                key: "rope_type",
-                found: other.to_owned(),
-                expected: "default, linear or llama3",
-            }),
-        }
+            other => {
+                return Err(RopeProblem {
+                    key: "rope_type",
+                    found: other.to_owned(),
+                    expected: "default, linear or llama3",
+                });
+            }
+        };
+        Ok(scaling)
     }
 
-    /// The ramp of llama3 divides by the difference of its ends.
-    fn check_ramp(self) -> Result<Self, RopeProblem> {
+    /// Refuses factors that are no positive numbers, and a llama3 ramp that does not climb.
+    pub(crate) fn check(self) -> Result<(), RopeProblem> {
+        let positive = |key, value: f64| {
+            let good = value.is_finite() && value > 0.0;
+            let problem = || RopeProblem {
+                key,
+                found: value.to_string(),
+                expected: "a positive number",
+            };
+            if good { Ok(()) } else { Err(problem()) }
+        };
         match self {
+            Self::None => Ok(()),
+            Self::Linear { factor } => positive("factor", factor),
             Self::Llama3 {
+                factor,
                 low_freq_factor,
                 high_freq_factor,
-                ..
-            } if high_freq_factor <= low_freq_factor => Err(RopeProblem {
-                key: "high_freq_factor",
-                found: high_freq_factor.to_string(),
-                expected: "more than low_freq_factor",
-            }),
-            good => Ok(good),
+                original_max_positions,
+            } => {
+                positive("factor", factor)?;
+                positive("low_freq_factor", low_freq_factor)?;
+                positive(
+                    "original_max_position_embeddings",
+                    original_max_positions as f64,
+                )?;
+                // The ramp divides by the difference of its ends.
+                positive(
+                    "high_freq_factor - low_freq_factor",
+                    high_freq_factor - low_freq_factor,
+                )
+            }
         }
     }
 

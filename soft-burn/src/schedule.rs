@@ -1,6 +1,6 @@
 //! Learning rates as pure functions of the step.
 //!
-//! Linear warm-up, then constant or a half cosine down to a fraction of the peak (Loshchilov and
+//! Linear warm-up, then constant or a half cosine down towards 0 (Loshchilov and
 //! Hutter, arXiv 1608.03983, without restarts). Differs from transformers' schedulers: their
 //! first step has rate 0 and is lost; here step 1 of w warm-up steps has rate peak / w.
 
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 pub enum Decay {
     /// The peak rate to the end.
     Constant,
-    /// Half a cosine from the peak to 0 at the last step.
+    /// Half a cosine from the peak towards 0, which a step after the last would reach.
     Cosine,
 }
 
@@ -37,7 +37,7 @@ impl Schedule {
         match self.decay {
             Decay::Constant => self.peak,
             Decay::Cosine => {
-                let after = (step - self.warmup_steps) as f64;
+                let after = (step - self.warmup_steps - 1) as f64;
                 let length = total.saturating_sub(self.warmup_steps).max(1) as f64;
                 let progress = (after / length).min(1.0);
                 self.peak * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos())
@@ -58,10 +58,21 @@ mod tests {
             decay: Decay::Cosine,
         };
         let rates: Vec<f64> = (1..=12).map(|step| schedule.rate(step, 12)).collect();
-        assert_eq!(rates[..4], [0.5, 1.0, 1.5, 2.0]);
-        assert!((rates[7] - 1.0).abs() < 1e-12); // half-way down
-        assert!(rates[11].abs() < 1e-12);
+        assert_eq!(rates[..5], [0.5, 1.0, 1.5, 2.0, 2.0]);
+        assert!((rates[8] - 1.0).abs() < 1e-12); // half-way down
+        assert!(
+            rates[11] > 0.0 && rates[11] < 0.1,
+            "the last step still learns"
+        );
         assert!(rates[4..].windows(2).all(|pair| pair[0] > pair[1]));
+        assert_eq!(
+            Schedule {
+                warmup_steps: 0,
+                ..schedule
+            }
+            .rate(1, 1),
+            2.0
+        );
     }
 
     #[test]

@@ -11,148 +11,13 @@ use std::time::Instant;
 use burn::module::Module;
 use serde::{Deserialize, Serialize};
 use soft_core::{
-    AllExits, Batch, BatchStream, Exit, Exits, IntermediateExits, LastExit, NestedModel,
-    SortedLoss, TrainModel, sorted_loss,
+    Batch, BatchStream, Exit, Exits, NestedModel, SortedLoss, TrainModel, sorted_loss,
 };
 
-use crate::optimizer::{AdamWSettings, NamedAdamW, NamedGradients};
-use crate::parameters::named_gradients;
-use crate::schedule::{Decay, Schedule};
+use crate::optimizer::{NamedAdamW, NamedGradients};
+use crate::parameters::{named_gradients, not_finite};
+use crate::settings::{Method, TrainSettings};
 use crate::{Error, Llama};
-
-/// A training method of the paper.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Method {
-    /// Sorted fine-tuning: every exit counts the same, all weights are trained.
-    Soft,
-    /// Standard fine-tuning: the full model alone counts.
-    Sft,
-    /// Early-Exit (ICT): blocks frozen, one head per intermediate exit is trained.
-    Ict,
-}
-
-impl Method {
-    /// How this method weighs the exits.
-    pub fn sorted_loss(self) -> Box<dyn SortedLoss + Send> {
-        match self {
-            Self::Soft => Box::new(AllExits),
-            Self::Sft => Box::new(LastExit),
-            Self::Ict => Box::new(IntermediateExits),
-        }
-    }
-
-    /// Its name: "soft", "sft" or "ict".
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Soft => "soft",
-            Self::Sft => "sft",
-            Self::Ict => "ict",
-        }
-    }
-}
-
-/// Settings of a training run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TrainSettings {
-    /// Training method.
-    pub method: Method,
-    /// Exits to train and to validate; the last is the full model.
-    pub exits: Exits,
-    /// Optimiser steps in all.
-    pub steps: u64,
-    /// Micro-batches per optimiser step. Default 1.
-    pub accumulation: usize,
-    /// Learning rate over the steps.
-    pub schedule: Schedule,
-    /// The optimiser.
-    pub optimizer: AdamWSettings,
-}
-
-impl TrainSettings {
-    /// The paper's rate, 2e-5 with a cosine; everything else at its default.
-    pub fn new(method: Method, exits: Exits, steps: u64) -> Self {
-        Self {
-            method,
-            exits,
-            steps,
-            accumulation: 1,
-            schedule: Schedule {
-                peak: 2e-5,
-                warmup_steps: 0,
-                decay: Decay::Cosine,
-            },
-            optimizer: AdamWSettings::default(),
-        }
-    }
-
-    /// Refuses settings that train nothing or make no sense.
-    ///
-    /// # Errors
-    /// [`Error::Setting`] naming the setting.
-    pub fn validate(&self) -> Result<(), Error> {
-        let optimizer = &self.optimizer;
-        let checks = [
-            (
-                "steps",
-                self.steps > 0,
-                self.steps.to_string(),
-                "at least 1",
-            ),
-            (
-                "accumulation",
-                self.accumulation > 0,
-                self.accumulation.to_string(),
-                "at least 1",
-            ),
-            (
-                "learning rate",
-                self.schedule.peak.is_finite() && self.schedule.peak >= 0.0,
-                self.schedule.peak.to_string(),
-                "a number, 0 or more",
-            ),
-            (
-                "beta1",
-                (0.0..1.0).contains(&optimizer.beta1),
-                optimizer.beta1.to_string(),
-                "0 to below 1",
-            ),
-            (
-                "beta2",
-                (0.0..1.0).contains(&optimizer.beta2),
-                optimizer.beta2.to_string(),
-                "0 to below 1",
-            ),
-            (
-                "eps",
-                optimizer.eps > 0.0,
-                optimizer.eps.to_string(),
-                "more than 0",
-            ),
-            (
-                "weight decay",
-                optimizer.weight_decay >= 0.0,
-                optimizer.weight_decay.to_string(),
-                "0 or more",
-            ),
-            (
-                "clip norm",
-                optimizer.clip_norm.is_none_or(|norm| norm > 0.0),
-                format!("{:?}", optimizer.clip_norm),
-                "more than 0, or none",
-            ),
-        ];
-        match checks.into_iter().find(|(_, good, _, _)| !good) {
-            None => Ok(()),
-            Some((key, _, found, expected)) => Err(Error::Setting {
-                key,
-                found,
-                expected,
-            }),
-        }
-    }
-}
 
 /// Mean loss at one exit.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -189,7 +54,6 @@ pub struct StepReport {
 /// Model, optimiser and settings of one run.
 #[derive(Debug)]
 pub struct Trainer {
-    /// None only while a step replaces it.
     model: Llama,
     optimizer: NamedAdamW,
     settings: TrainSettings,
@@ -215,6 +79,60 @@ struct Accumulated {
     total: f64,
 }
 
+/// The heads that `method` calls for: one for each intermediate exit under ICT, else none but the
+/// shared one.
+fn heads_for(method: Method, model: Llama, exits: &Exits) -> Result<Llama, Error> {
+    let intermediate: Vec<Exit> = exits.iter().filter(|&exit| exit != exits.last()).collect();
+    let found = model.exits_with_heads().to_vec();
+    let refuse = |key, found: String, expected| {
+        Err(Error::Setting {
+            key,
+            found,
+            expected,
+        })
+    };
+    match method {
+        Method::Ict if intermediate.is_empty() => refuse(
+            "exits",
+            exits.to_string(),
+            "an intermediate exit to train a head for",
+        ),
+        Method::Ict if found.is_empty() => model.with_exit_heads(exits),
+        Method::Ict if found != intermediate => {
+            let found = format!(
+                "{exits}, but the model has heads of its own at {}",
+                listed(&found)
+            );
+            refuse(
+                "exits",
+                found,
+                "the exits of those heads and the full depth",
+            )
+        }
+        Method::Soft | Method::Sft if !found.is_empty() => {
+            let found = format!(
+                "{}, but the model has heads of its own at {}",
+                method.name(),
+                listed(&found)
+            );
+            refuse(
+                "method",
+                found,
+                "ict, or a model whose only head is the shared one",
+            )
+        }
+        _ => Ok(model),
+    }
+}
+
+fn listed(exits: &[Exit]) -> String {
+    exits
+        .iter()
+        .map(Exit::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
 impl Trainer {
     /// A trainer at step 0. Under [`Method::Ict`] the model gets heads for the intermediate exits
     /// unless it has them already.
@@ -234,11 +152,7 @@ impl Trainer {
     ) -> Result<Self, Error> {
         settings.validate()?;
         let exits = settings.exits.clone().for_depth(model.depth())?;
-        let model = match settings.method {
-            Method::Ict if model.exits_with_heads().is_empty() => model.with_exit_heads(&exits)?,
-            _ => model,
-        };
-        let mut model = model.train();
+        let mut model = heads_for(settings.method, model, &exits)?.train();
         if settings.method == Method::Ict {
             model = model.freeze_all_but_exit_heads();
         }
@@ -276,6 +190,19 @@ impl Trainer {
     /// Optimiser steps done so far.
     pub fn steps_done(&self) -> u64 {
         self.steps_done
+    }
+
+    /// A model with a weight that is not finite is worth nothing and is not written.
+    pub(crate) fn check_weights(&self) -> Result<(), Error> {
+        let (step, checkpoint) = (self.steps_done, None);
+        match not_finite(&self.model) {
+            None => Ok(()),
+            Some(tensor) => Err(Error::WeightsNotFinite {
+                step,
+                tensor,
+                checkpoint,
+            }),
+        }
     }
 
     pub(crate) fn optimizer(&self) -> &NamedAdamW {
@@ -341,7 +268,7 @@ impl Trainer {
         step: u64,
     ) -> Result<Accumulated, Error> {
         let exits = &self.settings.exits;
-        let weights = self.weights.0.weights(exits, step);
+        let weights = self.checked_weights(step)?;
         let mut sum = Accumulated {
             gradients: NamedGradients::default(),
             losses: Vec::new(),
@@ -357,16 +284,7 @@ impl Trainer {
                 normaliser,
             )?;
             for (index, (exit, loss)) in output.per_exit.into_iter().enumerate() {
-                let loss = f64::from(loss.inner().into_scalar::<f32>());
-                if !loss.is_finite() {
-                    let exit = exit.depth();
-                    return Err(Error::LossNotFinite {
-                        step,
-                        exit,
-                        value: loss,
-                        checkpoint: 0,
-                    });
-                }
+                let loss = finite(loss.inner().into_scalar::<f32>().into(), exit, step)?;
                 match sum.losses.get_mut(index) {
                     Some((_, total)) => *total += loss,
                     None => sum.losses.push((exit, loss)),
@@ -381,6 +299,23 @@ impl Trainer {
         Ok(sum)
     }
 
+    /// The weights of the exits at `step`; a schedule of the caller's own may be wrong.
+    fn checked_weights(&self, step: u64) -> Result<Vec<f64>, Error> {
+        let weights = self.weights.0.weights(&self.settings.exits, step);
+        let good = |weight: &f64| weight.is_finite() && *weight >= 0.0;
+        if weights.len() == self.settings.exits.len()
+            && weights.iter().all(good)
+            && weights.iter().any(|&weight| weight > 0.0)
+        {
+            return Ok(weights);
+        }
+        Err(Error::Setting {
+            key: "weights of the exits",
+            found: format!("{weights:?} at step {step}"),
+            expected: "one finite weight per exit, none negative, one above 0",
+        })
+    }
+
     fn bad_gradient(&self, step: u64, tensor: String, losses: &[(Exit, f64)]) -> Error {
         let losses = losses
             .iter()
@@ -390,33 +325,42 @@ impl Trainer {
             step,
             tensor,
             losses,
-            checkpoint: 0,
+            checkpoint: None,
         }
     }
 
     /// Mean loss of every exit over `batches`, whatever the method trains.
     ///
     /// # Errors
-    /// When a batch does not fit the model.
+    /// When a batch does not fit the model, there is nothing to predict, or a loss is not finite.
     pub fn validate(&self, batches: &[Batch]) -> Result<Vec<ExitLoss>, Error> {
         let model = self.trained();
         let exits = &self.settings.exits;
         let mut sums = vec![0.0; exits.len()];
         for batch in batches {
-            let (tokens, targets) = model.prepare(batch)?;
-            let mut sum = sums.iter_mut();
-            model.visit_exits(&tokens, exits, |exit, hidden| {
-                if let Some(sum) = sum.next() {
-                    *sum += model.target_scores(hidden, exit, &targets)?.nats;
-                }
-                Ok(())
-            })?;
+            for (sum, scores) in sums.iter_mut().zip(model.batch_scores(batch, exits)?) {
+                *sum += scores.nats;
+            }
         }
         let supervised: usize = batches.iter().map(Batch::supervised_tokens).sum();
-        let mean = |(exit, sum): (Exit, f64)| ExitLoss {
-            exit,
-            loss: sum / supervised as f64,
+        let mean = |(exit, sum): (Exit, f64)| {
+            let loss = sum / supervised as f64;
+            finite(loss, exit, self.steps_done).map(|loss| ExitLoss { exit, loss })
         };
-        Ok(exits.iter().zip(sums).map(mean).collect())
+        exits.iter().zip(sums).map(mean).collect()
     }
+}
+
+/// Refuses a loss that is no finite number.
+fn finite(loss: f64, exit: Exit, step: u64) -> Result<f64, Error> {
+    if loss.is_finite() {
+        return Ok(loss);
+    }
+    let (exit, value, checkpoint) = (exit.depth(), loss, None);
+    Err(Error::LossNotFinite {
+        step,
+        exit,
+        value,
+        checkpoint,
+    })
 }

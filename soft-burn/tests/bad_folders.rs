@@ -93,7 +93,8 @@ fn other_architectures() {
         ),
         ("num_key_value_heads", json!(3), "divisor"),
         ("head_dim", json!(5), "even"),
-        ("num_hidden_layers", json!(0), "at least 1"),
+        ("num_hidden_layers", json!(0), "1 to"),
+        ("num_hidden_layers", json!(1_000_000_000_000_000u64), "1 to"),
     ] {
         let folder = copy_of("untied_mha");
         edit_config(folder.path(), key, value);

@@ -4,11 +4,11 @@
 
 use std::convert::Infallible;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use soft_burn::{
-    AdamWSettings, Decay, Error, Llama, LlamaConfig, LogLine, Method, RopeScaling, Run,
-    RunSettings, Schedule, TrainSettings, device,
+    AdamWSettings, Decay, Error, Llama, LlamaConfig, LogLine, Method, RopeScaling, Run, RunData,
+    RunSettings, SaveOptions, Schedule, TrainSettings, Trainer, device,
 };
 use soft_core::{Batch, BatchStream, Example, Exits, StreamPosition};
 
@@ -74,27 +74,84 @@ impl BatchStream for Counting {
     }
 }
 
-fn settings(method: Method) -> RunSettings {
-    RunSettings {
-        train: TrainSettings {
-            accumulation: 2,
-            schedule: Schedule {
-                peak: 1e-2,
-                warmup_steps: 2,
-                decay: Decay::Cosine,
-            },
-            optimizer: AdamWSettings {
-                weight_decay: 0.1,
-                ..AdamWSettings::default()
-            },
-            ..TrainSettings::new(method, Exits::new([1, 2, 4]).unwrap(), STEPS)
-        },
-        validate_every: Some(3),
-        checkpoint_every: Some(2),
-        keep_checkpoints: 2,
-        base: "base".into(),
-        provenance: serde_json::json!({ "seed": 1 }),
+/// A temporary folder with the model that runs start from.
+struct Site {
+    root: tempfile::TempDir,
+}
+
+impl Site {
+    fn new() -> Self {
+        let site = Self {
+            root: tempfile::tempdir().unwrap(),
+        };
+        model()
+            .save_pretrained(site.path("base"), &SaveOptions::default())
+            .unwrap();
+        site
     }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    fn settings(&self, method: Method) -> RunSettings {
+        RunSettings {
+            train: TrainSettings {
+                accumulation: 2,
+                schedule: Schedule {
+                    peak: 1e-2,
+                    warmup_steps: 2,
+                    decay: Decay::Cosine,
+                },
+                optimizer: AdamWSettings {
+                    weight_decay: 0.1,
+                    ..AdamWSettings::default()
+                },
+                ..TrainSettings::new(method, exits(), STEPS)
+            },
+            validate_every: Some(3),
+            checkpoint_every: Some(2),
+            keep_checkpoints: 2,
+            base: self.path("base"),
+            provenance: serde_json::json!({ "seed": 1 }),
+        }
+    }
+
+    fn start(&self, name: &str, settings: RunSettings) -> Result<Run<Counting>, Error> {
+        Run::start(&self.path(name), model(), settings, data())
+    }
+
+    fn resume(&self, name: &str, settings: RunSettings) -> Result<Run<Counting>, Error> {
+        Run::resume(&self.path(name), settings, data(), &device("cpu").unwrap())
+    }
+
+    /// Log and weights of a run that nothing disturbs.
+    fn undisturbed(&self, name: &str, method: Method) -> (Vec<LogLine>, Vec<u8>) {
+        finish(self.start(name, self.settings(method)).unwrap());
+        outcome(&self.path(name))
+    }
+}
+
+fn exits() -> Exits {
+    Exits::new([1, 2, 4]).unwrap()
+}
+
+fn data() -> RunData<Counting> {
+    RunData {
+        stream: Counting::default(),
+        validation: vec![batch(99)],
+    }
+}
+
+fn draw(run: &mut Run<Counting>, lines: usize) {
+    run.by_ref()
+        .take(lines)
+        .for_each(|line| drop(line.unwrap()));
+}
+
+fn finish(mut run: Run<Counting>) {
+    draw(&mut run, usize::MAX);
+    run.finish().unwrap();
 }
 
 /// The log without wall time, and the weights, which must be equal to the bit.
@@ -112,57 +169,24 @@ fn outcome(out: &Path) -> (Vec<LogLine>, Vec<u8>) {
     (log.lines().map(untimed).collect(), weights.concat())
 }
 
-fn undisturbed(out: &Path, method: Method) -> (Vec<LogLine>, Vec<u8>) {
-    let mut run = Run::start(
-        out,
-        model(),
-        settings(method),
-        Counting::default(),
-        vec![batch(99)],
-    )
-    .unwrap();
-    run.by_ref().for_each(|line| drop(line.unwrap()));
-    run.finish().unwrap();
-    outcome(out)
-}
-
 #[test]
 fn stopped_after_any_line_and_resumed_is_the_same_to_the_bit() {
     for method in [Method::Soft, Method::Sft, Method::Ict] {
-        let root = tempfile::tempdir().unwrap();
-        let expected = undisturbed(&root.path().join("whole"), method);
+        let site = Site::new();
+        let expected = site.undisturbed("whole", method);
         // 6 steps and validations after 0, 3 and 6: 9 lines.
         assert_eq!(expected.0.len(), 9);
         for lines in 0..9 {
-            let out = root.path().join(format!("stopped-{lines}"));
-            let mut run = Run::start(
-                &out,
-                model(),
-                settings(method),
-                Counting::default(),
-                vec![batch(99)],
-            )
-            .unwrap();
-            run.by_ref()
-                .take(lines)
-                .for_each(|line| drop(line.unwrap()));
+            let name = format!("stopped-{lines}");
+            let mut run = site.start(&name, site.settings(method)).unwrap();
+            draw(&mut run, lines);
             if lines % 2 == 1 {
                 run.checkpoint().unwrap(); // as on Ctrl-C; else as on a kill
             }
             drop(run);
-            let mut run = Run::resume(
-                &out,
-                || Ok(model()),
-                settings(method),
-                Counting::default(),
-                vec![batch(99)],
-                &device("cpu").unwrap(),
-            )
-            .unwrap();
-            run.by_ref().for_each(|line| drop(line.unwrap()));
-            run.finish().unwrap();
+            finish(site.resume(&name, site.settings(method)).unwrap());
             assert_eq!(
-                outcome(&out),
+                outcome(&site.path(&name)),
                 expected,
                 "{method:?} stopped after {lines} lines"
             );
@@ -172,109 +196,95 @@ fn stopped_after_any_line_and_resumed_is_the_same_to_the_bit() {
 
 #[test]
 fn half_written_files_do_not_stop_a_resume() {
-    let root = tempfile::tempdir().unwrap();
-    let expected = undisturbed(&root.path().join("whole"), Method::Soft);
-    let out = root.path().join("killed");
-    let mut run = Run::start(
-        &out,
-        model(),
-        settings(Method::Soft),
-        Counting::default(),
-        vec![batch(99)],
-    )
-    .unwrap();
-    run.by_ref().take(4).for_each(|line| drop(line.unwrap()));
+    let site = Site::new();
+    let expected = site.undisturbed("whole", Method::Soft);
+    let mut run = site.start("killed", site.settings(Method::Soft)).unwrap();
+    draw(&mut run, 4);
     drop(run);
-    let partial = out.join("checkpoints/.step-000004.partial");
-    fs::create_dir_all(&partial).unwrap();
-    fs::write(partial.join("model.safetensors"), "half").unwrap();
+    let out = site.path("killed");
+    for leftover in [".step-000004.partial", ".step-000001.removed"] {
+        let leftover = out.join("checkpoints").join(leftover);
+        fs::create_dir_all(&leftover).unwrap();
+        fs::write(leftover.join("model.safetensors"), "half").unwrap();
+    }
     let mut log = fs::read_to_string(out.join("log.jsonl")).unwrap();
     log.push_str("{\"train\":{\"step\":4,\"lo");
     fs::write(out.join("log.jsonl"), log).unwrap();
-    let mut run = Run::resume(
-        &out,
-        || Ok(model()),
-        settings(Method::Soft),
-        Counting::default(),
-        vec![batch(99)],
-        &device("cpu").unwrap(),
-    )
-    .unwrap();
-    run.by_ref().for_each(|line| drop(line.unwrap()));
-    run.finish().unwrap();
+    finish(site.resume("killed", site.settings(Method::Soft)).unwrap());
     assert_eq!(outcome(&out), expected);
+    assert_eq!(checkpoints(&out), ["step-000004", "step-000006"]);
+}
+
+fn checkpoints(out: &Path) -> Vec<String> {
+    let entries = fs::read_dir(out.join("checkpoints")).unwrap();
+    let mut names: Vec<_> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
 }
 
 #[test]
 fn only_the_newest_checkpoints_are_kept() {
-    let root = tempfile::tempdir().unwrap();
-    let out = root.path().join("run");
-    undisturbed(&out, Method::Soft);
-    let mut names: Vec<_> = fs::read_dir(out.join("checkpoints"))
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name())
-        .collect();
-    names.sort();
-    assert_eq!(names, ["step-000004", "step-000006"]);
+    let site = Site::new();
+    site.undisturbed("run", Method::Soft);
+    assert_eq!(
+        checkpoints(&site.path("run")),
+        ["step-000004", "step-000006"]
+    );
 }
 
 #[test]
 fn other_settings_cannot_resume_a_run() {
-    let root = tempfile::tempdir().unwrap();
-    let out = root.path().join("run");
-    let started = Run::start(
-        &out,
-        model(),
-        settings(Method::Soft),
-        Counting::default(),
-        vec![],
-    );
-    drop(started.unwrap());
-    let mut other = settings(Method::Soft);
+    let site = Site::new();
+    drop(site.start("run", site.settings(Method::Soft)).unwrap());
+    let mut other = site.settings(Method::Soft);
     other.train.schedule.peak = 0.5;
-    let resumed = Run::resume(
-        &out,
-        || Ok(model()),
-        other,
-        Counting::default(),
-        vec![],
-        &device("cpu").unwrap(),
-    );
-    let message = resumed.unwrap_err().to_string();
+    let message = site.resume("run", other).unwrap_err().to_string();
     assert!(
         message.contains("train.schedule.peak was 0.01"),
         "{message}"
     );
+    let mut other = site.settings(Method::Soft);
+    other.provenance["rows"] = 7.into();
+    let message = site.resume("run", other).unwrap_err().to_string();
+    assert!(message.contains("provenance.rows was null"), "{message}");
 }
 
 #[test]
-fn a_run_is_not_started_over_another() {
-    let root = tempfile::tempdir().unwrap();
-    let out = root.path().join("run");
-    let expected = undisturbed(&out, Method::Soft);
-    let again = Run::start(
-        &out,
-        model(),
-        settings(Method::Soft),
-        Counting::default(),
-        vec![],
-    );
+fn a_finished_or_foreign_folder_is_left_alone() {
+    let site = Site::new();
+    let expected = site.undisturbed("run", Method::Soft);
+    let again = site.start("run", site.settings(Method::Soft));
     assert!(matches!(again, Err(Error::OutputExists { .. })));
-    assert_eq!(outcome(&out), expected);
+    let message = site
+        .resume("run", site.settings(Method::Soft))
+        .unwrap_err()
+        .to_string();
+    assert!(message.contains("finished"), "{message}");
+    assert_eq!(outcome(&site.path("run")), expected);
+    let message = site
+        .resume("base", site.settings(Method::Soft))
+        .unwrap_err()
+        .to_string();
+    assert!(message.contains("run.json"), "{message}");
 }
 
+/// A rate of 1e30 makes weights that are useless at once: the run stops and says where, and no
+/// checkpoint of such weights ever replaces a good one.
 #[test]
-fn a_rate_that_blows_up_stops_with_a_good_checkpoint() {
-    let root = tempfile::tempdir().unwrap();
-    let out = root.path().join("run");
-    let mut settings = settings(Method::Soft);
+fn a_rate_that_blows_up_stops_and_leaves_the_good_checkpoint() {
+    let site = Site::new();
+    let mut settings = site.settings(Method::Soft);
     settings.train.schedule = Schedule {
         peak: 1e30,
         warmup_steps: 0,
         decay: Decay::Constant,
     };
+    settings.keep_checkpoints = 1;
     settings.checkpoint_every = None;
-    let mut run = Run::start(&out, model(), settings, Counting::default(), vec![]).unwrap();
+    let mut run = site.start("run", settings).unwrap();
+    run.checkpoint().unwrap(); // of step 0
     let error = run
         .find_map(Result::err)
         .expect("a rate of 1e30 ends in no finite number");
@@ -294,35 +304,94 @@ fn a_rate_that_blows_up_stops_with_a_good_checkpoint() {
         } => (step, checkpoint),
         other => panic!("{other}"),
     };
-    assert_eq!(checkpoint, step - 1);
+    assert!(step > 1 && checkpoint == Some(0), "{message}");
+    let parts = [&format!("step {step}"), "exit", "checkpoint is step 0"];
     assert!(
-        message.contains(&format!("step {step}")) && message.contains("exit"),
+        parts.iter().all(|part| message.contains(*part)),
         "{message}"
     );
-    assert!(run.next().is_none());
-    let folder = out.join(format!("checkpoints/step-{checkpoint:06}"));
-    let progress = fs::read_to_string(folder.join("progress.json")).unwrap();
-    let position: serde_json::Value = serde_json::from_str(&progress).unwrap();
-    let micro_batches = position["position"]["epoch"].as_u64().unwrap() * 4
-        + position["position"]["batch"].as_u64().unwrap();
+    assert!(run.next().is_none(), "a failed run does not go on");
+    assert_eq!(checkpoints(&site.path("run")), ["step-000000"]);
+    let saved = fs::read(site.path("run/checkpoints/step-000000/model.safetensors")).unwrap();
     assert_eq!(
-        micro_batches,
-        2 * checkpoint,
-        "the failed step's batches are read again"
+        saved,
+        fs::read(site.path("base/model.safetensors")).unwrap()
     );
-    assert!(Llama::from_pretrained(&folder, &device("cpu").unwrap()).is_ok());
+}
+
+#[test]
+fn ict_trains_the_new_heads_and_nothing_else() {
+    let site = Site::new();
+    site.undisturbed("run", Method::Ict);
+    let file = |name: &str| fs::read(site.path(name)).unwrap();
+    assert_eq!(
+        file("run/model/model.safetensors"),
+        file("base/model.safetensors")
+    );
+    let untrained = Trainer::new(model(), site.settings(Method::Ict).train).unwrap();
+    untrained
+        .trained()
+        .save_pretrained(site.path("untrained"), &SaveOptions::default())
+        .unwrap();
+    let (before, after) = (
+        file("untrained/exit_heads.safetensors"),
+        file("run/model/exit_heads.safetensors"),
+    );
+    assert_eq!(before.len(), after.len());
+    assert_ne!(before, after);
+    // Both folders load again, without soft.json too, and the heads are where they were.
+    for folder in ["run/model", "untrained"] {
+        let loaded = Llama::from_pretrained(site.path(folder), &device("cpu").unwrap()).unwrap();
+        let depths: Vec<_> = loaded
+            .exits_with_heads()
+            .iter()
+            .map(|exit| exit.depth())
+            .collect();
+        assert_eq!(depths, [1, 2]);
+    }
+}
+
+#[test]
+fn heads_and_methods_that_do_not_go_together_are_refused() {
+    let site = Site::new();
+    let with_heads = || model().with_exit_heads(&exits()).unwrap();
+    for (method, depths, part) in [
+        (Method::Soft, vec![1, 2, 4], "heads of its own at 1, 2"),
+        (Method::Sft, vec![1, 2, 4], "heads of its own at 1, 2"),
+        (Method::Ict, vec![1, 3, 4], "heads of its own at 1, 2"),
+        (Method::Ict, vec![4], "intermediate"),
+    ] {
+        let mut settings = site.settings(method).train;
+        settings.exits = Exits::new(depths).unwrap();
+        let message = Trainer::new(with_heads(), settings)
+            .unwrap_err()
+            .to_string();
+        assert!(message.contains(part), "{message}");
+    }
+    assert!(Trainer::new(with_heads(), site.settings(Method::Ict).train).is_ok());
 }
 
 #[test]
 fn settings_that_make_no_sense_are_named() {
-    let out = tempfile::tempdir().unwrap().path().join("run");
-    let mut bad = settings(Method::Soft);
-    bad.train.steps = 0;
-    let error = Run::start(&out, model(), bad, Counting::default(), vec![]).unwrap_err();
-    assert!(error.to_string().contains("steps is 0"), "{error}");
-    let mut bad = settings(Method::Soft);
-    bad.train.exits = Exits::new([2, 5]).unwrap();
-    let error = Run::start(&out, model(), bad, Counting::default(), vec![]).unwrap_err();
-    assert!(error.to_string().contains('5'), "{error}");
-    assert!(!out.exists());
+    let site = Site::new();
+    let refused = |edit: fn(&mut RunSettings), part: &str| {
+        let mut settings = site.settings(Method::Soft);
+        edit(&mut settings);
+        let message = site.start("run", settings).unwrap_err().to_string();
+        assert!(message.contains(part), "{message}");
+        assert!(!site.path("run").exists());
+    };
+    refused(|settings| settings.train.steps = 0, "steps is 0");
+    refused(
+        |settings| settings.keep_checkpoints = 0,
+        "keep_checkpoints is 0",
+    );
+    refused(
+        |settings| settings.validate_every = Some(0),
+        "validate_every is 0",
+    );
+    refused(
+        |settings| settings.train.exits = Exits::new([2, 5]).unwrap(),
+        "it is 5, the model has 4",
+    );
 }

@@ -5,7 +5,7 @@
 
 use thiserror::Error;
 
-use crate::{Batch, DecodeModel, Example, Exit, Exits, KvCache, TrainModel, sorted_loss};
+use crate::{Batch, DecodeModel, Example, Exit, Exits, KvCache, Target, TrainModel, sorted_loss};
 
 /// What a law needs to see of a model: inputs made, outputs read.
 pub trait Observed: TrainModel + DecodeModel {
@@ -218,7 +218,8 @@ impl<M: Observed> Laws<'_, M> {
         Ok(())
     }
 
-    /// The sorted loss is the mean of separately computed sub-model losses (equation 1).
+    /// The sorted loss is the mean of the sub-models' losses (equation 1), each computed here from
+    /// the logits of that sub-model alone.
     fn sorted_loss_is_the_mean(&self) -> Result<(), LawBroken> {
         const LAW: &str = "sorted loss = mean of the sub-models' losses";
         let batch = self.batch(LAW, &self.rows)?;
@@ -226,8 +227,8 @@ impl<M: Observed> Laws<'_, M> {
         let sorted = self.total_loss(LAW, &batch, &self.exits, &weights)?;
         let mut mean = 0.0;
         for exit in self.exits.iter() {
-            let alone = Exits::new([exit.depth()]).map_err(failed(LAW))?;
-            mean += self.total_loss(LAW, &batch, &alone, &[1.0])? / self.exits.len() as f64;
+            let logits = self.sub_model(LAW, &self.rows, exit)?;
+            mean += mean_cross_entropy(&logits, batch.targets()) / self.exits.len() as f64;
         }
         self.close(LAW, "loss".into(), mean, sorted)
     }
@@ -358,6 +359,17 @@ impl<M: Observed> Laws<'_, M> {
             found,
         })
     }
+}
+
+/// Mean of −log softmax at the targets, in nats.
+fn mean_cross_entropy(logits: &[Vec<Vec<f64>>], targets: &[Target]) -> f64 {
+    let nats = |target: &Target| {
+        let scores = &logits[target.row][target.position];
+        let highest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let sum: f64 = scores.iter().map(|score| (score - highest).exp()).sum();
+        highest + sum.ln() - scores[target.token as usize]
+    };
+    targets.iter().map(nats).sum::<f64>() / targets.len() as f64
 }
 
 type Values = Vec<Vec<Vec<f64>>>;

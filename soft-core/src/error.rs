@@ -15,6 +15,12 @@ pub enum ExitError {
     /// A step of 0 never ends.
     #[error("a step of 0 between exits: expected 1 or more")]
     ZeroStep,
+    /// More blocks than any model has: a slip, refused before memory is taken for it.
+    #[error("exit {depth} is deeper than any model: expected at most 100000")]
+    TooDeep {
+        /// The depth.
+        depth: usize,
+    },
     /// Depths must strictly increase.
     #[error("exits must strictly increase: {after} comes after {before}")]
     Unsorted {

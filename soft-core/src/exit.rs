@@ -88,12 +88,15 @@ impl Exits {
     /// Every `step`-th depth of `range`, and always its end, the full depth.
     ///
     /// # Errors
-    /// When `step` is 0, the range is empty or starts at 0.
+    /// When `step` is 0, the range is empty or starts at 0, or a depth is beyond all reason.
     pub fn every(step: usize, range: std::ops::RangeInclusive<usize>) -> Result<Self, ExitError> {
         if step == 0 {
             return Err(ExitError::ZeroStep);
         }
         let full = *range.end();
+        if full > MAX_DEPTH {
+            return Err(ExitError::TooDeep { depth: full });
+        }
         let mut depths: Vec<_> = range.step_by(step).collect();
         if depths.last().is_some_and(|&last| last != full) {
             depths.push(full);

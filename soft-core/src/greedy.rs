@@ -4,6 +4,8 @@
 //! cut back to their own lengths in the cache, and then continue each at its own position, so a
 //! row's answer does not depend on its company.
 
+use thiserror::Error;
+
 use crate::{Exit, KvCache, NestedModel};
 
 /// What decoding adds to a nested model.
@@ -41,23 +43,41 @@ pub struct GreedyLimits<'a> {
     pub stop_tokens: &'a [u32],
 }
 
+/// Why there is no answer.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum GreedyError<E: std::error::Error> {
+    /// Nothing to go on from.
+    #[error("prompt {row} has no tokens")]
+    EmptyPrompt {
+        /// Index of the prompt.
+        row: usize,
+    },
+    /// The model failed.
+    #[error(transparent)]
+    Model(#[from] E),
+}
+
 /// The greedy answer of sub-model `exit` to each prompt.
 ///
 /// # Errors
-/// As the model's own; a prompt without tokens is the model's to refuse.
+/// A prompt without tokens; the model's own errors, such as more positions than it was made for.
 pub fn greedy<M: DecodeModel>(
     model: &M,
     prompts: &[Vec<u32>],
     exit: Exit,
     limits: GreedyLimits,
-) -> Result<Vec<Vec<u32>>, M::Error> {
+) -> Result<Vec<Vec<u32>>, GreedyError<M::Error>> {
+    if let Some(row) = prompts.iter().position(Vec::is_empty) {
+        return Err(GreedyError::EmptyPrompt { row });
+    }
     let mut answers = vec![Vec::new(); prompts.len()];
     let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
     if limits.max_new_tokens == 0 || prompts.is_empty() {
         return Ok(answers);
     }
     // The last answer token is never fed back.
-    let capacity = longest + limits.max_new_tokens - 1;
+    let capacity = longest.saturating_add(limits.max_new_tokens - 1);
     let mut cache = model.empty_cache(prompts.len(), capacity)?;
     let mut open = vec![true; prompts.len()];
     let mut rows: Vec<Vec<u32>> = prompts
@@ -120,6 +140,18 @@ mod tests {
             text.push(best as u32);
         }
         text.split_off(prompt.len())
+    }
+
+    #[test]
+    fn a_prompt_without_tokens_is_refused() {
+        let model = ToyModel::new(2, 5, 9, 1);
+        let limits = GreedyLimits {
+            max_new_tokens: 1,
+            stop_tokens: &[],
+        };
+        let prompts = [vec![1], vec![]];
+        let error = greedy(&model, &prompts, Exit::new(2).unwrap(), limits).unwrap_err();
+        assert!(matches!(error, GreedyError::EmptyPrompt { row: 1 }));
     }
 
     proptest! {

@@ -38,7 +38,7 @@ pub mod toy;
 pub use batch::{Batch, BatchStream, Example, StreamPosition, Target};
 pub use error::{BatchError, ExitError};
 pub use exit::{Exit, Exits};
-pub use greedy::{DecodeModel, GreedyLimits, greedy};
+pub use greedy::{DecodeModel, GreedyError, GreedyLimits, greedy};
 pub use nested::{ExitHead, KvCache, NestedModel, TargetScores, TrainModel};
 pub use sorted::{
     AllExits, IntermediateExits, LastExit, SortedLoss, SortedLossOutput, sorted_loss,

@@ -152,6 +152,23 @@ pub trait TrainModel: NestedModel {
         targets: &Self::Targets,
     ) -> Result<TargetScores, Self::Error>;
 
+    /// [`target_scores`](Self::target_scores) of every exit on one batch, in one pass.
+    ///
+    /// # Errors
+    /// As the steps it is made of.
+    fn batch_scores(&self, batch: &Batch, exits: &Exits) -> Result<Vec<TargetScores>, Self::Error>
+    where
+        Self: Sized,
+    {
+        let (tokens, targets) = self.prepare(batch)?;
+        let mut scores = Vec::with_capacity(exits.len());
+        self.visit_exits(&tokens, exits, |exit, hidden| {
+            scores.push(self.target_scores(hidden, exit, &targets)?);
+            Ok(())
+        })?;
+        Ok(scores)
+    }
+
     /// Σ weight · loss. `terms` is never empty.
     fn weighted_sum(&self, terms: &[(f64, Self::Loss)]) -> Self::Loss;
 }

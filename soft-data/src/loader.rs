@@ -12,7 +12,7 @@ use crate::shuffle::{Purpose, shuffle};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LoaderConfig {
-    /// Rows in a micro-batch. Default 4: the paper's 32 rows in 8 accumulated parts.
+    /// Rows in a micro-batch. Default 4, which a laptop holds.
     pub batch_size: usize,
     /// Seed of the order. Default 42, the paper's.
     pub seed: u64,

@@ -34,16 +34,10 @@ pub fn exit_scores<M: TrainModel>(
 ) -> Result<Vec<ExitScores>, M::Error> {
     let mut sums = vec![TargetScores::default(); exits.len()];
     for batch in batches {
-        let (tokens, targets) = model.prepare(batch)?;
-        let mut sum = sums.iter_mut();
-        model.visit_exits(&tokens, exits, |exit, hidden| {
-            let scores = model.target_scores(hidden, exit, &targets)?;
-            if let Some(sum) = sum.next() {
-                sum.nats += scores.nats;
-                sum.correct += scores.correct;
-            }
-            Ok(())
-        })?;
+        for (sum, scores) in sums.iter_mut().zip(model.batch_scores(batch, exits)?) {
+            sum.nats += scores.nats;
+            sum.correct += scores.correct;
+        }
         progress();
     }
     let tokens: usize = batches.iter().map(Batch::supervised_tokens).sum();

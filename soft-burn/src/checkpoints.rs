@@ -1,0 +1,126 @@
+//! The checkpoints of a run: model folders with optimiser and place in the data.
+//!
+//! `step-000100` is whole or not there; so is what replaces it. Knows nothing of logs or when a
+//! checkpoint is due.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+use soft_core::StreamPosition;
+
+use crate::folder::{new_folder, read_json, remove_folder, write_json};
+use crate::optimizer::NamedAdamW;
+use crate::pretrained::SaveOptions;
+use crate::settings::TrainSettings;
+use crate::trainer::Trainer;
+use crate::{Error, Llama};
+
+const OPTIMIZER: &str = "optimizer.safetensors";
+const PROGRESS: &str = "progress.json";
+
+/// Where a checkpoint stands.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Progress {
+    steps_done: u64,
+    position: StreamPosition,
+}
+
+/// The folder that holds a run's checkpoints; it need not exist yet.
+#[derive(Debug)]
+pub(crate) struct Checkpoints(pub PathBuf);
+
+impl Checkpoints {
+    /// Writes the trainer's state, and the place its next batch comes from, unless that step has
+    /// a checkpoint already; then keeps the newest `keep`.
+    pub fn save(
+        &self,
+        trainer: &Trainer,
+        position: StreamPosition,
+        options: &SaveOptions,
+        keep: usize,
+    ) -> Result<PathBuf, Error> {
+        let steps_done = trainer.steps_done();
+        let path = self.0.join(format!("step-{steps_done:06}"));
+        if !path.exists() {
+            new_folder(&path, |partial| {
+                trainer.check_weights()?;
+                trainer.trained().write_into(partial, options)?;
+                trainer.optimizer().save(&partial.join(OPTIMIZER))?;
+                write_json(
+                    &partial.join(PROGRESS),
+                    &Progress {
+                        steps_done,
+                        position,
+                    },
+                )
+            })?;
+        }
+        let all = self.list()?;
+        for (_, old) in &all[..all.len().saturating_sub(keep)] {
+            remove_folder(old)?;
+        }
+        Ok(path)
+    }
+
+    /// The newest checkpoint's step and folder.
+    pub fn newest(&self) -> Result<Option<(u64, PathBuf)>, Error> {
+        Ok(self.list()?.pop())
+    }
+
+    /// Reads the checkpoint in `folder`.
+    pub fn load(
+        folder: &Path,
+        settings: &TrainSettings,
+        device: &Device,
+    ) -> Result<(Trainer, StreamPosition), Error> {
+        let progress: Progress = read_json(&folder.join(PROGRESS))?;
+        let model = Llama::from_pretrained(folder, device)?;
+        let optimizer = NamedAdamW::load(settings.optimizer, &folder.join(OPTIMIZER), device)?;
+        let trainer = Trainer::at_step(model, settings.clone(), optimizer, progress.steps_done)?;
+        Ok((trainer, progress.position))
+    }
+
+    /// Removes what kills left half written or half removed.
+    pub fn sweep(&self) -> Result<(), Error> {
+        for path in self.entries()? {
+            let hidden = path
+                .file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with('.'));
+            if hidden {
+                fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whole checkpoints, oldest first, each with its step.
+    fn list(&self) -> Result<Vec<(u64, PathBuf)>, Error> {
+        let step = |path: &PathBuf| {
+            path.file_name()?
+                .to_str()?
+                .strip_prefix("step-")?
+                .parse()
+                .ok()
+        };
+        let mut found: Vec<(u64, PathBuf)> = self
+            .entries()?
+            .into_iter()
+            .filter_map(|path| Some((step(&path)?, path)))
+            .collect();
+        found.sort();
+        Ok(found)
+    }
+
+    fn entries(&self) -> Result<Vec<PathBuf>, Error> {
+        if !self.0.exists() {
+            return Ok(Vec::new());
+        }
+        let entries = fs::read_dir(&self.0).map_err(Error::io("read", &self.0))?;
+        entries
+            .map(|entry| Ok(entry.map_err(Error::io("read", &self.0))?.path()))
+            .collect()
+    }
+}
