@@ -56,10 +56,13 @@ fn rows_that_are_no_rows() {
     let root = tempfile::tempdir().unwrap();
     let out = root.path().join("out");
     for (content, parts) in [
-        (String::new(), vec!["rows.jsonl", "no rows"]),
+        (
+            String::new(),
+            vec!["rows.jsonl", "expected at least one row"],
+        ),
         (
             format!("{GOOD}\n{{\"prompt\": "),
-            vec!["rows.jsonl", "line 2"],
+            vec!["rows.jsonl:2:", "malformed JSON"],
         ),
         (
             format!("{GOOD}\n{{\"prompt\": \"a\"}}"),
@@ -82,7 +85,7 @@ fn rows_that_are_no_rows() {
         &data,
         &out,
         &["--format", "alpaca"],
-        &["rows.jsonl", "line"],
+        &["rows.jsonl:2:", "malformed JSON"],
     );
 }
 

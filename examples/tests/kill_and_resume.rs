@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -74,7 +74,20 @@ fn outcome(out: &Path) -> (Vec<Value>, Vec<u8>) {
     )
 }
 
-/// Steps the log has seen.
+/// Knuth's linear congruential generator: which moments it picks may differ from run to run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % limit
+    }
+}
+
+/// Lines the log has.
 fn logged(out: &Path) -> usize {
     fs::read_to_string(out.join("log.jsonl")).map_or(0, |log| log.lines().count())
 }
@@ -86,41 +99,39 @@ fn ten_kills_change_nothing() {
     write_rows(&data);
 
     let whole = root.path().join("whole");
-    let started = Instant::now();
     assert!(finetune(&data, &whole, false).wait().unwrap().success());
-    let duration = started.elapsed();
     let expected = outcome(&whole);
 
     let killed = root.path().join("killed");
-    // Pseudo-random moments; which ones they are depends on the machine's speed, and may.
-    let mut random = u64::from(std::process::id());
-    let mut kills = 0;
+    let seed = std::process::id();
+    println!("seed {seed}");
+    let mut random = Random(seed.into());
+    let (mut kills, mut after_a_checkpoint) = (0, 0);
     while kills < KILLS {
         let mut child = finetune(&data, &killed, killed.exists());
-        random = random
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        let share = (random >> 40) as f64 / f64::from(1 << 24);
-        // Every attempt gets a little further, so that the kills spread over the run.
-        let patience = duration.mul_f64(share * 0.35).max(Duration::from_millis(1));
-        std::thread::sleep(patience);
-        if child.try_wait().unwrap().is_some() {
-            // It finished before the kill: put it back to its newest checkpoint and kill again.
-            fs::remove_dir_all(killed.join("model")).unwrap();
-        } else {
-            child.kill().unwrap();
-            kills += 1;
+        // So many more lines of the log, and then a moment within the step that follows.
+        let goal = logged(&killed) + random.below(12) as usize;
+        while logged(&killed) < goal && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(2));
         }
+        std::thread::sleep(Duration::from_millis(random.below(40)));
+        if child.try_wait().unwrap().is_some() {
+            // It finished before the kill: take the finish back and kill again.
+            fs::remove_dir_all(killed.join("model")).unwrap();
+            continue;
+        }
+        child.kill().unwrap();
         child.wait().unwrap();
+        kills += 1;
+        after_a_checkpoint += u32::from(killed.join("checkpoints").exists());
     }
-    println!("{} lines logged before the last resume", logged(&killed));
+    println!("{after_a_checkpoint} of {KILLS} kills fell after a checkpoint");
     assert!(
-        finetune(&data, &killed, killed.exists())
-            .wait()
-            .unwrap()
-            .success()
+        after_a_checkpoint > KILLS / 2,
+        "seed {seed}: the kills came too early to mean much"
     );
+    assert!(finetune(&data, &killed, true).wait().unwrap().success());
     let found = outcome(&killed);
-    assert_eq!(found.0, expected.0, "the logs differ");
-    assert!(found.1 == expected.1, "the weights differ");
+    assert_eq!(found.0, expected.0, "seed {seed}: the logs differ");
+    assert!(found.1 == expected.1, "seed {seed}: the weights differ");
 }
