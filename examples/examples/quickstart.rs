@@ -58,7 +58,10 @@ fn main() -> Result<()> {
     }
     print_scores(&quickstart.exits, &measured);
     quickstart.print_answers(&measured);
-    println!("\nmodel: {}", soft.display());
+    println!(
+        "\nSFT+ICT spends half of its steps on SFT and half on the heads, so that all three cost the same."
+    );
+    println!("model: {}", soft.display());
     println!("log:   {}", out.join("soft/log.jsonl").display());
     Ok(())
 }

@@ -135,3 +135,40 @@ fn ten_kills_change_nothing() {
     assert_eq!(found.0, expected.0, "seed {seed}: the logs differ");
     assert!(found.1 == expected.1, "seed {seed}: the weights differ");
 }
+
+/// Ctrl-C is no kill: the step in hand is finished, a checkpoint written, and the exit clean.
+#[cfg(unix)]
+#[test]
+fn ctrl_c_writes_a_checkpoint_and_exits_cleanly() {
+    let root = tempfile::tempdir().unwrap();
+    let data = root.path().join("rows.jsonl");
+    write_rows(&data);
+    let (whole, stopped) = (root.path().join("whole"), root.path().join("stopped"));
+    assert!(finetune(&data, &whole, false).wait().unwrap().success());
+
+    let mut child = finetune(&data, &stopped, false);
+    while logged(&stopped) < 9 {
+        assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let interrupt = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status();
+    assert!(interrupt.unwrap().success());
+    assert!(child.wait().unwrap().success(), "Ctrl-C is a clean exit");
+    assert!(!stopped.join("model").exists(), "the run is not finished");
+
+    let steps = fs::read_to_string(stopped.join("log.jsonl")).unwrap();
+    let steps = steps
+        .lines()
+        .filter(|line| line.contains("\"train\""))
+        .count();
+    assert!(
+        stopped
+            .join(format!("checkpoints/step-{steps:06}"))
+            .exists(),
+        "{steps} steps"
+    );
+    assert!(finetune(&data, &stopped, true).wait().unwrap().success());
+    assert!(outcome(&stopped) == outcome(&whole));
+}

@@ -405,25 +405,8 @@ fn first_exit(exits: &Exits) -> Exit {
 mod tests {
     use super::*;
     use crate::NestedModel;
-    use crate::toy::{ToyHidden, ToyModel};
+    use crate::toy::ToyModel;
     use proptest::prelude::*;
-
-    impl Observed for ToyModel {
-        fn logit_values(&self, logits: &Values) -> Values {
-            logits.clone()
-        }
-
-        fn loss_value(&self, loss: &f64) -> f64 {
-            *loss
-        }
-
-        fn concat(&self, parts: Vec<ToyHidden>) -> ToyHidden {
-            let rows = parts[0].len();
-            (0..rows)
-                .map(|row| parts.iter().flat_map(|part| part[row].clone()).collect())
-                .collect()
-        }
-    }
 
     const VOCAB: u32 = 7;
 
@@ -442,25 +425,6 @@ mod tests {
             let laws = Laws { model: &model, rows, exits, tolerance: 1e-9 };
             laws.check().unwrap();
         }
-    }
-
-    /// The laws would be worth nothing if a wrong model passed them.
-    #[test]
-    fn a_cache_that_remembers_too_much_is_caught() {
-        let model = ToyModel::new(3, 5, VOCAB as usize, 1);
-        let laws = Laws {
-            model: &model,
-            rows: vec![vec![1, 2, 3, 4, 5], vec![5, 4, 3, 2, 1]],
-            exits: Exits::new([1, 3]).unwrap(),
-            tolerance: 1e-9,
-        };
-        let exit = laws.exits.last();
-        let mut cache = model.empty_cache(2, 10).unwrap();
-        laws.cached("stale", &laws.rows, exit, &mut cache).unwrap();
-        let stale = laws.cached("stale", &laws.rows, exit, &mut cache).unwrap();
-        let whole = laws.sub_model("stale", &laws.rows, exit).unwrap();
-        let error = laws.same("stale", &whole, &stale).unwrap_err();
-        assert!(error.to_string().contains("row 0, position 0"), "{error}");
     }
 
     #[test]

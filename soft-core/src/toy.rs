@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use thiserror::Error;
 
+use crate::conformance::Observed;
 use crate::{
     Batch, BatchError, DecodeModel, Exit, KvCache, NestedModel, Target, TargetScores, TrainModel,
 };
@@ -262,6 +263,23 @@ impl DecodeModel for ToyModel {
         let logits = self.logits(hidden, exit)?;
         let best = |(row, &position): (&Vec<Vec<f64>>, &usize)| best_token(&row[position]);
         Ok(logits.iter().zip(positions).map(best).collect())
+    }
+}
+
+impl Observed for ToyModel {
+    fn logit_values(&self, logits: &ToyHidden) -> ToyHidden {
+        logits.clone()
+    }
+
+    fn loss_value(&self, loss: &f64) -> f64 {
+        *loss
+    }
+
+    fn concat(&self, parts: Vec<ToyHidden>) -> ToyHidden {
+        let rows = parts[0].len();
+        (0..rows)
+            .map(|row| parts.iter().flat_map(|part| part[row].clone()).collect())
+            .collect()
     }
 }
 
