@@ -1,19 +1,13 @@
 //! Wrong input to the programs: exit status 1 or 2, one clear error, nothing left behind, nothing
 //! overwritten.
 
+mod programs;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-fn example(name: &str) -> Command {
-    let test = std::env::current_exe().unwrap();
-    let profile = test.parent().and_then(Path::parent).unwrap();
-    Command::new(profile.join("examples").join(name))
-}
-
-fn tiny_llama() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tiny-llama")
-}
+use programs::{example, tiny_llama};
 
 /// Runs finetune on `data` with further arguments; it must fail and say all of `parts`.
 #[track_caller]

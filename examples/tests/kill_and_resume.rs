@@ -2,29 +2,22 @@
 //!
 //! The real program, the real signal (SIGKILL, which nothing can catch), the committed tiny model.
 
+mod programs;
+
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+
+use programs::{example, tiny_llama};
 
 use serde_json::Value;
 
 const KILLS: u32 = 10;
 const STEPS: &str = "60";
 
-/// The example `name`, which cargo built beside this test.
-fn example(name: &str) -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let profile = test.parent().and_then(Path::parent).unwrap();
-    profile.join("examples").join(name)
-}
-
-fn tiny_llama() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tiny-llama")
-}
-
 fn finetune(data: &Path, out: &Path, resume: bool) -> Child {
-    let mut command = Command::new(example("finetune"));
+    let mut command = example("finetune");
     command
         .arg("--model")
         .arg(tiny_llama())

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::rows::{Field, describe, read_json};
+use crate::rows::{Field, describe, read_json, records};
 use crate::{DataError, Record};
 
 /// The prompt for an instruction; `input` may be empty.
@@ -51,15 +51,7 @@ pub fn read_alpaca(path: impl AsRef<Path>) -> Result<Vec<Record>, DataError> {
             found: describe(&file),
         });
     };
-    if rows.is_empty() {
-        return Err(DataError::NoRows {
-            path: path.to_owned(),
-        });
-    }
-    rows.iter()
-        .enumerate()
-        .map(|(index, value)| record(&Field::of_row(path, index + 1, value), index + 1))
-        .collect()
+    records(path, rows, record)
 }
 
 fn record(row: &Field, number: usize) -> Result<Record, DataError> {

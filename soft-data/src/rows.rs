@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::DataError;
+use crate::{DataError, Record};
 
 /// The text of a file, without a byte order mark.
 pub(crate) fn read_text(path: &Path) -> Result<String, DataError> {
@@ -148,6 +148,23 @@ pub(crate) fn describe(value: &Value) -> String {
             format!("an object with {}", keys.join(", "))
         }
     }
+}
+
+/// The records of an array of rows, numbered from 1; an empty array is an error.
+pub(crate) fn records(
+    path: &Path,
+    rows: &[Value],
+    record: impl Fn(&Field, usize) -> Result<Record, DataError>,
+) -> Result<Vec<Record>, DataError> {
+    if rows.is_empty() {
+        return Err(DataError::NoRows {
+            path: path.to_owned(),
+        });
+    }
+    let numbered = rows.iter().zip(1..);
+    numbered
+        .map(|(value, number)| record(&Field::of_row(path, number, value), number))
+        .collect()
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@
 
 use std::path::Path;
 
-use crate::rows::{Field, describe, read_json};
+use crate::rows::{Field, describe, read_json, records};
 use crate::{DataError, Record, TriviaQuestion};
 
 /// The prompt for a question: `Question: {question}\nAnswer:`.
@@ -36,15 +36,7 @@ pub fn read_trivia_qa(path: impl AsRef<Path>) -> Result<Vec<Record>, DataError> 
             found: describe(&file),
         });
     };
-    if rows.is_empty() {
-        return Err(DataError::NoRows {
-            path: path.to_owned(),
-        });
-    }
-    rows.iter()
-        .enumerate()
-        .map(|(index, value)| record(&Field::of_row(path, index + 1, value), index + 1))
-        .collect()
+    records(path, rows, record)
 }
 
 fn record(row: &Field, number: usize) -> Result<Record, DataError> {

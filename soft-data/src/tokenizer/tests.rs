@@ -212,7 +212,7 @@ fn refuses_tokens_that_do_not_exist_or_do_not_fit() {
     ));
 }
 
-/// `SOFT_MODEL=/tmp/smollm2 cargo test -p soft-data -- --ignored`, with any real model folder.
+/// `SOFT_MODEL=path/to/model cargo test -p soft-data -- --ignored`, with any real model folder.
 #[test]
 #[ignore = "needs a model folder"]
 fn a_real_tokenizer_loads() {

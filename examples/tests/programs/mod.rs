@@ -1,0 +1,16 @@
+//! The programs under test, as cargo built them beside the tests, and the model they run on.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The example `name`.
+pub fn example(name: &str) -> Command {
+    let test = std::env::current_exe().unwrap();
+    let profile = test.parent().and_then(Path::parent).unwrap();
+    Command::new(profile.join("examples").join(name))
+}
+
+/// The committed model of the quickstart.
+pub fn tiny_llama() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tiny-llama")
+}
