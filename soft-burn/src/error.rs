@@ -18,14 +18,14 @@ pub enum Error {
         expected: Vec<&'static str>,
     },
     /// A file or folder could not be read or written.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {reason}", path.display())]
     Io {
         /// What was tried: "read", "write", ...
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
         /// The reason.
-        source: std::io::Error,
+        reason: std::io::Error,
     },
     /// An output folder is there already and would be overwritten.
     #[error("{} is there already: name a new folder, or remove it first", path.display())]
@@ -34,12 +34,12 @@ pub enum Error {
         path: PathBuf,
     },
     /// A JSON file that is malformed or lacks something.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {reason}", path.display())]
     Json {
         /// The file.
         path: PathBuf,
         /// What serde found, with line and column.
-        source: serde_json::Error,
+        reason: serde_json::Error,
     },
     /// A config.json of a model that this library does not compute.
     #[error("{}: {key} is {found}: expected {expected}", path.display())]
@@ -249,16 +249,16 @@ impl Error {
         path: impl Into<PathBuf>,
     ) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
-        move |source| Self::Io {
+        move |reason| Self::Io {
             action,
             path,
-            source,
+            reason,
         }
     }
 
     /// For `map_err`: a JSON error with its path.
     pub(crate) fn json(path: impl Into<PathBuf>) -> impl FnOnce(serde_json::Error) -> Self {
         let path = path.into();
-        move |source| Self::Json { path, source }
+        move |reason| Self::Json { path, reason }
     }
 }
