@@ -35,7 +35,10 @@ fn refused(data: &Path, out: &Path, arguments: &[&str], parts: &[&str]) {
         assert!(error.contains(part), "{part:?} is not in: {error}");
     }
     assert!(!error.contains("panicked"), "{error}");
-    assert!(!error.contains("Caused by"), "the reason is said twice: {error}");
+    assert!(
+        !error.contains("Caused by"),
+        "the reason is said twice: {error}"
+    );
 }
 
 const GOOD: &str = r#"{"prompt": "question : where", "response": "in"}"#;
