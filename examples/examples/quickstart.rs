@@ -59,7 +59,7 @@ fn main() -> Result<()> {
     print_scores(&quickstart.exits, &measured);
     quickstart.print_answers(&measured);
     println!(
-        "\nSFT+ICT spends half of its steps on SFT and half on the heads, so that all three cost the same."
+        "\nSFT+ICT spends half of its steps on SFT and half on the heads, so that all three take as many steps."
     );
     println!("model: {}", soft.display());
     println!("log:   {}", out.join("soft/log.jsonl").display());
