@@ -7,19 +7,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use programs::{example, tiny_llama};
+use programs::{example, finetune, tiny_llama};
 
 /// Runs finetune on `data` with further arguments; it must fail and say all of `parts`.
 #[track_caller]
 fn refused(data: &Path, out: &Path, arguments: &[&str], parts: &[&str]) {
-    let mut command = example("finetune");
-    command
-        .arg("--model")
-        .arg(tiny_llama())
-        .arg("--data")
-        .arg(data)
-        .arg("--out")
-        .arg(out);
+    let mut command = finetune(data, out);
     if !arguments.contains(&"--format") {
         command.args(["--format", "jsonl"]);
     }
@@ -149,7 +142,7 @@ fn a_disk_that_fills_up_leaves_no_half_checkpoint() {
         file(root.path(), &format!("{GOOD}\n{GOOD}")),
         root.path().join("out"),
     );
-    let finetune = example("finetune");
+    let limited = finetune(&data, &out);
     let arguments = [
         "--format",
         "jsonl",
@@ -161,18 +154,8 @@ fn a_disk_that_fills_up_leaves_no_half_checkpoint() {
         "1",
     ];
     let mut command = Command::new("sh");
-    command
-        .arg("-c")
-        .arg("trap '' XFSZ; ulimit -f 512; exec \"$@\"")
-        .arg("sh")
-        .arg(finetune.get_program());
-    command
-        .arg("--model")
-        .arg(tiny_llama())
-        .arg("--data")
-        .arg(&data)
-        .arg("--out")
-        .arg(&out);
+    command.args(["-c", "trap '' XFSZ; ulimit -f 512; exec \"$@\"", "sh"]);
+    command.arg(limited.get_program()).args(limited.get_args());
     let output = command.args(arguments).output().unwrap();
     let error = String::from_utf8(output.stderr).unwrap();
     assert!(!output.status.success());
@@ -187,14 +170,7 @@ fn a_disk_that_fills_up_leaves_no_half_checkpoint() {
         "a half-written checkpoint was left behind"
     );
     // With room again the run goes on.
-    let mut again = example("finetune");
-    again
-        .arg("--model")
-        .arg(tiny_llama())
-        .arg("--data")
-        .arg(&data)
-        .arg("--out")
-        .arg(&out);
+    let mut again = finetune(&data, &out);
     assert!(
         again
             .args(arguments)

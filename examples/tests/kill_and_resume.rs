@@ -9,22 +9,13 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use programs::{example, tiny_llama};
-
 use serde_json::Value;
 
 const KILLS: u32 = 10;
 const STEPS: &str = "60";
 
 fn finetune(data: &Path, out: &Path, resume: bool) -> Child {
-    let mut command = example("finetune");
-    command
-        .arg("--model")
-        .arg(tiny_llama())
-        .arg("--data")
-        .arg(data)
-        .arg("--out")
-        .arg(out);
+    let mut command = programs::finetune(data, out);
     command.args([
         "--format", "jsonl", "--exits", "2:8:2", "--steps", STEPS, "--lr", "1e-3",
     ]);

@@ -10,6 +10,14 @@ pub fn example(name: &str) -> Command {
     Command::new(profile.join("examples").join(name))
 }
 
+/// `finetune` on the quickstart's model; what else it needs the caller adds.
+pub fn finetune(data: &Path, out: &Path) -> Command {
+    let mut command = example("finetune");
+    command.arg("--model").arg(tiny_llama());
+    command.arg("--data").arg(data).arg("--out").arg(out);
+    command
+}
+
 /// The committed model of the quickstart.
 pub fn tiny_llama() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tiny-llama")
