@@ -1,4 +1,4 @@
-//! What can be wrong with exits, batches and weights, said once and clearly.
+//! What can be wrong with exits, batches and samplers, said once and clearly.
 
 use thiserror::Error;
 
@@ -91,6 +91,36 @@ pub enum BatchError {
         /// The token id found.
         token: u32,
         /// Number of tokens the model knows.
+        vocab: usize,
+    },
+}
+
+/// A sampler that is none, or scores it cannot sample from.
+#[derive(Debug, Clone, PartialEq, Error)]
+#[non_exhaustive]
+pub enum SamplingError {
+    /// A setting outside its range.
+    #[error("sampling: {key} must be {expected}, found {found}")]
+    Setting {
+        /// The setting.
+        key: &'static str,
+        /// What it may be.
+        expected: &'static str,
+        /// What it is.
+        found: f64,
+    },
+    /// The model's score of a token is not a number, or above all numbers.
+    #[error("token {token} has the score {score}: expected a finite number, or -inf for never")]
+    Score {
+        /// The token id.
+        token: u32,
+        /// Its score, after the repetition penalty.
+        score: f64,
+    },
+    /// Every token is ruled out.
+    #[error("no token can be sampled: expected a score above -inf among {vocab}")]
+    NothingPossible {
+        /// Number of scores.
         vocab: usize,
     },
 }

@@ -10,6 +10,7 @@
 //! | what a model must offer | [`NestedModel`], [`ExitHead`], [`KvCache`], [`TrainModel`] |
 //! | the loss and its schedules | [`sorted_loss`], [`SortedLoss`], [`AllExits`], [`LastExit`] |
 //! | plain greedy answers of a sub-model | [`greedy`](greedy()), [`DecodeModel`] |
+//! | how the next token is chosen | [`Sampling`], [`Distribution`], [`RowRng`] |
 //! | rows to learn from | [`Example`], [`Batch`], [`BatchStream`] |
 //! | laws every backend obeys, a toy model | modules `conformance` and `toy`, feature `conformance` |
 //!
@@ -27,19 +28,25 @@
 mod batch;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+mod distribution;
 mod error;
 mod exit;
 mod greedy;
 mod nested;
+mod row_rng;
+mod sampling;
 mod sorted;
 #[cfg(any(test, feature = "conformance"))]
 pub mod toy;
 
 pub use batch::{Batch, BatchStream, Example, StreamPosition, Target};
-pub use error::{BatchError, ExitError};
+pub use distribution::Distribution;
+pub use error::{BatchError, ExitError, SamplingError};
 pub use exit::{Exit, Exits};
 pub use greedy::{DecodeModel, GreedyError, GreedyLimits, greedy};
 pub use nested::{ExitHead, KvCache, NestedModel, TargetScores, TrainModel};
+pub use row_rng::RowRng;
+pub use sampling::Sampling;
 pub use sorted::{
     AllExits, IntermediateExits, LastExit, SortedLoss, SortedLossOutput, sorted_loss,
 };

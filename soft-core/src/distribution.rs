@@ -1,0 +1,172 @@
+//! Which tokens can come next, and how likely each is.
+//!
+//! Knows nothing of logits, models or why a token is left out. Source of the residual: Leviathan,
+//! Kalman, Matias, *Fast Inference from Transformers via Speculative Decoding*, arXiv 2211.17192,
+//! section 2.3.
+
+use crate::RowRng;
+
+/// A probability distribution over token ids: only tokens that can be sampled, at least one.
+///
+/// ```
+/// use soft_core::{RowRng, Sampling};
+///
+/// let sampling = Sampling { temperature: 1.0, top_k: Some(2), ..Sampling::greedy() };
+/// let next = sampling.distribution(&[0.0, 3.0_f32.ln(), -1.0], &[])?;
+/// assert!((next.probability(1) - 0.75).abs() < 1e-6 && next.probability(2) == 0.0);
+/// assert!(next.sample(&mut RowRng::new(1)) < 2);
+/// # Ok::<(), soft_core::SamplingError>(())
+/// ```
+// Token ids strictly increase, probabilities are positive and sum to 1 up to rounding.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Distribution(Vec<(u32, f64)>);
+
+impl Distribution {
+    /// All probability on `token`: what greedy decoding samples from.
+    pub fn point(token: u32) -> Self {
+        Self(vec![(token, 1.0)])
+    }
+
+    /// Probabilities in proportion to finite `weights`, whose token ids strictly increase; `None`
+    /// when no weight is positive.
+    pub(crate) fn in_proportion(mut weights: Vec<(u32, f64)>) -> Option<Self> {
+        debug_assert!(weights.is_sorted_by(|a, b| a.0 < b.0));
+        let total: f64 = weights.iter().map(|&(_, weight)| weight).sum();
+        for (_, weight) in &mut weights {
+            *weight /= total;
+        }
+        // What a division made 0, or 0 by 0 not a number, cannot be sampled.
+        weights.retain(|&(_, probability)| probability > 0.0);
+        (!weights.is_empty()).then_some(Self(weights))
+    }
+
+    /// How likely `token` is: 0 when it cannot be sampled.
+    pub fn probability(&self, token: u32) -> f64 {
+        match self.0.binary_search_by_key(&token, |&(token, _)| token) {
+            Ok(index) => self.0[index].1,
+            Err(_) => 0.0,
+        }
+    }
+
+    /// The most likely token; of equally likely ones the lowest id.
+    pub fn best(&self) -> u32 {
+        let higher = |best: (u32, f64), next: (u32, f64)| if next.1 > best.1 { next } else { best };
+        self.iter().fold(self.0[0], higher).0
+    }
+
+    /// The tokens that can be sampled with their probabilities, lowest id first.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (u32, f64)> + '_ {
+        self.0.iter().copied()
+    }
+
+    /// A token drawn from this distribution. Takes one number from `rng`, also when there is but
+    /// one token, so that a row's stream does not depend on what the model was sure of.
+    pub fn sample(&self, rng: &mut RowRng) -> u32 {
+        let mut left = rng.uniform();
+        for (token, probability) in self.iter() {
+            if left < probability {
+                return token;
+            }
+            left -= probability;
+        }
+        // The probabilities sum to a rounding error less than 1.
+        self.0[self.0.len() - 1].0
+    }
+
+    /// What is left of this distribution p after a token of `draft`, q, was rejected:
+    /// max(0, p - q), normalised.
+    ///
+    /// Nothing is left exactly when p ≤ q everywhere, that is when both are equal; then nothing is
+    /// rejected either, save by rounding, and p itself is returned.
+    #[must_use]
+    pub fn residual(&self, draft: &Self) -> Self {
+        let mut drafted = draft.iter().peekable();
+        let excess = self.iter().filter_map(|(token, full)| {
+            while drafted.next_if(|&(other, _)| other < token).is_some() {}
+            let drafted = drafted.next_if(|&(other, _)| other == token);
+            let excess = full - drafted.map_or(0.0, |(_, probability)| probability);
+            (excess > 0.0).then_some((token, excess))
+        });
+        Self::in_proportion(excess.collect()).unwrap_or_else(|| self.clone())
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Distributions over up to 12 tokens, some of them impossible.
+    pub(crate) fn distributions() -> impl Strategy<Value = Distribution> {
+        let weight = prop_oneof![Just(0.0), Just(1.0), 0.0..1.0, 0.0..1e-9];
+        proptest::collection::vec(weight, 1..12).prop_filter_map("all weights 0", |weights| {
+            Distribution::in_proportion((0..).zip(weights).collect())
+        })
+    }
+
+    fn total(distribution: &Distribution) -> f64 {
+        distribution
+            .iter()
+            .map(|(_, probability)| probability)
+            .sum()
+    }
+
+    #[test]
+    fn a_point_is_certain() {
+        let point = Distribution::point(7);
+        assert_eq!((point.best(), point.probability(7)), (7, 1.0));
+        assert_eq!(point.probability(6), 0.0);
+        assert_eq!(point.sample(&mut RowRng::new(3)), 7);
+    }
+
+    #[test]
+    fn tokens_without_weight_are_left_out() {
+        let made = Distribution::in_proportion(vec![(1, 0.0), (4, 3.0), (9, 1.0)]).unwrap();
+        assert_eq!(made.iter().collect::<Vec<_>>(), [(4, 0.75), (9, 0.25)]);
+        assert_eq!(Distribution::in_proportion(vec![(1, 0.0)]), None);
+        assert_eq!(Distribution::in_proportion(vec![]), None);
+    }
+
+    #[test]
+    fn of_equally_likely_tokens_the_lowest_is_best() {
+        let made = Distribution::in_proportion(vec![(2, 1.0), (3, 2.0), (5, 2.0)]).unwrap();
+        assert_eq!(made.best(), 3);
+    }
+
+    #[test]
+    fn residuals_by_hand() {
+        let full = Distribution::in_proportion(vec![(0, 0.5), (1, 0.25), (2, 0.25)]).unwrap();
+        let draft = Distribution::in_proportion(vec![(0, 0.25), (1, 0.75)]).unwrap();
+        let residual = full.residual(&draft);
+        assert_eq!(residual.iter().collect::<Vec<_>>(), [(0, 0.5), (2, 0.5)]);
+        assert_eq!(full.residual(&Distribution::point(8)), full);
+    }
+
+    proptest! {
+        #[test]
+        fn samples_are_possible_and_repeatable(made in distributions(), seed: u64) {
+            let (mut rng, mut again) = (RowRng::new(seed), RowRng::new(seed));
+            for _ in 0..20 {
+                let token = made.sample(&mut rng);
+                prop_assert!(made.probability(token) > 0.0);
+                prop_assert_eq!(token, made.sample(&mut again));
+            }
+        }
+
+        #[test]
+        fn residuals_are_distributions(full in distributions(), draft in distributions()) {
+            let residual = full.residual(&draft);
+            prop_assert!((total(&residual) - 1.0).abs() < 1e-12);
+            prop_assert!(residual.0.is_sorted_by(|a, b| a.0 < b.0));
+            for (token, probability) in residual.iter() {
+                prop_assert!(probability > 0.0);
+                prop_assert!(full == residual || full.probability(token) > draft.probability(token));
+            }
+        }
+
+        #[test]
+        fn nothing_is_left_of_equal_distributions(full in distributions()) {
+            prop_assert_eq!(full.residual(&full), full);
+        }
+    }
+}
