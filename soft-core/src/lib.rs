@@ -11,6 +11,7 @@
 //! | the loss and its schedules | [`sorted_loss`], [`SortedLoss`], [`AllExits`], [`LastExit`] |
 //! | plain greedy answers of a sub-model | [`greedy`](greedy()), [`DecodeModel`] |
 //! | how the next token is chosen | [`Sampling`], [`Distribution`], [`RowRng`] |
+//! | exact speculative sampling | [`check_draft`], [`Checked`] |
 //! | rows to learn from | [`Example`], [`Batch`], [`BatchStream`] |
 //! | laws every backend obeys, a toy model | modules `conformance` and `toy`, feature `conformance` |
 //!
@@ -25,6 +26,7 @@
 //! # Ok::<(), soft_core::ExitError>(())
 //! ```
 
+mod acceptance;
 mod batch;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
@@ -39,6 +41,7 @@ mod sorted;
 #[cfg(any(test, feature = "conformance"))]
 pub mod toy;
 
+pub use acceptance::{Checked, check_draft};
 pub use batch::{Batch, BatchStream, Example, StreamPosition, Target};
 pub use distribution::Distribution;
 pub use error::{BatchError, ExitError, SamplingError};

@@ -1,0 +1,112 @@
+//! Whether a drafted token stands, decided such that nobody can tell that it was drafted.
+//!
+//! The token that comes out of drafting from q and checking against p has exactly the distribution
+//! p, however bad the draft. Knows nothing of who drafted, or of what becomes of the tokens after
+//! a rejected one.
+//!
+//! Sources: Leviathan, Kalman, Matias, *Fast Inference from Transformers via Speculative Decoding*,
+//! arXiv 2211.17192, section 2.3; Chen et al., *Accelerating Large Language Model Decoding with
+//! Speculative Sampling*, arXiv 2302.01318, algorithm 2.
+
+use crate::{Distribution, RowRng};
+
+/// What became of a drafted token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checked {
+    /// The drafted token stands.
+    Accepted,
+    /// The drafted token, and with it every token drafted after it, gives way to this one.
+    Replaced(u32),
+}
+
+/// Accepts `drafted`, sampled from `draft`, with probability min(1, p/q), where p is its
+/// probability under `full` and q under `draft`; otherwise draws from the
+/// [residual](Distribution::residual) of `full`.
+///
+/// Both distributions are those of the same position, each after its own temperature and
+/// filters. Between two [points](Distribution::point) this is the equality test of greedy
+/// self-speculation. Takes one number from `rng` for the decision and one more for a replacement.
+///
+/// A token that `draft` could not have sampled is replaced: no acceptance could make up for it.
+pub fn check_draft(
+    drafted: u32,
+    draft: &Distribution,
+    full: &Distribution,
+    rng: &mut RowRng,
+) -> Checked {
+    let (p, q) = (full.probability(drafted), draft.probability(drafted));
+    // u < p/q without the division: never true for p = 0, always for p ≥ q > 0.
+    let stands = rng.uniform() * q < p;
+    if stands && q > 0.0 {
+        Checked::Accepted
+    } else {
+        Checked::Replaced(full.residual(draft).sample(rng))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::distribution::tests::distributions;
+    use proptest::prelude::*;
+
+    #[test]
+    fn between_points_it_is_equality() {
+        let point = Distribution::point;
+        for seed in 0..50 {
+            let mut rng = RowRng::new(seed);
+            let same = check_draft(3, &point(3), &point(3), &mut rng);
+            let other = check_draft(3, &point(3), &point(5), &mut rng);
+            assert_eq!((same, other), (Checked::Accepted, Checked::Replaced(5)));
+        }
+    }
+
+    #[test]
+    fn what_the_draft_could_not_sample_is_replaced() {
+        let mut rng = RowRng::new(1);
+        let full = Distribution::in_proportion(vec![(1, 0.5), (2, 0.5)]).unwrap();
+        let checked = check_draft(1, &Distribution::point(2), &full, &mut rng);
+        assert_eq!(checked, Checked::Replaced(1));
+    }
+
+    /// The probability that `token` comes out of drafting and checking, summed up without chance:
+    /// drafted and accepted, or the replacement of whatever was rejected.
+    fn comes_out(token: u32, draft: &Distribution, full: &Distribution) -> f64 {
+        let accepted = |token| draft.probability(token).min(full.probability(token));
+        let rejected: f64 = draft.iter().map(|(token, q)| q - accepted(token)).sum();
+        accepted(token) + rejected * full.residual(draft).probability(token)
+    }
+
+    proptest! {
+        #[test]
+        fn the_rule_yields_the_full_distribution(draft in distributions(), full in distributions()) {
+            for token in 0..12 {
+                let error = comes_out(token, &draft, &full) - full.probability(token);
+                prop_assert!(error.abs() < 1e-12, "token {}: {}", token, error);
+            }
+        }
+
+        #[test]
+        fn an_equal_draft_always_stands(full in distributions(), seed: u64) {
+            let mut rng = RowRng::new(seed);
+            for _ in 0..20 {
+                let drafted = full.sample(&mut rng);
+                prop_assert_eq!(check_draft(drafted, &full, &full, &mut rng), Checked::Accepted);
+            }
+        }
+
+        #[test]
+        fn replacements_are_tokens_the_draft_undervalues(
+            draft in distributions(),
+            full in distributions(),
+            seed: u64,
+        ) {
+            let mut rng = RowRng::new(seed);
+            let drafted = draft.sample(&mut rng);
+            if let Checked::Replaced(token) = check_draft(drafted, &draft, &full, &mut rng) {
+                prop_assert!(full.probability(drafted) < draft.probability(drafted));
+                prop_assert!(full.probability(token) > draft.probability(token));
+            }
+        }
+    }
+}

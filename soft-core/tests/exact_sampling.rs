@@ -1,0 +1,213 @@
+//! Samples have the distribution they should: chi-square tests with fixed seeds.
+//!
+//! Pearson's test; the critical value is that of Wilson and Hilferty, *The Distribution of
+//! Chi-Square*, 1931. Wrong rules are tested too, since a test that cannot fail shows nothing.
+
+#![allow(clippy::unwrap_used)] // a test's way to fail
+
+use soft_core::{Checked, Distribution, RowRng, Sampling, check_draft};
+
+const DRAWS: u32 = 200_000;
+
+/// Tokens have ids below this.
+const VOCAB: u32 = 12;
+
+/// Upper 1e-4 quantile of the standard normal distribution.
+const Z: f64 = 3.719_016;
+
+/// Where the upper 1e-4 tail of chi-square with `freedom` degrees begins.
+fn critical(freedom: f64) -> f64 {
+    let spread = 2.0 / (9.0 * freedom);
+    freedom * (1.0 - spread + Z * spread.sqrt()).powi(3)
+}
+
+/// Pearson's statistic over its critical value: below 1 when `counts` may be draws from
+/// `expected`. Tokens expected fewer than 5 times are counted together.
+fn deviation(counts: &[u32], expected: &Distribution) -> f64 {
+    let draws: u32 = counts.iter().sum();
+    let mut bins = vec![(0.0, 0.0)];
+    for (token, &count) in (0..).zip(counts) {
+        let mean = expected.probability(token) * f64::from(draws);
+        if mean == 0.0 && count > 0 {
+            return f64::INFINITY;
+        }
+        if mean >= 5.0 {
+            bins.push((f64::from(count), mean));
+        } else {
+            bins[0] = (bins[0].0 + f64::from(count), bins[0].1 + mean);
+        }
+    }
+    bins.retain(|&(_, mean)| mean > 0.0);
+    if bins.len() == 1 {
+        return 0.0;
+    }
+    let statistic: f64 = bins.iter().map(|(n, mean)| (n - mean).powi(2) / mean).sum();
+    statistic / critical((bins.len() - 1) as f64)
+}
+
+fn counts(mut draw: impl FnMut() -> u32) -> Vec<u32> {
+    let mut counts = vec![0; VOCAB as usize];
+    for _ in 0..DRAWS {
+        counts[draw() as usize] += 1;
+    }
+    counts
+}
+
+/// Which tokens have a chance.
+type Tokens = fn(u32) -> bool;
+
+/// A random distribution over the tokens that are `possible`.
+fn distribution(rng: &mut RowRng, temperature: f64, possible: Tokens) -> Distribution {
+    let mut logit = |token| {
+        let logit = 6.0 * rng.uniform() - 3.0;
+        if possible(token) {
+            logit as f32
+        } else {
+            f32::NEG_INFINITY
+        }
+    };
+    let logits: Vec<f32> = (0..VOCAB).map(&mut logit).collect();
+    let sampling = Sampling {
+        temperature,
+        ..Sampling::greedy()
+    };
+    sampling.distribution(&logits, &[]).unwrap()
+}
+
+/// Drafts and full distributions: alike, apart, sharper, flatter, overlapping, disjoint, certain.
+fn pairs() -> Vec<(&'static str, Distribution, Distribution)> {
+    let mut rng = RowRng::new(20_230_908);
+    let mut made = |temperature, possible| distribution(&mut rng, temperature, possible);
+    let all: Tokens = |_| true;
+    let (even, odd): (Tokens, Tokens) = (|token| token % 2 == 0, |token| token % 2 == 1);
+    let same = made(1.0, all);
+    vec![
+        ("equal", same.clone(), same),
+        ("unrelated", made(1.0, all), made(1.0, all)),
+        ("sharp draft", made(0.3, all), made(1.5, all)),
+        ("flat draft", made(3.0, all), made(0.5, all)),
+        ("half drafted", made(1.0, |token| token < 6), made(1.0, all)),
+        ("half wanted", made(1.0, all), made(1.0, |token| token < 6)),
+        (
+            "overlapping",
+            made(1.0, |token| token < 8),
+            made(1.0, |token| token > 3),
+        ),
+        ("disjoint", made(1.0, even), made(1.0, odd)),
+        ("greedy draft", Distribution::point(4), made(1.0, all)),
+        ("greedy full", made(1.0, all), Distribution::point(4)),
+    ]
+}
+
+/// The token that comes out of drafting and checking.
+fn speculated(draft: &Distribution, full: &Distribution, rng: &mut RowRng) -> u32 {
+    let drafted = draft.sample(rng);
+    match check_draft(drafted, draft, full, rng) {
+        Checked::Accepted => drafted,
+        Checked::Replaced(token) => token,
+    }
+}
+
+/// The approximation errs on the lenient side, by less than 3 in 100 from 4 degrees on.
+#[test]
+fn critical_values_are_those_of_tables() {
+    for (freedom, tabulated) in [(4.0, 23.513), (10.0, 35.564), (11.0, 37.367)] {
+        let error = critical(freedom) / tabulated - 1.0;
+        assert!((0.0..0.03).contains(&error), "{freedom} degrees: {error}");
+    }
+}
+
+#[test]
+fn samples_have_their_distribution() {
+    for (seed, (name, draft, full)) in (0..).zip(pairs()) {
+        for expected in [draft, full] {
+            let mut rng = RowRng::new(seed);
+            let found = deviation(&counts(|| expected.sample(&mut rng)), &expected);
+            assert!(found < 1.0, "{name}: {found}");
+        }
+    }
+}
+
+#[test]
+fn drafting_and_checking_has_the_full_distribution() {
+    for (seed, (name, draft, full)) in (100..).zip(pairs()) {
+        let mut rng = RowRng::new(seed);
+        let found = deviation(&counts(|| speculated(&draft, &full, &mut rng)), &full);
+        assert!(found < 1.0, "{name}: {found}");
+    }
+}
+
+/// What decides on one token must not tell about the next.
+#[test]
+fn successive_tokens_are_independent_draws() {
+    let mut made = RowRng::new(77);
+    let mut small = |possible| distribution(&mut made, 1.0, possible);
+    let (draft, full) = (small(|token| token < 3), small(|token| token < 3));
+    let mut rng = RowRng::new(5);
+    let both = counts(|| {
+        let first = speculated(&draft, &full, &mut rng);
+        3 * first + speculated(&draft, &full, &mut rng)
+    });
+    // Nine products of probabilities, expressed as logits.
+    let product = |pair: u32| full.probability(pair / 3) * full.probability(pair % 3);
+    let logits: Vec<f32> = (0..9).map(|pair| product(pair).ln() as f32).collect();
+    let plain = Sampling {
+        temperature: 1.0,
+        ..Sampling::greedy()
+    };
+    let expected = plain.distribution(&logits, &[]).unwrap();
+    let found = deviation(&both, &expected);
+    assert!(found < 1.0, "{found}");
+}
+
+#[test]
+fn wrong_rules_are_caught() {
+    type Rule = fn(&Distribution, &Distribution, &mut RowRng) -> u32;
+    let rules: [(&str, Rule); 4] = [
+        ("accept always", |draft, _, rng| draft.sample(rng)),
+        ("replace from the full distribution", |draft, full, rng| {
+            let drafted = draft.sample(rng);
+            match check_draft(drafted, draft, full, rng) {
+                Checked::Accepted => drafted,
+                Checked::Replaced(_) => full.sample(rng),
+            }
+        }),
+        ("accept with the full probability", |draft, full, rng| {
+            let drafted = draft.sample(rng);
+            if rng.uniform() < full.probability(drafted) {
+                return drafted;
+            }
+            full.residual(draft).sample(rng)
+        }),
+        ("accept when both agree on the best", |draft, full, rng| {
+            let drafted = draft.sample(rng);
+            if drafted == full.best() {
+                return drafted;
+            }
+            full.residual(draft).sample(rng)
+        }),
+    ];
+    for (name, rule) in rules {
+        for (pair, draft, full) in pairs().iter().filter(|pair| pair.0 == "unrelated") {
+            let mut rng = RowRng::new(9);
+            let found = deviation(&counts(|| rule(draft, full, &mut rng)), full);
+            assert!(found > 10.0, "{name} on {pair}: {found}");
+        }
+    }
+}
+
+/// Drawing the best token a little too seldom, 3 in 100 times once more, is within the test's reach.
+#[test]
+fn small_flaws_are_caught() {
+    let mut rng = RowRng::new(3);
+    let full = distribution(&mut rng, 1.0, |_| true);
+    let flawed = counts(|| {
+        let token = full.sample(&mut rng);
+        if token == full.best() && rng.uniform() < 0.03 {
+            full.sample(&mut rng)
+        } else {
+            token
+        }
+    });
+    assert!(deviation(&flawed, &full) > 1.0);
+}
