@@ -3,19 +3,31 @@
 //! LLaMA 2 and its like put a space in front of every text they encode. That is right for the
 //! start of a text and wrong for a response that follows a prompt: `Answer:` and ` Paris` would
 //! join with two spaces, `Response:` and `Paris` with one that nobody wrote. Knows the three ways
-//! in which `tokenizer.json` can ask for that space, and takes it out.
+//! in which `tokenizer.json` can ask for that space, and takes it out. The decoder, which strips
+//! that space again, then keeps it.
 
 use serde_json::{Value, json};
-use tokenizers::{NormalizerWrapper, PreTokenizerWrapper, Tokenizer as HfTokenizer};
+use tokenizers::{
+    DecoderWrapper, NormalizerWrapper, PreTokenizerWrapper, Tokenizer as HfTokenizer,
+};
 
-/// `hf` without its prefix space; `None` if it has none.
+use crate::decoder::{Joints, without_strip};
+
+/// `hf` without its prefix space; `None` if it neither adds nor strips one.
 pub(crate) fn without_prefix_space(
     hf: &HfTokenizer,
 ) -> Result<Option<HfTokenizer>, tokenizers::Error> {
     let normalizer = serde_json::to_value(hf.get_normalizer())?;
     let pre_tokenizer = serde_json::to_value(hf.get_pre_tokenizer())?;
+    let decoder = serde_json::to_value(hf.get_decoder())?;
     let (bare_normalizer, bare_pre_tokenizer) = (bare(&normalizer), bare(&pre_tokenizer));
-    if bare_normalizer == normalizer && bare_pre_tokenizer == pre_tokenizer {
+    let bare_decoder = match Joints::of(&decoder) {
+        Joints::Pieces => without_strip(&decoder),
+        _ => decoder.clone(),
+    };
+    if (&bare_normalizer, &bare_pre_tokenizer, &bare_decoder)
+        == (&normalizer, &pre_tokenizer, &decoder)
+    {
         return Ok(None);
     }
     let mut hf = hf.clone();
@@ -25,6 +37,9 @@ pub(crate) fn without_prefix_space(
     let bare_pre_tokenizer =
         serde_json::from_value::<Option<PreTokenizerWrapper>>(bare_pre_tokenizer)?;
     hf.with_pre_tokenizer(bare_pre_tokenizer);
+    hf.with_decoder(serde_json::from_value::<Option<DecoderWrapper>>(
+        bare_decoder,
+    )?);
     Ok(Some(hf))
 }
 

@@ -125,6 +125,45 @@ pub enum DataError {
         /// The missing token.
         token: &'static str,
     },
+    /// A name that stands for no [`Role`](crate::Role).
+    #[error("expected a role (system, user, assistant), found `{found}`")]
+    UnknownRole {
+        /// The name.
+        found: String,
+    },
+    /// A model folder without a chat template.
+    #[error(
+        "{}: expected chat_template.jinja, or `chat_template` in tokenizer_config.json, found \
+         neither; is this a base model?",
+        .folder.display()
+    )]
+    NoChatTemplate {
+        /// The model folder.
+        folder: PathBuf,
+    },
+    /// A chat template is not Jinja.
+    #[error("{}, line {line} of the template: expected a Jinja template, found: {cause}", .path.display())]
+    ChatTemplate {
+        /// The file that the template stands in.
+        path: PathBuf,
+        /// Line of the template, from 1; in tokenizer_config.json not a line of the file.
+        line: usize,
+        /// What the template engine said.
+        cause: String,
+    },
+    /// A chat template refuses a conversation, or fails on it.
+    #[error("{}, line {line} of the template: cannot render the conversation: {cause}", .path.display())]
+    ChatRender {
+        /// The file that the template stands in.
+        path: PathBuf,
+        /// Line of the template, from 1.
+        line: usize,
+        /// The template's own message, or what the template engine said.
+        cause: String,
+    },
+    /// A conversation in which nobody says anything.
+    #[error("expected a conversation of at least one message, found none")]
+    NoMessages,
     /// A setting is out of range.
     #[error("`{setting}`: expected {expected}, found {found}")]
     Setting {

@@ -28,15 +28,22 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! Where a trained model answers, [`ChatTemplate`] turns a conversation into its prompt,
+//! [`TextStream`] the answer's tokens into text as they come, and [`StopStrings`] ends it.
+//!
 //! The rules that decide what a model learns stand where they are kept: prompts in
 //! [`alpaca_prompt`] and [`trivia_prompt`], the boundary between prompt and response in
-//! [`Tokenizer`], truncation in [`encode`], the order of rows in [`Loader`].
+//! [`Tokenizer`], truncation in [`encode`], the order of rows in [`Loader`], what a message can do
+//! to a prompt in [`Tokenizer::encode_chat`].
 
 mod alpaca;
+mod chat;
 mod continuation;
+mod decoder;
 mod encode;
 mod error;
 mod format;
+mod frequency;
 mod jsonl;
 mod loader;
 mod record;
@@ -45,16 +52,22 @@ mod segment;
 mod shuffle;
 mod special;
 mod split;
+mod stop;
+mod stream;
 mod tokenizer;
 mod trivia;
 
 pub use alpaca::{alpaca_prompt, read_alpaca};
+pub use chat::ChatTemplate;
 pub use encode::{EncodeReport, encode, encode_prompt};
 pub use error::DataError;
 pub use format::Format;
+pub use frequency::frequent_tokens;
 pub use jsonl::read_jsonl;
 pub use loader::{Loader, LoaderConfig, ordered_batches};
 pub use record::{Body, Message, Record, Role, TriviaQuestion};
 pub use split::{Holdout, Split, split};
+pub use stop::{Passed, StopStrings};
+pub use stream::TextStream;
 pub use tokenizer::Tokenizer;
 pub use trivia::{read_trivia_qa, trivia_prompt};

@@ -2,7 +2,12 @@
 //!
 //! Knows the text and which part of it is learnt; knows neither files nor tokens.
 
+use std::fmt;
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
+
+use crate::DataError;
 
 /// One row: a text of which some parts are learnt.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +68,22 @@ impl Role {
         [Self::System, Self::User, Self::Assistant]
             .into_iter()
             .find(|role| role.name() == name)
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Role {
+    type Err = DataError;
+
+    fn from_str(name: &str) -> Result<Self, DataError> {
+        Self::from_name(name).ok_or_else(|| DataError::UnknownRole {
+            found: name.to_owned(),
+        })
     }
 }
 
@@ -132,7 +153,10 @@ mod tests {
     fn roles_are_known_by_their_names_only() {
         assert_eq!(Role::from_name("assistant"), Some(Role::Assistant));
         assert_eq!(Role::from_name("Assistant"), None);
-        assert_eq!(Role::from_name("tool"), None);
+        assert_eq!(Role::User.to_string().parse::<Role>().unwrap(), Role::User);
+        let error = "tool".parse::<Role>().unwrap_err().to_string();
+        let wanted = "expected a role (system, user, assistant), found `tool`";
+        assert_eq!(error, wanted);
     }
 
     #[test]

@@ -4,8 +4,8 @@
 //!
 //! A completion is its prompt, its response and the end of the text. A conversation is ChatML
 //! (OpenAI, 2023): `<|im_start|>role\ncontent<|im_end|>`, a line break between turns; each
-//! assistant's content and its `<|im_end|>` are learnt, so that the model learns to stop. Other
-//! chat templates are not rendered.
+//! assistant's content and its `<|im_end|>` are learnt, so that the model learns to stop. A model
+//! folder's own template ([`ChatTemplate`](crate::ChatTemplate)) does not say which parts are learnt.
 //!
 //! Turns after the assistant's last are left out: nothing is learnt from them and, attention
 //! being causal, nothing sees them.

@@ -3,11 +3,13 @@
 //! Knows the folder's tokenizer and special tokens; knows no prompts and no conversations.
 
 use std::path::Path;
+use std::sync::OnceLock;
 
 use tokenizers::Tokenizer as HfTokenizer;
 
 use crate::DataError;
 use crate::continuation::without_prefix_space;
+use crate::decoder::Joints;
 use crate::rows::read_text;
 use crate::special::{SpecialTokens, tokenization};
 
@@ -25,11 +27,15 @@ use crate::special::{SpecialTokens, tokenization};
 ///
 /// # Control tokens
 /// Text is text: `</s>` in a row is encoded as the characters it is, never as the control token.
+/// The one exception is a rendered chat template, see [`encode_chat`](Tokenizer::encode_chat).
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
     start: HfTokenizer,
     /// For tokenizers that put a space in front of a text.
     continuation: Option<HfTokenizer>,
+    /// Knows control tokens by their text. A whole tokenizer more, so made where it is needed.
+    chat: OnceLock<HfTokenizer>,
+    joints: Joints,
     special: SpecialTokens,
     vocab: usize,
 }
@@ -59,9 +65,12 @@ impl Tokenizer {
         start.set_encode_special_tokens(true);
         let special = SpecialTokens::read(folder, &start)?;
         let continuation = without_prefix_space(&start).map_err(unusable)?;
+        let decoder = serde_json::to_value(start.get_decoder()).map_err(|e| unusable(e.into()))?;
         let tokenizer = Self {
             start,
             continuation,
+            chat: OnceLock::new(),
+            joints: Joints::of(&decoder),
             special,
             vocab,
         };
@@ -96,6 +105,44 @@ impl Tokenizer {
         self.encode(self.continuation.as_ref().unwrap_or(&self.start), text)
     }
 
+    /// Tokens of a conversation that a [`ChatTemplate`](crate::ChatTemplate) has rendered.
+    ///
+    /// Control tokens that the text spells out, such as `<|im_start|>`, become control tokens,
+    /// and nothing is added: templates write the begin-of-text token themselves. These are the
+    /// tokens of `apply_chat_template` in transformers.
+    ///
+    /// # Messages can forge control tokens
+    /// Rendered text does not say who wrote it: a message with the text `<|im_end|>` ends its
+    /// turn, as it does in transformers unless it is asked to sanitise. Before rendering messages
+    /// of strangers, ask [`control_token_in`](Tokenizer::control_token_in) about their contents.
+    ///
+    /// # Errors
+    /// When the tokenizer fails or gives a token that the model does not know.
+    pub fn encode_chat(&self, rendered: &str) -> Result<Vec<u32>, DataError> {
+        self.encode(self.chat(), rendered)
+    }
+
+    /// The first control token that `text` would become in
+    /// [`encode_chat`](Tokenizer::encode_chat), by its name; `None` for harmless text.
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
+    pub fn control_token_in(&self, text: &str) -> Result<Option<String>, DataError> {
+        let encoding = self.chat().encode_fast(text, false).map_err(tokenization)?;
+        let known = self.start.get_added_vocabulary();
+        let names = encoding.get_ids().iter();
+        let mut names = names.filter_map(|&id| self.start.id_to_token(id));
+        Ok(names.find(|name| known.is_special_token(name)))
+    }
+
+    fn chat(&self) -> &HfTokenizer {
+        self.chat.get_or_init(|| {
+            let mut chat = self.start.clone();
+            chat.set_encode_special_tokens(false);
+            chat
+        })
+    }
+
     /// The text of `tokens`, without special tokens. Ids that the tokenizer has no token for (a
     /// model may have more embeddings than its tokenizer has tokens) are left out.
     ///
@@ -103,6 +150,34 @@ impl Tokenizer {
     /// When the tokenizer's decoder fails.
     pub fn decode(&self, tokens: &[u32]) -> Result<String, DataError> {
         self.start.decode(tokens, true).map_err(tokenization)
+    }
+
+    /// The text of `tokens` that follow others: unlike [`decode`](Tokenizer::decode) it keeps the
+    /// space in front that SentencePiece's tokenizers strip from the start of a text, and the one
+    /// before a word where a tokenizer's tokens are words.
+    ///
+    /// # Errors
+    /// When the tokenizer's decoder fails.
+    pub fn decode_continuation(&self, tokens: &[u32]) -> Result<String, DataError> {
+        let hf = self.continuation.as_ref().unwrap_or(&self.start);
+        let text = hf.decode(tokens, true).map_err(tokenization)?;
+        // The decoder of words joins with spaces and leaves out the one before the first.
+        let joined =
+            self.joints == Joints::Words && tokens.iter().any(|&id| self.spelling(id).is_some());
+        Ok(if joined { format!(" {text}") } else { text })
+    }
+
+    /// How the texts of tokens join.
+    pub(crate) fn joints(&self) -> Joints {
+        self.joints
+    }
+
+    /// The tokenizer's own spelling of a token that has a text; `None` for special tokens and
+    /// for ids that the tokenizer has no token for.
+    pub(crate) fn spelling(&self, id: u32) -> Option<String> {
+        let special = self.start.get_added_vocabulary();
+        let spelling = self.start.id_to_token(id);
+        spelling.filter(|spelling| !special.is_special_token(spelling))
     }
 
     /// The id of a token given by its exact text.

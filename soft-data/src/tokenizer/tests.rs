@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
+use crate::TextStream;
 
 fn folder(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -115,6 +116,8 @@ fn continuations_have_no_prefix_space() {
         ids.extend(pieces.encode_continuation(response).unwrap());
         assert_eq!(pieces.decode(&ids).unwrap(), format!("Answer:{response}"));
     }
+    assert_eq!(pieces.decode_continuation(&spaced).unwrap(), " Paris");
+    assert_eq!(pieces.decode(&spaced).unwrap(), "Paris");
     let bytes = tokenizer("bytes");
     let ids = bytes.encode_continuation(" Paris").unwrap();
     assert_eq!(tokens(&bytes, &ids), ["ĠParis"]);
@@ -228,4 +231,11 @@ fn a_real_tokenizer_loads() {
         tokenizer.decode(&ids).unwrap(),
         prompt + "Paris, of course."
     );
+    let mut stream = TextStream::new(&tokenizer);
+    let mut text = String::new();
+    for &id in &ids {
+        text += &stream.push(id).unwrap();
+    }
+    text += &stream.finish().unwrap();
+    assert_eq!(text, tokenizer.decode(&ids).unwrap());
 }
