@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use serde::Serialize;
 use soft_burn::{Llama, LlamaConfig, SoftInfo, device};
-use soft_core::{Exit, Exits, GreedyLimits, greedy};
+use soft_core::{DecodeSettings, Decoder, Exit, Exits, Mode, Prompt};
 use soft_data::{
     Format, Record, Tokenizer, TriviaQuestion, encode, encode_prompt, ordered_batches,
 };
@@ -149,17 +149,16 @@ fn answer_exits(
     let batches = records.len().div_ceil(args.batch);
     let exits = rows.iter().filter(|row| asked(row.scores.exit)).count();
     let mut progress = Progress::new("answering", (exits * batches) as u64, 0);
-    let limits = GreedyLimits {
-        max_new_tokens: args.max_new_tokens,
-        stop_tokens: tokenizer.stop_tokens(),
-    };
     for row in rows.iter_mut().filter(|row| asked(row.scores.exit)) {
         for records in records.chunks(args.batch) {
             let prompts = records
                 .iter()
-                .map(|record| encode_prompt(record, tokenizer));
+                .map(|record| encode_prompt(record, tokenizer).map(Prompt::from));
             let prompts = prompts.collect::<Result<Vec<_>, _>>()?;
-            for answer in greedy(model, &prompts, row.scores.exit, limits)? {
+            let settings =
+                DecodeSettings::greedy(Mode::Static(row.scores.exit), args.max_new_tokens)
+                    .stop_at(tokenizer.stop_tokens());
+            for answer in Decoder::new(model, &prompts, settings)?.answers()? {
                 row.predictions
                     .push(first_line(&tokenizer.decode(&answer)?));
             }

@@ -13,7 +13,7 @@ use soft_burn::{
     AdamWSettings, Decay, Llama, LogLine, Method, Run, RunData, RunSettings, Schedule,
     TrainSettings, device,
 };
-use soft_core::{Batch, Exit, Exits, GreedyLimits, greedy};
+use soft_core::{Batch, DecodeSettings, Decoder, Exit, Exits, Mode, Prompt};
 use soft_data::{Loader, LoaderConfig, Record, Tokenizer, encode, encode_prompt, ordered_batches};
 use soft_eval::{ExitScores, exact_match, exit_scores};
 use soft_examples::progress::Progress;
@@ -181,17 +181,15 @@ impl Quickstart {
     }
 
     fn answers(&self, model: &Llama, exit: Exit) -> Result<Vec<String>> {
-        let limits = GreedyLimits {
-            max_new_tokens: 12,
-            stop_tokens: self.tokenizer.stop_tokens(),
-        };
         let mut texts = Vec::new();
         for records in self.held_out_records.chunks(96) {
             let prompts = records
                 .iter()
-                .map(|record| encode_prompt(record, &self.tokenizer));
+                .map(|record| encode_prompt(record, &self.tokenizer).map(Prompt::from));
             let prompts = prompts.collect::<Result<Vec<_>, _>>()?;
-            for answer in greedy(model, &prompts, exit, limits)? {
+            let settings = DecodeSettings::greedy(Mode::Static(exit), 12)
+                .stop_at(self.tokenizer.stop_tokens());
+            for answer in Decoder::new(model, &prompts, settings)?.answers()? {
                 texts.push(self.tokenizer.decode(&answer)?);
             }
         }

@@ -1,207 +1,117 @@
-//! Keys and values of earlier positions, on the device, per block and row.
+//! Keys and values of earlier positions, per block and row.
 //!
-//! Every block keeps `[rows, n_kv_heads, slots, head_dim]` for keys and for values. Position p of
-//! a row lies in slot p; slots beyond a row's fill hold leftovers that no mask lets through and
-//! that the next positions overwrite. Slots are added by doubling, so that appending a token
-//! copies the cache only now and then. Knows nothing of tokens or weights.
+//! The cache knows how far each row is filled in each block; where keys and values lie depends on the
+//! backend: in slices on the host for flex, whose kernels read them there, in tensors elsewhere. Knows nothing of tokens or
+//! weights.
 
-use burn::tensor::{Device, Tensor};
+use std::ops::Range;
+
 use soft_core::KvCache;
 
-use crate::{Error, LlamaConfig, attention::Heads};
+use crate::Error;
+use crate::attention::Heads;
+#[cfg(feature = "flex")]
+use crate::kernels::HeadStore;
+use crate::tensor_store::TensorStore;
 
 /// The key-value cache of one batch.
 #[derive(Clone, Debug)]
 pub struct Cache {
-    blocks: Vec<BlockCache>,
-    heads: Heads,
-    rows: usize,
+    /// Positions held, `[block][row]`.
+    filled: Vec<Vec<usize>>,
     capacity: usize,
-    device: Device,
+    pub(crate) store: Store,
 }
 
+/// Where keys and values lie, block by block.
 #[derive(Clone, Debug)]
-struct BlockCache {
-    /// Keys and values; none before the first position.
-    stored: Option<(Tensor<4>, Tensor<4>)>,
-    /// Positions held, per row.
-    filled: Vec<usize>,
-}
-
-/// Where a pass of `seq` positions goes: checked once, then the same for each of its blocks.
-#[derive(Clone, Debug)]
-pub(crate) struct Span {
-    /// First new position of each row.
-    pub starts: Vec<usize>,
-    /// Number of new positions, the same for all rows.
-    pub seq: usize,
-    /// Keys that any row may see afterwards.
-    pub keys: usize,
-}
-
-impl Span {
-    /// Whether all rows continue at one position.
-    pub fn common_start(&self) -> Option<usize> {
-        let first = *self.starts.first()?;
-        self.starts
-            .iter()
-            .all(|&start| start == first)
-            .then_some(first)
-    }
+pub(crate) enum Store {
+    Tensors(Vec<TensorStore>),
+    /// Of row r and key head h at `r * kv_heads + h`.
+    #[cfg(feature = "flex")]
+    Host(Vec<Vec<HeadStore>>, Heads),
 }
 
 impl Cache {
-    /// An empty cache for `rows` rows of at most `capacity` positions. Memory is taken as
-    /// positions come.
-    ///
-    /// # Errors
-    /// [`Error::CacheFull`] when `capacity` exceeds what the model was made for.
-    pub fn new(
-        config: &LlamaConfig,
-        rows: usize,
-        capacity: usize,
-        device: &Device,
-    ) -> Result<Self, Error> {
-        if capacity > config.max_positions {
-            let (wanted, capacity) = (capacity, config.max_positions);
-            return Err(Error::CacheFull {
-                row: 0,
-                wanted,
-                capacity,
-            });
-        }
-        let empty = BlockCache {
-            stored: None,
-            filled: vec![0; rows],
+    /// An empty cache for `rows` rows. Memory is taken as positions come.
+    pub(crate) fn new(store: Store, rows: usize, capacity: usize) -> Self {
+        let blocks = match &store {
+            Store::Tensors(blocks) => blocks.len(),
+            #[cfg(feature = "flex")]
+            Store::Host(blocks, _) => blocks.len(),
         };
-        Ok(Self {
-            blocks: vec![empty; config.n_layers],
-            heads: Heads {
-                query: config.n_heads,
-                key_value: config.n_kv_heads,
-                dim: config.head_dim,
-            },
-            rows,
+        Self {
+            filled: vec![vec![0; rows]; blocks],
             capacity,
-            device: device.clone(),
-        })
+            store,
+        }
     }
 
-    /// Checks that `seq` more positions fit into every block of `range`, which must be filled alike.
-    pub(crate) fn span(
+    /// Where each row goes on in the blocks of `range`, which must be filled alike; `counts` new positions
+    /// of each row must make up `states` and fit.
+    pub(crate) fn starts(
         &self,
-        range: std::ops::Range<usize>,
-        rows: usize,
-        seq: usize,
-    ) -> Result<Span, Error> {
+        range: Range<usize>,
+        counts: &[usize],
+        states: usize,
+    ) -> Result<Vec<usize>, Error> {
         let mismatch = |reason: String| Err(Error::CacheMismatch { reason });
-        if rows != self.rows {
+        if counts.len() != self.rows() {
             return mismatch(format!(
-                "it has {} rows, the hidden state {rows}",
-                self.rows
+                "it has {} rows, {} come",
+                self.rows(),
+                counts.len()
             ));
         }
-        let Some(blocks) = self.blocks.get(range.clone()) else {
+        let wanted: usize = counts.iter().sum();
+        if wanted != states {
             return mismatch(format!(
-                "it has {} blocks, blocks {range:?} are run",
-                self.blocks.len()
+                "{states} packed states come, the rows bring {wanted}"
             ));
+        }
+        let Some(blocks) = self.filled.get(range.clone()) else {
+            let depth = self.filled.len();
+            return mismatch(format!("it has {depth} blocks, blocks {range:?} are run"));
         };
         let Some(first) = blocks.first() else {
-            return Ok(Span {
-                starts: vec![0; rows],
-                seq,
-                keys: seq,
-            });
+            return Ok(vec![0; counts.len()]);
         };
-        if blocks.iter().any(|block| block.filled != first.filled) {
+        if blocks.iter().any(|filled| filled != first) {
             return mismatch(format!(
                 "blocks {range:?} do not all hold the same positions"
             ));
         }
-        for (row, filled) in first.filled.iter().enumerate() {
-            let wanted = filled + seq;
+        for (row, (filled, count)) in first.iter().zip(counts).enumerate() {
+            let wanted = filled + count;
             if wanted > self.capacity {
+                let capacity = self.capacity;
                 return Err(Error::CacheFull {
                     row,
                     wanted,
-                    capacity: self.capacity,
+                    capacity,
                 });
             }
         }
-        let keys = first.filled.iter().max().map_or(seq, |most| most + seq);
-        Ok(Span {
-            starts: first.filled.clone(),
-            seq,
-            keys,
-        })
+        Ok(first.clone())
     }
 
-    /// Stores new keys and values, `[rows, n_kv_heads, seq, head_dim]`, and returns all that any row
-    /// may see, `[rows, n_kv_heads, keys, head_dim]`.
-    pub(crate) fn append(
-        &mut self,
-        block: usize,
-        span: &Span,
-        k: Tensor<4>,
-        v: Tensor<4>,
-    ) -> (Tensor<4>, Tensor<4>) {
-        let (rows, capacity) = (self.rows, self.capacity);
-        let Heads { key_value, dim, .. } = self.heads;
-        let block = &mut self.blocks[block];
-        let slots = block.stored.as_ref().map_or(0, |(keys, _)| keys.dims()[2]);
-        let (keys, values) = match block.stored.take() {
-            Some(stored) if slots >= span.keys => stored,
-            outgrown => {
-                let wanted = span.keys.max(2 * slots).max(MIN_SLOTS).min(capacity);
-                let device = &self.device;
-                let room = || Tensor::zeros([rows, key_value, wanted - slots, dim], device);
-                match outgrown {
-                    Some((keys, values)) => (
-                        Tensor::cat(vec![keys, room()], 2),
-                        Tensor::cat(vec![values, room()], 2),
-                    ),
-                    None => (room(), room()),
-                }
+    /// Notes that the blocks of `range` hold so many more positions of each row.
+    pub(crate) fn advance(&mut self, range: Range<usize>, counts: &[usize]) {
+        for filled in &mut self.filled[range] {
+            for (filled, count) in filled.iter_mut().zip(counts) {
+                *filled += count;
             }
-        };
-        let (keys, values) = (write(keys, span, k), write(values, span, v));
-        for (filled, start) in block.filled.iter_mut().zip(&span.starts) {
-            *filled = start + span.seq;
         }
-        let seen = |stored: &Tensor<4>| stored.clone().narrow(2, 0, span.keys);
-        let visible = (seen(&keys), seen(&values));
-        block.stored = Some((keys, values));
-        visible
     }
-}
-
-/// Slots taken at first: small enough to cost nothing, large enough for a short answer.
-const MIN_SLOTS: usize = 64;
-
-/// Puts `new` at each row's start; in place where the backend can.
-fn write(stored: Tensor<4>, span: &Span, new: Tensor<4>) -> Tensor<4> {
-    let [rows, heads, _, dim] = stored.dims();
-    if let Some(start) = span.common_start() {
-        return stored.slice_assign([0..rows, 0..heads, start..start + span.seq, 0..dim], new);
-    }
-    let place = |stored: Tensor<4>, (row, &start): (usize, &usize)| {
-        let row_of_new = new.clone().narrow(0, row, 1);
-        stored.slice_assign(
-            [row..row + 1, 0..heads, start..start + span.seq, 0..dim],
-            row_of_new,
-        )
-    };
-    span.starts.iter().enumerate().fold(stored, place)
 }
 
 impl KvCache for Cache {
     fn rows(&self) -> usize {
-        self.rows
+        self.filled.first().map_or(0, Vec::len)
     }
 
     fn filled(&self, block: usize, row: usize) -> usize {
-        self.blocks[block].filled[row]
+        self.filled[block][row]
     }
 
     fn capacity(&self) -> usize {
@@ -209,8 +119,16 @@ impl KvCache for Cache {
     }
 
     fn truncate(&mut self, row: usize, positions: usize) {
-        for block in &mut self.blocks {
-            block.filled[row] = block.filled[row].min(positions);
+        for filled in &mut self.filled {
+            filled[row] = filled[row].min(positions);
+        }
+        #[cfg(feature = "flex")]
+        if let Store::Host(blocks, heads) = &mut self.store {
+            let kept = row * heads.key_value..(row + 1) * heads.key_value;
+            for store in blocks.iter_mut().flat_map(|block| &mut block[kept.clone()]) {
+                store.keys.truncate(positions * heads.dim);
+                store.values.truncate(positions * heads.dim);
+            }
         }
     }
 }

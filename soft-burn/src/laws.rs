@@ -2,10 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test's way to fail
 
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use proptest::prelude::*;
-use soft_core::conformance::{Laws, Observed};
-use soft_core::{DecodeModel, Exits, NestedModel};
+use soft_core::conformance::{DecodingLaws, Equality, Laws, Observed};
+use soft_core::{DecodeModel, Exits, NestedModel, Past, Prompt};
 
 use crate::{Llama, LlamaConfig, RopeScaling, device};
 
@@ -20,10 +20,6 @@ impl Observed for Llama {
 
     fn loss_value(&self, loss: &Tensor<1>) -> f64 {
         loss.clone().into_scalar::<f32>().into()
-    }
-
-    fn concat(&self, parts: Vec<Tensor<3>>) -> Tensor<3> {
-        Tensor::cat(parts, 1)
     }
 }
 
@@ -67,6 +63,61 @@ proptest! {
     }
 }
 
+/// Devices whose models run by the kernels, and by plain tensor operations as on every other backend.
+fn devices() -> [(Device, Equality); 2] {
+    let cpu = device("cpu").unwrap();
+    [
+        (cpu.clone(), Equality::ToTheBit),
+        (cpu.autodiff(), Equality::WithinRounding),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(6))]
+
+    #[test]
+    fn llama_obeys_the_laws_of_decoding(
+        seed: u64,
+        n_layers in 2usize..5,
+        n_kv_heads in prop_oneof![Just(1usize), Just(2), Just(4)],
+        tied: bool,
+        prompts in proptest::collection::vec(proptest::collection::vec(0u32..19, 1..9), 1..4),
+        with_heads: bool,
+    ) {
+        for (device, equality) in devices() {
+            let exits = Exits::every(1, 1..=n_layers).unwrap();
+            let mut config = config(n_layers, n_kv_heads, tied);
+            config.max_positions = 24;
+            let model = Llama::random(config, seed, &device).unwrap();
+            let model = if with_heads { model.with_exit_heads(&exits).unwrap() } else { model };
+            let seeds = prompts.iter().cloned().zip(seed..=u64::MAX);
+            let prompts = seeds.map(|(tokens, seed)| Prompt { tokens, seed }).collect();
+            let laws = DecodingLaws {
+                tolerance: 2e-4,
+                equality,
+                ..DecodingLaws::new(&model, prompts, exits)
+            };
+            laws.check().unwrap();
+        }
+    }
+}
+
+#[test]
+fn plain_tensor_operations_obey_the_laws() {
+    let (device, _) = &devices()[1];
+    let model = Llama::random(config(3, 2, true), 7, device).unwrap();
+    assert!(!model.is_on_host());
+    let rows = (0..3u32).map(|row| (0..7).map(|i| (i * 5 + row) % 19).collect());
+    Laws {
+        model: &model,
+        rows: rows.collect(),
+        exits: Exits::new([1, 2, 3]).unwrap(),
+        tolerance: 2e-4,
+    }
+    .check()
+    .unwrap();
+}
+
 #[test]
 fn the_cache_grows_past_its_first_slots() {
     let model = Llama::random(config(3, 2, true), 5, &device("cpu").unwrap()).unwrap();
@@ -92,9 +143,11 @@ fn past_the_capacity_is_an_error_not_a_panic() {
     let hidden = model
         .embed(&model.tokens(&[vec![1, 2, 3, 4]]).unwrap())
         .unwrap();
-    let error = model
-        .blocks(hidden.clone(), 0..2, Some(&mut cache))
-        .unwrap_err();
+    let past = Past {
+        cache: &mut cache,
+        counts: &[4],
+    };
+    let error = model.blocks(hidden.clone(), 0..2, Some(past)).unwrap_err();
     assert!(error.to_string().contains("capacity is 3"), "{error}");
     assert!(model.blocks(hidden, 1..3, None).is_err());
 }
@@ -132,5 +185,9 @@ fn a_cache_of_a_shallower_model_is_refused() {
     let shallow = Llama::random(config(2, 2, true), 5, &device).unwrap();
     let mut cache = shallow.new_cache(1, 8).unwrap();
     let hidden = model.embed(&model.tokens(&[vec![1, 2]]).unwrap()).unwrap();
-    assert!(model.blocks(hidden, 0..3, Some(&mut cache)).is_err());
+    let past = Past {
+        cache: &mut cache,
+        counts: &[2],
+    };
+    assert!(model.blocks(hidden, 0..3, Some(past)).is_err());
 }

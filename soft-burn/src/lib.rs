@@ -37,32 +37,42 @@ mod cache;
 mod checkpoints;
 mod config;
 mod construct;
+mod decode;
 mod device;
+mod draft_tokens;
 mod error;
 mod folder;
 #[cfg(all(test, feature = "flex"))]
 mod golden;
 mod heads;
+#[cfg(feature = "flex")]
+mod kernels;
 #[cfg(all(test, feature = "flex"))]
 mod laws;
 mod layers;
 mod log;
 mod loss;
 mod model;
+#[cfg(feature = "flex")]
+mod on_host;
 mod optimizer;
+mod packed;
 mod parameters;
 mod pretrained;
 mod rope;
 mod run;
 mod schedule;
 mod settings;
+mod tensor_store;
 mod trainer;
 mod weights;
 
 pub use burn;
 pub use cache::Cache;
 pub use config::{LlamaConfig, SpecialTokens};
+pub use decode::DraftHead;
 pub use device::{device, device_names};
+pub use draft_tokens::{draft_tokens, save_draft_tokens};
 pub use error::Error;
 pub use log::LogLine;
 pub use loss::Targets;

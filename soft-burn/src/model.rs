@@ -9,13 +9,14 @@ use std::ops::Range;
 
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use soft_core::{DecodeModel, Exit, ExitHead, NestedModel};
+use soft_core::{Exit, ExitHead, NestedModel, Past};
 
-use crate::attention::{Attention, CausalMask, Heads, Pass};
-use crate::cache::{Cache, Span};
+use crate::attention::{Attention, CausalMask, Heads, Padding, Pass};
+use crate::cache::Cache;
 use crate::heads::ExitHeads;
 use crate::layers::{Embedding, FeedForward, Projection, RmsNorm};
 use crate::rope::{self, Rotation};
+use crate::tensor_store::{Span, TensorStore};
 use crate::{Error, LlamaConfig};
 
 /// A LLaMA whose first n blocks are models of their own.
@@ -48,15 +49,15 @@ pub(crate) struct Block {
 }
 
 impl Block {
-    fn forward(
+    pub(crate) fn forward(
         &self,
         x: Tensor<2>,
         pass: &Pass,
-        cached: Option<(&mut Cache, usize, &Span)>,
+        stored: Option<(&mut TensorStore, &Span)>,
     ) -> Tensor<2> {
         let attended =
             self.self_attn
-                .forward(self.input_layernorm.forward(x.clone()), pass, cached);
+                .forward(self.input_layernorm.forward(x.clone()), pass, stored);
         let x = x + attended;
         let fed = self
             .mlp
@@ -97,30 +98,36 @@ impl Llama {
         ))
     }
 
-    /// An empty cache on the model's device.
-    ///
-    /// # Errors
-    /// When `capacity` exceeds the positions the model was made for.
-    pub fn new_cache(&self, rows: usize, capacity: usize) -> Result<Cache, Error> {
-        Cache::new(&self.config, rows, capacity, &self.device())
+    /// Angular frequencies of the rotary positions.
+    pub(crate) fn frequencies(&self) -> Vec<f32> {
+        let config = &self.config;
+        rope::frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
     }
 
-    fn pass(&self, rows: usize, span: &Span) -> Pass {
+    /// What the blocks share when every row brings as many of the span's positions as `counts` says.
+    pub(crate) fn pass(&self, counts: &[usize], span: &Span) -> Pass {
         // Rows that continue at one position share angles and mask.
         let common = span.common_start().map(|start| [start]);
         let starts = common
             .as_ref()
             .map_or(span.starts.as_slice(), |start| start.as_slice());
-        let config = &self.config;
-        let frequencies =
-            rope::frequencies(config.head_dim, config.rope_theta, config.rope_scaling);
         let device = self.device();
         Pass {
-            rows,
+            rows: counts.len(),
             seq: span.seq,
-            rotation: Rotation::new(&frequencies, starts, span.seq, &device),
+            padding: Padding::new(counts, span.seq, &device),
+            rotation: Rotation::new(&self.frequencies(), starts, span.seq, &device),
             mask: CausalMask::new(starts, span.seq, span.keys, &device),
         }
+    }
+
+    /// Refuses blocks that are not there.
+    pub(crate) fn check_blocks(&self, range: &Range<usize>) -> Result<(), Error> {
+        let (&Range { start, end }, depth) = (range, self.config.n_layers);
+        if end > depth || start > end {
+            return Err(Error::NoSuchBlocks { start, end, depth });
+        }
+        Ok(())
     }
 }
 
@@ -146,27 +153,19 @@ impl NestedModel for Llama {
         &self,
         hidden: Tensor<3>,
         range: Range<usize>,
-        mut cache: Option<&mut Cache>,
+        past: Option<Past<Cache>>,
     ) -> Result<Tensor<3>, Error> {
-        let (Range { start, end }, depth) = (range.clone(), self.depth());
-        if end > depth || start > end {
-            return Err(Error::NoSuchBlocks { start, end, depth });
+        self.check_blocks(&range)?;
+        if let Some(past) = past {
+            return self.packed_blocks(hidden, range, past);
         }
         let [rows, seq, d_model] = hidden.dims();
-        let span = match cache.as_deref() {
-            Some(cache) => cache.span(range.clone(), rows, seq)?,
-            None => Span {
-                starts: vec![0; rows],
-                seq,
-                keys: seq,
-            },
-        };
-        let pass = self.pass(rows, &span);
-        let mut states = hidden.reshape([rows * seq, d_model]);
-        for block in range {
-            let cached = cache.as_deref_mut().map(|cache| (cache, block, &span));
-            states = self.model.layers[block].forward(states, &pass, cached);
-        }
+        let pass = self.pass(&vec![seq; rows], &Span::new(vec![0; rows], seq));
+        let states = hidden.reshape([rows * seq, d_model]);
+        let blocks = &self.model.layers[range];
+        let states = blocks
+            .iter()
+            .fold(states, |states, block| block.forward(states, &pass, None));
         Ok(states.reshape([rows, seq, d_model]))
     }
 
@@ -175,54 +174,6 @@ impl NestedModel for Llama {
         let states = hidden.clone().reshape([rows * seq, d_model]);
         let scores = self.head().logits(&states, exit)?;
         Ok(scores.reshape([rows, seq, self.config.vocab]))
-    }
-}
-
-impl DecodeModel for Llama {
-    fn tokens(&self, rows: &[Vec<u32>]) -> Result<Tensor<2, Int>, Error> {
-        let seq = rows.first().map_or(0, Vec::len);
-        if rows.is_empty() {
-            return Err(soft_core::BatchError::NoRows.into());
-        }
-        if let Some(row) = rows
-            .iter()
-            .position(|row| row.len() != seq || row.is_empty())
-        {
-            return Err(Error::UnevenRows {
-                row,
-                found: rows[row].len(),
-                expected: seq,
-            });
-        }
-        self.token_tensor(&rows.concat(), seq)
-    }
-
-    fn empty_cache(&self, rows: usize, capacity: usize) -> Result<Cache, Error> {
-        self.new_cache(rows, capacity)
-    }
-
-    fn best_tokens(
-        &self,
-        hidden: &Tensor<3>,
-        positions: &[usize],
-        exit: Exit,
-    ) -> Result<Vec<u32>, Error> {
-        let [rows, seq, d_model] = hidden.dims();
-        let flat = positions
-            .iter()
-            .enumerate()
-            .map(|(row, position)| (row * seq + position) as i64);
-        let flat = TensorData::new(flat.collect::<Vec<_>>(), [rows]);
-        let states = hidden.clone().reshape([rows * seq, d_model]);
-        let states = states.select(0, Tensor::from_data(flat, &hidden.device()));
-        let best = self.head().logits(&states, exit)?.argmax(1).reshape([rows]);
-        let best = best
-            .try_into_vec_as::<i64>()
-            .map_err(|source| Error::Read {
-                name: "best token".to_owned(),
-                reason: source.to_string(),
-            })?;
-        Ok(best.into_iter().map(|token| token as u32).collect())
     }
 }
 

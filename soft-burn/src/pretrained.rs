@@ -13,6 +13,7 @@ use serde_json::Value;
 use soft_core::Exits;
 
 use crate::construct::{WeightSource, construct, construct_exit_heads};
+use crate::draft_tokens::DRAFT_TOKENS_FILE;
 use crate::folder::{new_folder, read_json, write_json};
 use crate::parameters::{EXIT_HEADS, named_tensors};
 use crate::weights::{WeightFiles, WeightType, write_weights};
@@ -22,7 +23,7 @@ const EXIT_HEADS_FILE: &str = "exit_heads.safetensors";
 const SOFT_FILE: &str = "soft.json";
 
 /// Files of a model folder that are not weights and travel with the model unchanged.
-const COMPANIONS: [&str; 8] = [
+const COMPANIONS: [&str; 9] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "tokenizer.model",
@@ -30,6 +31,7 @@ const COMPANIONS: [&str; 8] = [
     "added_tokens.json",
     "chat_template.jinja",
     "generation_config.json",
+    DRAFT_TOKENS_FILE,
     "LICENSE",
 ];
 

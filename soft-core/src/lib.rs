@@ -9,7 +9,8 @@
 //! | depths at which to cut | [`Exit`], [`Exits`] |
 //! | what a model must offer | [`NestedModel`], [`ExitHead`], [`KvCache`], [`TrainModel`] |
 //! | the loss and its schedules | [`sorted_loss`], [`SortedLoss`], [`AllExits`], [`LastExit`] |
-//! | plain greedy answers of a sub-model | [`greedy`](greedy()), [`DecodeModel`] |
+//! | decoding at any depth | [`Decoder`], [`DecodeSettings`], [`Mode`], [`DecodeModel`] |
+//! | when a token leaves early | [`ExitPolicy`] and its implementations, [`Thresholds`] |
 //! | how the next token is chosen | [`Sampling`], [`Distribution`], [`RowRng`] |
 //! | exact speculative sampling | [`check_draft`], [`Checked`] |
 //! | rows to learn from | [`Example`], [`Batch`], [`BatchStream`] |
@@ -30,10 +31,10 @@ mod acceptance;
 mod batch;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+mod decode;
 mod distribution;
 mod error;
 mod exit;
-mod greedy;
 mod nested;
 mod row_rng;
 mod sampling;
@@ -43,11 +44,16 @@ pub mod toy;
 
 pub use acceptance::{Checked, check_draft};
 pub use batch::{Batch, BatchStream, Example, StreamPosition, Target};
+pub use decode::{
+    Always, Both, Checks, Confidence, DecodeError, DecodeModel, DecodeSettings, Decoder,
+    DraftLength, DynamicExits, Either, Entropy, Evidence, ExitPolicy, Finish, Head, Margin,
+    Measure, MissingStates, Mode, Patience, Prompt, Saturation, Score, SettingsError, Speculation,
+    Statistics, Step, Thresholds, Tuner, Verdict,
+};
 pub use distribution::Distribution;
-pub use error::{BatchError, ExitError, SamplingError};
+pub use error::{BatchError, ExitError, PolicyError, SamplingError};
 pub use exit::{Exit, Exits};
-pub use greedy::{DecodeModel, GreedyError, GreedyLimits, greedy};
-pub use nested::{ExitHead, KvCache, NestedModel, TargetScores, TrainModel};
+pub use nested::{ExitHead, KvCache, NestedModel, Past, TargetScores, TrainModel};
 pub use row_rng::RowRng;
 pub use sampling::Sampling;
 pub use sorted::{

@@ -34,17 +34,18 @@ pub trait NestedModel {
 
     /// Runs the blocks in `range`, causally.
     ///
-    /// Without a cache the first position of `hidden` is position 0. With one, row r continues
-    /// after the positions that the cache already holds for r in these blocks, and the new keys
-    /// and values are appended.
+    /// Without a past, `hidden` is `[batch, seq, d_model]` and its first position is position 0.
+    /// With one, `hidden` is packed, `[1, n, d_model]`: the new states of all rows one row after the
+    /// other, as many of each as [`Past::counts`] says. Row r continues after the positions that the cache
+    /// already holds for r in these blocks, and the new keys and values are appended.
     ///
     /// # Errors
-    /// When `range` leaves the model or the cache is full.
+    /// When `range` leaves the model, the cache is full, or counts and states do not match.
     fn blocks(
         &self,
         hidden: Self::Hidden,
         range: Range<usize>,
-        cache: Option<&mut Self::Cache>,
+        past: Option<Past<Self::Cache>>,
     ) -> Result<Self::Hidden, Self::Error>;
 
     /// Final norm and head of `exit` on a hidden state that ran through `exit.depth()` blocks.
@@ -82,6 +83,15 @@ pub trait NestedModel {
         }
         Ok(())
     }
+}
+
+/// The earlier positions of a pass, and how many new ones each row brings.
+#[derive(Debug)]
+pub struct Past<'a, Cache> {
+    /// Keys and values of the earlier positions.
+    pub cache: &'a mut Cache,
+    /// New states of each row of the cache, in order; 0 for a row that sits this pass out.
+    pub counts: &'a [usize],
 }
 
 /// Turns a hidden state into logits: one shared head (SoFT) or one per exit (SFT+ICT).

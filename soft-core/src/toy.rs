@@ -10,7 +10,8 @@ use thiserror::Error;
 
 use crate::conformance::Observed;
 use crate::{
-    Batch, BatchError, DecodeModel, Exit, KvCache, NestedModel, Target, TargetScores, TrainModel,
+    Batch, BatchError, DecodeModel, Exit, Head, KvCache, NestedModel, Past, Score, Target,
+    TargetScores, TrainModel,
 };
 
 /// What the toy model refuses.
@@ -33,6 +34,14 @@ pub enum ToyError {
         /// Most positions a row can hold.
         capacity: usize,
     },
+    /// Counts that do not match the packed states, or the cache's rows.
+    #[error("{states} packed states: the rows bring {wanted}")]
+    Counts {
+        /// Sum of the counts.
+        wanted: usize,
+        /// States that came.
+        states: usize,
+    },
     /// A batch that does not fit.
     #[error(transparent)]
     Batch(#[from] BatchError),
@@ -41,10 +50,15 @@ pub enum ToyError {
 /// Hidden states of one batch: `[batch][seq][d_model]`.
 pub type ToyHidden = Vec<Vec<Vec<f64>>>;
 
+/// A head cut down to some tokens.
+#[derive(Clone, Debug)]
+pub struct ToyDraftHead(Vec<u32>);
+
 /// A random nested model of a few blocks.
 #[derive(Clone, Debug)]
 pub struct ToyModel {
     embedding: Vec<Vec<f64>>,
+    head: Vec<Vec<f64>>,
     blocks: Vec<Vec<Vec<f64>>>,
 }
 
@@ -58,11 +72,62 @@ impl ToyModel {
         };
         let embedding = matrix(vocab);
         let blocks = (0..depth).map(|_| matrix(d_model)).collect();
-        Self { embedding, blocks }
+        let head = embedding.clone();
+        Self {
+            embedding,
+            head,
+            blocks,
+        }
     }
 
-    fn vocab(&self) -> usize {
-        self.embedding.len()
+    /// The same model with its head turned by one token, so that a state close to a token's embedding
+    /// names the token after it: its texts wander, where those of a tied head soon repeat one token.
+    #[must_use]
+    pub fn restless(mut self) -> Self {
+        self.head.rotate_right(1);
+        self
+    }
+
+    fn check_blocks(&self, range: &Range<usize>) -> Result<(), ToyError> {
+        if range.end <= self.blocks.len() {
+            return Ok(());
+        }
+        Err(ToyError::NoSuchBlocks {
+            range: range.clone(),
+            depth: self.blocks.len(),
+        })
+    }
+
+    fn run_block(&self, block: usize, states: &mut [Vec<f64>], seen: &mut Vec<Vec<f64>>) {
+        for state in states {
+            *state = toy_block(&self.blocks[block], state, seen);
+        }
+    }
+
+    /// Logits of packed states over the head's tokens; -∞ elsewhere.
+    fn masked_logits(&self, hidden: &ToyHidden, head: Head<ToyDraftHead>) -> Vec<Vec<f64>> {
+        let rows = hidden[0].iter().map(|state| self.state_logits(state));
+        let mask = |logits: Vec<f64>| match head {
+            Head::Full(_) => logits,
+            Head::Draft(ToyDraftHead(tokens)) => {
+                let keep = |(token, logit)| {
+                    if tokens.contains(&(token as u32)) {
+                        logit
+                    } else {
+                        f64::NEG_INFINITY
+                    }
+                };
+                logits.into_iter().enumerate().map(keep).collect()
+            }
+        };
+        rows.map(mask).collect()
+    }
+
+    fn state_logits(&self, state: &[f64]) -> Vec<f64> {
+        let mean_square = dot(state, state) / state.len() as f64;
+        let scale = 1.0 / (mean_square + 1e-6).sqrt();
+        let rows = self.head.iter();
+        rows.map(|row| dot(row, state) * scale).collect()
     }
 }
 
@@ -91,6 +156,30 @@ impl ToyCache {
             inputs,
             rows,
             capacity,
+        }
+    }
+}
+
+impl ToyCache {
+    fn check(
+        &self,
+        hidden: &ToyHidden,
+        counts: &[usize],
+        range: &Range<usize>,
+    ) -> Result<(), ToyError> {
+        let states = hidden.first().map_or(0, Vec::len);
+        let wanted: usize = counts.iter().sum();
+        if hidden.len() != 1 || counts.len() != self.rows || wanted != states {
+            return Err(ToyError::Counts { wanted, states });
+        }
+        let capacity = self.capacity;
+        let full = |&row: &usize| {
+            let fits = |block: usize| self.inputs[block][row].len() + counts[row] <= capacity;
+            !range.clone().all(fits)
+        };
+        match (0..self.rows).find(full) {
+            None => Ok(()),
+            Some(row) => Err(ToyError::CacheFull { row, capacity }),
         }
     }
 }
@@ -138,45 +227,33 @@ impl NestedModel for ToyModel {
         &self,
         mut hidden: ToyHidden,
         range: Range<usize>,
-        mut cache: Option<&mut ToyCache>,
+        past: Option<Past<ToyCache>>,
     ) -> Result<ToyHidden, ToyError> {
-        if range.end > self.depth() {
-            return Err(ToyError::NoSuchBlocks {
-                range,
-                depth: self.depth(),
-            });
-        }
-        for block in range {
-            for (row, states) in hidden.iter_mut().enumerate() {
-                let mut scratch = Vec::new();
-                let (seen, capacity) = match cache.as_deref_mut() {
-                    Some(cache) => (&mut cache.inputs[block][row], cache.capacity),
-                    None => (&mut scratch, usize::MAX),
-                };
-                if seen.len() + states.len() > capacity {
-                    return Err(ToyError::CacheFull { row, capacity });
-                }
-                for state in states {
-                    *state = toy_block(&self.blocks[block], state, seen);
+        self.check_blocks(&range)?;
+        let Some(Past { cache, counts }) = past else {
+            for states in &mut hidden {
+                for block in range.clone() {
+                    let mut seen = Vec::new();
+                    self.run_block(block, states, &mut seen);
                 }
             }
+            return Ok(hidden);
+        };
+        cache.check(&hidden, counts, &range)?;
+        let mut from = 0;
+        for (row, &count) in counts.iter().enumerate() {
+            let states = &mut hidden[0][from..from + count];
+            for block in range.clone() {
+                self.run_block(block, states, &mut cache.inputs[block][row]);
+            }
+            from += count;
         }
         Ok(hidden)
     }
 
     fn logits(&self, hidden: &ToyHidden, _exit: Exit) -> Result<Self::Logits, ToyError> {
-        let score = |state: &Vec<f64>| {
-            let mean_square = dot(state, state) / state.len() as f64;
-            let scale = 1.0 / (mean_square + 1e-6).sqrt();
-            self.embedding
-                .iter()
-                .map(|row| dot(row, state) * scale)
-                .collect()
-        };
-        Ok(hidden
-            .iter()
-            .map(|row| row.iter().map(score).collect())
-            .collect())
+        let row = |row: &Vec<Vec<f64>>| row.iter().map(|state| self.state_logits(state)).collect();
+        Ok(hidden.iter().map(row).collect())
     }
 }
 
@@ -246,25 +323,90 @@ impl TrainModel for ToyModel {
 }
 
 impl DecodeModel for ToyModel {
+    type DraftHead = ToyDraftHead;
+
     fn tokens(&self, rows: &[Vec<u32>]) -> Result<Vec<Vec<u32>>, ToyError> {
         Ok(rows.to_vec())
+    }
+
+    fn vocab(&self) -> usize {
+        self.embedding.len()
+    }
+
+    fn context(&self) -> usize {
+        TOY_CONTEXT
     }
 
     fn empty_cache(&self, rows: usize, capacity: usize) -> Result<ToyCache, ToyError> {
         Ok(ToyCache::new(self.depth(), rows, capacity))
     }
 
+    fn select(&self, hidden: &ToyHidden, states: &[usize]) -> Result<ToyHidden, ToyError> {
+        let selected = states.iter().map(|&state| hidden[0][state].clone());
+        Ok(vec![selected.collect()])
+    }
+
+    fn concat(&self, parts: Vec<ToyHidden>) -> Result<ToyHidden, ToyError> {
+        Ok(vec![parts.into_iter().flatten().flatten().collect()])
+    }
+
+    fn copy_up(
+        &self,
+        hidden: &ToyHidden,
+        range: Range<usize>,
+        past: Past<ToyCache>,
+    ) -> Result<(), ToyError> {
+        let Past { cache, counts } = past;
+        self.check_blocks(&range)?;
+        cache.check(hidden, counts, &range)?;
+        let mut states = hidden[0].iter();
+        for (row, &count) in counts.iter().enumerate() {
+            for state in states.by_ref().take(count) {
+                for block in range.clone() {
+                    cache.inputs[block][row].push(state.clone());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn draft_head(&self, _exit: Exit, tokens: &[u32]) -> Result<ToyDraftHead, ToyError> {
+        Ok(ToyDraftHead(tokens.to_vec()))
+    }
+
     fn best_tokens(
         &self,
         hidden: &ToyHidden,
-        positions: &[usize],
-        exit: Exit,
+        head: Head<ToyDraftHead>,
     ) -> Result<Vec<u32>, ToyError> {
-        let logits = self.logits(hidden, exit)?;
-        let best = |(row, &position): (&Vec<Vec<f64>>, &usize)| best_token(&row[position]);
-        Ok(logits.iter().zip(positions).map(best).collect())
+        let logits = self.masked_logits(hidden, head);
+        Ok(logits.iter().map(|logits| best_token(logits)).collect())
+    }
+
+    fn scores(&self, hidden: &ToyHidden, head: Head<ToyDraftHead>) -> Result<Vec<Score>, ToyError> {
+        let rows = self.logit_rows(hidden, head)?;
+        Ok(rows.iter().map(|logits| Score::of_logits(logits)).collect())
+    }
+
+    fn logit_rows(
+        &self,
+        hidden: &ToyHidden,
+        head: Head<ToyDraftHead>,
+    ) -> Result<Vec<Vec<f32>>, ToyError> {
+        let rows = self.masked_logits(hidden, head);
+        let single = |row: Vec<f64>| row.into_iter().map(|logit| logit as f32).collect();
+        Ok(rows.into_iter().map(single).collect())
+    }
+
+    fn similarities(&self, before: &ToyHidden, after: &ToyHidden) -> Result<Vec<f32>, ToyError> {
+        let cosine =
+            |(a, b): (&Vec<f64>, &Vec<f64>)| (dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()) as f32;
+        Ok(before[0].iter().zip(&after[0]).map(cosine).collect())
     }
 }
+
+/// Most positions of a row: a context that tests can fill.
+const TOY_CONTEXT: usize = 64;
 
 impl Observed for ToyModel {
     fn logit_values(&self, logits: &ToyHidden) -> ToyHidden {
@@ -274,17 +416,16 @@ impl Observed for ToyModel {
     fn loss_value(&self, loss: &f64) -> f64 {
         *loss
     }
-
-    fn concat(&self, parts: Vec<ToyHidden>) -> ToyHidden {
-        let rows = parts[0].len();
-        (0..rows)
-            .map(|row| parts.iter().flat_map(|part| part[row].clone()).collect())
-            .collect()
-    }
 }
 
-/// Index of the highest score.
+/// Index of the highest score, the first of several.
 fn best_token(scores: &[f64]) -> u32 {
-    let best = (0..scores.len()).max_by(|&a, &b| scores[a].total_cmp(&scores[b]));
-    best.unwrap_or(0) as u32
+    let higher = |best: usize, next: usize| {
+        if scores[next] > scores[best] {
+            next
+        } else {
+            best
+        }
+    };
+    (0..scores.len()).reduce(higher).unwrap_or(0) as u32
 }

@@ -4,10 +4,11 @@
 
 use std::ops::Range;
 
-use soft_core::conformance::{Laws, Observed};
-use soft_core::toy::{ToyCache, ToyError, ToyHidden, ToyModel};
+use soft_core::conformance::{DecodingLaws, Laws, Observed};
+use soft_core::toy::{ToyCache, ToyDraftHead, ToyError, ToyHidden, ToyModel};
 use soft_core::{
-    Batch, DecodeModel, Exit, Exits, KvCache, NestedModel, Target, TargetScores, TrainModel,
+    Batch, DecodeModel, Exit, Exits, Head, KvCache, NestedModel, Past, Prompt, Score, Target,
+    TargetScores, TrainModel,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -24,6 +25,24 @@ enum Defect {
     StumblesAtExits,
     /// Learns what fills short rows.
     LearnsFromPadding,
+    /// Forgets one position too many.
+    ForgetsTooMuch,
+    /// Selects states in another order than asked.
+    SelectsInItsOwnOrder,
+    /// Puts the last part first.
+    ConcatenatesBackwards,
+    /// Copies something else into deeper blocks than the state.
+    CopiesAmiss,
+    /// Scores many tokens alike, and names the highest id of several.
+    NamesTheLastOfEqual,
+    /// The same scores, but the lowest id: no defect.
+    ScoresAlike,
+    /// Is surer than its logits say.
+    Overconfident,
+    /// Rows of logits without the head's restriction.
+    DraftsWithAllTokens,
+    /// None.
+    Sound,
 }
 
 struct Broken {
@@ -31,10 +50,10 @@ struct Broken {
     defect: Defect,
 }
 
-/// A cache that may refuse to forget.
+/// A cache that may refuse to forget, or forget too much.
 struct BrokenCache {
     cache: ToyCache,
-    forgets: bool,
+    defect: Defect,
 }
 
 impl KvCache for BrokenCache {
@@ -51,8 +70,10 @@ impl KvCache for BrokenCache {
     }
 
     fn truncate(&mut self, row: usize, positions: usize) {
-        if self.forgets {
-            self.cache.truncate(row, positions);
+        match self.defect {
+            Defect::NeverForgets => {}
+            Defect::ForgetsTooMuch => self.cache.truncate(row, positions.saturating_sub(1)),
+            _ => self.cache.truncate(row, positions),
         }
     }
 }
@@ -84,12 +105,15 @@ impl NestedModel for Broken {
         &self,
         hidden: ToyHidden,
         range: Range<usize>,
-        cache: Option<&mut BrokenCache>,
+        past: Option<Past<BrokenCache>>,
     ) -> Result<ToyHidden, ToyError> {
-        let cache = cache.filter(|_| self.defect != Defect::IgnoresTheCache);
-        let after_an_exit = range.start > 0 && cache.is_none();
-        let cache = cache.map(|cache| &mut cache.cache);
-        let mut hidden = self.model.blocks(hidden, range, cache)?;
+        let past = past.filter(|_| self.defect != Defect::IgnoresTheCache);
+        let after_an_exit = range.start > 0 && past.is_none();
+        let past = past.map(|past| Past {
+            cache: &mut past.cache.cache,
+            counts: past.counts,
+        });
+        let mut hidden = self.model.blocks(hidden, range, past)?;
         if after_an_exit && self.defect == Defect::StumblesAtExits {
             hidden[0][0][0] += 1.0;
         }
@@ -97,7 +121,20 @@ impl NestedModel for Broken {
     }
 
     fn logits(&self, hidden: &ToyHidden, exit: Exit) -> Result<ToyHidden, ToyError> {
-        self.model.logits(hidden, exit)
+        let mut logits = self.model.logits(hidden, exit)?;
+        for logit in logits.iter_mut().flatten().flatten() {
+            *logit = self.coarse(*logit);
+        }
+        Ok(logits)
+    }
+}
+
+impl Broken {
+    fn coarse(&self, logit: f64) -> f64 {
+        match self.defect {
+            Defect::NamesTheLastOfEqual | Defect::ScoresAlike => logit.round(),
+            _ => logit,
+        }
     }
 }
 
@@ -141,24 +178,114 @@ impl TrainModel for Broken {
 }
 
 impl DecodeModel for Broken {
+    type DraftHead = ToyDraftHead;
+
     fn tokens(&self, rows: &[Vec<u32>]) -> Result<Vec<Vec<u32>>, ToyError> {
         self.model.tokens(rows)
+    }
+
+    fn vocab(&self) -> usize {
+        self.model.vocab()
+    }
+
+    fn context(&self) -> usize {
+        self.model.context()
     }
 
     fn empty_cache(&self, rows: usize, capacity: usize) -> Result<BrokenCache, ToyError> {
         // Room for what is not forgotten.
         let cache = self.model.empty_cache(rows, 4 * capacity)?;
-        let forgets = self.defect != Defect::NeverForgets;
-        Ok(BrokenCache { cache, forgets })
+        let defect = self.defect;
+        Ok(BrokenCache { cache, defect })
+    }
+
+    fn select(&self, hidden: &ToyHidden, states: &[usize]) -> Result<ToyHidden, ToyError> {
+        let mut states = states.to_vec();
+        if self.defect == Defect::SelectsInItsOwnOrder {
+            states.sort_unstable();
+            states.reverse();
+        }
+        self.model.select(hidden, &states)
+    }
+
+    fn concat(&self, mut parts: Vec<ToyHidden>) -> Result<ToyHidden, ToyError> {
+        if self.defect == Defect::ConcatenatesBackwards {
+            parts.reverse();
+        }
+        self.model.concat(parts)
+    }
+
+    fn copy_up(
+        &self,
+        hidden: &ToyHidden,
+        range: Range<usize>,
+        past: Past<BrokenCache>,
+    ) -> Result<(), ToyError> {
+        let past = Past {
+            cache: &mut past.cache.cache,
+            counts: past.counts,
+        };
+        let mut hidden = hidden.clone();
+        if self.defect == Defect::CopiesAmiss {
+            let values = hidden[0].iter_mut().flatten();
+            values.for_each(|value| *value = -*value);
+        }
+        self.model.copy_up(&hidden, range, past)
+    }
+
+    fn draft_head(&self, exit: Exit, tokens: &[u32]) -> Result<ToyDraftHead, ToyError> {
+        self.model.draft_head(exit, tokens)
     }
 
     fn best_tokens(
         &self,
         hidden: &ToyHidden,
-        positions: &[usize],
-        exit: Exit,
+        head: Head<ToyDraftHead>,
     ) -> Result<Vec<u32>, ToyError> {
-        self.model.best_tokens(hidden, positions, exit)
+        let last_of_equal = self.defect == Defect::NamesTheLastOfEqual;
+        let best = |row: &Vec<f32>| {
+            let tokens = 0..row.len();
+            let mut tokens: Vec<usize> = tokens.collect();
+            if last_of_equal {
+                tokens.reverse();
+            }
+            let higher = |best, next| if row[next] > row[best] { next } else { best };
+            tokens.into_iter().reduce(higher).unwrap() as u32
+        };
+        Ok(self.logit_rows(hidden, head)?.iter().map(best).collect())
+    }
+
+    fn scores(&self, hidden: &ToyHidden, head: Head<ToyDraftHead>) -> Result<Vec<Score>, ToyError> {
+        let rows = self.logit_rows(hidden, head)?;
+        let mut scores: Vec<_> = rows.iter().map(|row| Score::of_logits(row)).collect();
+        if self.defect == Defect::Overconfident {
+            for score in &mut scores {
+                score.probability = score.probability.sqrt();
+            }
+        }
+        Ok(scores)
+    }
+
+    fn logit_rows(
+        &self,
+        hidden: &ToyHidden,
+        head: Head<ToyDraftHead>,
+    ) -> Result<Vec<Vec<f32>>, ToyError> {
+        let head = match head {
+            Head::Draft(_) if self.defect == Defect::DraftsWithAllTokens => {
+                Head::Full(Exit::new(1).unwrap())
+            }
+            head => head,
+        };
+        let mut rows = self.model.logit_rows(hidden, head)?;
+        for logit in rows.iter_mut().flatten() {
+            *logit = self.coarse(f64::from(*logit)) as f32;
+        }
+        Ok(rows)
+    }
+
+    fn similarities(&self, before: &ToyHidden, after: &ToyHidden) -> Result<Vec<f32>, ToyError> {
+        self.model.similarities(before, after)
     }
 }
 
@@ -170,9 +297,43 @@ impl Observed for Broken {
     fn loss_value(&self, loss: &f64) -> f64 {
         *loss
     }
+}
 
-    fn concat(&self, parts: Vec<ToyHidden>) -> ToyHidden {
-        self.model.concat(parts)
+fn broken(defect: Defect) -> Broken {
+    Broken {
+        model: ToyModel::new(4, 5, 9, 1).restless(),
+        defect,
+    }
+}
+
+fn laws(model: &Broken) -> Laws<'_, Broken> {
+    Laws {
+        model,
+        rows: vec![vec![1, 2, 3, 4, 5], vec![5, 4, 3, 2, 6]],
+        exits: Exits::new([1, 2, 4]).unwrap(),
+        // Logit rows are of single precision.
+        tolerance: 1e-6,
+    }
+}
+
+fn decoding_laws(model: &Broken) -> DecodingLaws<'_, Broken> {
+    let prompt = |seed, tokens: &[u32]| Prompt {
+        tokens: tokens.to_vec(),
+        seed,
+    };
+    let prompts = vec![
+        prompt(1, &[1, 2, 3, 4]),
+        prompt(2, &[8]),
+        prompt(3, &[0, 7, 7, 5, 1, 2]),
+    ];
+    DecodingLaws::new(model, prompts, Exits::new([1, 2, 4]).unwrap())
+}
+
+#[test]
+fn sound_models_obey_all_laws() {
+    laws(&broken(Defect::Sound)).check().unwrap();
+    for defect in [Defect::Sound, Defect::ScoresAlike] {
+        decoding_laws(&broken(defect)).check().unwrap();
     }
 }
 
@@ -182,21 +343,40 @@ fn every_defect_breaks_its_law() {
         (Defect::SeesTheFuture, "later tokens"),
         (Defect::IgnoresTheCache, "cached = uncached"),
         (Defect::NeverForgets, "truncated"),
+        (Defect::ForgetsTooMuch, "truncated"),
         (Defect::DoublesTheLoss, "sorted loss"),
         (Defect::StumblesAtExits, "one pass"),
         (Defect::LearnsFromPadding, "padded batch"),
+        (Defect::SelectsInItsOwnOrder, "late"),
+        (Defect::ConcatenatesBackwards, "late"),
+        (Defect::CopiesAmiss, "a copied state"),
+        (Defect::NamesTheLastOfEqual, "best tokens, scores"),
+        (Defect::Overconfident, "best tokens, scores"),
+        (Defect::DraftsWithAllTokens, "best tokens, scores"),
     ] {
-        let broken = Broken {
-            model: ToyModel::new(3, 5, 7, 1),
-            defect,
-        };
-        let laws = Laws {
-            model: &broken,
-            rows: vec![vec![1, 2, 3, 4, 5], vec![5, 4, 3, 2, 6]],
-            exits: Exits::new([1, 3]).unwrap(),
-            tolerance: 1e-9,
-        };
-        let error = laws.check().unwrap_err().to_string();
+        let error = laws(&broken(defect)).check().unwrap_err().to_string();
+        assert!(error.contains(law), "{defect:?}: {error}");
+    }
+}
+
+#[test]
+fn defects_that_show_in_answers_break_laws_of_decoding() {
+    for (defect, law) in [
+        (Defect::SeesTheFuture, "waited at any exits"),
+        (Defect::IgnoresTheCache, "waited at any exits"),
+        (Defect::NeverForgets, "self-speculation"),
+        (Defect::ForgetsTooMuch, "self-speculation"),
+        (Defect::StumblesAtExits, "static exit"),
+        (Defect::SelectsInItsOwnOrder, "static exit"),
+        (Defect::ConcatenatesBackwards, "waited at any exits"),
+        (Defect::CopiesAmiss, "copied states"),
+        (Defect::NamesTheLastOfEqual, "static exit"),
+        (Defect::Overconfident, "left early"),
+    ] {
+        let error = decoding_laws(&broken(defect))
+            .check()
+            .unwrap_err()
+            .to_string();
         assert!(error.contains(law), "{defect:?}: {error}");
     }
 }

@@ -1,49 +1,12 @@
-//! The laws every backend must obey, as functions that its tests call.
+//! The laws of a model: one forward primitive, its cache, its heads, its loss.
 //!
-//! A law is stated once and holds for every implementation of the traits. Each function returns
-//! [`LawBroken`] with what differed and by how much. The laws of decoding are not here yet.
+//! What decoding must keep besides is in `decoding`.
 
-use thiserror::Error;
+use std::ops::Range;
 
-use crate::{Batch, DecodeModel, Example, Exit, Exits, KvCache, Target, TrainModel, sorted_loss};
-
-/// What a law needs to see of a model: inputs made, outputs read.
-pub trait Observed: TrainModel + DecodeModel {
-    /// Logits as numbers, `[batch][seq][vocab]`.
-    fn logit_values(&self, logits: &Self::Logits) -> Vec<Vec<Vec<f64>>>;
-
-    /// A loss as a number.
-    fn loss_value(&self, loss: &Self::Loss) -> f64;
-
-    /// Hidden states joined along the sequence.
-    fn concat(&self, parts: Vec<Self::Hidden>) -> Self::Hidden;
-}
-
-/// A law that a model does not obey.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum LawBroken {
-    /// The model failed where the law wants an answer.
-    #[error("{law}: {source}")]
-    Failed {
-        /// The law.
-        law: &'static str,
-        /// What the model said.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// Two numbers that should be equal are not.
-    #[error("{law}: {place}: expected {expected}, found {found}")]
-    Differs {
-        /// The law.
-        law: &'static str,
-        /// Where.
-        place: String,
-        /// What the law wants.
-        expected: f64,
-        /// What the model computed.
-        found: f64,
-    },
-}
+use super::uncached::{best_token, single};
+use super::{LawBroken, Observed, failed};
+use crate::{Batch, Example, Exit, Exits, Head, KvCache, Past, RowRng, Score, Target, sorted_loss};
 
 /// One model under test, a batch of equally long rows, and how far rounding may go.
 #[derive(Debug)]
@@ -70,6 +33,9 @@ impl<M: Observed> Laws<'_, M> {
         self.late_blocks_catch_up()?;
         self.forgotten_positions_can_be_rewritten()?;
         self.ragged_rows_are_each_row_alone()?;
+        staircases_catch_up(self.model, &self.rows, &self.exits, self.tolerance)?;
+        self.copies_are_of_the_state_itself()?;
+        self.heads_agree()?;
         self.sorted_loss_is_the_mean()?;
         self.padding_changes_nothing()
     }
@@ -146,22 +112,28 @@ impl<M: Observed> Laws<'_, M> {
         let mut waiting = Vec::new();
         for position in 0..seq {
             let next = columns(&self.rows, position..position + 1);
-            let tokens = self.model.tokens(&next).map_err(failed(LAW))?;
-            let hidden = self.model.embed(&tokens).map_err(failed(LAW))?;
-            let hidden = self
-                .model
-                .blocks(hidden, 0..first.depth(), Some(&mut cache));
-            waiting.push(hidden.map_err(failed(LAW))?);
+            waiting.push(self.run(LAW, &next, 0..first.depth(), &mut cache)?);
         }
-        let hidden = self.model.concat(waiting);
+        let waiting = self.model.concat(waiting).map_err(failed(LAW))?;
+        // From one position of all rows after the other to one row after the other.
+        let rows = self.rows.len();
+        let order: Vec<usize> = (0..rows)
+            .flat_map(|row| (0..seq).map(move |position| position * rows + row))
+            .collect();
+        let hidden = self.model.select(&waiting, &order).map_err(failed(LAW))?;
+        let counts = vec![seq; rows];
+        let past = Past {
+            cache: &mut cache,
+            counts: &counts,
+        };
         let deep = first.depth()..last.depth();
         let hidden = self
             .model
-            .blocks(hidden, deep, Some(&mut cache))
+            .blocks(hidden, deep, Some(past))
             .map_err(failed(LAW))?;
-        let found = self.model.logits(&hidden, last).map_err(failed(LAW))?;
+        let found = self.unpacked(LAW, &hidden, &counts, last)?;
         let whole = self.sub_model(LAW, &self.rows, last)?;
-        self.same(LAW, &whole, &self.model.logit_values(&found))
+        self.same(LAW, &whole, &found)
     }
 
     /// After truncation the cache is as if the forgotten positions had never been.
@@ -189,7 +161,7 @@ impl<M: Observed> Laws<'_, M> {
         self.same(LAW, &expected, &found)
     }
 
-    /// Rows of different prompt lengths in one batch: padded prefill, cut back, continued.
+    /// Rows of different prompt lengths in one batch, continued by different numbers of tokens.
     fn ragged_rows_are_each_row_alone(&self) -> Result<(), LawBroken> {
         const LAW: &str = "a batch of ragged rows = each row alone";
         let exit = self.exits.last();
@@ -199,21 +171,123 @@ impl<M: Observed> Laws<'_, M> {
             .model
             .empty_cache(self.rows.len(), seq)
             .map_err(failed(LAW))?;
-        self.cached(LAW, &columns(&self.rows, 0..seq - 2), exit, &mut cache)?;
-        for row in 0..self.rows.len() {
-            cache.truncate(row, prompt(row));
-        }
-        let next: Vec<_> = self
-            .rows
-            .iter()
-            .enumerate()
-            .map(|(row, tokens)| tokens[prompt(row)..prompt(row) + 2].to_vec())
-            .collect();
-        let found = self.cached(LAW, &next, exit, &mut cache)?;
+        let part = |start: &dyn Fn(usize) -> usize, end: &dyn Fn(usize) -> usize| -> Vec<_> {
+            let rows = self.rows.iter().enumerate();
+            rows.map(|(row, tokens)| tokens[start(row)..end(row)].to_vec())
+                .collect()
+        };
+        let end = |row: usize| prompt(row) + 1 + row % 2;
+        self.cached(LAW, &part(&|_| 0, &prompt), exit, &mut cache)?;
+        let found = self.cached(LAW, &part(&prompt, &end), exit, &mut cache)?;
         for (row, tokens) in self.rows.iter().enumerate() {
-            let alone = self.sub_model(LAW, &[tokens[..prompt(row) + 2].to_vec()], exit)?;
+            let alone = self.sub_model(LAW, &[tokens[..end(row)].to_vec()], exit)?;
             let expected = vec![alone[0][prompt(row)..].to_vec()];
             self.same(LAW, &expected, &found[row..=row])?;
+        }
+        Ok(())
+    }
+
+    /// Copying a state up = giving the same state to each deeper block in turn.
+    fn copies_are_of_the_state_itself(&self) -> Result<(), LawBroken> {
+        const LAW: &str = "a copied state = the state of the exit, given to every deeper block";
+        let deeper = first_exit(&self.exits).depth()..self.exits.last().depth();
+        let counts = vec![2; self.rows.len()];
+        let counts = &counts[..];
+        let expected = self.after_an_exit(LAW, |hidden, cache| {
+            deeper.clone().try_for_each(|block| {
+                let past = Past { cache, counts };
+                let passed = self
+                    .model
+                    .blocks(hidden.clone(), block..block + 1, Some(past));
+                passed.map(|_| ())
+            })
+        })?;
+        let found = self.after_an_exit(LAW, |hidden, cache| {
+            let past = Past { cache, counts };
+            self.model.copy_up(hidden, deeper.clone(), past)
+        })?;
+        self.same(LAW, &expected, &found)
+    }
+
+    /// Logits of all but the first two positions, which left at the first exit: `fill` fills the deeper blocks.
+    fn after_an_exit(
+        &self,
+        law: &'static str,
+        fill: impl FnOnce(&M::Hidden, &mut M::Cache) -> Result<(), M::Error>,
+    ) -> Result<Values, LawBroken> {
+        let seq = self.rows[0].len();
+        let mut cache = self
+            .model
+            .empty_cache(self.rows.len(), seq)
+            .map_err(failed(law))?;
+        let first = first_exit(&self.exits).depth();
+        let hidden = self.run(law, &columns(&self.rows, 0..2), 0..first, &mut cache)?;
+        fill(&hidden, &mut cache).map_err(failed(law))?;
+        let rest = columns(&self.rows, 2..seq);
+        self.cached(law, &rest, self.exits.last(), &mut cache)
+    }
+
+    /// What decoding reads of a state is what its logits say; a cut-down head has the same logits, some left out.
+    fn heads_agree(&self) -> Result<(), LawBroken> {
+        const LAW: &str = "best tokens, scores and logit rows = what the logits say";
+        let kept = |token: usize| token % 2 == 1;
+        let some: Vec<u32> = (0..self.model.vocab() as u32).skip(1).step_by(2).collect();
+        let tokens = self.model.tokens(&self.rows[..1]).map_err(failed(LAW))?;
+        for exit in self.exits.iter() {
+            let hidden = self.model.embed(&tokens).map_err(failed(LAW))?;
+            let hidden = self.model.blocks(hidden, 0..exit.depth(), None);
+            let hidden = hidden.map_err(failed(LAW))?;
+            let logits = self.model.logits(&hidden, exit).map_err(failed(LAW))?;
+            let mut logits = self.model.logit_values(&logits).concat();
+            self.head_agrees(LAW, (&hidden, &logits), Head::Full(exit))?;
+            if some.is_empty() {
+                continue;
+            }
+            for (token, logit) in logits.iter_mut().flat_map(|row| row.iter_mut().enumerate()) {
+                if !kept(token) {
+                    *logit = f64::NEG_INFINITY;
+                }
+            }
+            let head = self.model.draft_head(exit, &some).map_err(failed(LAW))?;
+            self.head_agrees(LAW, (&hidden, &logits), Head::Draft(&head))?;
+        }
+        Ok(())
+    }
+
+    fn head_agrees(
+        &self,
+        law: &'static str,
+        (hidden, logits): (&M::Hidden, &[Vec<f64>]),
+        head: Head<M::DraftHead>,
+    ) -> Result<(), LawBroken> {
+        let rows = self.model.logit_rows(hidden, head).map_err(failed(law))?;
+        let best = self.model.best_tokens(hidden, head).map_err(failed(law))?;
+        let scores = self.model.scores(hidden, head).map_err(failed(law))?;
+        for (position, expected) in logits.iter().enumerate() {
+            let place = || format!("position {position}");
+            for (&expected, &found) in expected.iter().zip(&rows[position]) {
+                if expected > f64::NEG_INFINITY || found > f32::NEG_INFINITY {
+                    // Logit rows are of single precision.
+                    let rounded = f64::from(expected as f32);
+                    self.close_at(law, place, rounded, f64::from(found))?;
+                }
+            }
+            let first = f64::from(best_token(expected));
+            let (named, score) = (best[position], &scores[position]);
+            for token in [named, score.token] {
+                let behind = expected[first as usize] - expected[token as usize];
+                if behind.is_nan() || behind >= self.tolerance || behind == 0.0 {
+                    self.close_at(law, place, first, f64::from(token))?;
+                }
+            }
+            let wanted = Score::of_logits(&single(expected));
+            for (wanted, found) in [
+                (wanted.probability, score.probability),
+                (wanted.second, score.second),
+                (wanted.entropy, score.entropy),
+            ] {
+                self.close_at(law, place, f64::from(wanted), f64::from(found))?;
+            }
         }
         Ok(())
     }
@@ -285,6 +359,7 @@ impl<M: Observed> Laws<'_, M> {
         Ok(self.model.logit_values(&logits.map_err(failed(law))?))
     }
 
+    /// Logits of the next tokens of every row at `exit`, through the cache.
     fn cached(
         &self,
         law: &'static str,
@@ -292,14 +367,43 @@ impl<M: Observed> Laws<'_, M> {
         exit: Exit,
         cache: &mut M::Cache,
     ) -> Result<Values, LawBroken> {
-        let tokens = self.model.tokens(rows).map_err(failed(law))?;
+        let hidden = self.run(law, rows, 0..exit.depth(), cache)?;
+        let counts: Vec<usize> = rows.iter().map(Vec::len).collect();
+        self.unpacked(law, &hidden, &counts, exit)
+    }
+
+    /// The next tokens of every row, packed, through the blocks in `range`.
+    fn run(
+        &self,
+        law: &'static str,
+        rows: &[Vec<u32>],
+        range: Range<usize>,
+        cache: &mut M::Cache,
+    ) -> Result<M::Hidden, LawBroken> {
+        let counts: Vec<usize> = rows.iter().map(Vec::len).collect();
+        let tokens = self.model.tokens(&[rows.concat()]).map_err(failed(law))?;
         let hidden = self.model.embed(&tokens).map_err(failed(law))?;
-        let hidden = self
-            .model
-            .blocks(hidden, 0..exit.depth(), Some(cache))
-            .map_err(failed(law))?;
-        let logits = self.model.logits(&hidden, exit).map_err(failed(law))?;
-        Ok(self.model.logit_values(&logits))
+        let past = Past {
+            cache,
+            counts: &counts,
+        };
+        self.model
+            .blocks(hidden, range, Some(past))
+            .map_err(failed(law))
+    }
+
+    /// Logits of packed states, row by row.
+    fn unpacked(
+        &self,
+        law: &'static str,
+        hidden: &M::Hidden,
+        counts: &[usize],
+        exit: Exit,
+    ) -> Result<Values, LawBroken> {
+        let logits = self.model.logits(hidden, exit).map_err(failed(law))?;
+        let mut packed = self.model.logit_values(&logits).into_iter().flatten();
+        let row = |&count: &usize| packed.by_ref().take(count).collect();
+        Ok(counts.iter().map(row).collect())
     }
 
     fn same(
@@ -374,16 +478,81 @@ fn mean_cross_entropy(logits: &[Vec<Vec<f64>>], targets: &[Target]) -> f64 {
 
 type Values = Vec<Vec<Vec<f64>>>;
 
-fn failed<E: std::error::Error + Send + Sync + 'static>(
-    law: &'static str,
-) -> impl Fn(E) -> LawBroken {
-    move |source| LawBroken::Failed {
-        law,
-        source: Box::new(source),
+/// States that wait at exits in any mixture, and go on with whatever comes deeper next, end as if nothing had waited.
+pub(super) fn staircases_catch_up<M: Observed>(
+    model: &M,
+    rows: &[Vec<u32>],
+    exits: &Exits,
+    tolerance: f64,
+) -> Result<(), LawBroken> {
+    const LAW: &str = "states that waited at any exits = an eager run";
+    let longest = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let segments: Vec<Range<usize>> = exits.segments().collect();
+    let mut cache = model
+        .empty_cache(rows.len(), longest)
+        .map_err(failed(LAW))?;
+    let mut rng = RowRng::new(rows.len() as u64);
+    // What has run through so many segments, of each row, one state after the other.
+    let mut waiting: Vec<Vec<Vec<M::Hidden>>> = vec![vec![Vec::new(); rows.len()]; exits.len() + 1];
+    for position in 0..longest {
+        let mut reach = Vec::new();
+        for (row, tokens) in rows.iter().enumerate() {
+            let Some(&token) = tokens.get(position) else {
+                reach.push(0);
+                continue;
+            };
+            let embedded = model.tokens(&[vec![token]]).and_then(|t| model.embed(&t));
+            waiting[0][row].push(embedded.map_err(failed(LAW))?);
+            let early = 1 + (rng.uniform() * exits.len() as f64) as usize;
+            let last = position + 1 == tokens.len();
+            reach.push(if last { exits.len() } else { early });
+        }
+        for (index, segment) in segments.iter().enumerate() {
+            let going = |row: usize| reach[row] > index;
+            let mut counts = vec![0; rows.len()];
+            let mut states = Vec::new();
+            for row in (0..rows.len()).filter(|&row| going(row)) {
+                counts[row] = waiting[index][row].len();
+                states.append(&mut waiting[index][row]);
+            }
+            if states.is_empty() {
+                continue;
+            }
+            let past = Past {
+                cache: &mut cache,
+                counts: &counts,
+            };
+            let hidden = model.concat(states);
+            let hidden =
+                hidden.and_then(|hidden| model.blocks(hidden, segment.clone(), Some(past)));
+            let hidden = hidden.map_err(failed(LAW))?;
+            let mut state = 0;
+            for (row, &count) in counts.iter().enumerate() {
+                for _ in 0..count {
+                    let one = model.select(&hidden, &[state]).map_err(failed(LAW))?;
+                    waiting[index + 1][row].push(one);
+                    state += 1;
+                }
+            }
+        }
     }
+    let laws = Laws {
+        model,
+        rows: rows.to_vec(),
+        exits: exits.clone(),
+        tolerance,
+    };
+    for (row, tokens) in rows.iter().enumerate() {
+        let states = std::mem::take(&mut waiting[exits.len()][row]);
+        let hidden = model.concat(states).map_err(failed(LAW))?;
+        let found = laws.unpacked(LAW, &hidden, &[tokens.len()], exits.last())?;
+        let whole = laws.sub_model(LAW, std::slice::from_ref(tokens), exits.last())?;
+        laws.same(LAW, &whole, &found)?;
+    }
+    Ok(())
 }
 
-fn columns(rows: &[Vec<u32>], range: std::ops::Range<usize>) -> Vec<Vec<u32>> {
+fn columns(rows: &[Vec<u32>], range: Range<usize>) -> Vec<Vec<u32>> {
     rows.iter().map(|row| row[range.clone()].to_vec()).collect()
 }
 
@@ -404,8 +573,8 @@ fn first_exit(exits: &Exits) -> Exit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::NestedModel;
     use crate::toy::ToyModel;
+    use crate::{DecodeModel, NestedModel};
     use proptest::prelude::*;
 
     const VOCAB: u32 = 7;
@@ -432,6 +601,10 @@ mod tests {
         let model = ToyModel::new(2, 5, VOCAB as usize, 1);
         let mut cache = model.empty_cache(1, 2).unwrap();
         let hidden = model.embed(&vec![vec![1, 2, 3]]).unwrap();
-        assert!(model.blocks(hidden, 0..2, Some(&mut cache)).is_err());
+        let past = Past {
+            cache: &mut cache,
+            counts: &[3],
+        };
+        assert!(model.blocks(hidden, 0..2, Some(past)).is_err());
     }
 }

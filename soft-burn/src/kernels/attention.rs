@@ -1,0 +1,111 @@
+//! Attention of packed states over cached keys and values.
+//!
+//! Each state of each row looks at the keys 0 to its own position, no more: there is no mask and no padding. Query
+//! heads that share a key head are computed together. See the plain `attention` module for formula and source.
+
+use pulp::Arch;
+use rayon::prelude::*;
+
+use super::exp::exp;
+use super::linear::{Rows, dot_products};
+
+/// Where one state stands.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub row: usize,
+    pub position: usize,
+}
+
+/// Keys and values of one row and one key head: `[positions, head_dim]` each.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct HeadStore {
+    pub keys: Vec<f32>,
+    pub values: Vec<f32>,
+}
+
+/// What one block's attention works on.
+pub(crate) struct Attending<'a> {
+    pub arch: Arch,
+    pub head_dim: usize,
+    pub kv_heads: usize,
+    pub places: &'a [Place],
+    /// Of row r and key head h at `r * kv_heads + h`.
+    pub stores: &'a [HeadStore],
+}
+
+impl Attending<'_> {
+    /// Turned queries `[n, heads * head_dim]` to mixed values of the same shape.
+    pub fn run(&self, queries: &[f32], out: &mut [f32]) {
+        let width = queries.len() / self.places.len();
+        let group = width / self.kv_heads;
+        let one = |(index, (queries, out)): (usize, (&[f32], &mut [f32]))| {
+            let place = self.places[index / self.kv_heads];
+            let store = &self.stores[place.row * self.kv_heads + index % self.kv_heads];
+            self.attend(queries, store, place.position + 1, out);
+        };
+        let keys: usize = self.places.iter().map(|place| place.position + 1).sum();
+        if keys * width < SMALL {
+            let pairs = queries.chunks(group).zip(out.chunks_mut(group));
+            pairs.enumerate().for_each(one);
+        } else {
+            let pairs = queries.par_chunks(group).zip(out.par_chunks_mut(group));
+            pairs.enumerate().for_each(one);
+        }
+    }
+
+    /// The query heads of one state that share a key head.
+    fn attend(&self, queries: &[f32], store: &HeadStore, keys: usize, out: &mut [f32]) {
+        let dim = self.head_dim;
+        let queries = Rows {
+            values: queries,
+            width: dim,
+        };
+        let mut weights = vec![0.0; queries.count() * keys];
+        let mut rows: Vec<_> = weights.chunks_mut(keys).collect();
+        dot_products(self.arch, queries, &store.keys[..keys * dim], &mut rows);
+        let scale = 1.0 / (dim as f32).sqrt();
+        for (weights, out) in rows.into_iter().zip(out.chunks_mut(dim)) {
+            self.arch.dispatch(
+                #[inline(always)]
+                || {
+                    let sum = softmax_numerators(weights, scale);
+                    mix(weights, &store.values[..keys * dim], 1.0 / sum, out);
+                },
+            );
+        }
+    }
+}
+
+/// Multiplications below which one thread does it.
+const SMALL: usize = 1 << 16;
+
+/// Scores to e^(scaled score − highest), and their sum.
+#[inline(always)]
+fn softmax_numerators(scores: &mut [f32], scale: f32) -> f32 {
+    let highest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    for score in scores.iter_mut() {
+        *score = exp((*score - highest) * scale);
+    }
+    let (chunks, rest) = scores.as_chunks::<8>();
+    let mut sums = [0.0f32; 8];
+    for chunk in chunks {
+        for (sum, weight) in sums.iter_mut().zip(chunk) {
+            *sum += weight;
+        }
+    }
+    sums.iter().sum::<f32>() + rest.iter().sum::<f32>()
+}
+
+/// `out = scale · Σ weight · value`.
+#[inline(always)]
+fn mix(weights: &[f32], values: &[f32], scale: f32, out: &mut [f32]) {
+    out.fill(0.0);
+    for (weight, value) in weights.iter().zip(values.chunks(out.len())) {
+        for (out, value) in out.iter_mut().zip(value) {
+            *out += weight * value;
+        }
+    }
+    for out in out.iter_mut() {
+        *out *= scale;
+    }
+}

@@ -1,0 +1,130 @@
+//! Final norm and head over packed states: best tokens, scores, or all logits.
+
+use pulp::Arch;
+use rayon::prelude::*;
+use soft_core::Score;
+
+use super::exp::exp;
+use super::linear::{Product, Rows, linear};
+use super::norm::rms_norm;
+
+/// Norm and head, each row by row, and the norm's epsilon.
+pub(crate) struct HeadWeights<'a> {
+    pub norm: &'a [f32],
+    pub eps: f32,
+    /// `[tokens, d_model]`.
+    pub weight: &'a [f32],
+}
+
+impl HeadWeights<'_> {
+    fn tokens(&self) -> usize {
+        self.weight.len() / self.norm.len()
+    }
+
+    /// Logits of every state, `[n, tokens]`.
+    pub fn logits(&self, states: &[f32]) -> Vec<f32> {
+        let arch = Arch::new();
+        let width = self.norm.len();
+        let rows = |values| Rows { values, width };
+        let mut normed = vec![0.0; states.len()];
+        rms_norm(arch, rows(states), self.norm, self.eps, &mut normed);
+        let mut out = vec![0.0; states.len() / width * self.tokens()];
+        linear(
+            arch,
+            rows(&normed),
+            &mut [Product {
+                weight: self.weight,
+                out: &mut out,
+            }],
+        );
+        out
+    }
+
+    /// Index of the highest logit of every state, the lowest of several.
+    pub fn best(&self, states: &[f32]) -> Vec<usize> {
+        let logits = self.logits(states);
+        let rows = logits.par_chunks(self.tokens());
+        rows.map(|row| top_two(row).0).collect()
+    }
+
+    /// Scores of every state; `token` is an index into the head's tokens.
+    pub fn scores(&self, states: &[f32]) -> Vec<Score> {
+        let logits = self.logits(states);
+        logits.par_chunks(self.tokens()).map(score).collect()
+    }
+}
+
+/// Index of the highest number, the lowest of several; it; and the second highest.
+fn top_two(row: &[f32]) -> (usize, f32, f32) {
+    let (mut best, mut second) = ((0, f32::NEG_INFINITY), f32::NEG_INFINITY);
+    // Runs whose highest number cannot matter are passed over, a vector at a time.
+    for (run, values) in row.chunks(RUN).enumerate() {
+        let highest = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        if highest <= second {
+            continue;
+        }
+        for (index, &value) in values.iter().enumerate() {
+            if value > best.1 {
+                second = best.1;
+                best = (run * RUN + index, value);
+            } else if value > second {
+                second = value;
+            }
+        }
+    }
+    (best.0, best.1, second)
+}
+
+const RUN: usize = 64;
+
+fn score(row: &[f32]) -> Score {
+    let (token, highest, second) = top_two(row);
+    let (mut sum, mut weighted) = (0.0f64, 0.0f64);
+    // In runs: single precision within, double between.
+    for values in row.chunks(RUN) {
+        let (mut run_sum, mut run_weighted) = (0.0f32, 0.0f32);
+        for value in values {
+            let below = (value - highest).max(-80.0);
+            let weight = exp(below);
+            run_sum += weight;
+            run_weighted += below * weight;
+        }
+        sum += f64::from(run_sum);
+        weighted += f64::from(run_weighted);
+    }
+    Score {
+        token: token as u32,
+        probability: (1.0 / sum) as f32,
+        second: (f64::from(second - highest).exp() / sum) as f32,
+        entropy: (sum.ln() - weighted / sum) as f32,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn scores_are_those_of_the_logits(logits in proptest::collection::vec(-20f32..20.0, 1..200)) {
+            let (found, expected) = (score(&logits), Score::of_logits(&logits));
+            prop_assert_eq!(found.token, expected.token);
+            for (a, b) in [
+                (found.probability, expected.probability),
+                (found.second, expected.second),
+                (found.entropy, expected.entropy),
+            ] {
+                prop_assert!((a - b).abs() < 1e-5, "{} {}", a, b);
+            }
+        }
+    }
+
+    #[test]
+    fn the_lowest_of_equal_tokens_is_best() {
+        let mut row = vec![0.0; 300];
+        row[70] = 2.0;
+        row[200] = 2.0;
+        assert_eq!(top_two(&row), (70, 2.0, 2.0));
+    }
+}

@@ -1,0 +1,58 @@
+//! Tensors of the flex backend as slices, and back.
+
+use burn::backend::Flex;
+use burn::backend::tensor::FloatTensor;
+use burn::tensor::{Tensor, TensorData};
+
+use crate::Error;
+
+/// A flex tensor whose numbers lie one after the other.
+pub(crate) struct HostTensor(FloatTensor<Flex>);
+
+impl HostTensor {
+    /// The numbers, row by row.
+    pub fn values(&self) -> &[f32] {
+        // Made contiguous f32 by `host`.
+        self.0.as_slice().unwrap_or(&[])
+    }
+}
+
+/// Whether the tensor lives on the flex backend, without autodiff.
+pub(crate) fn is_flex<const D: usize>(tensor: &Tensor<D>) -> bool {
+    tensor.clone().try_into_primitive::<Flex>().is_ok()
+}
+
+/// The numbers of a tensor on the flex backend.
+///
+/// # Errors
+/// When it lives elsewhere or does not hold f32.
+pub(crate) fn host<const D: usize>(tensor: Tensor<D>) -> Result<HostTensor, Error> {
+    let unreadable = |reason: String| Error::Read {
+        name: "a tensor of the flex backend".to_owned(),
+        reason,
+    };
+    let primitive = tensor
+        .try_into_primitive::<Flex>()
+        .map_err(|reason| unreadable(format!("{reason:?}")))?;
+    let primitive = if primitive.is_contiguous() {
+        primitive
+    } else {
+        primitive.to_contiguous()
+    };
+    match primitive.as_slice::<f32>() {
+        Some(_) => Ok(HostTensor(primitive)),
+        None => Err(unreadable(format!(
+            "expected f32, found {:?}",
+            primitive.dtype()
+        ))),
+    }
+}
+
+/// `values` as a tensor on the device of `like`.
+pub(crate) fn tensor<const D: usize, const E: usize>(
+    values: Vec<f32>,
+    shape: [usize; D],
+    like: &Tensor<E>,
+) -> Tensor<D> {
+    Tensor::from_data(TensorData::new(values, shape), &like.device())
+}

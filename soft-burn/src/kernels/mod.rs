@@ -1,0 +1,23 @@
+//! Decoding kernels for Burn's flex backend: what Burn lacks and speed needs.
+//!
+//! Decoding reads every weight for a handful of states, and Burn's matrix products are made for many. Here the
+//! blocks of a pass run over slices of `f32`, and the weights are read once and in order. **Every kernel is
+//! batch-invariant**: what is computed for a state does not depend, to the bit, on the states it is computed
+//! with, nor on the number of threads. So a token that is checked together with others, or decoded in a batch, is
+//! bit-equal to the one decoded alone, and exactness does not hang on rounding.
+//!
+//! The reference is the plain tensor code of `attention`, `layers` and `cache`, which other backends run; the laws
+//! are tested with both. SIMD is portable (pulp): AVX2, NEON, or plain loops, chosen at run time.
+
+mod attention;
+mod block;
+mod exp;
+mod head;
+mod host;
+mod linear;
+mod norm;
+
+pub(crate) use attention::{HeadStore, Place};
+pub(crate) use block::{BlockRun, BlockWeights};
+pub(crate) use head::HeadWeights;
+pub(crate) use host::{HostTensor, host, is_flex, tensor};

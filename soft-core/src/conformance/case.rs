@@ -1,0 +1,217 @@
+//! What a decoding law is tried with: the ways to decode, and policies that leave now and then.
+
+use super::uncached::Uncached;
+use super::{DecodingLaws, LawBroken, Observed};
+use crate::{
+    Both, Checks, Confidence, DecodeSettings, DraftLength, DynamicExits, Either, Entropy, Exit,
+    ExitError, ExitPolicy, Exits, Margin, MissingStates, Mode, Patience, Sampling, Saturation,
+    Score, Speculation, Thresholds, Tuner,
+};
+
+/// A way to decode.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Way {
+    Static(Exit),
+    Dynamic(Rule),
+    /// Dynamic exits whose missing states are copied.
+    Copied(Rule),
+    /// Dynamic exits whose policy asks only where it pays, as measured.
+    Worthwhile(Rule),
+    /// Drafts at one exit.
+    Draft(Exit, DraftLength),
+    /// Drafts where the policy says.
+    Both(Rule, DraftLength),
+    Auto,
+}
+
+/// A policy, with thresholds that fit the model.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Rule {
+    Never,
+    Confidence,
+    Margin,
+    Entropy,
+    Saturation,
+    Patience,
+    SaturatedAndConfident,
+    ConfidentOrSaturated,
+    PatientOrSaturated,
+}
+
+impl Rule {
+    /// All that leave now and then.
+    pub const LEAVING: [Self; 8] = [
+        Self::Confidence,
+        Self::Margin,
+        Self::Entropy,
+        Self::Saturation,
+        Self::Patience,
+        Self::SaturatedAndConfident,
+        Self::ConfidentOrSaturated,
+        Self::PatientOrSaturated,
+    ];
+}
+
+/// Everything the decoder is asked to do, and for which law.
+#[derive(Clone, Debug)]
+pub(super) struct Case {
+    pub law: &'static str,
+    pub way: Way,
+    pub sampling: Sampling,
+    pub max_new_tokens: usize,
+    pub stop_tokens: Vec<u32>,
+    pub draft_tokens: Option<Vec<u32>>,
+}
+
+impl Case {
+    pub fn greedy(law: &'static str, way: Way, max_new_tokens: usize) -> Self {
+        Self {
+            law,
+            way,
+            sampling: Sampling::greedy(),
+            max_new_tokens,
+            stop_tokens: Vec::new(),
+            draft_tokens: None,
+        }
+    }
+
+    pub fn speculative(&self) -> bool {
+        matches!(self.way, Way::Draft(..) | Way::Both(..) | Way::Auto)
+    }
+
+    /// Whether a row's text hangs on the other rows, or on time.
+    ///
+    /// Rows check their drafts together, so how many random numbers drafting takes depends on the company: sampled
+    /// speculation keeps the distribution of a row, not its draws.
+    pub fn depends_on_company(&self) -> bool {
+        let sampled = self.speculative() && !self.sampling.is_greedy();
+        sampled || matches!(self.way, Way::Worthwhile(_))
+    }
+
+    pub fn ensure(
+        &self,
+        holds: bool,
+        row: usize,
+        what: impl FnOnce() -> String,
+    ) -> Result<(), LawBroken> {
+        if holds {
+            return Ok(());
+        }
+        Err(LawBroken::Untrue {
+            law: self.law,
+            place: format!("row {row} of {self:?}"),
+            what: what(),
+        })
+    }
+}
+
+/// Per exit, which values the model's own texts show: probability, margin, entropy, cosine.
+pub(super) struct Typical {
+    exits: Exits,
+    values: Vec<[f64; 4]>,
+}
+
+impl Typical {
+    /// Values such that the share `staying` of all tokens would stay at each exit.
+    pub fn of<M: Observed>(
+        laws: &DecodingLaws<M>,
+        law: &'static str,
+        texts: &[Vec<u32>],
+    ) -> Result<Self, LawBroken> {
+        let mut seen = vec![[const { Vec::new() }; 4]; laws.exits.len()];
+        for (text, prompt) in texts.iter().zip(&laws.prompts) {
+            let uncached = Uncached::of(law, laws.model, &laws.exits, text)?;
+            for position in prompt.tokens.len() - 1..text.len() {
+                for (index, seen) in seen.iter_mut().enumerate() {
+                    let evidence = uncached.evidence(index, position);
+                    let score = evidence.score;
+                    let of = |measure: fn(&Score) -> f32| score.as_ref().map_or(0.0, measure);
+                    seen[0].push(of(|score| score.probability));
+                    seen[1].push(of(Score::margin));
+                    seen[2].push(of(|score| score.entropy));
+                    seen[3].push(evidence.similarity.unwrap_or(0.0));
+                }
+            }
+        }
+        let staying = laws.staying;
+        // Low entropies leave, high values of the others.
+        let shares = [staying, staying, 1.0 - staying, staying];
+        let values = seen.into_iter().map(|seen| {
+            let mut share = shares.into_iter();
+            seen.map(|values| between(values, share.next().unwrap_or(staying)))
+        });
+        Ok(Self {
+            values: values.collect(),
+            exits: laws.exits.clone(),
+        })
+    }
+
+    fn thresholds(&self, measure: usize) -> Thresholds {
+        let pairs = self.exits.iter().zip(&self.values);
+        Thresholds::each(pairs.map(|(exit, values)| (exit, values[measure])))
+    }
+
+    pub fn policy(&self, rule: Rule) -> Box<dyn ExitPolicy> {
+        let confidence = || Box::new(Confidence(self.thresholds(0)));
+        let saturation = || Box::new(Saturation(self.thresholds(3)));
+        match rule {
+            Rule::Never => Box::new(Confidence(Thresholds::all(1.5))),
+            Rule::Confidence => confidence(),
+            Rule::Margin => Box::new(Margin(self.thresholds(1))),
+            Rule::Entropy => Box::new(Entropy(self.thresholds(2))),
+            Rule::Saturation => saturation(),
+            Rule::Patience => Box::new(Patience::new(2)),
+            Rule::SaturatedAndConfident => Box::new(Both(saturation(), confidence())),
+            Rule::ConfidentOrSaturated => Box::new(Either(confidence(), saturation())),
+            Rule::PatientOrSaturated => Box::new(Either(Box::new(Patience::new(2)), saturation())),
+        }
+    }
+
+    pub fn settings(&self, case: &Case) -> Result<DecodeSettings, ExitError> {
+        Ok(DecodeSettings {
+            mode: self.mode(case.way)?,
+            sampling: case.sampling.clone(),
+            max_new_tokens: case.max_new_tokens,
+            stop_tokens: case.stop_tokens.clone(),
+            draft_tokens: case.draft_tokens.clone(),
+        })
+    }
+
+    fn mode(&self, way: Way) -> Result<Mode, ExitError> {
+        let dynamic = |rule, missing, checks| {
+            Mode::Dynamic(DynamicExits {
+                exits: self.exits.clone(),
+                policy: self.policy(rule),
+                missing,
+                checks,
+            })
+        };
+        let deferred = MissingStates::Deferred;
+        Ok(match way {
+            Way::Static(exit) => Mode::Static(exit),
+            Way::Dynamic(rule) => dynamic(rule, deferred, Checks::All),
+            Way::Copied(rule) => dynamic(rule, MissingStates::Copied, Checks::All),
+            Way::Worthwhile(rule) => dynamic(rule, deferred, Checks::WhenWorthwhile),
+            Way::Draft(exit, length) => {
+                let full = self.exits.last().depth();
+                Mode::Speculative(Speculation::at(exit, full, length)?)
+            }
+            Way::Both(rule, length) => Mode::Speculative(Speculation {
+                exits: self.exits.clone(),
+                policy: self.policy(rule),
+                length,
+            }),
+            Way::Auto => Mode::Auto(Tuner::new(self.exits.clone())),
+        })
+    }
+}
+
+/// A value with the share `below` of `values` below it, in the middle between two of them.
+fn between(mut values: Vec<f32>, below: f64) -> f64 {
+    values.sort_by(f32::total_cmp);
+    let index = (below * values.len() as f64) as usize;
+    let at = |index: usize| f64::from(values.get(index).or(values.last()).copied().unwrap_or(0.0));
+    let middle = (at(index.saturating_sub(1)) + at(index)) / 2.0;
+    // Cosines may be negative; rounding may carry them, and entropies, beyond their range.
+    middle.max(-1.0)
+}

@@ -1,0 +1,54 @@
+//! What the decoding laws were tried on: laws that saw no draft rejected say nothing of rejection.
+
+use std::collections::BTreeMap;
+
+use crate::{Exit, Statistics, Step};
+
+/// What the decoder did while its laws were checked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Coverage {
+    /// Answers decoded.
+    pub sequences: u64,
+    /// Tokens of dynamic exits, by the depth of the exit that named them.
+    pub dynamic_by_depth: BTreeMap<usize, u64>,
+    /// Answers in which two tokens in a row left at one early exit: the case that breaks naive code.
+    pub two_in_a_row: u64,
+    /// Drafted tokens that were checked.
+    pub checked: u64,
+    /// Those that were accepted.
+    pub accepted: u64,
+    /// Answers that a stop token ended.
+    pub stopped_by_token: u64,
+    /// Answers that filled the context.
+    pub filled_the_context: u64,
+}
+
+impl Coverage {
+    /// Adds what another check covered.
+    pub fn add(&mut self, other: &Self) {
+        self.sequences += other.sequences;
+        for (&depth, &tokens) in &other.dynamic_by_depth {
+            *self.dynamic_by_depth.entry(depth).or_default() += tokens;
+        }
+        self.two_in_a_row += other.two_in_a_row;
+        self.checked += other.checked;
+        self.accepted += other.accepted;
+        self.stopped_by_token += other.stopped_by_token;
+        self.filled_the_context += other.filled_the_context;
+    }
+
+    pub(super) fn saw_drafts(&mut self, statistics: &Statistics) {
+        self.checked += statistics.checked;
+        self.accepted += statistics.accepted;
+    }
+
+    /// An answer of dynamic exits of a model whose full depth is `full`.
+    pub(super) fn saw_exits(&mut self, steps: &[Step], full: Exit) {
+        for step in steps {
+            let tokens = self.dynamic_by_depth.entry(step.exit.depth());
+            *tokens.or_default() += 1;
+        }
+        let early = |pair: &[Step]| pair[0].exit == pair[1].exit && pair[0].exit != full;
+        self.two_in_a_row += u64::from(steps.windows(2).any(early));
+    }
+}

@@ -1,0 +1,363 @@
+//! One trial: decodes, checks the books, and holds every token against the uncached sub-models.
+
+use super::case::{Case, Rule, Typical, Way};
+use super::uncached::{Choice, Uncached};
+use super::{Coverage, DecodingLaws, Equality, LawBroken, Observed, failed};
+use crate::{Decoder, Exit, Finish, Past, Prompt, RowRng, Statistics, Step};
+
+/// What the decoder made of one prompt.
+#[derive(Clone, Debug)]
+pub(super) struct Answer {
+    pub steps: Vec<Step>,
+    pub finish: Option<Finish>,
+}
+
+impl Answer {
+    pub fn tokens(&self) -> Vec<u32> {
+        self.steps.iter().map(|step| step.token).collect()
+    }
+}
+
+pub(super) struct Trial<'a, M> {
+    pub laws: &'a DecodingLaws<'a, M>,
+    pub typical: Typical,
+    pub coverage: Coverage,
+}
+
+impl<M: Observed> Trial<'_, M> {
+    /// The case holds for the batch, and for each row alone.
+    pub fn hold(&mut self, case: &Case) -> Result<(), LawBroken> {
+        self.hold_for(case, &self.laws.prompts)
+    }
+
+    pub fn hold_for(&mut self, case: &Case, prompts: &[Prompt]) -> Result<(), LawBroken> {
+        let together = self.decode(case, prompts)?;
+        for (row, (prompt, answer)) in prompts.iter().zip(&together).enumerate() {
+            self.verify(case, row, prompt, answer)?;
+        }
+        if self.laws.equality == Equality::WithinRounding || case.depends_on_company() {
+            return Ok(());
+        }
+        for (row, (prompt, expected)) in prompts.iter().zip(&together).enumerate() {
+            let alone = self.decode(case, std::slice::from_ref(prompt))?;
+            Self::same(case, row, expected, &alone[0])?;
+        }
+        Ok(())
+    }
+
+    /// Two runs of a row say the same; where tokens were drafted may differ.
+    pub fn same(
+        case: &Case,
+        row: usize,
+        expected: &Answer,
+        found: &Answer,
+    ) -> Result<(), LawBroken> {
+        let exits = |answer: &Answer| -> Vec<_> {
+            let exit = |step: &Step| (!case.speculative()).then_some(step.exit);
+            answer.steps.iter().map(exit).collect()
+        };
+        let same = expected.tokens() == found.tokens()
+            && expected.finish == found.finish
+            && exits(expected) == exits(found);
+        case.ensure(same, row, || {
+            format!("one run gives {expected:?}, another {found:?}")
+        })
+    }
+
+    pub fn decode(&mut self, case: &Case, prompts: &[Prompt]) -> Result<Vec<Answer>, LawBroken> {
+        let settings = self.typical.settings(case).map_err(failed(case.law))?;
+        let mut decoder =
+            Decoder::new(self.laws.model, prompts, settings).map_err(failed(case.law))?;
+        let mut steps = vec![Vec::new(); prompts.len()];
+        for step in &mut decoder {
+            let step = step.map_err(failed(case.law))?;
+            steps[step.row].push(step);
+        }
+        let mut answers = Vec::new();
+        for (row, steps) in steps.into_iter().enumerate() {
+            let answer = Answer {
+                steps,
+                finish: decoder.finish(row),
+            };
+            let handed_out = decoder.answer(row) == answer.tokens();
+            case.ensure(handed_out, row, || "the steps are not the answer".into())?;
+            self.end_is_right(case, row, &prompts[row], &answer)?;
+            answers.push(answer);
+        }
+        self.books_balance(case, &answers, decoder.statistics())?;
+        self.cover(case, &answers, decoder.statistics());
+        Ok(answers)
+    }
+
+    fn cover(&mut self, case: &Case, answers: &[Answer], statistics: &Statistics) {
+        self.coverage.sequences += answers.len() as u64;
+        self.coverage.saw_drafts(statistics);
+        for answer in answers {
+            if matches!(case.way, Way::Dynamic(_)) {
+                let full = self.laws.exits.last();
+                self.coverage.saw_exits(&answer.steps, full);
+            }
+            let ended_by = |finish| u64::from(answer.finish == Some(finish));
+            self.coverage.stopped_by_token += ended_by(Finish::StopToken);
+            self.coverage.filled_the_context += ended_by(Finish::Context);
+        }
+    }
+
+    /// The answer is as long as its end says.
+    fn end_is_right(
+        &self,
+        case: &Case,
+        row: usize,
+        prompt: &Prompt,
+        answer: &Answer,
+    ) -> Result<(), LawBroken> {
+        let tokens = answer.tokens();
+        let asked = tokens.len() == case.max_new_tokens;
+        let full = prompt.tokens.len() + tokens.len() == self.laws.model.context() + 1;
+        let right = match answer.finish {
+            Some(Finish::Length) => asked,
+            Some(Finish::Context) => full && !asked,
+            Some(Finish::StopToken) => !full && !asked && !case.stop_tokens.is_empty(),
+            Some(Finish::Stopped) | None => false,
+        };
+        case.ensure(right, row, || {
+            format!("{} tokens, finish {:?}", tokens.len(), answer.finish)
+        })?;
+        let stop = tokens.iter().find(|token| case.stop_tokens.contains(token));
+        case.ensure(stop.is_none(), row, || {
+            format!("the stop token {stop:?} belongs to the answer")
+        })
+    }
+
+    /// The statistics agree with the answers.
+    fn books_balance(
+        &self,
+        case: &Case,
+        answers: &[Answer],
+        statistics: &Statistics,
+    ) -> Result<(), LawBroken> {
+        let steps = || answers.iter().flat_map(|answer| &answer.steps);
+        let tell = |what: &str| format!("{what}: {statistics:?}");
+        let by_depth = statistics.tokens_by_depth.iter().all(|(&depth, &tokens)| {
+            steps().filter(|step| step.exit.depth() == depth).count() as u64 == tokens
+        });
+        let tokens = by_depth && statistics.tokens() == steps().count() as u64;
+        case.ensure(tokens, 0, || tell("tokens by depth"))?;
+        let accepted = steps().filter(|step| step.accepted).count() as u64;
+        // Accepted stop tokens belong to no answer.
+        let most = accepted + answers.len() as u64;
+        let drafts = (accepted..=most).contains(&statistics.accepted)
+            && statistics.accepted <= statistics.checked
+            && statistics.checked <= statistics.drafted
+            && (case.speculative() || statistics.drafted == 0);
+        case.ensure(drafts, 0, || tell("accepted, checked, drafted"))?;
+        // The prompt's pass names a first token; each state fed after that names another or the end.
+        let stopped = |answer: &Answer| answer.finish == Some(Finish::StopToken);
+        let named = |answer: &Answer| (answer.steps.len() + usize::from(stopped(answer))) as u64;
+        let fed: u64 = answers
+            .iter()
+            .map(|answer| named(answer).saturating_sub(1))
+            .sum();
+        let [least, most] = self.bounds(case, fed, statistics);
+        let states = (least..=most).contains(&statistics.block_states);
+        case.ensure(states, 0, || {
+            tell(&format!("block states, {least} to {most} expected"))
+        })
+    }
+
+    /// Fewest and most blocks times states for `fed` states.
+    fn bounds(&self, case: &Case, fed: u64, statistics: &Statistics) -> [u64; 2] {
+        let full = self.laws.exits.last().depth() as u64;
+        let first = self.laws.exits.iter().next().map_or(full, depth_of);
+        match case.way {
+            Way::Static(exit) => [fed * depth_of(exit); 2],
+            Way::Dynamic(Rule::Never) => [fed * full; 2],
+            Way::Dynamic(_) | Way::Copied(_) | Way::Worthwhile(_) => [fed * first, fed * full],
+            // The full model reads the state behind every token, accepted ones too.
+            Way::Draft(..) | Way::Both(..) | Way::Auto => {
+                let least = fed * full;
+                [least, (fed + statistics.drafted) * full]
+            }
+        }
+    }
+
+    /// Every token is what an uncached sub-model names, and that of the right exit.
+    fn verify(
+        &self,
+        case: &Case,
+        row: usize,
+        prompt: &Prompt,
+        answer: &Answer,
+    ) -> Result<(), LawBroken> {
+        let tokens = answer.tokens();
+        let stopped = answer.finish == Some(Finish::StopToken);
+        if tokens.is_empty() && !stopped {
+            return Ok(());
+        }
+        let mut text = [&prompt.tokens[..], &tokens].concat();
+        if !stopped {
+            // It may not fit the context, and nothing follows it.
+            text.pop();
+        }
+        let uncached = match case.way {
+            Way::Copied(_) => return self.verify_copied(case, row, prompt, answer),
+            _ => Uncached::of(case.law, self.laws.model, &self.laws.exits, &text)?,
+        };
+        let mut rng = RowRng::new(prompt.seed);
+        for index in 0..tokens.len() + usize::from(stopped) {
+            let position = prompt.tokens.len() + index - 1;
+            let step = answer.steps.get(index);
+            let exits = self.exits_of(case, index, position, &uncached);
+            self.exit_is_right(case, row, index, (step, &exits))?;
+            let found = tokens.get(index..=index).unwrap_or(&case.stop_tokens);
+            let mut wanted = None;
+            for exit in exits {
+                let named_here = step.is_none_or(|step| case.speculative() || step.exit == exit);
+                if !named_here {
+                    continue;
+                }
+                let choice = Choice {
+                    sampling: &case.sampling,
+                    logits: uncached.logits(exit, position),
+                    seen: &text[..=position],
+                    tolerance: self.laws.tolerance,
+                };
+                wanted = self.wanted(case, &choice, found, &mut rng)?;
+                if wanted.is_none() {
+                    break;
+                }
+            }
+            case.ensure(wanted.is_none(), row, || {
+                format!("token {index} is one of {found:?}, expected {wanted:?}, of {tokens:?}")
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The token that should have come instead; how sampled drafts draw is not retraced.
+    fn wanted(
+        &self,
+        case: &Case,
+        choice: &Choice,
+        found: &[u32],
+        rng: &mut RowRng,
+    ) -> Result<Option<u32>, LawBroken> {
+        if case.speculative() && !case.sampling.is_greedy() {
+            let allowed = choice.allows(found).map_err(failed(case.law))?;
+            return Ok((!allowed).then(|| super::uncached::best_token(choice.logits)));
+        }
+        choice.instead_of(found, rng).map_err(failed(case.law))
+    }
+
+    /// The exits that may name the token of this index, the likeliest first.
+    fn exits_of(
+        &self,
+        case: &Case,
+        index: usize,
+        position: usize,
+        uncached: &Uncached,
+    ) -> Vec<Exit> {
+        let full = self.laws.exits.last();
+        match case.way {
+            Way::Static(exit) => vec![exit],
+            // The prompt's pass runs through all blocks.
+            Way::Dynamic(rule) if index > 0 => {
+                let mut policy = self.typical.policy(rule);
+                let nudge = self.laws.tolerance as f32;
+                let nudges = [0.0, nudge, -nudge].into_iter();
+                let exits = nudges.map(|nudge| uncached.leaves_at(&mut *policy, position, nudge));
+                let mut exits: Vec<Exit> = exits.collect();
+                exits.dedup();
+                exits
+            }
+            // What is not asked stays.
+            Way::Worthwhile(rule) if index > 0 => {
+                let mut policy = self.typical.policy(rule);
+                let first = uncached.leaves_at(&mut *policy, position, 0.0);
+                let later = self.laws.exits.iter().filter(|exit| *exit >= first);
+                later.collect()
+            }
+            _ => vec![full],
+        }
+    }
+
+    fn exit_is_right(
+        &self,
+        case: &Case,
+        row: usize,
+        index: usize,
+        (step, exits): (Option<&Step>, &[Exit]),
+    ) -> Result<(), LawBroken> {
+        let Some(step) = step else {
+            return Ok(());
+        };
+        let right = if case.speculative() {
+            step.accepted == (step.exit != self.laws.exits.last())
+        } else {
+            !step.accepted && exits.contains(&step.exit)
+        };
+        case.ensure(right, row, || {
+            format!("token {index} is {step:?}, expected exit {exits:?}")
+        })
+    }
+
+    /// Copied states, one token after the other by hand: each runs to its exit, and every deeper block takes its
+    /// state from there.
+    fn verify_copied(
+        &self,
+        case: &Case,
+        row: usize,
+        prompt: &Prompt,
+        answer: &Answer,
+    ) -> Result<(), LawBroken> {
+        if self.laws.tolerance > 0.0 || !case.sampling.is_greedy() {
+            return Ok(());
+        }
+        let (law, model) = (case.law, self.laws.model);
+        let full = self.laws.exits.last();
+        let capacity = prompt.tokens.len() + answer.steps.len();
+        let mut cache = model.empty_cache(1, capacity).map_err(failed(law))?;
+        let mut fed = prompt.tokens.clone();
+        let mut seen = prompt.tokens.clone();
+        for (index, step) in answer.steps.iter().enumerate() {
+            let counts = [fed.len()];
+            let past = Past {
+                cache: &mut cache,
+                counts: &counts,
+            };
+            let embedded = model.tokens(&[fed]).and_then(|fed| model.embed(&fed));
+            let hidden = embedded
+                .and_then(|hidden| model.blocks(hidden, 0..step.exit.depth(), Some(past)))
+                .map_err(failed(law))?;
+            let logits = model.logits(&hidden, step.exit).map_err(failed(law))?;
+            let logits = model.logit_values(&logits).concat().pop();
+            let choice = Choice {
+                sampling: &case.sampling,
+                logits: &logits.unwrap_or_default(),
+                seen: &seen,
+                tolerance: self.laws.tolerance,
+            };
+            let wanted = choice
+                .instead_of(&[step.token], &mut RowRng::new(0))
+                .map_err(failed(law))?;
+            case.ensure(wanted.is_none(), row, || {
+                format!("token {index} is {step:?}, expected {wanted:?}")
+            })?;
+            for block in step.exit.depth()..full.depth() {
+                let past = Past {
+                    cache: &mut cache,
+                    counts: &counts,
+                };
+                let passed = model.blocks(hidden.clone(), block..block + 1, Some(past));
+                passed.map_err(failed(law))?;
+            }
+            seen.push(step.token);
+            fed = vec![step.token];
+        }
+        Ok(())
+    }
+}
+
+fn depth_of(exit: Exit) -> u64 {
+    exit.depth() as u64
+}

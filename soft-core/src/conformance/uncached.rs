@@ -1,0 +1,152 @@
+//! What decoding is compared with: every sub-model on a whole text, without a cache.
+//!
+//! A model that does not see the future gives, at each position of one pass, what it would give for
+//! the text that ends there; so one pass per exit checks all tokens of an answer.
+
+use super::{LawBroken, Observed, failed};
+use crate::{Evidence, Exit, ExitPolicy, Exits, RowRng, Sampling, SamplingError, Score, Verdict};
+
+/// One text as every sub-model sees it.
+pub(super) struct Uncached {
+    exits: Vec<Exit>,
+    /// `[exit][position][vocab]`.
+    logits: Vec<Vec<Vec<f64>>>,
+    /// Cosine to the exit before, `[exit][position]`.
+    similarities: Vec<Vec<f32>>,
+}
+
+impl Uncached {
+    pub fn of<M: Observed>(
+        law: &'static str,
+        model: &M,
+        exits: &Exits,
+        text: &[u32],
+    ) -> Result<Self, LawBroken> {
+        let tokens = model.tokens(&[text.to_vec()]).map_err(failed(law))?;
+        let mut hidden = model.embed(&tokens).map_err(failed(law))?;
+        let (mut all_logits, mut similarities) = (Vec::new(), Vec::new());
+        for (segment, exit) in exits.segments().zip(exits.iter()) {
+            let before = hidden.clone();
+            hidden = model.blocks(hidden, segment, None).map_err(failed(law))?;
+            let logits = model.logits(&hidden, exit).map_err(failed(law))?;
+            all_logits.extend(model.logit_values(&logits).into_iter().take(1));
+            let cosines = model.similarities(&before, &hidden).map_err(failed(law))?;
+            similarities.push(cosines);
+        }
+        Ok(Self {
+            exits: exits.iter().collect(),
+            logits: all_logits,
+            similarities,
+        })
+    }
+
+    /// The logits of `exit` at `position`; empty for an exit that is not there.
+    pub fn logits(&self, exit: Exit, position: usize) -> &[f64] {
+        let index = self.exits.iter().position(|candidate| *candidate == exit);
+        index.map_or(&[], |index| &self.logits[index][position])
+    }
+
+    pub fn evidence(&self, index: usize, position: usize) -> Evidence {
+        Evidence {
+            score: Some(Score::of_logits(&single(&self.logits[index][position]))),
+            similarity: Some(self.similarities[index][position]),
+        }
+    }
+
+    /// Where the token read at `position` leaves by `policy`, were everything surer by `nudge`.
+    pub fn leaves_at(&self, policy: &mut dyn ExitPolicy, position: usize, nudge: f32) -> Exit {
+        policy.next_token();
+        let full = self.exits.len() - 1;
+        let leaves = |&index: &usize| {
+            let mut evidence = self.evidence(index, position);
+            if let Some(score) = &mut evidence.score {
+                score.probability += nudge;
+                score.entropy -= nudge;
+            }
+            evidence.similarity = evidence.similarity.map(|cosine| cosine + nudge);
+            policy.judge(self.exits[index], &evidence) == Verdict::Leave
+        };
+        let index = (0..full).find(leaves).unwrap_or(full);
+        self.exits[index]
+    }
+}
+
+/// How the token after a text is chosen, done the plain way.
+pub(super) struct Choice<'a> {
+    pub sampling: &'a Sampling,
+    /// What one row of logits says.
+    pub logits: &'a [f64],
+    /// The text so far.
+    pub seen: &'a [u32],
+    /// How far logits may be off.
+    pub tolerance: f64,
+}
+
+impl Choice<'_> {
+    /// The token that should have come, if it is none of `found`.
+    pub fn instead_of(
+        &self,
+        found: &[u32],
+        rng: &mut RowRng,
+    ) -> Result<Option<u32>, SamplingError> {
+        if self.sampling.is_greedy() {
+            return self.best_instead_of(found);
+        }
+        let wanted = self.distribution()?.sample(rng);
+        // Rounding may move the draw across a border: what was drawn instead cannot be told apart.
+        Ok((self.tolerance == 0.0 && !found.contains(&wanted)).then_some(wanted))
+    }
+
+    /// Whether any of `found` can be drawn at all.
+    pub fn allows(&self, found: &[u32]) -> Result<bool, SamplingError> {
+        let distribution = self.distribution()?;
+        let possible = |&token: &u32| distribution.probability(token) > 0.0;
+        Ok(self.tolerance > 0.0 || found.iter().any(possible))
+    }
+
+    fn distribution(&self) -> Result<crate::Distribution, SamplingError> {
+        self.sampling.distribution(&single(self.logits), self.seen)
+    }
+
+    fn best_instead_of(&self, found: &[u32]) -> Result<Option<u32>, SamplingError> {
+        let scores = self.scores()?;
+        let best = best_token(&scores);
+        let behind = |token: u32| scores[best as usize] - scores[token as usize];
+        let near = |&token: &u32| token == best || behind(token) < self.tolerance;
+        Ok((!found.iter().any(near)).then_some(best))
+    }
+
+    /// The logits, or with a repetition penalty the logarithms of the probabilities that it leaves.
+    fn scores(&self) -> Result<Vec<f64>, SamplingError> {
+        if self.sampling.repetition_penalty == 1.0 {
+            return Ok(self.logits.to_vec());
+        }
+        let unfiltered = Sampling {
+            temperature: 1.0,
+            repetition_penalty: self.sampling.repetition_penalty,
+            ..Sampling::greedy()
+        };
+        let distribution = unfiltered.distribution(&single(self.logits), self.seen)?;
+        let tokens = 0..self.logits.len() as u32;
+        Ok(tokens
+            .map(|token| distribution.probability(token).ln())
+            .collect())
+    }
+}
+
+/// The first of the highest scores.
+pub(super) fn best_token(scores: &[f64]) -> u32 {
+    let higher = |best: usize, next: usize| {
+        if scores[next] > scores[best] {
+            next
+        } else {
+            best
+        }
+    };
+    (0..scores.len()).reduce(higher).unwrap_or(0) as u32
+}
+
+/// Logits as samplers and scores take them.
+pub(super) fn single(logits: &[f64]) -> Vec<f32> {
+    logits.iter().map(|&logit| logit as f32).collect()
+}

@@ -1,0 +1,149 @@
+//! How many tokens are drafted before the full model checks them.
+//!
+//! Never more than the answer has room for, and never past a stop token: the decoder sees to
+//! that. Knows no model.
+
+use serde::{Deserialize, Serialize};
+
+use crate::PolicyError;
+
+/// When drafting stops and checking starts.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub enum DraftLength {
+    /// Always so many tokens.
+    Fixed(usize),
+    /// One more after a draft that was accepted in full, one less after a rejection; 1 to `most`.
+    Adaptive {
+        /// Tokens of the first draft.
+        start: usize,
+        /// Most tokens of a draft.
+        most: usize,
+    },
+    /// Until a drafted token's probability, in the draft head's own opinion, falls below `least`.
+    Confident {
+        /// A token less probable than this ends the draft; it still belongs to it.
+        least: f64,
+        /// Most tokens of a draft.
+        most: usize,
+    },
+}
+
+impl DraftLength {
+    /// Refuses lengths of 0, and probabilities that are none.
+    ///
+    /// # Errors
+    /// [`PolicyError::DraftLength`].
+    pub fn validate(self) -> Result<(), PolicyError> {
+        let refuse = |found: String, expected| Err(PolicyError::DraftLength { found, expected });
+        match self {
+            Self::Fixed(0) => refuse("0".to_owned(), "at least 1 token"),
+            Self::Adaptive { start, most } if start == 0 || start > most => {
+                refuse(format!("start {start}, most {most}"), "1 ≤ start ≤ most")
+            }
+            Self::Confident { most: 0, .. } => refuse("0".to_owned(), "at least 1 token"),
+            Self::Confident { least, .. } if !(0.0..=1.0).contains(&least) => {
+                refuse(format!("probability {least}"), "a probability, 0 to 1")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether drafted tokens' probabilities are looked at.
+    pub(crate) fn needs_probability(self) -> bool {
+        matches!(self, Self::Confident { .. })
+    }
+}
+
+/// The draft length of one row as it goes along.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DraftLimit {
+    length: DraftLength,
+    current: usize,
+}
+
+impl DraftLimit {
+    pub fn new(length: DraftLength) -> Self {
+        let current = match length {
+            DraftLength::Fixed(tokens) => tokens,
+            DraftLength::Adaptive { start, .. } => start,
+            DraftLength::Confident { most, .. } => most,
+        };
+        Self { length, current }
+    }
+
+    /// Most tokens of the draft at hand.
+    pub fn most(&self) -> usize {
+        self.current
+    }
+
+    /// Whether a token of this probability ends the draft.
+    pub fn ends_after(&self, probability: f32) -> bool {
+        match self.length {
+            DraftLength::Confident { least, .. } => f64::from(probability) < least,
+            _ => false,
+        }
+    }
+
+    /// Learns from a checked draft.
+    pub fn checked(&mut self, drafted: usize, accepted: usize) {
+        if let DraftLength::Adaptive { most, .. } = self.length {
+            // A draft cut short by the end of the answer says nothing about longer ones.
+            if accepted < drafted {
+                self.current = self.current.saturating_sub(1).max(1);
+            } else if drafted == self.current {
+                self.current = (self.current + 1).min(most);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn adaptive_lengths_grow_and_shrink_within_their_bounds() {
+        let mut limit = DraftLimit::new(DraftLength::Adaptive { start: 2, most: 3 });
+        for (checked, most) in [
+            ((2, 2), 3),
+            ((3, 3), 3),
+            ((1, 1), 3),
+            ((3, 0), 2),
+            ((2, 1), 1),
+            ((1, 0), 1),
+        ] {
+            limit.checked(checked.0, checked.1);
+            assert_eq!(limit.most(), most, "after {checked:?}");
+        }
+    }
+
+    #[test]
+    fn a_doubtful_token_ends_a_confident_draft() {
+        let limit = DraftLimit::new(DraftLength::Confident {
+            least: 0.5,
+            most: 4,
+        });
+        assert!(limit.ends_after(0.4) && !limit.ends_after(0.6));
+        assert!(!DraftLimit::new(DraftLength::Fixed(2)).ends_after(0.0));
+    }
+
+    #[test]
+    fn impossible_lengths_are_refused() {
+        for bad in [
+            DraftLength::Fixed(0),
+            DraftLength::Adaptive { start: 0, most: 2 },
+            DraftLength::Adaptive { start: 3, most: 2 },
+            DraftLength::Confident {
+                least: 1.5,
+                most: 2,
+            },
+            DraftLength::Confident {
+                least: 0.5,
+                most: 0,
+            },
+        ] {
+            assert!(bad.validate().is_err(), "{bad:?} was accepted");
+        }
+    }
+}

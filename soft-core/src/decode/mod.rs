@@ -1,0 +1,31 @@
+//! Decoding at any depth: static, dynamic, self-speculative and automatic, greedy or sampled.
+
+mod check;
+mod decoder;
+mod draft;
+mod leave;
+mod model;
+mod packed;
+mod policy;
+mod row;
+mod settings;
+mod statistics;
+mod thresholds;
+mod tuner;
+mod worth;
+
+pub use decoder::{Decoder, Step};
+pub use draft::DraftLength;
+pub use model::{DecodeModel, Head, Score};
+pub use policy::{
+    Always, Both, Confidence, Either, Entropy, Evidence, ExitPolicy, Margin, Measure, Patience,
+    Saturation, Verdict,
+};
+pub use row::Finish;
+pub use settings::{
+    Checks, DecodeError, DecodeSettings, DynamicExits, MissingStates, Mode, Prompt, SettingsError,
+    Speculation,
+};
+pub use statistics::Statistics;
+pub use thresholds::Thresholds;
+pub use tuner::Tuner;

@@ -1,0 +1,338 @@
+//! Exit policies: whether a token may leave at an exit.
+//!
+//! A policy is asked at every exit on the way and answers from what it has seen: leave, stay, or
+//! first show me more. What it does not ask for is not computed, so that a policy that looks at hidden
+//! states only never touches the head. Knows no model.
+//!
+//! Sources: maximum probability, Sorted LLaMA section 4.4; top-two margin and hidden-state saturation, CALM
+//! (Schuster et al., arXiv 2207.07061); entropy, BranchyNet (Teerapittayanon et al., arXiv 1709.01686); patience, PABEE
+//! (Zhou et al., arXiv 2006.04152).
+
+use crate::{Exit, Exits, PolicyError, Score, Thresholds};
+
+/// What a policy may ask to see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Measure {
+    /// The head's score: one application of the head.
+    Score,
+    /// Cosine between the states at this exit and at the one before: no head.
+    Similarity,
+}
+
+/// What is known of a token at an exit.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Evidence {
+    /// The head's score, once asked for.
+    pub score: Option<Score>,
+    /// Cosine to the state at the exit before (the embedding before the first), once asked for.
+    pub similarity: Option<f32>,
+}
+
+/// A policy's answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The token is decided here.
+    Leave,
+    /// Go on to the next exit.
+    Stay,
+    /// Not without this.
+    Ask(Measure),
+}
+
+/// Decides for one row, exit by exit, whether its token leaves.
+///
+/// The full model is no exit to leave at: who gets there is answered by it.
+pub trait ExitPolicy: Send + Sync {
+    /// Judges the current token at `exit`. Asked again after [`Verdict::Ask`], with the answer.
+    fn judge(&mut self, exit: Exit, evidence: &Evidence) -> Verdict;
+
+    /// A new token starts: forget the one before.
+    fn next_token(&mut self) {}
+
+    /// Refuses settings that make no sense for these exits.
+    ///
+    /// # Errors
+    /// A threshold outside its range or for an exit that is not there.
+    fn check(&self, exits: &Exits) -> Result<(), PolicyError>;
+
+    /// The same policy for another row.
+    fn for_row(&self) -> Box<dyn ExitPolicy>;
+}
+
+impl std::fmt::Debug for dyn ExitPolicy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ExitPolicy")
+    }
+}
+
+/// Implements what is the same for every policy that is `Clone`.
+macro_rules! for_row_by_clone {
+    () => {
+        fn for_row(&self) -> Box<dyn ExitPolicy> {
+            Box::new(self.clone())
+        }
+    };
+}
+
+/// Asks for the score and decides on it.
+fn by_score(evidence: &Evidence, leave: impl FnOnce(&Score) -> bool) -> Verdict {
+    match &evidence.score {
+        None => Verdict::Ask(Measure::Score),
+        Some(score) if leave(score) => Verdict::Leave,
+        Some(_) => Verdict::Stay,
+    }
+}
+
+/// Leaves at the first exit: a fixed draft depth.
+#[derive(Clone, Copy, Debug)]
+pub struct Always;
+
+impl ExitPolicy for Always {
+    fn judge(&mut self, _exit: Exit, _evidence: &Evidence) -> Verdict {
+        Verdict::Leave
+    }
+
+    fn check(&self, _exits: &Exits) -> Result<(), PolicyError> {
+        Ok(())
+    }
+
+    for_row_by_clone!();
+}
+
+/// Leaves when the highest probability exceeds the exit's threshold: the paper's rule.
+///
+/// A threshold of 1 or more is never exceeded.
+#[derive(Clone, Debug)]
+pub struct Confidence(pub Thresholds);
+
+impl ExitPolicy for Confidence {
+    fn judge(&mut self, exit: Exit, evidence: &Evidence) -> Verdict {
+        match self.0.at(exit) {
+            Some(threshold) if threshold < 1.0 => {
+                by_score(evidence, |score| f64::from(score.probability) > threshold)
+            }
+            _ => Verdict::Stay,
+        }
+    }
+
+    fn check(&self, exits: &Exits) -> Result<(), PolicyError> {
+        self.0
+            .check("maximum probability", 0.0..=f64::INFINITY, exits)
+    }
+
+    for_row_by_clone!();
+}
+
+/// Leaves when the best two probabilities are further apart than the exit's threshold.
+#[derive(Clone, Debug)]
+pub struct Margin(pub Thresholds);
+
+impl ExitPolicy for Margin {
+    fn judge(&mut self, exit: Exit, evidence: &Evidence) -> Verdict {
+        match self.0.at(exit) {
+            Some(threshold) if threshold < 1.0 => {
+                by_score(evidence, |score| f64::from(score.margin()) > threshold)
+            }
+            _ => Verdict::Stay,
+        }
+    }
+
+    fn check(&self, exits: &Exits) -> Result<(), PolicyError> {
+        self.0.check("top-two margin", 0.0..=f64::INFINITY, exits)
+    }
+
+    for_row_by_clone!();
+}
+
+/// Leaves when the entropy, in nats, is below the exit's threshold; 0 never leaves.
+#[derive(Clone, Debug)]
+pub struct Entropy(pub Thresholds);
+
+impl ExitPolicy for Entropy {
+    fn judge(&mut self, exit: Exit, evidence: &Evidence) -> Verdict {
+        match self.0.at(exit) {
+            Some(threshold) if threshold > 0.0 => {
+                by_score(evidence, |score| f64::from(score.entropy) < threshold)
+            }
+            _ => Verdict::Stay,
+        }
+    }
+
+    fn check(&self, exits: &Exits) -> Result<(), PolicyError> {
+        self.0.check("entropy", 0.0..=f64::INFINITY, exits)
+    }
+
+    for_row_by_clone!();
+}
+
+/// Leaves when the hidden state has hardly turned since the exit before: its cosine to it
+/// exceeds the exit's threshold. The head is applied only to a token that leaves.
+#[derive(Clone, Debug)]
+pub struct Saturation(pub Thresholds);
+
+impl ExitPolicy for Saturation {
+    fn judge(&mut self, exit: Exit, evidence: &Evidence) -> Verdict {
+        match (self.0.at(exit), evidence.similarity) {
+            (Some(threshold), _) if threshold >= 1.0 => Verdict::Stay,
+            (None, _) => Verdict::Stay,
+            (Some(_), None) => Verdict::Ask(Measure::Similarity),
+            (Some(threshold), Some(cosine)) if f64::from(cosine) > threshold => Verdict::Leave,
+            _ => Verdict::Stay,
+        }
+    }
+
+    fn check(&self, exits: &Exits) -> Result<(), PolicyError> {
+        self.0.check("cosine", -1.0..=f64::INFINITY, exits)
+    }
+
+    for_row_by_clone!();
+}
+
+/// Leaves when so many exits in a row name the same token.
+#[derive(Clone, Debug)]
+pub struct Patience {
+    exits: usize,
+    /// Exit and token last looked at.
+    last: Option<(Exit, u32)>,
+    agreeing: usize,
+}
+
+impl Patience {
+    /// Leaves at the exit that is the `exits`-th in a row to name its token.
+    pub fn new(exits: usize) -> Self {
+        Self {
+            exits,
+            last: None,
+            agreeing: 0,
+        }
+    }
+}
+
+impl ExitPolicy for Patience {
+    fn judge(&mut self, exit: Exit, evidence: &Evidence) -> Verdict {
+        let Some(score) = evidence.score else {
+            return Verdict::Ask(Measure::Score);
+        };
+        self.agreeing = match self.last {
+            // Asked again, because a policy beside this one wants to see more.
+            Some((last, _)) if last == exit => self.agreeing,
+            Some((_, token)) if token == score.token => self.agreeing + 1,
+            _ => 1,
+        };
+        self.last = Some((exit, score.token));
+        if self.agreeing >= self.exits {
+            Verdict::Leave
+        } else {
+            Verdict::Stay
+        }
+    }
+
+    fn next_token(&mut self) {
+        *self = Self::new(self.exits);
+    }
+
+    fn check(&self, _exits: &Exits) -> Result<(), PolicyError> {
+        if self.exits == 0 {
+            return Err(PolicyError::NoPatience);
+        }
+        Ok(())
+    }
+
+    for_row_by_clone!();
+}
+
+/// Leaves when both leave; the second is asked only when the first would. Put the cheap one first.
+#[derive(Debug)]
+pub struct Both(pub Box<dyn ExitPolicy>, pub Box<dyn ExitPolicy>);
+
+impl ExitPolicy for Both {
+    fn judge(&mut self, exit: Exit, evidence: &Evidence) -> Verdict {
+        match self.0.judge(exit, evidence) {
+            Verdict::Leave => self.1.judge(exit, evidence),
+            other => other,
+        }
+    }
+
+    fn next_token(&mut self) {
+        self.0.next_token();
+        self.1.next_token();
+    }
+
+    fn check(&self, exits: &Exits) -> Result<(), PolicyError> {
+        self.0.check(exits)?;
+        self.1.check(exits)
+    }
+
+    fn for_row(&self) -> Box<dyn ExitPolicy> {
+        Box::new(Self(self.0.for_row(), self.1.for_row()))
+    }
+}
+
+/// Leaves when either leaves; the second is asked only when the first would stay.
+#[derive(Debug)]
+pub struct Either(pub Box<dyn ExitPolicy>, pub Box<dyn ExitPolicy>);
+
+impl ExitPolicy for Either {
+    fn judge(&mut self, exit: Exit, evidence: &Evidence) -> Verdict {
+        match self.0.judge(exit, evidence) {
+            Verdict::Stay => self.1.judge(exit, evidence),
+            other => other,
+        }
+    }
+
+    fn next_token(&mut self) {
+        self.0.next_token();
+        self.1.next_token();
+    }
+
+    fn check(&self, exits: &Exits) -> Result<(), PolicyError> {
+        self.0.check(exits)?;
+        self.1.check(exits)
+    }
+
+    fn for_row(&self) -> Box<dyn ExitPolicy> {
+        Box::new(Self(self.0.for_row(), self.1.for_row()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The exit at which a policy leaves that is shown `tokens`, one an exit, and only what it asks for.
+    fn leaves_at(policy: &mut dyn ExitPolicy, tokens: &[u32]) -> Option<usize> {
+        policy.next_token();
+        let shown = |&token: &u32| Score {
+            token,
+            probability: 0.5,
+            second: 0.1,
+            entropy: 1.0,
+        };
+        (1..).zip(tokens).find_map(|(depth, token)| {
+            let exit = Exit::new(depth).unwrap();
+            let mut evidence = Evidence::default();
+            let verdict = loop {
+                match policy.judge(exit, &evidence) {
+                    Verdict::Ask(Measure::Score) => evidence.score = Some(shown(token)),
+                    Verdict::Ask(Measure::Similarity) => evidence.similarity = Some(0.0),
+                    verdict => break verdict,
+                }
+            };
+            (verdict == Verdict::Leave).then_some(depth)
+        })
+    }
+
+    #[test]
+    fn patience_counts_an_exit_once_however_often_it_is_asked() {
+        let patience = || Box::new(Patience::new(2));
+        let never = || Box::new(Saturation(Thresholds::all(0.5)));
+        let ever = || Box::new(Saturation(Thresholds::all(-0.5)));
+        assert_eq!(leaves_at(&mut *patience(), &[1, 2, 2]), Some(3));
+        let mut either = Either(patience(), never());
+        assert_eq!(leaves_at(&mut either, &[1, 2, 2]), Some(3));
+        assert_eq!(leaves_at(&mut either, &[1, 2, 3]), None);
+        assert_eq!(leaves_at(&mut Both(patience(), ever()), &[1, 1]), Some(2));
+        let mut patient = Either(Box::new(Both(patience(), never())), patience());
+        assert_eq!(leaves_at(&mut patient, &[1, 1]), Some(2));
+    }
+}

@@ -1,0 +1,101 @@
+//! What decoding cost and where tokens came from, counted as it goes.
+//!
+//! The counted cost, block and head applications per token, depends on neither machine nor load.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// Counts and times of one decoder. The first token of each row, which the prompt's pass
+/// gives, counts among the tokens; the blocks that the prompt ran through count apart.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Statistics {
+    /// Depth of the full model of this run.
+    pub depth: usize,
+    /// Tokens of the answers, by the depth of the exit that named them.
+    pub tokens_by_depth: BTreeMap<usize, u64>,
+    /// Tokens drafted.
+    pub drafted: u64,
+    /// Drafted tokens that were checked: up to the first one rejected.
+    pub checked: u64,
+    /// Drafted tokens that were accepted.
+    pub accepted: u64,
+    /// Blocks times states, prompts aside.
+    pub block_states: u64,
+    /// Blocks run on however many states, prompts aside: readings of a block's weights.
+    pub block_passes: u64,
+    /// States read by a full head.
+    pub head_states: u64,
+    /// Full heads applied to however many states.
+    pub head_passes: u64,
+    /// States read by a draft head.
+    pub draft_head_states: u64,
+    /// Tokens of the prompts.
+    pub prompt_tokens: u64,
+    /// Wall time of the prompts' pass.
+    pub prefill: Duration,
+    /// Wall time of rounds in which no token ran to the full depth.
+    pub draft: Duration,
+    /// Wall time of rounds in which one did: plain steps, and checks of drafts.
+    pub full: Duration,
+}
+
+impl Statistics {
+    /// Tokens of all answers.
+    pub fn tokens(&self) -> u64 {
+        self.tokens_by_depth.values().sum()
+    }
+
+    /// Mean depth of the exits that named the tokens; NaN without tokens.
+    pub fn mean_depth(&self) -> f64 {
+        let depths = self.tokens_by_depth.iter();
+        let sum: u64 = depths.map(|(&depth, &tokens)| depth as u64 * tokens).sum();
+        sum as f64 / self.tokens() as f64
+    }
+
+    /// Accepted share of the drafted tokens that were checked; NaN without any.
+    pub fn acceptance_rate(&self) -> f64 {
+        self.accepted as f64 / self.checked as f64
+    }
+
+    /// Block applications per token: the counted cost. The first token of each row costs none here.
+    pub fn blocks_per_token(&self) -> f64 {
+        self.block_states as f64 / self.tokens() as f64
+    }
+
+    /// Readings of block weights per token: what counts where memory is the limit.
+    pub fn block_passes_per_token(&self) -> f64 {
+        self.block_passes as f64 / self.tokens() as f64
+    }
+
+    /// Full-head applications per token.
+    pub fn heads_per_token(&self) -> f64 {
+        self.head_states as f64 / self.tokens() as f64
+    }
+
+    /// Wall time of everything.
+    pub fn total(&self) -> Duration {
+        self.prefill + self.draft + self.full
+    }
+
+    /// Adds what another decoder counted.
+    pub fn add(&mut self, other: &Self) {
+        self.depth = self.depth.max(other.depth);
+        for (&depth, &tokens) in &other.tokens_by_depth {
+            *self.tokens_by_depth.entry(depth).or_default() += tokens;
+        }
+        self.drafted += other.drafted;
+        self.checked += other.checked;
+        self.accepted += other.accepted;
+        self.block_states += other.block_states;
+        self.block_passes += other.block_passes;
+        self.head_states += other.head_states;
+        self.head_passes += other.head_passes;
+        self.draft_head_states += other.draft_head_states;
+        self.prompt_tokens += other.prompt_tokens;
+        self.prefill += other.prefill;
+        self.draft += other.draft;
+        self.full += other.full;
+    }
+}

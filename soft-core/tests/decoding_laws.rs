@@ -1,0 +1,127 @@
+//! The decoder obeys its laws on random toy models, and what the laws were tried on is counted.
+
+#![allow(clippy::unwrap_used)] // a test's way to fail
+
+use std::cell::RefCell;
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use soft_core::conformance::{Coverage, DecodingLaws};
+use soft_core::toy::ToyModel;
+use soft_core::{DraftLength, Exits, Prompt, Sampling};
+
+/// Random models differ in size; so do the exits, prompts and settings tried on them.
+#[derive(Clone, Debug)]
+struct World {
+    model: (usize, usize, u64),
+    skipped: Vec<bool>,
+    prompts: Vec<Prompt>,
+    max_new_tokens: usize,
+    lengths: Vec<DraftLength>,
+    draft_tokens: Vec<u32>,
+    sampling: Sampling,
+    staying: f64,
+}
+
+fn lengths() -> impl Strategy<Value = DraftLength> {
+    prop_oneof![
+        (1usize..6).prop_map(DraftLength::Fixed),
+        (1usize..4, 0usize..4).prop_map(|(start, more)| DraftLength::Adaptive {
+            start,
+            most: start + more
+        }),
+        (0.1..0.9, 1usize..7).prop_map(|(least, most)| DraftLength::Confident { least, most }),
+    ]
+}
+
+fn samplings() -> impl Strategy<Value = Sampling> {
+    let top_k = proptest::option::of(1usize..6);
+    let top_p = proptest::option::of(0.5..1.0);
+    (0.3..1.5, top_k, top_p, 1.05..1.6).prop_map(|(temperature, top_k, top_p, penalty)| Sampling {
+        temperature,
+        top_k,
+        top_p,
+        repetition_penalty: penalty,
+        ..Sampling::greedy()
+    })
+}
+
+fn worlds() -> impl Strategy<Value = World> {
+    (2usize..7, 5usize..17).prop_flat_map(|(depth, vocab)| {
+        let tokens = proptest::collection::vec(0..vocab as u32, 1..9);
+        let prompt = (tokens, any::<u64>()).prop_map(|(tokens, seed)| Prompt { tokens, seed });
+        let draft_tokens = proptest::collection::vec(0..vocab as u32, 1..vocab);
+        (
+            any::<u64>().prop_map(move |seed| (depth, vocab, seed)),
+            proptest::collection::vec(any::<bool>(), depth - 1),
+            proptest::collection::vec(prompt, 1..5),
+            4usize..17,
+            proptest::collection::vec(lengths(), 1..4),
+            draft_tokens,
+            samplings(),
+            0.2..0.8,
+        )
+            .prop_map(
+                |(model, skipped, prompts, max, lengths, draft, sampling, staying)| World {
+                    model,
+                    skipped,
+                    prompts,
+                    max_new_tokens: max,
+                    lengths,
+                    draft_tokens: draft,
+                    sampling,
+                    staying,
+                },
+            )
+    })
+}
+
+fn check(world: World) -> Result<Coverage, TestCaseError> {
+    let (depth, vocab, seed) = world.model;
+    let model = ToyModel::new(depth, 5, vocab, seed).restless();
+    let early = (1..depth).filter(|exit| !world.skipped[exit - 1]);
+    let exits = Exits::new(early.chain([depth])).unwrap();
+    let laws = DecodingLaws {
+        max_new_tokens: world.max_new_tokens,
+        lengths: world.lengths,
+        draft_tokens: world.draft_tokens,
+        sampling: world.sampling,
+        staying: world.staying,
+        ..DecodingLaws::new(&model, world.prompts, exits)
+    };
+    laws.check()
+        .map_err(|error| TestCaseError::fail(error.to_string()))
+}
+
+#[test]
+fn the_decoder_obeys_its_laws_on_random_models() {
+    let covered = RefCell::new(Coverage::default());
+    let usual = Config::default();
+    let config = Config {
+        // `PROPTEST_CASES=10000` tries more worlds.
+        cases: usual.cases / 2,
+        failure_persistence: None,
+        ..usual
+    };
+    TestRunner::new(config)
+        .run(&worlds(), |world| {
+            let coverage = check(world)?;
+            covered.borrow_mut().add(&coverage);
+            Ok(())
+        })
+        .unwrap();
+    let covered = covered.into_inner();
+    assert!(covered.sequences >= 10_000, "{covered:?}");
+    // Texts were such that the laws had something to say.
+    let acceptance = covered.accepted as f64 / covered.checked as f64;
+    assert!((0.1..0.9).contains(&acceptance), "{covered:?}");
+    let total: u64 = covered.dynamic_by_depth.values().sum();
+    let used = |tokens: &&u64| **tokens * 50 > total;
+    assert!(
+        covered.dynamic_by_depth.values().filter(used).count() >= 4,
+        "{covered:?}"
+    );
+    assert!(covered.two_in_a_row >= 1_000, "{covered:?}");
+    assert!(covered.stopped_by_token >= 1_000, "{covered:?}");
+    assert!(covered.filled_the_context >= 500, "{covered:?}");
+}
