@@ -12,12 +12,13 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use soft_burn::{
     AdamWSettings, Decay, ExitLoss, Llama, LlamaConfig, LogLine, Method, Run, RunData, RunSettings,
-    Schedule, TrainSettings, device,
+    Schedule, TrainSettings, device, save_draft_tokens,
 };
 use soft_core::Exits;
 use soft_data::{
     EncodeReport, Format, Holdout, Loader, LoaderConfig, Tokenizer, encode, ordered_batches, split,
 };
+use soft_examples::decoding::draft_tokens_of;
 use soft_examples::progress::Progress;
 use soft_examples::table::{figure, table};
 
@@ -125,6 +126,7 @@ fn main() -> Result<()> {
     let (data, rows) = load_rows(&args, &config)?;
     let settings = run_settings(&args, exits, &data.stream, rows);
     settings.validate()?;
+    let draft_tokens = draft_tokens_of(data.stream.examples(), config.vocab);
     let run = if args.resume {
         Run::resume(&args.out, settings, data, &device)?
     } else {
@@ -135,7 +137,7 @@ fn main() -> Result<()> {
             data,
         )?
     };
-    train(run, &args)
+    train(run, &args, draft_tokens)
 }
 
 const DEFAULT_VALIDATION: usize = 128;
@@ -217,7 +219,7 @@ fn run_settings(args: &Args, exits: Exits, loader: &Loader, rows: EncodeReport) 
 }
 
 /// Draws the run to its end, or to Ctrl-C.
-fn train(mut run: Run<Loader>, args: &Args) -> Result<()> {
+fn train(mut run: Run<Loader>, args: &Args, draft_tokens: Option<Vec<u32>>) -> Result<()> {
     let interrupted = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&interrupted);
     ctrlc::set_handler(move || flag.store(true, Ordering::SeqCst))
@@ -253,6 +255,9 @@ fn train(mut run: Run<Loader>, args: &Args) -> Result<()> {
     }
     progress.finish();
     let (model, _) = run.finish()?;
+    if let Some(tokens) = draft_tokens {
+        save_draft_tokens(&model, &tokens)?;
+    }
     if let (Some((before, first)), Some((after, last))) = (first, last) {
         let rows = first.iter().zip(&last);
         let rows = rows.map(|(a, b)| [a.exit.to_string(), figure(a.loss), figure(b.loss)]);

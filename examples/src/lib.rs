@@ -1,6 +1,10 @@
-//! What the examples share: progress bars, tables, a tiny world to talk about.
+//! What the examples share: prompts and decoding settings from the command line, progress bars,
+//! tables, a tiny world to talk about.
 
+pub mod decoding;
 pub mod progress;
+pub mod prompts;
+pub mod statistics;
 pub mod table;
 pub mod tiny_world;
 

@@ -10,6 +10,7 @@ pub fn example(name: &str) -> Command {
     Command::new(profile.join("examples").join(name))
 }
 
+#[allow(dead_code)] // not every test file fine-tunes
 /// `finetune` on the quickstart's model; what else it needs the caller adds.
 pub fn finetune(data: &Path, out: &Path) -> Command {
     let mut command = example("finetune");

@@ -1,0 +1,58 @@
+//! Counts which tokens answers are made of and stores the most frequent ones with a model: its drafts
+//! are then made with a head of those tokens only, which costs a fraction of the full one.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
+use clap::Parser;
+use soft_burn::{LlamaConfig, save_draft_tokens};
+use soft_data::{Format, Tokenizer, encode, frequent_tokens};
+use soft_examples::decoding::DRAFT_TOKENS;
+
+#[derive(Parser, Debug)]
+#[command(about = "Store the tokens that answers are made of with a model, for cheaper drafts")]
+struct Args {
+    /// Model folder; draft_tokens.json is written into it
+    #[arg(long)]
+    model: PathBuf,
+    /// File of rows to count in
+    #[arg(long)]
+    data: PathBuf,
+    /// Layout of the rows: alpaca, triviaqa or jsonl
+    #[arg(long)]
+    format: Format,
+    /// Tokens to keep
+    #[arg(long, default_value_t = DRAFT_TOKENS)]
+    count: usize,
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    ensure!(args.count > 0, "--count is 0: expected at least 1");
+    let config = LlamaConfig::load(&args.model)?;
+    let tokenizer = Tokenizer::from_folder(&args.model, config.vocab)?;
+    let records = args.format.read(&args.data)?;
+    let (examples, _) = encode(&records, &tokenizer, config.max_positions)?;
+    let all: usize = examples
+        .iter()
+        .map(|example| example.supervised_tokens())
+        .sum();
+    let tokens = frequent_tokens(&examples, args.count);
+    let kept = |token: &u32| tokens.contains(token);
+    let sample = examples.iter().flat_map(|example| {
+        let marked = example.tokens().iter().zip(example.supervised());
+        marked
+            .filter(|(_, supervised)| **supervised)
+            .map(|(token, _)| token)
+    });
+    let looked_at = 20_000.min(all);
+    let covered = sample.take(looked_at).filter(|token| kept(token)).count();
+    save_draft_tokens(&args.model, &tokens)?;
+    println!(
+        "{} of {} tokens kept; they make up {:.1} % of the first {looked_at} answer tokens",
+        tokens.len(),
+        config.vocab,
+        100.0 * covered as f64 / looked_at.max(1) as f64
+    );
+    Ok(())
+}

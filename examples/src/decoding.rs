@@ -1,0 +1,221 @@
+//! How to decode, from the command line: mode, policy, draft length, sampler.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use soft_burn::{SoftInfo, draft_tokens};
+use soft_core::{
+    Checks, Confidence, DecodeSettings, DraftLength, DynamicExits, Entropy, Example, Exit,
+    ExitPolicy, Exits, Margin, MissingStates, Mode, Patience, Sampling, Saturation, Speculation,
+    Thresholds, Tuner,
+};
+use soft_data::{Tokenizer, frequent_tokens};
+
+/// Tokens of a draft head, unless asked otherwise: on Alpaca and SmolLM2's vocabulary they make up 93 % of the answers,
+/// and the head costs a sixth.
+pub const DRAFT_TOKENS: usize = 8192;
+
+/// The tokens to draft with after learning from these rows; none for a vocabulary so small that its full head is cheap.
+pub fn draft_tokens_of(examples: &[Example], vocab: usize) -> Option<Vec<u32>> {
+    (vocab >= 2 * DRAFT_TOKENS).then(|| frequent_tokens(examples, DRAFT_TOKENS))
+}
+
+/// Settings of a decoder.
+#[derive(Args, Debug, Clone)]
+pub struct DecodingArgs {
+    /// full, exit=12, dynamic, speculative (drafts at the first exit), speculative=12, speculative=dynamic or auto
+    #[arg(long, default_value = "full")]
+    pub mode: String,
+    /// Exits to use, the last one the full depth [default: those the model was trained at]
+    #[arg(long)]
+    pub exits: Option<Exits>,
+    /// When a token leaves: confidence, margin, entropy, saturation or patience=2
+    #[arg(long, default_value = "confidence")]
+    pub policy: String,
+    /// Thresholds of the policy: one for all exits, or each with its own: 12:0.95,20:0.9
+    #[arg(long, default_value = "0.9")]
+    pub thresholds: Thresholds,
+    /// Keys and values that an early exit left out are copied up (an approximation) instead of computed later
+    #[arg(long)]
+    pub copy_states: bool,
+    /// Check only at exits where leaving saves more time than asking takes
+    #[arg(long)]
+    pub thrifty: bool,
+    /// Tokens per draft: 4, adaptive or confident=0.5
+    #[arg(long, default_value = "adaptive")]
+    pub draft_length: String,
+    /// Draft with the full head even if the model has a list of draft tokens
+    #[arg(long)]
+    pub full_draft_head: bool,
+    /// Most tokens of an answer
+    #[arg(long, default_value_t = 256)]
+    pub max_new_tokens: usize,
+    /// Go on past end-of-text tokens
+    #[arg(long)]
+    pub ignore_eos: bool,
+    /// Divides the logits; 0 is greedy
+    #[arg(long, default_value_t = 0.0)]
+    pub temperature: f64,
+    /// Sample among the K best tokens
+    #[arg(long)]
+    pub top_k: Option<usize>,
+    /// Sample among the best tokens that together have this probability
+    #[arg(long)]
+    pub top_p: Option<f64>,
+    /// Sample among tokens at least this probable, relative to the best
+    #[arg(long)]
+    pub min_p: Option<f64>,
+    /// Above 1, tokens that have appeared become less likely
+    #[arg(long, default_value_t = 1.0)]
+    pub repetition_penalty: f64,
+}
+
+/// What the model brings to its decoding.
+#[derive(Debug)]
+pub struct Trained {
+    /// Number of blocks.
+    pub depth: usize,
+    /// The exits it was trained at; none for a model that was not.
+    pub exits: Option<Exits>,
+    /// Frequent tokens to draft with.
+    pub draft_tokens: Option<Vec<u32>>,
+}
+
+impl Trained {
+    /// Reads what lies in the model's folder.
+    pub fn load(folder: &Path, depth: usize) -> Result<Self> {
+        Ok(Self {
+            depth,
+            exits: SoftInfo::load(folder)?.map(|info| info.exits),
+            draft_tokens: draft_tokens(folder)?,
+        })
+    }
+}
+
+impl DecodingArgs {
+    /// The settings for a model.
+    pub fn settings(&self, trained: &Trained, tokenizer: &Tokenizer) -> Result<DecodeSettings> {
+        let stop_tokens = match self.ignore_eos {
+            true => Vec::new(),
+            false => tokenizer.stop_tokens().to_vec(),
+        };
+        Ok(DecodeSettings {
+            mode: self.mode(trained)?,
+            sampling: Sampling {
+                temperature: self.temperature,
+                top_k: self.top_k,
+                top_p: self.top_p,
+                min_p: self.min_p,
+                repetition_penalty: self.repetition_penalty,
+            },
+            max_new_tokens: self.max_new_tokens,
+            stop_tokens,
+            draft_tokens: trained
+                .draft_tokens
+                .clone()
+                .filter(|_| !self.full_draft_head),
+        })
+    }
+
+    fn mode(&self, trained: &Trained) -> Result<Mode> {
+        let depth = trained.depth;
+        Ok(
+            match self.mode.split_once('=').unwrap_or((&self.mode, "")) {
+                ("full", "") => Mode::Static(Exit::new(depth)?),
+                ("exit", exit) => Mode::Static(exit_of(exit)?),
+                ("dynamic", "") => Mode::Dynamic(DynamicExits {
+                    exits: self.exits(trained)?,
+                    policy: self.policy()?,
+                    missing: match self.copy_states {
+                        true => MissingStates::Copied,
+                        false => MissingStates::Deferred,
+                    },
+                    checks: match self.thrifty {
+                        true => Checks::WhenWorthwhile,
+                        false => Checks::All,
+                    },
+                }),
+                ("speculative", "dynamic") => Mode::Speculative(Speculation {
+                    exits: self.exits(trained)?,
+                    policy: self.policy()?,
+                    length: self.length()?,
+                }),
+                ("speculative", exit) => {
+                    let exit = match exit {
+                        "" => self.first_exit(trained)?,
+                        exit => exit_of(exit)?,
+                    };
+                    Mode::Speculative(Speculation::at(exit, depth, self.length()?)?)
+                }
+                ("auto", "") => Mode::Auto(Tuner::new(self.exits(trained)?)),
+                _ => bail!(
+                    "unknown mode {:?}: expected full, exit=N, dynamic, speculative, speculative=N, speculative=dynamic or auto",
+                    self.mode
+                ),
+            },
+        )
+    }
+
+    /// The exits asked for, or those the model was trained at.
+    fn exits(&self, trained: &Trained) -> Result<Exits> {
+        let exits = self.exits.as_ref().or(trained.exits.as_ref());
+        let exits = exits.context("the model has no soft.json that lists exits: give --exits")?;
+        Ok(exits.clone().for_depth(trained.depth)?)
+    }
+
+    fn first_exit(&self, trained: &Trained) -> Result<Exit> {
+        let exits = self.exits(trained)?;
+        ensure!(
+            exits.len() > 1,
+            "exits {exits}: expected one that can draft before the full model"
+        );
+        exits.iter().next().context("no exit")
+    }
+
+    fn policy(&self) -> Result<Box<dyn ExitPolicy>> {
+        let thresholds = self.thresholds.clone();
+        Ok(
+            match self.policy.split_once('=').unwrap_or((&self.policy, "")) {
+                ("confidence", "") => Box::new(Confidence(thresholds)),
+                ("margin", "") => Box::new(Margin(thresholds)),
+                ("entropy", "") => Box::new(Entropy(thresholds)),
+                ("saturation", "") => Box::new(Saturation(thresholds)),
+                ("patience", exits) => {
+                    let exits = exits.parse().with_context(|| {
+                        format!("patience {exits:?}: expected a number of exits")
+                    })?;
+                    Box::new(Patience::new(exits))
+                }
+                _ => bail!(
+                    "unknown policy {:?}: expected confidence, margin, entropy, saturation or patience=N",
+                    self.policy
+                ),
+            },
+        )
+    }
+
+    fn length(&self) -> Result<DraftLength> {
+        let text = &self.draft_length;
+        Ok(match text.split_once('=').unwrap_or((text, "")) {
+            ("adaptive", "") => DraftLength::Adaptive { start: 3, most: 8 },
+            ("confident", least) => DraftLength::Confident {
+                least: least
+                    .parse()
+                    .with_context(|| format!("draft length {text:?}: expected confident=0.5"))?,
+                most: 8,
+            },
+            (number, "") => DraftLength::Fixed(number.parse().with_context(|| {
+                format!("draft length {text:?}: expected a number, adaptive or confident=0.5")
+            })?),
+            _ => bail!("draft length {text:?}: expected a number, adaptive or confident=0.5"),
+        })
+    }
+}
+
+fn exit_of(text: &str) -> Result<Exit> {
+    let depth: usize = text
+        .parse()
+        .with_context(|| format!("exit {text:?}: expected a depth, such as 12"))?;
+    Ok(Exit::new(depth)?)
+}
