@@ -63,6 +63,11 @@ fn main() -> Result<()> {
     );
     println!("model: {}", soft.display());
     println!("log:   {}", out.join("soft/log.jsonl").display());
+    println!(
+        "\nnow let its first blocks draft for the rest:\n  cargo run --release --example generate -- --model {} --mode speculative \\\n      --prompt {:?}",
+        soft.display(),
+        "question : put in order the words lemon egg icing . answer :"
+    );
     Ok(())
 }
 

@@ -12,3 +12,8 @@ pub mod tiny_world;
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 pub struct Readme;
+
+/// The Rust code of the page on decoding.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/decoding.md")]
+pub struct Decoding;
