@@ -4,7 +4,7 @@
 //! `cargo bench --bench decoding` measures a 135M-shaped model with random weights, which shows costs but no
 //! acceptance. `cargo bench --bench decoding -- --model FOLDER --prompts FILE` decodes real prompts.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
@@ -16,7 +16,7 @@ use soft_core::{
 };
 use soft_data::Tokenizer;
 use soft_examples::decoding::{DecodingArgs, Trained};
-use soft_examples::prompts::PromptArgs;
+use soft_examples::prompts::{PromptArgs, Reader};
 use soft_examples::table::table;
 
 #[derive(Parser)]
@@ -46,19 +46,55 @@ fn main() -> Result<()> {
         Some(folder) => Llama::from_pretrained(folder, &device)?,
         None => Llama::random(smollm2(), 42, &device)?,
     };
+    let prompts = match &args.model {
+        Some(folder) => Some(Prompts::read(&args, folder, &model)?),
+        None => None,
+    };
     passes(&model, args.times)?;
     batches(&model, args.times.min(5))?;
-    if let Some(folder) = &args.model {
-        let tokenizer = Tokenizer::from_folder(folder, model.config().vocab)?;
-        let trained = Trained::load(folder, model.config().n_layers)?;
-        let prompts = args.source.read(folder, &tokenizer)?;
+    prompts.map_or(Ok(()), |prompts| modes(&args, &model, &prompts))
+}
+
+/// What a model's folder and the arguments say of its decoding.
+struct Prompts {
+    tokenizer: Tokenizer,
+    trained: Trained,
+    prompts: Vec<Prompt>,
+}
+
+impl Prompts {
+    fn read(args: &Args, folder: &Path, model: &Llama) -> Result<Self> {
+        let config = model.config();
+        let tokenizer = Tokenizer::from_folder(folder, config.vocab)?;
+        let trained = Trained::load(folder, config)?;
+        let prompts = args.source.read(&Reader {
+            folder,
+            tokenizer: &tokenizer,
+            context: config.max_positions,
+        })?;
         ensure!(
             !args.modes.is_empty(),
             "no --modes to compare: try --modes speculative,auto"
         );
-        modes(&args, &model, &tokenizer, &trained, &prompts)?;
+        for mode in &args.modes {
+            args.of_mode(mode).settings(&trained, &tokenizer)?;
+        }
+        Ok(Self {
+            tokenizer,
+            trained,
+            prompts,
+        })
     }
-    Ok(())
+}
+
+impl Args {
+    /// The settings asked for, in another mode.
+    fn of_mode(&self, mode: &str) -> DecodingArgs {
+        DecodingArgs {
+            mode: mode.to_owned(),
+            ..self.decoding.clone()
+        }
+    }
 }
 
 /// The shape of SmolLM2-135M.
@@ -131,24 +167,23 @@ fn batches(model: &Llama, times: usize) -> Result<()> {
         })
         .collect();
     let full = Exit::new(model.depth())?;
-    let run = |prompts: &[Prompt]| -> Result<(u64, f64)> {
+    let run = |prompts: &[Prompt]| -> Result<f64> {
         let mut decoder = Decoder::new(
             model,
             prompts,
             DecodeSettings::greedy(Mode::Static(full), 32),
         )?;
         decoder.run()?;
-        let statistics = decoder.statistics();
-        Ok((statistics.tokens(), statistics.full.as_secs_f64()))
+        Ok(decoder.statistics().full.as_secs_f64())
     };
     let (mut single, mut batched) = (Vec::new(), Vec::new());
     for _ in 0..times {
         let mut seconds = 0.0;
         for prompt in &prompts {
-            seconds += run(std::slice::from_ref(prompt))?.1;
+            seconds += run(std::slice::from_ref(prompt))?;
         }
         single.push(seconds);
-        batched.push(run(&prompts)?.1);
+        batched.push(run(&prompts)?);
     }
     let tokens = 8.0 * 31.0; // the prompt's pass gives the first
     let (single, batched) = (median(single), median(batched));
@@ -174,13 +209,8 @@ struct Outcome {
     answers: Vec<Vec<u32>>,
 }
 
-fn modes(
-    args: &Args,
-    model: &Llama,
-    tokenizer: &Tokenizer,
-    trained: &Trained,
-    prompts: &[Prompt],
-) -> Result<()> {
+fn modes(args: &Args, model: &Llama, given: &Prompts) -> Result<()> {
+    let prompts = &given.prompts;
     let names: Vec<String> = std::iter::once("full".to_owned())
         .chain(args.modes.iter().cloned())
         .collect();
@@ -190,11 +220,8 @@ fn modes(
         // In turns, and not always in the same order.
         for turn in 0..names.len() {
             let mode = (index + turn) % names.len();
-            let mut settings = DecodingArgs {
-                mode: names[mode].clone(),
-                ..args.decoding.clone()
-            }
-            .settings(trained, tokenizer)?;
+            let decoding = args.of_mode(&names[mode]);
+            let mut settings = decoding.settings(&given.trained, &given.tokenizer)?;
             if let (Mode::Auto(fresh), Some(learnt)) = (&mut settings.mode, tuners[mode].take()) {
                 *fresh = learnt;
             }
@@ -228,6 +255,7 @@ fn modes(
         "blocks/token",
         "readings/token",
         "heads/token",
+        "draft heads/token",
         "draft s",
         "full s",
         "prompts s",
@@ -243,23 +271,12 @@ fn modes(
 
 fn row(name: &str, outcome: &Outcome, plain: &Outcome) -> Vec<String> {
     let s = &outcome.statistics;
-    let seconds = |outcome: &Outcome| outcome.seconds.iter().sum::<f64>();
-    // Tokens behind a row's first come from rounds; the first from the prompt's pass.
-    let generated = |outcome: &Outcome| {
-        let behind_first = |answer: &Vec<u32>| answer.len().saturating_sub(1);
-        outcome
-            .answers
-            .iter()
-            .map(behind_first)
-            .sum::<usize>()
-            .max(1) as f64
-    };
-    let per_token = |outcome: &Outcome| seconds(outcome) / generated(outcome);
+    let per_token = |outcome: &Outcome| outcome.statistics.time_per_token().as_secs_f64();
     let ratios = outcome.answers.iter().zip(&outcome.seconds);
     let ratios = ratios.zip(plain.answers.iter().zip(&plain.seconds));
     let ratios: Vec<f64> = ratios
         .filter(|((a, _), (b, _))| a.len() > 1 && b.len() > 1)
-        .map(|((a, time), (b, plain))| (plain / b.len() as f64) / (time / a.len() as f64))
+        .map(|((a, time), (b, plain))| plain / (b.len() - 1) as f64 * (a.len() - 1) as f64 / time)
         .collect();
     let pairs = || outcome.answers.iter().zip(&plain.answers);
     let same = pairs().filter(|(a, b)| a == b).count() as f64 / outcome.answers.len() as f64;
@@ -285,6 +302,7 @@ fn row(name: &str, outcome: &Outcome, plain: &Outcome) -> Vec<String> {
         format!("{:.1}", s.blocks_per_token()),
         format!("{:.1}", s.block_passes_per_token()),
         format!("{:.2}", s.heads_per_token()),
+        format!("{:.2}", s.draft_heads_per_token()),
         format!("{:.1}", s.draft.as_secs_f64()),
         format!("{:.1}", s.full.as_secs_f64()),
         format!("{:.1}", s.prefill.as_secs_f64()),

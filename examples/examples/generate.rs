@@ -1,7 +1,7 @@
 //! Generates text at any depth of a model: one exit, exits token by token, self-speculation, or what is
 //! fastest here. Streams the text, optionally coloured by the depth that named each token, and says what it cost.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
@@ -11,7 +11,7 @@ use soft_burn::{Llama, device};
 use soft_core::{DecodeSettings, Decoder, Finish, Mode, Prompt, Statistics, Step, Tuner};
 use soft_data::{StopStrings, TextStream, Tokenizer};
 use soft_examples::decoding::{DecodingArgs, Trained};
-use soft_examples::prompts::PromptArgs;
+use soft_examples::prompts::{PromptArgs, Reader};
 use soft_examples::statistics::print_statistics;
 
 #[derive(Parser, Debug)]
@@ -42,44 +42,64 @@ struct Args {
 }
 
 fn main() -> Result<()> {
-    let args = Args::parse();
+    match run(&Args::parse()) {
+        // Whoever reads has read enough, as `head` does.
+        Err(error) if is_broken_pipe(&error) => Ok(()),
+        result => result,
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<std::io::Error>();
+    io.is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
+}
+
+fn run(args: &Args) -> Result<()> {
     ensure!(args.batch > 0, "--batch is 0: expected at least 1");
     let model = Llama::from_pretrained(&args.model, &device(&args.device)?)?;
     let config = model.config();
     let tokenizer = Tokenizer::from_folder(&args.model, config.vocab)?;
-    let trained = Trained::load(&args.model, config.n_layers)?;
-    let prompts = args.source.read(&args.model, &tokenizer)?;
-    let stops = StopStrings::new(args.stop.clone())?;
-
+    let trained = Trained::load(&args.model, config)?;
+    let prompts = args.source.read(&Reader {
+        folder: &args.model,
+        tokenizer: &tokenizer,
+        context: config.max_positions,
+    })?;
+    let mut session = Session {
+        args,
+        tokenizer: &tokenizer,
+        stops: StopStrings::new(args.stop.clone())?,
+        depth: config.n_layers,
+        streams: prompts.len() == 1 && !args.json,
+        answered: 0,
+    };
     let mut statistics = Statistics::default();
     let mut tuner = None;
     for prompts in prompts.chunks(args.batch) {
         let mut settings = args.decoding.settings(&trained, &tokenizer)?;
         keep_what_was_learnt(&mut settings, &mut tuner);
         let mut decoder = Decoder::new(&model, prompts, settings)?;
-        let replies = reply(&args, &tokenizer, &stops, prompts, &mut decoder)?;
-        if args.json {
-            for (row, reply) in replies.iter().enumerate() {
-                println!("{}", reply.json(&prompts[row], decoder.finish(row)));
-            }
-        }
+        session.answer(prompts, &mut decoder)?;
         statistics.add(decoder.statistics());
         tuner = decoder.into_tuner();
     }
     if args.json {
-        println!("{}", json!({ "statistics": statistics }));
-    } else {
-        print_statistics(&statistics);
-        if let Some(tuner) = tuner {
-            for (depth, rate) in tuner.acceptance() {
-                let rate = rate.map_or("not tried".to_owned(), |rate| {
-                    format!("{:.0} %", 100.0 * rate)
-                });
-                eprintln!("drafts of exit {depth} accepted: {rate}");
-            }
-        }
+        return print(&format!("{}\n", json!({ "statistics": statistics })));
+    }
+    print_statistics(&statistics, config.n_layers);
+    for (depth, rate) in tuner.iter().flat_map(Tuner::acceptance) {
+        let rate = rate.map_or("not tried".to_owned(), |rate| {
+            format!("{:.0} %", 100.0 * rate)
+        });
+        eprintln!("drafts of exit {depth} accepted of late: {rate}");
     }
     Ok(())
+}
+
+fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    Ok(out.flush()?)
 }
 
 /// Automatic mode goes on with what it learnt from earlier prompts.
@@ -93,126 +113,131 @@ fn keep_what_was_learnt(settings: &mut DecodeSettings, tuner: &mut Option<Tuner>
 struct Reply<'a> {
     stream: TextStream<'a>,
     stops: StopStrings,
+    stopped: bool,
     text: String,
     tokens: Vec<u32>,
     exits: Vec<usize>,
 }
 
 impl<'a> Reply<'a> {
-    fn new(tokenizer: &'a Tokenizer, stops: &StopStrings, prompt: &Prompt) -> Result<Self> {
-        Ok(Self {
-            stream: TextStream::after(tokenizer, &prompt.tokens)?,
-            stops: stops.clone(),
+    /// Takes a token; returns the text that became certain.
+    fn push(&mut self, step: &Step) -> Result<String> {
+        self.tokens.push(step.token);
+        self.exits.push(step.exit.depth());
+        let text = self.stream.push(step.token)?;
+        Ok(self.pass(&text))
+    }
+
+    /// What was held back, now that nothing more comes.
+    fn finish(&mut self) -> Result<String> {
+        let text = self.stream.clone().finish()?;
+        let mut passed = self.pass(&text);
+        let held = self.stops.clone().finish();
+        self.text.push_str(&held);
+        passed.push_str(&held);
+        Ok(passed)
+    }
+
+    fn pass(&mut self, text: &str) -> String {
+        let passed = self.stops.push(text);
+        self.stopped |= passed.stopped;
+        self.text.push_str(&passed.text);
+        passed.text
+    }
+
+    /// `tokens` are all that were made, those of a stop string included; `text` ends before it.
+    fn json(&self, prompt: &Prompt, finish: Option<Finish>) -> serde_json::Value {
+        let finish = match finish {
+            _ if self.stopped => Some("StopString".to_owned()),
+            finish => finish.map(|finish| format!("{finish:?}")),
+        };
+        json!({
+            "prompt": prompt.tokens,
+            "tokens": self.tokens,
+            "exits": self.exits,
+            "text": self.text,
+            "finish": finish,
+        })
+    }
+}
+
+/// What is the same for all prompts, and how many were answered.
+struct Session<'a> {
+    args: &'a Args,
+    tokenizer: &'a Tokenizer,
+    stops: StopStrings,
+    /// Blocks of the model.
+    depth: usize,
+    /// Whether text is shown as it comes.
+    streams: bool,
+    answered: usize,
+}
+
+impl<'a> Session<'a> {
+    /// Decodes one batch and shows the answers.
+    fn answer(&mut self, prompts: &[Prompt], decoder: &mut Decoder<Llama>) -> Result<()> {
+        let replies = prompts.iter().map(|prompt| self.reply(prompt));
+        let mut replies = replies.collect::<Result<Vec<_>>>()?;
+        let mut shown = vec![String::new(); prompts.len()];
+        if self.streams {
+            print(&self.tokenizer.decode(&prompts[0].tokens)?)?;
+        }
+        while let Some(step) = decoder.next() {
+            let step = step?;
+            let reply = &mut replies[step.row];
+            let text = reply.push(&step)?;
+            if reply.stopped {
+                decoder.stop(step.row);
+            }
+            let painted = self.paint(&text, step.exit.depth());
+            match self.streams {
+                true => print(&painted)?,
+                // An answer that is shown alone does not start with the space behind its prompt.
+                false if shown[step.row].is_empty() => {
+                    shown[step.row] = self.paint(text.trim_start(), step.exit.depth());
+                }
+                false => shown[step.row].push_str(&painted),
+            }
+        }
+        for (row, reply) in replies.iter_mut().enumerate() {
+            let rest = if reply.stopped {
+                String::new()
+            } else {
+                reply.finish()?
+            };
+            self.answered += 1;
+            let number = self.answered;
+            let answer = match (self.streams, self.args.json) {
+                (true, _) => format!("{rest}\n"),
+                (false, true) => format!("{}\n", reply.json(&prompts[row], decoder.finish(row))),
+                (false, false) => format!("--- {number}\n{}{rest}\n", shown[row]),
+            };
+            print(&answer)?;
+        }
+        Ok(())
+    }
+
+    fn reply(&self, prompt: &Prompt) -> Result<Reply<'a>> {
+        Ok(Reply {
+            stream: TextStream::after(self.tokenizer, &prompt.tokens)?,
+            stops: self.stops.clone(),
+            stopped: false,
             text: String::new(),
             tokens: Vec::new(),
             exits: Vec::new(),
         })
     }
 
-    /// Takes a token; returns the text to show and whether a stop string ended the answer.
-    fn push(&mut self, step: &Step) -> Result<(String, bool)> {
-        self.tokens.push(step.token);
-        self.exits.push(step.exit.depth());
-        let passed = self.stops.push(&self.stream.push(step.token)?);
-        self.text.push_str(&passed.text);
-        Ok((passed.text, passed.stopped))
-    }
-
-    /// What was held back, now that nothing more comes.
-    fn finish(&mut self) -> Result<String> {
-        let mut passed = self.stops.push(&self.stream.clone().finish()?);
-        if !passed.stopped {
-            passed.text.push_str(&self.stops.clone().finish());
+    /// From blue to red through the colour cube of 256-colour terminals. Text that had to wait, for the rest of a character
+    /// or a possible stop string, has the colour of the token that let it go.
+    fn paint(&self, text: &str, depth: usize) -> String {
+        if !self.args.colour || self.args.json || text.is_empty() {
+            return text.to_owned();
         }
-        self.text.push_str(&passed.text);
-        Ok(passed.text)
-    }
-
-    fn json(&self, prompt: &Prompt, finish: Option<Finish>) -> serde_json::Value {
-        json!({
-            "prompt": prompt.tokens,
-            "tokens": self.tokens,
-            "exits": self.exits,
-            "text": self.text,
-            "finish": finish.map(|finish| format!("{finish:?}")),
-        })
-    }
-}
-
-/// Decodes one batch; alone, a prompt's answer is streamed.
-fn reply<'a>(
-    args: &Args,
-    tokenizer: &'a Tokenizer,
-    stops: &StopStrings,
-    prompts: &[Prompt],
-    decoder: &mut Decoder<Llama>,
-) -> Result<Vec<Reply<'a>>> {
-    let replies = prompts
-        .iter()
-        .map(|prompt| Reply::new(tokenizer, stops, prompt));
-    let mut replies = replies.collect::<Result<Vec<_>>>()?;
-    let streams = prompts.len() == 1 && !args.json;
-    let mut painter = Painter {
-        colour: args.colour,
-        depth: decoder.statistics().depth,
-    };
-    if streams {
-        painter.show(&tokenizer.decode(&prompts[0].tokens)?, None)?;
-    }
-    let mut painted = vec![String::new(); prompts.len()];
-    while let Some(step) = decoder.next() {
-        let step = step?;
-        let (text, stopped) = replies[step.row].push(&step)?;
-        if stopped {
-            decoder.stop(step.row);
-        }
-        if streams {
-            painter.show(&text, Some(step.exit.depth()))?;
-        } else {
-            painted[step.row].push_str(&painter.paint(&text, Some(step.exit.depth())));
-        }
-    }
-    for (row, reply) in replies.iter_mut().enumerate() {
-        let ended_by_stop = decoder.finish(row) == Some(Finish::Stopped);
-        let rest = if ended_by_stop {
-            String::new()
-        } else {
-            reply.finish()?
-        };
-        if streams {
-            painter.show(&rest, None)?;
-            println!();
-        } else if !args.json {
-            println!("--- {}\n{}{rest}", row, painted[row].trim_start());
-        }
-    }
-    Ok(replies)
-}
-
-/// Shows text, coloured by depth when asked to.
-struct Painter {
-    colour: bool,
-    depth: usize,
-}
-
-impl Painter {
-    fn paint(&self, text: &str, depth: Option<usize>) -> String {
-        match depth {
-            Some(depth) if self.colour && !text.is_empty() => {
-                // From blue to red through the colour cube of 256-colour terminals.
-                let steps = [
-                    27, 33, 39, 45, 50, 48, 46, 118, 190, 226, 214, 208, 202, 196,
-                ];
-                let index = depth * (steps.len() - 1) / self.depth.max(1);
-                format!("\x1b[38;5;{}m{text}\x1b[0m", steps[index])
-            }
-            _ => text.to_owned(),
-        }
-    }
-
-    fn show(&mut self, text: &str, depth: Option<usize>) -> Result<()> {
-        let mut out = std::io::stdout().lock();
-        write!(out, "{}", self.paint(text, depth))?;
-        Ok(out.flush()?)
+        let steps = [
+            27, 33, 39, 45, 50, 48, 46, 118, 190, 226, 214, 208, 202, 196,
+        ];
+        let index = depth * (steps.len() - 1) / self.depth.max(1);
+        format!("\x1b[38;5;{}m{text}\x1b[0m", steps[index])
     }
 }

@@ -19,7 +19,7 @@ use soft_core::{
 use soft_data::Tokenizer;
 use soft_examples::decoding::Trained;
 use soft_examples::progress::Progress;
-use soft_examples::prompts::PromptArgs;
+use soft_examples::prompts::{PromptArgs, Reader};
 use soft_examples::table::table;
 
 #[derive(Parser, Debug)]
@@ -52,15 +52,20 @@ struct Args {
 fn main() -> Result<ExitCode> {
     let args = Args::parse();
     ensure!(args.batch > 0, "--batch is 0: expected at least 1");
+    ensure!(
+        args.max_new_tokens > 0,
+        "--max-new-tokens is 0: expected at least 1"
+    );
     let model = Llama::from_pretrained(&args.model, &device(&args.device)?)?;
     let config = model.config();
     let tokenizer = Tokenizer::from_folder(&args.model, config.vocab)?;
-    let trained = Trained::load(&args.model, config.n_layers)?;
-    let exits = args.exits.clone().or(trained.exits);
-    let exits = exits.context("the model has no soft.json that lists exits: give --exits")?;
-    let exits = exits.for_depth(config.n_layers)?;
-    let mut prompts = args.source.read(&args.model, &tokenizer)?;
-    prompts.truncate(args.source.limit.unwrap_or(usize::MAX));
+    let trained = Trained::load(&args.model, config)?;
+    let exits = trained.exits(args.exits.as_ref())?;
+    let prompts = args.source.read(&Reader {
+        folder: &args.model,
+        tokenizer: &tokenizer,
+        context: config.max_positions,
+    })?;
     let contract = Contract {
         model: &model,
         exits,
@@ -73,7 +78,7 @@ fn main() -> Result<ExitCode> {
     let different: usize = laws.iter().map(|law| law.different).sum();
     let compared: usize = laws.iter().map(|law| law.compared).sum();
     println!("{compared} tokens compared, {different} different");
-    Ok(if different == 0 {
+    Ok(if different == 0 && compared > 0 {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
@@ -86,8 +91,9 @@ struct Law {
     name: String,
     answers: usize,
     compared: usize,
+    /// Tokens that differ; where texts part, the first of the answer alone, since the rest follows from it.
     different: usize,
-    /// Early exits among the tokens compared.
+    /// Tokens of early exits among those compared.
     early: usize,
     first: Option<Difference>,
 }
@@ -125,15 +131,13 @@ impl Contract<'_> {
         ));
         for (round, prompts) in prompts.chunks(self.args.batch).enumerate() {
             let first = round * self.args.batch;
-            let full = Mode::Static(self.exits.last());
-            let plain = prompts.iter().map(|prompt| {
-                Ok(self
-                    .decode(std::slice::from_ref(prompt), full_again(&full)?)?
-                    .remove(0))
-            });
+            let full = || Mode::Static(self.exits.last());
+            let plain = prompts
+                .iter()
+                .map(|prompt| Ok(self.decode(std::slice::from_ref(prompt), full())?.remove(0)));
             let plain: Vec<Vec<Step>> = plain.collect::<Result<_>>()?;
             progress.step("plain");
-            let found = self.decode(prompts, full_again(&full)?)?;
+            let found = self.decode(prompts, full())?;
             self.compare(&mut batched, first, prompts, &plain, &found)?;
             for ((name, mode), law) in modes.iter().zip(&mut laws) {
                 let found = self.decode(prompts, mode()?)?;
@@ -242,15 +246,14 @@ impl Contract<'_> {
     ) -> Result<()> {
         for (row, (expected, found)) in expected.iter().zip(found).enumerate() {
             law.answers += 1;
-            law.early += found
-                .iter()
-                .filter(|step| step.exit != self.exits.last())
-                .count();
             let token =
                 |steps: &[Step], position: usize| steps.get(position).map(|step| step.token);
             let longest = expected.len().max(found.len());
             let differs = (0..longest).find(|&p| token(expected, p) != token(found, p));
-            law.compared += differs.map_or(longest, |position| position + 1);
+            let compared = differs.map_or(longest, |position| position + 1);
+            let early = |step: &&Step| step.exit != self.exits.last();
+            law.compared += compared;
+            law.early += found.iter().take(compared).filter(early).count();
             let Some(position) = differs else { continue };
             law.different += 1;
             if law.first.is_none() {
@@ -338,7 +341,11 @@ impl Contract<'_> {
         };
         let model = self.model;
         let hidden = model.embed(&model.tokens(&[text.to_vec()])?)?;
-        let hidden = model.blocks(hidden, 0..exit.depth(), None)?;
+        let past = Past {
+            cache: &mut model.empty_cache(1, text.len())?,
+            counts: &[text.len()],
+        };
+        let hidden = model.blocks(hidden, 0..exit.depth(), Some(past))?;
         let last = model.select(&hidden, &[text.len() - 1])?;
         let logits = model.logit_rows(&last, Head::Full(exit))?.remove(0);
         Ok(Some(logits[a as usize] - logits[b as usize]))
@@ -351,13 +358,6 @@ impl Law {
             name: name.to_owned(),
             ..Self::default()
         }
-    }
-}
-
-fn full_again(mode: &Mode) -> Result<Mode> {
-    match mode {
-        Mode::Static(exit) => Ok(Mode::Static(*exit)),
-        _ => anyhow::bail!("plain decoding is static"),
     }
 }
 
@@ -392,10 +392,10 @@ fn print_laws(laws: &[Law], tokenizer: &Tokenizer) {
             format!("; their logits differ by {gap:.2e} (near 0 is rounding)")
         });
         println!(
-            "{}: first difference at prompt {}, token {}: expected {}, found {}{gap}",
+            "{}: first difference at prompt {}, token {} of its answer: expected {}, found {}{gap}",
             law.name,
-            first.prompt,
-            first.position,
+            first.prompt + 1,
+            first.position + 1,
             name(first.expected),
             name(first.found),
         );

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use soft_burn::{SoftInfo, draft_tokens};
+use soft_burn::{LlamaConfig, SoftInfo, draft_tokens};
 use soft_core::{
     Checks, Confidence, DecodeSettings, DraftLength, DynamicExits, Entropy, Example, Exit,
     ExitPolicy, Exits, Margin, MissingStates, Mode, Patience, Sampling, Saturation, Speculation,
@@ -30,19 +30,20 @@ pub struct DecodingArgs {
     /// Exits to use, the last one the full depth [default: those the model was trained at]
     #[arg(long)]
     pub exits: Option<Exits>,
-    /// When a token leaves: confidence, margin, entropy, saturation or patience=2
+    /// When a token leaves, where --mode is dynamic: confidence or margin (above the threshold), entropy (below, in nats),
+    /// saturation (cosine to the exit before, above) or patience=2 (exits in a row that agree)
     #[arg(long, default_value = "confidence")]
     pub policy: String,
-    /// Thresholds of the policy: one for all exits, or each with its own: 12:0.95,20:0.9
-    #[arg(long, default_value = "0.9")]
-    pub thresholds: Thresholds,
+    /// Thresholds of the policy: one for all exits, or each with its own: 12:0.95,20:0.9 [default: 0.9; entropy 0.5; saturation 0.98]
+    #[arg(long)]
+    pub thresholds: Option<Thresholds>,
     /// Keys and values that an early exit left out are copied up (an approximation) instead of computed later
     #[arg(long)]
     pub copy_states: bool,
     /// Check only at exits where leaving saves more time than asking takes
     #[arg(long)]
     pub thrifty: bool,
-    /// Tokens per draft: 4, adaptive or confident=0.5
+    /// Tokens per draft: 4, adaptive (3 at first, up to 8) or confident=0.5 (until one is less probable, up to 8)
     #[arg(long, default_value = "adaptive")]
     pub draft_length: String,
     /// Draft with the full head even if the model has a list of draft tokens
@@ -84,18 +85,41 @@ pub struct Trained {
 
 impl Trained {
     /// Reads what lies in the model's folder.
-    pub fn load(folder: &Path, depth: usize) -> Result<Self> {
+    pub fn load(folder: &Path, config: &LlamaConfig) -> Result<Self> {
+        let draft_tokens = draft_tokens(folder)?;
+        if let Some(tokens) = &draft_tokens {
+            let (path, vocab) = (folder.join("draft_tokens.json"), config.vocab);
+            let outside = tokens.iter().find(|&&token| token as usize >= vocab);
+            ensure!(
+                outside.is_none() && !tokens.is_empty(),
+                "{}: expected token ids below {vocab}, found {}",
+                path.display(),
+                outside.map_or("none".to_owned(), u32::to_string)
+            );
+        }
         Ok(Self {
-            depth,
+            depth: config.n_layers,
             exits: SoftInfo::load(folder)?.map(|info| info.exits),
-            draft_tokens: draft_tokens(folder)?,
+            draft_tokens,
         })
+    }
+
+    /// The exits asked for, or those the model was trained at; the last is the full depth.
+    pub fn exits(&self, asked: Option<&Exits>) -> Result<Exits> {
+        let exits = asked.or(self.exits.as_ref());
+        let exits = exits.context("the model has no soft.json that lists exits: give --exits")?;
+        Ok(exits.clone().for_depth(self.depth)?)
     }
 }
 
 impl DecodingArgs {
     /// The settings for a model.
     pub fn settings(&self, trained: &Trained, tokenizer: &Tokenizer) -> Result<DecodeSettings> {
+        let filters = self.top_k.is_some() || self.top_p.is_some() || self.min_p.is_some();
+        ensure!(
+            self.temperature != 0.0 || !filters,
+            "--top-k, --top-p and --min-p choose what is sampled: give a --temperature above 0"
+        );
         let stop_tokens = match self.ignore_eos {
             true => Vec::new(),
             false => tokenizer.stop_tokens().to_vec(),
@@ -125,7 +149,7 @@ impl DecodingArgs {
                 ("full", "") => Mode::Static(Exit::new(depth)?),
                 ("exit", exit) => Mode::Static(exit_of(exit)?),
                 ("dynamic", "") => Mode::Dynamic(DynamicExits {
-                    exits: self.exits(trained)?,
+                    exits: trained.exits(self.exits.as_ref())?,
                     policy: self.policy()?,
                     missing: match self.copy_states {
                         true => MissingStates::Copied,
@@ -137,7 +161,7 @@ impl DecodingArgs {
                     },
                 }),
                 ("speculative", "dynamic") => Mode::Speculative(Speculation {
-                    exits: self.exits(trained)?,
+                    exits: trained.exits(self.exits.as_ref())?,
                     policy: self.policy()?,
                     length: self.length()?,
                 }),
@@ -148,7 +172,7 @@ impl DecodingArgs {
                     };
                     Mode::Speculative(Speculation::at(exit, depth, self.length()?)?)
                 }
-                ("auto", "") => Mode::Auto(Tuner::new(self.exits(trained)?)),
+                ("auto", "") => Mode::Auto(Tuner::new(trained.exits(self.exits.as_ref())?)),
                 _ => bail!(
                     "unknown mode {:?}: expected full, exit=N, dynamic, speculative, speculative=N, speculative=dynamic or auto",
                     self.mode
@@ -157,15 +181,8 @@ impl DecodingArgs {
         )
     }
 
-    /// The exits asked for, or those the model was trained at.
-    fn exits(&self, trained: &Trained) -> Result<Exits> {
-        let exits = self.exits.as_ref().or(trained.exits.as_ref());
-        let exits = exits.context("the model has no soft.json that lists exits: give --exits")?;
-        Ok(exits.clone().for_depth(trained.depth)?)
-    }
-
     fn first_exit(&self, trained: &Trained) -> Result<Exit> {
-        let exits = self.exits(trained)?;
+        let exits = trained.exits(self.exits.as_ref())?;
         ensure!(
             exits.len() > 1,
             "exits {exits}: expected one that can draft before the full model"
@@ -174,7 +191,13 @@ impl DecodingArgs {
     }
 
     fn policy(&self) -> Result<Box<dyn ExitPolicy>> {
+        let usual = match self.policy.as_str() {
+            "entropy" => 0.5,
+            "saturation" => 0.98,
+            _ => 0.9,
+        };
         let thresholds = self.thresholds.clone();
+        let thresholds = thresholds.unwrap_or(Thresholds::all(usual));
         Ok(
             match self.policy.split_once('=').unwrap_or((&self.policy, "")) {
                 ("confidence", "") => Box::new(Confidence(thresholds)),

@@ -20,7 +20,7 @@ pub struct PromptArgs {
     /// File of prompts: a JSON array or JSON lines of {"prompt"}, {"messages": [{"role", "content"}]} or {"instruction", "input"}
     #[arg(long, group = "source")]
     pub prompts: Option<PathBuf>,
-    /// Read --prompts as rows of this format instead: alpaca, triviaqa or jsonl
+    /// Read --prompts as training rows of this format instead, and go on from their prompts: alpaca, triviaqa or jsonl
     #[arg(long, requires = "prompts")]
     pub format: Option<Format>,
     /// Use the first N prompts only
@@ -37,8 +37,7 @@ struct Entry {
     prompt: Option<String>,
     messages: Option<Vec<Turn>>,
     instruction: Option<String>,
-    #[serde(default)]
-    input: String,
+    input: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -47,55 +46,120 @@ struct Turn {
     content: String,
 }
 
+/// What prompts are made for: a model's folder, its tokenizer, its context.
+pub struct Reader<'a> {
+    /// The model's folder, which may hold a chat template.
+    pub folder: &'a Path,
+    /// The model's tokenizer.
+    pub tokenizer: &'a Tokenizer,
+    /// Most positions of a text.
+    pub context: usize,
+}
+
 impl PromptArgs {
-    /// The prompts' tokens.
-    pub fn read(&self, folder: &Path, tokenizer: &Tokenizer) -> Result<Vec<Prompt>> {
-        let mut tokens = if let Some(text) = &self.prompt {
+    /// The prompts' tokens: at least one prompt, each with at least one token and within the context.
+    pub fn read(&self, reader: &Reader) -> Result<Vec<Prompt>> {
+        ensure!(self.limit != Some(0), "--limit is 0: expected at least 1");
+        let limit = self.limit.unwrap_or(usize::MAX);
+        let tokens = if let Some(text) = &self.prompt {
             ensure!(!text.is_empty(), "--prompt is empty: expected some text");
-            vec![tokenizer.encode_start(text)?]
+            vec![reader.tokenizer.encode_start(text)?]
         } else if let Some(text) = &self.chat {
             let said = Message {
                 role: Role::User,
                 content: text.clone(),
             };
-            vec![chat(folder, tokenizer, &[said])?]
+            vec![reader.chat(&ChatTemplate::from_folder(reader.folder)?, &[said])?]
         } else if let Some(path) = &self.prompts {
-            self.read_file(path, folder, tokenizer)?
+            let prompts = match self.format {
+                Some(format) => reader.rows(format, path, limit),
+                None => reader.entries(path, limit),
+            };
+            prompts.with_context(|| path.display().to_string())?
         } else {
             bail!("nothing to go on from: give --prompt, --chat or --prompts");
         };
-        if let Some(limit) = self.limit {
-            tokens.truncate(limit);
-        }
-        let seeded = tokens.into_iter().zip(self.seed..);
-        Ok(seeded
-            .map(|(tokens, seed)| Prompt { tokens, seed })
-            .collect())
+        let numbered = tokens.into_iter().enumerate();
+        numbered
+            .map(|(index, tokens)| {
+                let (number, length) = (index + 1, tokens.len());
+                ensure!(
+                    length > 0,
+                    "prompt {number} has no tokens: expected some text"
+                );
+                ensure!(
+                    length <= reader.context,
+                    "prompt {number} has {length} tokens: the model's context holds {}",
+                    reader.context
+                );
+                Ok(Prompt {
+                    tokens,
+                    seed: self.seed.wrapping_add(index as u64),
+                })
+            })
+            .collect()
+    }
+}
+
+impl Reader<'_> {
+    fn rows(&self, format: Format, path: &Path, limit: usize) -> Result<Vec<Vec<u32>>> {
+        let records = format.read(path)?;
+        let prompts = records.iter().take(limit);
+        Ok(prompts
+            .map(|record| encode_prompt(record, self.tokenizer))
+            .collect::<Result<_, _>>()?)
     }
 
-    fn read_file(
-        &self,
-        path: &Path,
-        folder: &Path,
-        tokenizer: &Tokenizer,
-    ) -> Result<Vec<Vec<u32>>> {
-        if let Some(format) = self.format {
-            let records = format.read(path)?;
-            let prompts = records
-                .iter()
-                .map(|record| encode_prompt(record, tokenizer));
-            return Ok(prompts.collect::<Result<_, _>>()?);
-        }
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read {}", path.display()))?;
-        let entries = entries(&text).with_context(|| path.display().to_string())?;
-        ensure!(!entries.is_empty(), "{} holds no prompt", path.display());
+    fn entries(&self, path: &Path, limit: usize) -> Result<Vec<Vec<u32>>> {
+        let text = std::fs::read_to_string(path).context("cannot read the file")?;
+        let mut entries = entries(text.trim_start_matches('\u{feff}'))?;
+        ensure!(!entries.is_empty(), "the file holds no prompt");
+        entries.truncate(limit);
+        let template = match entries.iter().any(|entry| entry.messages.is_some()) {
+            true => Some(ChatTemplate::from_folder(self.folder)?),
+            false => None,
+        };
         let numbered = entries.iter().enumerate();
         let prompts = numbered.map(|(index, entry)| {
-            encode_entry(entry, folder, tokenizer)
-                .with_context(|| format!("{}, prompt {}", path.display(), index + 1))
+            self.entry(entry, template.as_ref())
+                .with_context(|| format!("prompt {}", index + 1))
         });
         prompts.collect()
+    }
+
+    fn entry(&self, entry: &Entry, template: Option<&ChatTemplate>) -> Result<Vec<u32>> {
+        match (&entry.prompt, &entry.messages, &entry.instruction, template) {
+            (Some(prompt), None, None, _) => {
+                ensure!(!prompt.is_empty(), "the prompt is empty");
+                Ok(self.tokenizer.encode_start(prompt)?)
+            }
+            (None, Some(turns), None, Some(template)) => {
+                let message = |turn: &Turn| -> Result<Message> {
+                    Ok(Message {
+                        role: turn.role.parse()?,
+                        content: turn.content.clone(),
+                    })
+                };
+                let messages = turns.iter().map(message).collect::<Result<Vec<_>>>()?;
+                self.chat(template, &messages)
+            }
+            (None, None, Some(instruction), _) => {
+                let input = entry.input.as_deref().unwrap_or_default();
+                Ok(self
+                    .tokenizer
+                    .encode_start(&alpaca_prompt(instruction, input))?)
+            }
+            _ => bail!("expected exactly one of `prompt`, `messages` and `instruction`"),
+        }
+    }
+
+    fn chat(&self, template: &ChatTemplate, messages: &[Message]) -> Result<Vec<u32>> {
+        let rendered = template.render_prompt(messages)?;
+        ensure!(
+            !rendered.is_empty(),
+            "the chat template makes no text of the conversation"
+        );
+        Ok(self.tokenizer.encode_chat(&rendered)?)
     }
 }
 
@@ -110,32 +174,4 @@ fn entries(text: &str) -> Result<Vec<Entry>> {
             serde_json::from_str(line).with_context(|| format!("line {}", index + 1))
         })
         .collect()
-}
-
-fn encode_entry(entry: &Entry, folder: &Path, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
-    match (&entry.prompt, &entry.messages, &entry.instruction) {
-        (Some(prompt), None, None) => {
-            ensure!(!prompt.is_empty(), "the prompt is empty");
-            Ok(tokenizer.encode_start(prompt)?)
-        }
-        (None, Some(turns), None) => {
-            let message = |turn: &Turn| -> Result<Message> {
-                Ok(Message {
-                    role: turn.role.parse()?,
-                    content: turn.content.clone(),
-                })
-            };
-            let messages = turns.iter().map(message).collect::<Result<Vec<_>>>()?;
-            chat(folder, tokenizer, &messages)
-        }
-        (None, None, Some(instruction)) => {
-            Ok(tokenizer.encode_start(&alpaca_prompt(instruction, &entry.input))?)
-        }
-        _ => bail!("expected exactly one of `prompt`, `messages` and `instruction`"),
-    }
-}
-
-fn chat(folder: &Path, tokenizer: &Tokenizer, messages: &[Message]) -> Result<Vec<u32>> {
-    let rendered = ChatTemplate::from_folder(folder)?.render_prompt(messages)?;
-    Ok(tokenizer.encode_chat(&rendered)?)
 }

@@ -2,27 +2,27 @@
 
 use soft_core::Statistics;
 
-/// Prints counts, counted cost and times.
-pub fn print_statistics(statistics: &Statistics) {
-    let s = statistics;
-    let seconds = s.total().as_secs_f64();
-    let generation = (s.draft + s.full).as_secs_f64();
-    let tokens = s.tokens();
+/// Prints counts, counted cost and times of a model of `n_layers` blocks.
+pub fn print_statistics(s: &Statistics, n_layers: usize) {
     eprintln!(
-        "{tokens} tokens in {seconds:.2} s ({:.1} ms per token); prompts: {} tokens in {:.2} s",
-        1000.0 * generation / tokens.max(1) as f64,
+        "{} tokens in {:.2} s ({:.1} ms per token); {} prompts, {} tokens, in {:.2} s",
+        s.tokens(),
+        s.total().as_secs_f64(),
+        1000.0 * s.time_per_token().as_secs_f64(),
+        s.prompts,
         s.prompt_tokens,
         s.prefill.as_secs_f64(),
     );
-    let by_depth: Vec<_> = s
-        .tokens_by_depth
-        .iter()
+    if s.tokens() == 0 {
+        return;
+    }
+    let by_depth = s.tokens_by_depth.iter();
+    let by_depth: Vec<_> = by_depth
         .map(|(depth, tokens)| format!("{depth}: {tokens}"))
         .collect();
     eprintln!(
-        "mean depth {:.1} of {}; tokens by depth {}",
+        "mean depth {:.1} of {n_layers}; tokens by the depth that named them {}",
         s.mean_depth(),
-        s.depth,
         by_depth.join(", ")
     );
     if s.drafted > 0 {
@@ -35,10 +35,14 @@ pub fn print_statistics(statistics: &Statistics) {
         );
     }
     eprintln!(
-        "per token: {:.1} blocks ({:.1} readings of block weights), {:.2} heads; time: drafts and early exits {:.2} s, full depth {:.2} s",
+        "per token: {:.1} blocks ({:.1} readings of block weights), {:.2} heads, {:.2} draft heads",
         s.blocks_per_token(),
         s.block_passes_per_token(),
         s.heads_per_token(),
+        s.draft_heads_per_token(),
+    );
+    eprintln!(
+        "time: drafts and early exits {:.2} s, full depth {:.2} s",
         s.draft.as_secs_f64(),
         s.full.as_secs_f64(),
     );

@@ -173,7 +173,7 @@ fn a_stop_string_ends_the_answer_and_one_never_found_does_not() {
         "--stop",
         word,
     ]);
-    assert_eq!(cut[0]["finish"], "Stopped");
+    assert_eq!(cut[0]["finish"], "StopString");
     let before = text.split(word).next().unwrap();
     assert_eq!(cut[0]["text"].as_str().unwrap(), before);
 }
@@ -238,8 +238,13 @@ fn wrong_settings_are_refused() {
             vec!["--prompt", "a", "--temperature=-1"],
             vec!["temperature"],
         ),
-        (vec!["--prompt", "a", "--top-p", "1.5"], vec!["top_p"]),
+        (
+            vec!["--prompt", "a", "--temperature", "1", "--top-p", "1.5"],
+            vec!["top_p"],
+        ),
         (vec!["--prompt", "a", "--stop", ""], vec!["stop"]),
+        (vec!["--prompt", "a", "--top-k", "5"], vec!["--temperature"]),
+        (vec!["--prompt", "a", "--limit", "0"], vec!["--limit is 0"]),
         (vec!["--chat", "hello"], vec!["chat_template.jinja"]),
     ] {
         refused(&tiny, &arguments, &parts);

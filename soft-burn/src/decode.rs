@@ -104,7 +104,7 @@ impl DecodeModel for Llama {
     }
 
     fn draft_head(&self, exit: Exit, tokens: &[u32]) -> Result<DraftHead, Error> {
-        let row = self.token_tensor(tokens, tokens.len())?;
+        let row = self.tokens(&[tokens.to_vec()])?;
         let weight = self.head_tensor(Head::Full(exit));
         Ok(DraftHead {
             tokens: tokens.to_vec(),
@@ -112,16 +112,39 @@ impl DecodeModel for Llama {
         })
     }
 
+    fn draft_heads(&self, exits: &[Exit], tokens: &[u32]) -> Result<Vec<DraftHead>, Error> {
+        let Some(first) = exits
+            .iter()
+            .find(|&&exit| self.exit_heads.get(exit).is_none())
+        else {
+            return exits
+                .iter()
+                .map(|&exit| self.draft_head(exit, tokens))
+                .collect();
+        };
+        let shared = self.draft_head(*first, tokens)?;
+        let head = |&exit: &Exit| match self.exit_heads.get(exit) {
+            Some(_) => self.draft_head(exit, tokens),
+            None => Ok(shared.clone()),
+        };
+        exits.iter().map(head).collect()
+    }
+
     fn best_tokens(&self, hidden: &Tensor<3>, head: Head<DraftHead>) -> Result<Vec<u32>, Error> {
         #[cfg(feature = "flex")]
         if self.is_on_host() {
             let best = self.with_host_head(hidden, head, |weights, states| weights.best(states))?;
+            let best = best.ok_or(Error::ScoresNotFinite)?;
             return Ok(best
                 .into_iter()
                 .map(|index| token_of(head, index))
                 .collect());
         }
-        let best = self.packed_logits(hidden, head).argmax(1);
+        let logits = self.packed_logits(hidden, head);
+        let highest = logits.clone().max_dim(1);
+        let highest = highest.try_into_vec_as::<f32>().map_err(unreadable)?;
+        check_finite(&highest)?;
+        let best = logits.argmax(1);
         let best = best.try_into_vec_as::<i64>().map_err(unreadable)?;
         let token = |index: i64| token_of(head, index as usize);
         Ok(best.into_iter().map(token).collect())
@@ -130,8 +153,9 @@ impl DecodeModel for Llama {
     fn scores(&self, hidden: &Tensor<3>, head: Head<DraftHead>) -> Result<Vec<Score>, Error> {
         #[cfg(feature = "flex")]
         if self.is_on_host() {
-            let mut scores =
+            let scores =
                 self.with_host_head(hidden, head, |weights, states| weights.scores(states))?;
+            let mut scores = scores.ok_or(Error::ScoresNotFinite)?;
             for score in &mut scores {
                 score.token = token_of(head, score.token as usize);
             }
@@ -139,14 +163,15 @@ impl DecodeModel for Llama {
         }
         let logs = activation::log_softmax(self.packed_logits(hidden, head), 1);
         let tokens = logs.dims()[1];
-        let (highest, indices) = logs.clone().topk_with_indices(tokens.min(2), 1);
-        let entropy = (logs.clone().exp() * logs).sum_dim(1).neg();
-        let best = indices.narrow(1, 0, 1).try_into_vec_as::<i64>();
+        // Of several best tokens `argmax` names the first, sorting any.
+        let best = logs.clone().argmax(1).try_into_vec_as::<i64>();
         let best = best.map_err(unreadable)?;
-        // Entropy, highest and second log probability: one reading.
+        let highest = logs.clone().topk(tokens.min(2), 1);
+        let entropy = (logs.clone().exp() * logs).sum_dim(1).neg();
         let numbers = Tensor::cat(vec![entropy, highest], 1);
         let width = numbers.dims()[1];
         let numbers = numbers.try_into_vec_as::<f32>().map_err(unreadable)?;
+        check_finite(&numbers)?;
         let score = |(index, numbers): (&i64, &[f32])| Score {
             token: token_of(head, *index as usize),
             probability: numbers[1].exp(),
@@ -194,6 +219,16 @@ impl Llama {
         }
         let logits = self.packed_logits(hidden, head);
         logits.try_into_vec_as::<f32>().map_err(unreadable)
+    }
+}
+
+/// Refuses numbers that damaged weights give.
+fn check_finite(numbers: &[f32]) -> Result<(), Error> {
+    let finite = numbers.iter().all(|number| number.is_finite());
+    if finite {
+        Ok(())
+    } else {
+        Err(Error::ScoresNotFinite)
     }
 }
 

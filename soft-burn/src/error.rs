@@ -109,6 +109,9 @@ pub enum Error {
         /// What the backend said.
         reason: String,
     },
+    /// The scores of the next token are no finite numbers.
+    #[error("the scores of the next token are not finite: the model's weights are damaged")]
+    ScoresNotFinite,
     /// Exits that do not fit the model.
     #[error(transparent)]
     Exits(#[from] ExitError),

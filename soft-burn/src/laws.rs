@@ -5,7 +5,7 @@
 use burn::tensor::{Device, Tensor};
 use proptest::prelude::*;
 use soft_core::conformance::{DecodingLaws, Equality, Laws, Observed};
-use soft_core::{DecodeModel, Exits, NestedModel, Past, Prompt};
+use soft_core::{DecodeModel, Exit, Exits, Head, NestedModel, Past, Prompt};
 
 use crate::{Llama, LlamaConfig, RopeScaling, device};
 
@@ -190,4 +190,17 @@ fn a_cache_of_a_shallower_model_is_refused() {
         counts: &[2],
     };
     assert!(model.blocks(hidden, 0..3, Some(past)).is_err());
+}
+
+#[test]
+fn damaged_weights_name_no_tokens() {
+    for (device, _) in devices() {
+        let mut model = Llama::random(config(2, 2, true), 5, &device).unwrap();
+        let nan = Tensor::full([8], f32::NAN, &device);
+        model.model.norm.weight = burn::module::Param::from_tensor(nan);
+        let hidden = model.embed(&model.tokens(&[vec![1, 2]]).unwrap()).unwrap();
+        let head = || Head::Full(Exit::new(2).unwrap());
+        assert!(model.best_tokens(&hidden, head()).is_err());
+        assert!(model.scores(&hidden, head()).is_err());
+    }
 }

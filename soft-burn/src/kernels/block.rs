@@ -62,22 +62,26 @@ impl BlockRun {
     /// Runs one block over `x`, `[n, d_model]`, in place. New keys and values are appended to
     /// `stores`, of row r and key head h at `r * kv_heads + h`.
     pub fn block(&self, weights: &BlockWeights, x: &mut [f32], stores: &mut [HeadStore]) {
-        let n = self.places.len();
+        let mut update = vec![0.0; x.len()];
+        self.norm(x, weights.attention_norm, &mut update);
+        self.attention(weights, &mut update, stores);
+        add(self.arch, x, &update);
+        self.norm(x, weights.feed_forward_norm, &mut update);
+        self.feed_forward(weights, &mut update);
+        add(self.arch, x, &update);
+    }
+
+    /// Normed states to attention's update, in place.
+    fn attention(&self, weights: &BlockWeights, x: &mut [f32], stores: &mut [HeadStore]) {
         let Heads {
             query,
             key_value,
             dim,
         } = self.heads;
-        let mut normed = vec![0.0; n * self.d_model];
-        self.norm(x, weights.attention_norm, &mut normed);
-
-        let (mut q, mut k, mut v) = (
-            vec![0.0; n * query * dim],
-            vec![0.0; n * key_value * dim],
-            vec![0.0; n * key_value * dim],
-        );
+        let room = |heads: usize| vec![0.0; self.places.len() * heads * dim];
+        let (mut q, mut k, mut v) = (room(query), room(key_value), room(key_value));
         self.linear(
-            &normed,
+            x,
             &mut [
                 Product {
                     weight: weights.q,
@@ -102,25 +106,24 @@ impl BlockRun {
             places: &self.places,
             stores,
         };
-        let mut mixed = vec![0.0; q.len()];
+        let mut mixed = room(query);
         attending.run(&q, &mut mixed);
-        let mut update = normed;
         self.linear(
             &mixed,
             &mut [Product {
                 weight: weights.o,
-                out: &mut update,
+                out: x,
             }],
         );
-        add(self.arch, x, &update);
+    }
 
-        let mut normed = update;
-        self.norm(x, weights.feed_forward_norm, &mut normed);
-        let d_feed_forward = weights.gate.len() / self.d_model;
-        let mut inner = vec![0.0; n * d_feed_forward];
-        let mut up = vec![0.0; n * d_feed_forward];
+    /// Normed states to the feed-forward part's update, in place.
+    fn feed_forward(&self, weights: &BlockWeights, x: &mut [f32]) {
+        let width = weights.gate.len() / self.d_model;
+        let mut inner = vec![0.0; self.places.len() * width];
+        let mut up = inner.clone();
         self.linear(
-            &normed,
+            x,
             &mut [
                 Product {
                     weight: weights.gate,
@@ -133,15 +136,13 @@ impl BlockRun {
             ],
         );
         gate(self.arch, &mut inner, &up);
-        let mut update = normed;
         self.linear(
             &inner,
             &mut [Product {
                 weight: weights.down,
-                out: &mut update,
+                out: x,
             }],
         );
-        add(self.arch, x, &update);
     }
 
     /// Appends the keys and values that the block makes of `x` itself.

@@ -40,18 +40,26 @@ impl HeadWeights<'_> {
         out
     }
 
-    /// Index of the highest logit of every state, the lowest of several.
-    pub fn best(&self, states: &[f32]) -> Vec<usize> {
+    /// Index of the highest logit of every state, the lowest of several; none when it is no finite number or another
+    /// logit is NaN.
+    pub fn best(&self, states: &[f32]) -> Option<Vec<usize>> {
         let logits = self.logits(states);
         let rows = logits.par_chunks(self.tokens());
-        rows.map(|row| top_two(row).0).collect()
+        rows.map(|row| sound(row).then(|| top_two(row).0)).collect()
     }
 
-    /// Scores of every state; `token` is an index into the head's tokens.
-    pub fn scores(&self, states: &[f32]) -> Vec<Score> {
+    /// Scores of every state; `token` is an index into the head's tokens. None as for [`best`](Self::best).
+    pub fn scores(&self, states: &[f32]) -> Option<Vec<Score>> {
         let logits = self.logits(states);
-        logits.par_chunks(self.tokens()).map(score).collect()
+        let rows = logits.par_chunks(self.tokens());
+        rows.map(|row| sound(row).then(|| score(row))).collect()
     }
+}
+
+/// Whether all are numbers and the highest is finite. Without early exits, so that it takes a vector at a time.
+fn sound(row: &[f32]) -> bool {
+    let highest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    highest.is_finite() && !row.iter().fold(false, |nan, value| nan | value.is_nan())
 }
 
 /// Index of the highest number, the lowest of several; it; and the second highest.
@@ -118,6 +126,15 @@ mod tests {
                 prop_assert!((a - b).abs() < 1e-5, "{} {}", a, b);
             }
         }
+    }
+
+    #[test]
+    fn numbers_that_are_none_are_no_scores() {
+        assert!(sound(&[1.0, f32::NEG_INFINITY]));
+        for bad in [f32::NAN, f32::INFINITY] {
+            assert!(!sound(&[1.0, bad]));
+        }
+        assert!(!sound(&[f32::NEG_INFINITY; 2]));
     }
 
     #[test]

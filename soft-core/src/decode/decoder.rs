@@ -5,7 +5,7 @@
 //! token of their row that goes deeper, in one pass, so that the cache is filled exactly, late and
 //! cheaply. A token that leaves and is not checked later is a dynamic exit; one that is checked is a draft;
 //! with one exit only, the decoding is plain. Rows have different lengths, leave at different exits and accept different
-//! numbers of drafts; nothing is padded, and a row's answer does not depend on its company.
+//! numbers of drafts; nothing is padded. `conformance` states what holds of the answers.
 //!
 //! Knows no tensors and no text. Sources: Sorted LLaMA (arXiv 2309.08968), section 4.4; deferral, EE-LLM
 //! (arXiv 2312.04916) and FREE (arXiv 2310.05424); self-speculation that keeps states, LayerSkip (arXiv 2404.16710).
@@ -14,16 +14,12 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use super::draft::DraftLimit;
 use super::packed::Packed;
 use super::row::Row;
 use super::tuner::{Cycle, Tuner};
 use super::worth::Worth;
-use super::{
-    Always, Checks, DecodeError, DecodeModel, DecodeSettings, DraftLength, Finish, MissingStates,
-    Mode, Prompt, Statistics,
-};
-use crate::{Exit, Exits, KvCache, Past, RowRng, Sampling};
+use super::{DecodeError, DecodeModel, Finish, MissingStates, Statistics};
+use crate::{Exit, KvCache, Past, Sampling};
 
 /// A token of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,17 +44,17 @@ pub struct Decoder<'m, M: DecodeModel> {
     pub(super) segments: Vec<Range<usize>>,
     pub(super) kind: Kind,
     pub(super) sampling: Sampling,
-    stop_tokens: Vec<u32>,
+    pub(super) stop_tokens: Vec<u32>,
     /// Cut-down heads of the exits that draft.
     pub(super) draft_heads: Vec<M::DraftHead>,
-    cache: M::Cache,
+    pub(super) cache: M::Cache,
     pub(super) rows: Vec<Row>,
     /// States that stopped at each exit but the last.
-    waiting: Vec<Option<Packed<M::Hidden>>>,
-    steps: VecDeque<Step>,
+    pub(super) waiting: Vec<Option<Packed<M::Hidden>>>,
+    pub(super) steps: VecDeque<Step>,
     pub(super) statistics: Statistics,
-    started: bool,
-    failed: bool,
+    pub(super) started: bool,
+    pub(super) failed: bool,
 }
 
 /// What becomes of a token at an early exit.
@@ -85,131 +81,7 @@ pub(super) struct Turn {
     pub through: Vec<bool>,
 }
 
-impl<'m, M: DecodeModel> Decoder<'m, M> {
-    /// A decoder for these prompts. Nothing is computed yet.
-    ///
-    /// # Errors
-    /// A prompt without tokens or longer than the model's context, exits that the model does not
-    /// have, thresholds or sampler settings outside their range.
-    pub fn new(
-        model: &'m M,
-        prompts: &[Prompt],
-        settings: DecodeSettings,
-    ) -> Result<Self, DecodeError<M::Error>> {
-        settings.check(model.depth())?;
-        check_prompts(prompts, model.context())?;
-        let DecodeSettings {
-            mode,
-            sampling,
-            max_new_tokens,
-            stop_tokens,
-            draft_tokens,
-        } = settings;
-        let (exits, kind, policy, length) = match mode {
-            Mode::Static(exit) => {
-                let exits = Exits::new([exit.depth()]).map_err(super::SettingsError::from)?;
-                (exits, Kind::Static, None, None)
-            }
-            Mode::Dynamic(dynamic) => {
-                let worth = vec![Worth::default(); dynamic.exits.len()];
-                let kind = Kind::Dynamic {
-                    missing: dynamic.missing,
-                    worth: (dynamic.checks == Checks::WhenWorthwhile).then_some(worth),
-                };
-                (dynamic.exits, kind, Some(dynamic.policy), None)
-            }
-            Mode::Speculative(speculation) => {
-                let needs_probability = speculation.length.needs_probability();
-                let kind = Kind::Speculative { needs_probability };
-                let length = Some(speculation.length);
-                (speculation.exits, kind, Some(speculation.policy), length)
-            }
-            Mode::Auto(tuner) => {
-                let cycle = Cycle::Plain;
-                (
-                    tuner.exits().clone(),
-                    Kind::Auto { tuner, cycle },
-                    None,
-                    None,
-                )
-            }
-        };
-        let policy = policy.unwrap_or_else(|| Box::new(Always));
-        let length = length.unwrap_or(DraftLength::Fixed(1));
-        let longest_text = model.context().saturating_add(1);
-        let row = |prompt: &Prompt| {
-            let asked = prompt.tokens.len().saturating_add(max_new_tokens);
-            // The last token of a text is never fed.
-            let limit = if asked <= longest_text {
-                (asked, Finish::Length)
-            } else {
-                (longest_text, Finish::Context)
-            };
-            Row {
-                tokens: prompt.tokens.clone(),
-                prompt: prompt.tokens.len(),
-                committed: prompt.tokens.len(),
-                drafts: Vec::new(),
-                draft_ended: false,
-                limit,
-                finish: (max_new_tokens == 0).then_some(Finish::Length),
-                emitted: 0,
-                rng: RowRng::new(prompt.seed),
-                policy: policy.for_row(),
-                length: DraftLimit::new(length),
-            }
-        };
-        let rows: Vec<Row> = prompts.iter().map(row).collect();
-        let capacity = rows
-            .iter()
-            .map(|row| row.prompt.max(row.limit.0 - 1))
-            .max()
-            .unwrap_or(0);
-        let cache = model
-            .empty_cache(rows.len(), capacity)
-            .map_err(DecodeError::Model)?;
-        let mut decoder = Self {
-            model,
-            segments: exits.segments().collect(),
-            exits: exits.iter().collect(),
-            kind,
-            sampling,
-            stop_tokens,
-            draft_heads: Vec::new(),
-            cache,
-            rows,
-            waiting: (1..exits.len()).map(|_| None).collect(),
-            steps: VecDeque::new(),
-            statistics: Statistics {
-                depth: exits.last().depth(),
-                ..Statistics::default()
-            },
-            started: false,
-            failed: false,
-        };
-        decoder.make_draft_heads(draft_tokens)?;
-        Ok(decoder)
-    }
-
-    fn make_draft_heads(&mut self, tokens: Option<Vec<u32>>) -> Result<(), DecodeError<M::Error>> {
-        let Some(mut tokens) = tokens.filter(|_| self.checks_later()) else {
-            return Ok(());
-        };
-        tokens.sort_unstable();
-        tokens.dedup();
-        if tokens.is_empty() {
-            return Err(DecodeError::NoDraftTokens);
-        }
-        let drafting = &self.exits[..self.exits.len() - 1];
-        let heads = drafting
-            .iter()
-            .map(|&exit| self.model.draft_head(exit, &tokens));
-        self.draft_heads = heads
-            .collect::<Result<_, _>>()
-            .map_err(DecodeError::Model)?;
-        Ok(())
-    }
-
+impl<M: DecodeModel> Decoder<'_, M> {
     /// The answer of `row` as handed out so far.
     pub fn answer(&self, row: usize) -> &[u32] {
         let row = &self.rows[row];
@@ -395,6 +267,7 @@ impl<'m, M: DecodeModel> Decoder<'m, M> {
         }
         if prefill {
             self.statistics.prompt_tokens += tokens.len() as u64;
+            self.statistics.prompts += turn.feeds.iter().filter(|feeds| **feeds).count() as u64;
         }
         let embedded = self
             .model
@@ -517,6 +390,9 @@ impl<'m, M: DecodeModel> Decoder<'m, M> {
         };
         *time += round.time;
         if round.prefill {
+            // What the prompts cost counts apart.
+            self.statistics.head_states = 0;
+            self.statistics.head_passes = 0;
             return;
         }
         match &mut self.kind {
@@ -550,26 +426,6 @@ struct Round {
     drafted: usize,
     time: Duration,
     at_exit: Vec<(usize, Duration)>,
-}
-
-fn check_prompts<E: std::error::Error>(
-    prompts: &[Prompt],
-    context: usize,
-) -> Result<(), DecodeError<E>> {
-    for (row, prompt) in prompts.iter().enumerate() {
-        let tokens = prompt.tokens.len();
-        if tokens == 0 {
-            return Err(DecodeError::EmptyPrompt { row });
-        }
-        if tokens > context {
-            return Err(DecodeError::PromptTooLong {
-                row,
-                tokens,
-                context,
-            });
-        }
-    }
-    Ok(())
 }
 
 impl<M: DecodeModel> Iterator for Decoder<'_, M> {

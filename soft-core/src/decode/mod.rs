@@ -9,6 +9,7 @@ mod packed;
 mod policy;
 mod row;
 mod settings;
+mod start;
 mod statistics;
 mod thresholds;
 mod tuner;

@@ -56,16 +56,31 @@ pub trait DecodeModel: NestedModel {
         past: Past<Self::Cache>,
     ) -> Result<(), Self::Error>;
 
-    /// The head of `exit` cut down to `tokens`, which are distinct.
+    /// The head of `exit` cut down to `tokens`, which are distinct and at least one.
     ///
     /// # Errors
     /// When a token is outside the vocabulary.
     fn draft_head(&self, exit: Exit, tokens: &[u32]) -> Result<Self::DraftHead, Self::Error>;
 
+    /// The heads of several exits cut down to the same tokens; exits that share a head may share
+    /// what this makes.
+    ///
+    /// # Errors
+    /// As [`draft_head`](Self::draft_head).
+    fn draft_heads(
+        &self,
+        exits: &[Exit],
+        tokens: &[u32],
+    ) -> Result<Vec<Self::DraftHead>, Self::Error> {
+        let heads = exits.iter().map(|&exit| self.draft_head(exit, tokens));
+        heads.collect()
+    }
+
     /// For every packed state the token with the highest score, the lowest id of several.
     ///
     /// # Errors
-    /// As [`NestedModel::logits`].
+    /// As [`NestedModel::logits`]; when the highest score is no finite number, which weights that
+    /// are damaged give.
     fn best_tokens(
         &self,
         hidden: &Self::Hidden,
@@ -75,7 +90,7 @@ pub trait DecodeModel: NestedModel {
     /// For every packed state how sure it is of its next token.
     ///
     /// # Errors
-    /// As [`NestedModel::logits`].
+    /// As [`best_tokens`](Self::best_tokens).
     fn scores(
         &self,
         hidden: &Self::Hidden,
@@ -135,7 +150,7 @@ pub struct Score {
 }
 
 impl Score {
-    /// The score of one row of logits; -∞ stands for a token that cannot come.
+    /// The score of one row of logits, at least one of them finite and none NaN; -∞ stands for a token that cannot come.
     pub fn of_logits(logits: &[f32]) -> Self {
         let (mut token, mut highest, mut second) = (0, f32::NEG_INFINITY, f32::NEG_INFINITY);
         for (index, &logit) in logits.iter().enumerate() {

@@ -1,14 +1,14 @@
 //! What decoding cost and where tokens came from, counted as it goes.
 //!
-//! The counted cost, block and head applications per token, depends on neither machine nor load.
+//! The counted cost, block and head applications per token, depends on neither machine nor load. The prompts' pass
+//! names the first token of each row: it counts apart, and figures per token are over the tokens behind the first.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
 
-/// Counts and times of one decoder. The first token of each row, which the prompt's pass
-/// gives, counts among the tokens; the blocks that the prompt ran through count apart.
+/// Counts and times of one decoder.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Statistics {
     /// Depth of the full model of this run.
@@ -25,15 +25,17 @@ pub struct Statistics {
     pub block_states: u64,
     /// Blocks run on however many states, prompts aside: readings of a block's weights.
     pub block_passes: u64,
-    /// States read by a full head.
+    /// States read by a full head, prompts aside.
     pub head_states: u64,
-    /// Full heads applied to however many states.
+    /// Full heads applied to however many states, prompts aside.
     pub head_passes: u64,
     /// States read by a draft head.
     pub draft_head_states: u64,
+    /// Prompts read.
+    pub prompts: u64,
     /// Tokens of the prompts.
     pub prompt_tokens: u64,
-    /// Wall time of the prompts' pass.
+    /// Wall time of the prompts' pass, and of making draft heads.
     pub prefill: Duration,
     /// Wall time of rounds in which no token ran to the full depth.
     pub draft: Duration,
@@ -47,7 +49,7 @@ impl Statistics {
         self.tokens_by_depth.values().sum()
     }
 
-    /// Mean depth of the exits that named the tokens; NaN without tokens.
+    /// Mean depth of the exits that named the tokens, which for an accepted draft is where it was drafted; NaN without tokens.
     pub fn mean_depth(&self) -> f64 {
         let depths = self.tokens_by_depth.iter();
         let sum: u64 = depths.map(|(&depth, &tokens)| depth as u64 * tokens).sum();
@@ -59,19 +61,35 @@ impl Statistics {
         self.accepted as f64 / self.checked as f64
     }
 
-    /// Block applications per token: the counted cost. The first token of each row costs none here.
+    /// Tokens behind the first of each row; at least 1, to divide by.
+    pub fn later_tokens(&self) -> u64 {
+        self.tokens().saturating_sub(self.prompts).max(1)
+    }
+
+    /// Block applications per token: the counted cost.
     pub fn blocks_per_token(&self) -> f64 {
-        self.block_states as f64 / self.tokens() as f64
+        self.block_states as f64 / self.later_tokens() as f64
     }
 
     /// Readings of block weights per token: what counts where memory is the limit.
     pub fn block_passes_per_token(&self) -> f64 {
-        self.block_passes as f64 / self.tokens() as f64
+        self.block_passes as f64 / self.later_tokens() as f64
     }
 
     /// Full-head applications per token.
     pub fn heads_per_token(&self) -> f64 {
-        self.head_states as f64 / self.tokens() as f64
+        self.head_states as f64 / self.later_tokens() as f64
+    }
+
+    /// Draft-head applications per token.
+    pub fn draft_heads_per_token(&self) -> f64 {
+        self.draft_head_states as f64 / self.later_tokens() as f64
+    }
+
+    /// Wall time per token, prompts aside.
+    pub fn time_per_token(&self) -> Duration {
+        let seconds = (self.draft + self.full).as_secs_f64();
+        Duration::from_secs_f64(seconds / self.later_tokens() as f64)
     }
 
     /// Wall time of everything.
@@ -93,6 +111,7 @@ impl Statistics {
         self.head_states += other.head_states;
         self.head_passes += other.head_passes;
         self.draft_head_states += other.draft_head_states;
+        self.prompts += other.prompts;
         self.prompt_tokens += other.prompt_tokens;
         self.prefill += other.prefill;
         self.draft += other.draft;

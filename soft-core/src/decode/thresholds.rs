@@ -115,10 +115,15 @@ impl FromStr for Thresholds {
             let exit = Exit::new(exit.trim().parse().ok()?).ok()?;
             Some((exit, threshold.trim().parse().ok()?))
         };
-        let pairs = text
-            .split(',')
-            .map(|part| pair(part).ok_or_else(|| malformed(part)));
-        Ok(Self::each(pairs.collect::<Result<Vec<_>, _>>()?))
+        let mut pairs: Vec<(Exit, f64)> = Vec::new();
+        for part in text.split(',') {
+            let (exit, threshold) = pair(part).ok_or_else(|| malformed(part))?;
+            if pairs.iter().any(|(earlier, _)| *earlier == exit) {
+                return Err(malformed(part));
+            }
+            pairs.push((exit, threshold));
+        }
+        Ok(Self::each(pairs))
     }
 }
 
@@ -145,9 +150,8 @@ mod tests {
         for text in ["0.9", "12:0.95,20:0.5"] {
             assert_eq!(text.parse::<Thresholds>().unwrap().to_string(), text);
         }
-        for bad in ["", "x", "12", "12=3", "0:0.5", "12:", "12:0.5,,"] {
-            let parsed = bad.parse::<Thresholds>();
-            assert!(parsed.is_err() || bad == "12", "{bad:?} was accepted");
+        for bad in ["", "x", "12=3", "0:0.5", "12:", "12:0.5,,", "2:0.5,2:0.6"] {
+            assert!(bad.parse::<Thresholds>().is_err(), "{bad:?} was accepted");
         }
     }
 

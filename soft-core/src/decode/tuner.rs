@@ -73,7 +73,8 @@ impl Tuner {
         &self.exits
     }
 
-    /// For each exit that may draft: depth, accepted share so far, none before the first check.
+    /// For each exit that may draft: depth, accepted share of late (older checks count less and less), none before the first
+    /// check.
     pub fn acceptance(&self) -> Vec<(usize, Option<f64>)> {
         let share = |arm: &Arm| (arm.checked > 0.0).then(|| arm.accepted / arm.checked);
         self.arms
