@@ -142,12 +142,12 @@ impl DecodeModel for Llama {
         }
         let logits = self.packed_logits(hidden, head);
         let highest = logits.clone().max_dim(1);
-        let highest = highest.try_into_vec_as::<f32>().map_err(unreadable)?;
-        check_finite(&highest)?;
-        let best = logits.argmax(1);
-        let best = best.try_into_vec_as::<i64>().map_err(unreadable)?;
-        let token = |index: i64| token_of(head, index as usize);
-        Ok(best.into_iter().map(token).collect())
+        // Indices as numbers, exact up to 2^24: one reading for both.
+        let both = Tensor::cat(vec![logits.argmax(1).float(), highest], 1);
+        let both = both.try_into_vec_as::<f32>().map_err(unreadable)?;
+        check_finite(&both)?;
+        let token = |pair: &[f32]| token_of(head, pair[0] as usize);
+        Ok(both.chunks(2).map(token).collect())
     }
 
     fn scores(&self, hidden: &Tensor<3>, head: Head<DraftHead>) -> Result<Vec<Score>, Error> {
@@ -164,21 +164,20 @@ impl DecodeModel for Llama {
         let logs = activation::log_softmax(self.packed_logits(hidden, head), 1);
         let tokens = logs.dims()[1];
         // Of several best tokens `argmax` names the first, sorting any.
-        let best = logs.clone().argmax(1).try_into_vec_as::<i64>();
-        let best = best.map_err(unreadable)?;
+        let best = logs.clone().argmax(1).float();
         let highest = logs.clone().topk(tokens.min(2), 1);
         let entropy = (logs.clone().exp() * logs).sum_dim(1).neg();
-        let numbers = Tensor::cat(vec![entropy, highest], 1);
+        let numbers = Tensor::cat(vec![best, entropy, highest], 1);
         let width = numbers.dims()[1];
         let numbers = numbers.try_into_vec_as::<f32>().map_err(unreadable)?;
         check_finite(&numbers)?;
-        let score = |(index, numbers): (&i64, &[f32])| Score {
-            token: token_of(head, *index as usize),
-            probability: numbers[1].exp(),
-            second: numbers.get(2).map_or(0.0, |log| log.exp()),
-            entropy: numbers[0],
+        let score = |numbers: &[f32]| Score {
+            token: token_of(head, numbers[0] as usize),
+            probability: numbers[2].exp(),
+            second: numbers.get(3).map_or(0.0, |log| log.exp()),
+            entropy: numbers[1],
         };
-        Ok(best.iter().zip(numbers.chunks(width)).map(score).collect())
+        Ok(numbers.chunks(width).map(score).collect())
     }
 
     fn logit_rows(
