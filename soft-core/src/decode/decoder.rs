@@ -153,19 +153,25 @@ impl<M: DecodeModel> Decoder<'_, M> {
         let mut going: Vec<bool> = self.rows.iter().map(Row::is_open).collect();
         let mut travelling = self.newest(&turn, prefill)?;
         let mut reached = false;
-        for index in 0..self.exits.len() {
-            if index > 0 {
-                let waited = self.take_waiting(index - 1, &going)?;
+        let mut next = 0;
+        while next < self.exits.len() {
+            if next > 0 {
+                let waited = self.take_waiting(next - 1, &going)?;
                 travelling =
                     Packed::join(self.model, waited, travelling).map_err(DecodeError::Model)?;
             }
+            let from = next;
             // Drafts of a row that feeds nothing may wait at a later exit.
             let Some(states) = travelling.take() else {
+                next += 1;
                 continue;
             };
+            let index = self.next_stop(from, &turn, &going);
+            next = index + 1;
             let before = states.hidden.clone();
-            let states = self.run_segment(index, states, prefill)?;
-            if index + 1 == self.exits.len() {
+            let range = self.segments[from].start..self.segments[index].end;
+            let states = self.run_blocks(range, states, prefill)?;
+            if next == self.exits.len() {
                 self.answer_at_full_depth(&states, &turn)?;
                 reached = true;
                 break;
@@ -277,16 +283,29 @@ impl<M: DecodeModel> Decoder<'_, M> {
         Ok(Some(Packed { hidden, rows }))
     }
 
-    fn run_segment(
+    /// Index of the first exit from `from` on where somebody may leave or is waiting, or of the full depth.
+    fn next_stop(&self, from: usize, turn: &Turn, going: &[bool]) -> usize {
+        let mut rows = going.iter().zip(&turn.through);
+        let all_through = rows.all(|(going, through)| !going || *through);
+        let may_leave = |index: usize| match &self.kind {
+            Kind::Auto { cycle, .. } => cycle.drafts_at(index),
+            _ => true,
+        };
+        let stops =
+            |&index: &usize| self.waiting[index].is_some() || !all_through && may_leave(index);
+        let full = self.exits.len() - 1;
+        (from..full).find(stops).unwrap_or(full)
+    }
+
+    fn run_blocks(
         &mut self,
-        index: usize,
+        range: Range<usize>,
         states: Packed<M::Hidden>,
         prefill: bool,
     ) -> Result<Packed<M::Hidden>, DecodeError<M::Error>> {
-        let segment = self.segments[index].clone();
         if !prefill {
-            self.statistics.block_passes += segment.len() as u64;
-            self.statistics.block_states += (segment.len() * states.rows.len()) as u64;
+            self.statistics.block_passes += range.len() as u64;
+            self.statistics.block_states += (range.len() * states.rows.len()) as u64;
         }
         let counts = states.counts(self.rows.len());
         let past = Past {
@@ -295,7 +314,7 @@ impl<M: DecodeModel> Decoder<'_, M> {
         };
         let hidden = self
             .model
-            .blocks(states.hidden, segment, Some(past))
+            .blocks(states.hidden, range, Some(past))
             .map_err(DecodeError::Model)?;
         Ok(Packed {
             hidden,

@@ -5,7 +5,6 @@ use std::time::Instant;
 use super::decoder::{Decoder, Kind, Turn};
 use super::packed::Packed;
 use super::row::Drafted;
-use super::tuner::Cycle;
 use super::{DecodeError, DecodeModel, Evidence, Head, Measure, Score, SettingsError, Verdict};
 use crate::Distribution;
 
@@ -90,7 +89,7 @@ impl<M: DecodeModel> Decoder<'_, M> {
         candidates: &mut [Candidate],
     ) -> Result<(), DecodeError<M::Error>> {
         if let Kind::Auto { cycle, .. } = &self.kind {
-            let here = matches!(cycle, Cycle::Draft { exit, .. } if *exit == index);
+            let here = cycle.drafts_at(index);
             for candidate in candidates {
                 candidate.verdict = if here { Verdict::Leave } else { Verdict::Stay };
             }

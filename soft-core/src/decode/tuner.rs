@@ -21,6 +21,13 @@ pub(crate) enum Cycle {
     Draft { exit: usize, length: usize },
 }
 
+impl Cycle {
+    /// Whether tokens leave at the exit of this index.
+    pub fn drafts_at(self, index: usize) -> bool {
+        matches!(self, Self::Draft { exit, .. } if exit == index)
+    }
+}
+
 /// What automatic mode has learnt; hand it from one decoder to the next.
 #[derive(Clone, Debug)]
 pub struct Tuner {
@@ -41,6 +48,8 @@ struct Arm {
     extra: Mean,
     accepted: f64,
     checked: f64,
+    /// Checks altogether, hardly ever forgotten: what is known of this exit.
+    known: f64,
 }
 
 /// Longest draft that is considered.
@@ -53,6 +62,8 @@ const REMEASURE: u64 = 64;
 const GAIN: f64 = 1.03;
 /// Observations are forgotten slowly: the text changes.
 const MEMORY: f64 = 0.99;
+/// And how much is known of an exit more slowly still.
+const LONG_MEMORY: f64 = 0.9995;
 
 impl Tuner {
     /// A tuner that knows nothing yet; every exit but the last, the full model, may draft.
@@ -125,6 +136,7 @@ impl Tuner {
         let checked = drafted.min(accepted + 1);
         arm.accepted = arm.accepted * MEMORY.powi(checked as i32) + accepted as f64;
         arm.checked = arm.checked * MEMORY.powi(checked as i32) + checked as f64;
+        arm.known = arm.known * LONG_MEMORY.powi(checked as i32) + checked as f64;
     }
 }
 
@@ -136,14 +148,14 @@ impl Arm {
             extra: Mean::default(),
             accepted: 0.0,
             checked: 0.0,
+            known: 0.0,
         }
     }
 
     /// Tokens per second that drafts of `length` may bring, hopeful where little is known.
     fn speed(&self, length: usize, plain: f64, full_depth: usize) -> f64 {
-        let known = self.checked + 2.0;
-        let hope = 0.5 / known.sqrt();
-        let accept = ((self.accepted + 1.0) / known + hope).min(0.99);
+        let hope = 1.0 / (self.known + 2.0).sqrt();
+        let accept = ((self.accepted + 1.0) / (self.checked + 2.0) + hope).min(0.99);
         let tokens = (1.0 - accept.powi(length as i32 + 1)) / (1.0 - accept);
         let share = self.depth as f64 / full_depth as f64;
         let draft = self.draft.or(plain * share);
