@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use soft_burn::{
     AdamWSettings, Decay, ExitLoss, Llama, LlamaConfig, LogLine, Method, Run, RunData, RunSettings,
-    Schedule, TrainSettings, device, save_draft_tokens,
+    SampledPerStep, Schedule, TrainSettings, device, save_draft_tokens,
 };
 use soft_core::Exits;
 use soft_data::{
@@ -40,6 +40,12 @@ struct Args {
     /// Exits, the last one the full depth: "12:30:3", "12,16,20..24" [default: every 4th]
     #[arg(long)]
     exits: Option<Exits>,
+    /// Weight of each exit in the loss of soft, shallowest first: "4,1" [default: all the same]
+    #[arg(long, value_delimiter = ',')]
+    exit_weights: Option<Vec<f64>>,
+    /// Train this many exits per step, drawn by their weights, instead of all (soft only)
+    #[arg(long)]
+    sampled_exits: Option<usize>,
     /// New folder for log, checkpoints and the trained model
     #[arg(long)]
     out: PathBuf,
@@ -85,7 +91,7 @@ struct Args {
     /// Largest gradient norm; 0 for no clipping
     #[arg(long, default_value_t = 1.0)]
     clip: f64,
-    /// Seed of the order of rows
+    /// Seed of the order of rows and of the sampled exits
     #[arg(long, default_value_t = 42)]
     seed: u64,
     /// Rows held out for validation [default: 128, or a tenth of the rows if that is less]
@@ -196,6 +202,11 @@ fn run_settings(args: &Args, exits: Exits, loader: &Loader, rows: EncodeReport) 
             clip_norm: (args.clip != 0.0).then_some(args.clip),
             ..AdamWSettings::default()
         },
+        exit_weights: args.exit_weights.clone(),
+        sampled_exits: args.sampled_exits.map(|draws| SampledPerStep {
+            draws,
+            seed: args.seed,
+        }),
         ..TrainSettings::new(args.method, exits, steps)
     };
     RunSettings {

@@ -82,6 +82,6 @@ pub use pretrained::{SaveOptions, SoftInfo};
 pub use rope::RopeScaling;
 pub use run::{Run, RunData, RunSettings};
 pub use schedule::{Decay, Schedule};
-pub use settings::{Method, TrainSettings};
+pub use settings::{Method, SampledPerStep, TrainSettings};
 pub use trainer::{ExitLoss, StepReport, Trainer};
 pub use weights::WeightType;

@@ -3,7 +3,9 @@
 //! Plain values; nothing here computes. Defaults are those of Sorted LLaMA, section 4.
 
 use serde::{Deserialize, Serialize};
-use soft_core::{AllExits, Exits, IntermediateExits, LastExit, SortedLoss};
+use soft_core::{
+    AllExits, ExitWeights, Exits, IntermediateExits, LastExit, SampledExits, SortedLoss,
+};
 
 use crate::Error;
 use crate::optimizer::AdamWSettings;
@@ -57,6 +59,22 @@ pub struct TrainSettings {
     pub schedule: Schedule,
     /// The optimiser.
     pub optimizer: AdamWSettings,
+    /// Weight of each exit in SoFT's loss, shallowest first, instead of all the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_weights: Option<Vec<f64>>,
+    /// SoFT trains this many exits per step, drawn by their weights, instead of all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sampled_exits: Option<SampledPerStep>,
+}
+
+/// How many exits a step trains, and the seed they are drawn with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SampledPerStep {
+    /// Exits drawn per step.
+    pub draws: usize,
+    /// Seed of the draws.
+    pub seed: u64,
 }
 
 impl TrainSettings {
@@ -73,7 +91,40 @@ impl TrainSettings {
                 decay: Decay::Cosine,
             },
             optimizer: AdamWSettings::default(),
+            exit_weights: None,
+            sampled_exits: None,
         }
+    }
+
+    /// How the exits are weighed: as the method says, or as these settings say instead.
+    ///
+    /// # Errors
+    /// When weights or samples do not go with the method or the exits.
+    pub fn sorted_loss(&self) -> Result<Box<dyn SortedLoss + Send>, Error> {
+        let mut sorted_loss = self.method.sorted_loss();
+        if let Some(weights) = &self.exit_weights {
+            if self.method != Method::Soft || weights.len() != self.exits.len() {
+                let (found, name) = (weights.len(), self.method.name());
+                return Err(Error::Setting {
+                    key: "weights of the exits",
+                    found: format!("{found} for {} exits and method {name}", self.exits.len()),
+                    expected: "one per exit, and method soft",
+                });
+            }
+            sorted_loss = Box::new(ExitWeights::new(weights.as_slice())?);
+        }
+        if let Some(SampledPerStep { draws, seed }) = self.sampled_exits {
+            if self.method != Method::Soft || draws > self.exits.len() {
+                let name = self.method.name();
+                return Err(Error::Setting {
+                    key: "exits sampled per step",
+                    found: format!("{draws} of {} and method {name}", self.exits.len()),
+                    expected: "at most the number of exits, and method soft",
+                });
+            }
+            sorted_loss = Box::new(SampledExits::new(sorted_loss, draws, seed)?);
+        }
+        Ok(sorted_loss)
     }
 
     /// Refuses settings that train nothing or make no sense.
@@ -133,7 +184,7 @@ impl TrainSettings {
             ),
         ];
         match checks.into_iter().find(|(_, good, _, _)| !good) {
-            None => Ok(()),
+            None => self.sorted_loss().map(drop),
             Some((key, _, found, expected)) => Err(Error::Setting {
                 key,
                 found,

@@ -156,7 +156,7 @@ impl Trainer {
         if settings.method == Method::Ict {
             model = model.freeze_all_but_exit_heads();
         }
-        let weights = SortedWeights(settings.method.sorted_loss());
+        let weights = SortedWeights(settings.sorted_loss()?);
         Ok(Self {
             model,
             optimizer,

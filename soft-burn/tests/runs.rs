@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use soft_burn::{
     AdamWSettings, Decay, Error, Llama, LlamaConfig, LogLine, Method, RopeScaling, Run, RunData,
-    RunSettings, SaveOptions, Schedule, TrainSettings, Trainer, device,
+    RunSettings, SampledPerStep, SaveOptions, Schedule, TrainSettings, Trainer, device,
 };
 use soft_core::{Batch, BatchStream, Example, Exits, StreamPosition};
 
@@ -125,9 +125,21 @@ impl Site {
         Run::resume(&self.path(name), settings, data(), &device("cpu").unwrap())
     }
 
+    /// SoFT with weights of its own, `draws` exits a step.
+    fn sampled(&self, weights: [f64; 3], draws: usize) -> RunSettings {
+        let mut settings = self.settings(Method::Soft);
+        settings.train.exit_weights = Some(weights.to_vec());
+        settings.train.sampled_exits = Some(SampledPerStep { draws, seed: 4 });
+        settings
+    }
+
     /// Log and weights of a run that nothing disturbs.
     fn undisturbed(&self, name: &str, method: Method) -> (Vec<LogLine>, Vec<u8>) {
-        finish(self.start(name, self.settings(method)).unwrap());
+        self.whole(name, self.settings(method))
+    }
+
+    fn whole(&self, name: &str, settings: RunSettings) -> (Vec<LogLine>, Vec<u8>) {
+        finish(self.start(name, settings).unwrap());
         outcome(&self.path(name))
     }
 }
@@ -171,24 +183,32 @@ fn outcome(out: &Path) -> (Vec<LogLine>, Vec<u8>) {
 
 #[test]
 fn stopped_after_any_line_and_resumed_is_the_same_to_the_bit() {
-    for method in [Method::Soft, Method::Sft, Method::Ict] {
+    let methods = [Method::Soft, Method::Sft, Method::Ict];
+    let methods = methods.map(|method| Site::new().settings(method));
+    let sampled = [1, 2].map(|draws| Site::new().sampled([3.0, 2.0, 1.0], draws));
+    for settings in methods.into_iter().chain(sampled) {
         let site = Site::new();
-        let expected = site.undisturbed("whole", method);
+        let settings = || RunSettings {
+            base: site.path("base"),
+            ..settings.clone()
+        };
+        let expected = site.whole("whole", settings());
         // 6 steps and validations after 0, 3 and 6: 9 lines.
         assert_eq!(expected.0.len(), 9);
         for lines in 0..9 {
             let name = format!("stopped-{lines}");
-            let mut run = site.start(&name, site.settings(method)).unwrap();
+            let mut run = site.start(&name, settings()).unwrap();
             draw(&mut run, lines);
             if lines % 2 == 1 {
                 run.checkpoint().unwrap(); // as on Ctrl-C; else as on a kill
             }
             drop(run);
-            finish(site.resume(&name, site.settings(method)).unwrap());
+            finish(site.resume(&name, settings()).unwrap());
             assert_eq!(
                 outcome(&site.path(&name)),
                 expected,
-                "{method:?} stopped after {lines} lines"
+                "{:?} stopped after {lines} lines",
+                settings().train
             );
         }
     }
@@ -351,6 +371,39 @@ fn ict_trains_the_new_heads_and_nothing_else() {
     }
 }
 
+/// What an exit that is not drawn costs: nothing; and what lies behind the drawn ones stays as it was.
+#[test]
+fn a_step_trains_the_exits_it_draws() {
+    let site = Site::new();
+    let (log, _) = site.whole("run", site.sampled([1.0, 1.0, 0.0], 1));
+    let mut drawn = Vec::new();
+    for line in log {
+        if let LogLine::Train(report) = line {
+            let [exit] = report.exits.as_slice() else {
+                panic!("{report:?}");
+            };
+            assert!((report.loss - exit.loss).abs() < 1e-5, "{report:?}");
+            drawn.push(exit.exit.depth());
+        }
+    }
+    drawn.sort_unstable();
+    drawn.dedup();
+    assert_eq!(drawn, [1, 2]);
+    let layers = |folder: &str| {
+        let bytes = fs::read(site.path(folder).join("model.safetensors")).unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        (0..4)
+            .map(|layer| {
+                let name = format!("model.layers.{layer}.mlp.up_proj.weight");
+                tensors.tensor(&name).unwrap().data().to_vec()
+            })
+            .collect::<Vec<_>>()
+    };
+    let (before, after) = (layers("base"), layers("run/model"));
+    let moved: Vec<bool> = before.iter().zip(&after).map(|(a, b)| a != b).collect();
+    assert_eq!(moved, [true, true, false, false]);
+}
+
 #[test]
 fn heads_and_methods_that_do_not_go_together_are_refused() {
     let site = Site::new();
@@ -393,5 +446,28 @@ fn settings_that_make_no_sense_are_named() {
     refused(
         |settings| settings.train.exits = Exits::new([2, 5]).unwrap(),
         "it is 5, the model has 4",
+    );
+    refused(
+        |settings| settings.train.exit_weights = Some(vec![1.0, 2.0]),
+        "weights of the exits is 2 for 3 exits",
+    );
+    refused(
+        |settings| settings.train.exit_weights = Some(vec![1.0, -2.0, 3.0]),
+        "none negative, one above 0; found [1.0, -2.0, 3.0]",
+    );
+    refused(
+        |settings| settings.train.sampled_exits = Some(SampledPerStep { draws: 4, seed: 1 }),
+        "exits sampled per step is 4 of 3",
+    );
+    refused(
+        |settings| settings.train.sampled_exits = Some(SampledPerStep { draws: 0, seed: 1 }),
+        "0 exits sampled",
+    );
+    refused(
+        |settings| {
+            settings.train.method = Method::Sft;
+            settings.train.exit_weights = Some(vec![1.0, 1.0, 1.0]);
+        },
+        "method sft",
     );
 }

@@ -55,6 +55,17 @@ pub enum ExitError {
         /// The model's depth.
         depth: usize,
     },
+    /// Weights of the exits that weigh nothing, or make no sense.
+    #[error(
+        "weights of the exits: expected finite numbers, none negative, one above 0; found {found}"
+    )]
+    Weights {
+        /// The weights.
+        found: String,
+    },
+    /// No exit is to be drawn.
+    #[error("0 exits sampled per step: expected at least 1")]
+    NothingSampled,
 }
 
 /// Rows that make no training example or batch.

@@ -8,7 +8,7 @@
 //! | --- | --- |
 //! | depths at which to cut | [`Exit`], [`Exits`] |
 //! | what a model must offer | [`NestedModel`], [`ExitHead`], [`KvCache`], [`TrainModel`] |
-//! | the loss and its schedules | [`sorted_loss`], [`SortedLoss`], [`AllExits`], [`LastExit`] |
+//! | the loss and its schedules | [`sorted_loss`], [`SortedLoss`], [`AllExits`], [`SampledExits`] |
 //! | decoding at any depth | [`Decoder`], [`DecodeSettings`], [`Mode`], [`DecodeModel`] |
 //! | when a token leaves early | [`ExitPolicy`] and its implementations, [`Thresholds`] |
 //! | how the next token is chosen | [`Sampling`], [`Distribution`], [`RowRng`] |
@@ -35,6 +35,7 @@ mod decode;
 mod distribution;
 mod error;
 mod exit;
+mod loss_schedules;
 mod nested;
 mod row_rng;
 mod sampling;
@@ -53,9 +54,8 @@ pub use decode::{
 pub use distribution::Distribution;
 pub use error::{BatchError, ExitError, PolicyError, SamplingError};
 pub use exit::{Exit, Exits};
+pub use loss_schedules::{AllExits, ExitWeights, IntermediateExits, LastExit, SampledExits};
 pub use nested::{ExitHead, KvCache, NestedModel, Past, TargetScores, TrainModel};
 pub use row_rng::RowRng;
 pub use sampling::Sampling;
-pub use sorted::{
-    AllExits, IntermediateExits, LastExit, SortedLoss, SortedLossOutput, sorted_loss,
-};
+pub use sorted::{SortedLoss, SortedLossOutput, sorted_loss};

@@ -1,0 +1,257 @@
+//! How much each exit counts in the loss: the choices that make one code path many training methods.
+//!
+//! Plain weights per exit and step; the loss that is computed with them is `sorted.rs`.
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
+
+use crate::{ExitError, Exits, SortedLoss};
+
+/// Every exit equally, at every step: sorted fine-tuning (SoFT), equation 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AllExits;
+
+impl SortedLoss for AllExits {
+    fn weights(&self, exits: &Exits, _step: u64) -> Vec<f64> {
+        vec![1.0 / exits.len() as f64; exits.len()]
+    }
+}
+
+/// The full model alone: standard fine-tuning (SFT).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastExit;
+
+impl SortedLoss for LastExit {
+    fn weights(&self, exits: &Exits, _step: u64) -> Vec<f64> {
+        let mut weights = vec![0.0; exits.len()];
+        if let Some(last) = weights.last_mut() {
+            *last = 1.0;
+        }
+        weights
+    }
+}
+
+/// Every exit but the full model, equally: training heads of their own for the intermediate
+/// exits of a frozen model (the ICT stage of SFT+ICT). With one exit only, that one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IntermediateExits;
+
+impl SortedLoss for IntermediateExits {
+    fn weights(&self, exits: &Exits, _step: u64) -> Vec<f64> {
+        let intermediate = exits.len() - 1;
+        if intermediate == 0 {
+            return vec![1.0];
+        }
+        let mut weights = vec![1.0 / intermediate as f64; exits.len()];
+        weights[intermediate] = 0.0;
+        weights
+    }
+}
+
+/// The caller's own weights, the same at every step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExitWeights(Vec<f64>);
+
+impl ExitWeights {
+    /// One weight per exit, shallowest first; they are scaled to sum to 1.
+    ///
+    /// # Errors
+    /// When a weight is negative or not finite, or none is above 0.
+    pub fn new(weights: impl Into<Vec<f64>>) -> Result<Self, ExitError> {
+        let mut weights = weights.into();
+        let sum: f64 = weights.iter().sum();
+        if !sum.is_finite() || sum <= 0.0 || weights.iter().any(|&weight| weight < 0.0) {
+            return Err(ExitError::Weights {
+                found: format!("{weights:?}"),
+            });
+        }
+        weights.iter_mut().for_each(|weight| *weight /= sum);
+        Ok(Self(weights))
+    }
+}
+
+impl SortedLoss for ExitWeights {
+    fn weights(&self, _exits: &Exits, _step: u64) -> Vec<f64> {
+        self.0.clone()
+    }
+}
+
+/// A few exits per step, each drawn as often as another schedule weighs it.
+///
+/// The mean over steps is that schedule's loss, at the cost of the exits drawn: a step whose
+/// deepest exit is 6 runs 6 blocks. Exits are drawn by systematic sampling: `draws` equally spaced
+/// points with one random offset, laid along the cumulative weights. An exit of weight at most
+/// 1 / `draws` is therefore drawn at most once, and with equal weights all drawn exits differ.
+///
+/// Source: Valipour et al., *SortedNet* (arXiv 2309.00255), which samples one sub-model per step;
+/// Madow, *On the theory of systematic sampling, II*, 1949.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SampledExits<L> {
+    weights: L,
+    draws: usize,
+    seed: u64,
+}
+
+impl<L: SortedLoss> SampledExits<L> {
+    /// `draws` exits per step out of those that `weights` weighs. What is drawn depends on `seed`
+    /// and the step alone, so a resumed run goes on as it would have.
+    ///
+    /// # Errors
+    /// When nothing is to be drawn.
+    pub fn new(weights: L, draws: usize, seed: u64) -> Result<Self, ExitError> {
+        if draws == 0 {
+            return Err(ExitError::NothingSampled);
+        }
+        Ok(Self {
+            weights,
+            draws,
+            seed,
+        })
+    }
+
+    /// Uniform in [0, 1), for this step alone.
+    fn offset(&self, step: u64) -> f64 {
+        // The key is written out, so that no library upgrade can change what a seed means.
+        let mut key = [0; 32];
+        key[..8].copy_from_slice(&self.seed.to_le_bytes());
+        key[8..16].copy_from_slice(&step.to_le_bytes());
+        key[16..21].copy_from_slice(b"exits");
+        const STEP: f64 = 1.0 / (1_u64 << 53) as f64;
+        (ChaCha8Rng::from_seed(key).next_u64() >> 11) as f64 * STEP
+    }
+}
+
+impl<L: SortedLoss> SortedLoss for SampledExits<L> {
+    fn weights(&self, exits: &Exits, step: u64) -> Vec<f64> {
+        let weights = self.weights.weights(exits, step);
+        let share = 1.0 / self.draws as f64;
+        // Points counted from the deepest exit down: what rounding leaves over falls on the
+        // shallowest exit that counts.
+        let last = weights.iter().position(|&weight| weight > 0.0);
+        let mut sampled = vec![0.0; weights.len()];
+        let offset = self.offset(step);
+        for draw in 0..self.draws {
+            let mut point = (offset + draw as f64) * share;
+            let found = weights.iter().rposition(|&weight| {
+                point -= weight;
+                point < 0.0
+            });
+            if let Some(index) = found.or(last) {
+                sampled[index] += share;
+            }
+        }
+        sampled
+    }
+}
+
+impl SortedLoss for Box<dyn SortedLoss + Send> {
+    fn weights(&self, exits: &Exits, step: u64) -> Vec<f64> {
+        (**self).weights(exits, step)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn exits(depths: impl IntoIterator<Item = usize>) -> Exits {
+        Exits::new(depths).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn weights_are_a_distribution(
+            depths in proptest::collection::btree_set(1usize..99, 1..9),
+            raw in proptest::collection::vec(0.01_f64..9.0, 9),
+            draws in 1usize..12,
+            step: u64,
+        ) {
+            let exits = exits(depths);
+            let own = ExitWeights::new(&raw[..exits.len()]).unwrap();
+            let sampled = SampledExits::new(own.clone(), draws, 3).unwrap();
+            let schedules: [&dyn SortedLoss; 5] =
+                [&AllExits, &LastExit, &IntermediateExits, &own, &sampled];
+            for schedule in schedules {
+                let weights = schedule.weights(&exits, step);
+                prop_assert_eq!(weights.len(), exits.len());
+                prop_assert!(weights.iter().all(|&weight| weight >= 0.0));
+                prop_assert!((weights.iter().sum::<f64>() - 1.0).abs() < 1e-12);
+            }
+        }
+    }
+
+    #[test]
+    fn methods_weigh_the_exits_they_should() {
+        let exits = exits([1, 2, 4]);
+        assert_eq!(AllExits.weights(&exits, 7), [1.0 / 3.0; 3]);
+        assert_eq!(LastExit.weights(&exits, 7), [0.0, 0.0, 1.0]);
+        assert_eq!(IntermediateExits.weights(&exits, 7), [0.5, 0.5, 0.0]);
+        let own = ExitWeights::new([2.0, 0.0, 6.0]).unwrap();
+        assert_eq!(own.weights(&exits, 7), [0.25, 0.0, 0.75]);
+    }
+
+    /// The mean of the drawn weights over many steps is the schedule that was drawn from.
+    #[test]
+    fn sampling_is_unbiased() {
+        let exits = exits([1, 2, 4, 8]);
+        let own = ExitWeights::new([0.5, 0.1, 0.0, 0.4]).unwrap();
+        for draws in 1..=3 {
+            let sampled = SampledExits::new(own.clone(), draws, 9).unwrap();
+            let mut mean = [0.0; 4];
+            const STEPS: u64 = 20_000;
+            for step in 0..STEPS {
+                for (mean, weight) in mean.iter_mut().zip(sampled.weights(&exits, step)) {
+                    *mean += weight / STEPS as f64;
+                }
+            }
+            // A weight of one draw has a standard deviation of at most 0.5: 0.0035 for the mean.
+            for (mean, weight) in mean.iter().zip(own.weights(&exits, 0)) {
+                assert!(
+                    (mean - weight).abs() < 0.018,
+                    "{draws}: {mean} for {weight}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn equal_weights_are_drawn_without_repeats() {
+        let exits = exits([1, 2, 3, 4, 5]);
+        for step in 0..500 {
+            let weights = SampledExits::new(AllExits, 2, 1).unwrap();
+            let mut weights = weights.weights(&exits, step);
+            weights.sort_by(f64::total_cmp);
+            assert_eq!(weights, [0.0, 0.0, 0.0, 0.5, 0.5]);
+        }
+    }
+
+    #[test]
+    fn a_step_is_drawn_alike_whenever_it_is_asked() {
+        let exits = exits([2, 4, 6]);
+        let drawn = |seed, step| {
+            SampledExits::new(AllExits, 1, seed)
+                .unwrap()
+                .weights(&exits, step)
+        };
+        assert!((0..50).all(|step| drawn(5, step) == drawn(5, step)));
+        assert!((0..50).any(|step| drawn(5, step) != drawn(6, step)));
+    }
+
+    #[test]
+    fn weights_that_weigh_nothing_are_refused() {
+        for wrong in [
+            vec![],
+            vec![0.0, 0.0],
+            vec![1.0, -0.5],
+            vec![f64::NAN],
+            vec![f64::INFINITY],
+        ] {
+            assert!(ExitWeights::new(wrong).is_err());
+        }
+        assert_eq!(
+            SampledExits::new(AllExits, 0, 1),
+            Err(ExitError::NothingSampled)
+        );
+    }
+}
