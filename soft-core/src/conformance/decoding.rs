@@ -3,8 +3,8 @@
 //! Sampled speculation keeps the distribution of the full model, which takes many draws to see: only that
 //! its tokens are possible is checked here.
 
+use super::cache_laws::staircases_catch_up;
 use super::case::{Case, Rule, Typical, Way};
-use super::model::staircases_catch_up;
 use super::trial::{Answer, Trial};
 use super::{Coverage, LawBroken, Observed, failed};
 use crate::{Decoder, DraftLength, Exits, Finish, Prompt, Sampling, Step};

@@ -4,10 +4,14 @@
 //! [`DecodingLaws`] of what the decoder makes of it. Each check returns [`LawBroken`] with what differed
 //! and where.
 
+mod cache_laws;
 mod case;
 mod coverage;
 mod decoding;
+mod head_laws;
+mod loss_laws;
 mod model;
+mod observe;
 mod trial;
 mod uncached;
 

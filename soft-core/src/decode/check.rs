@@ -3,9 +3,10 @@
 //! Greedy drafts are accepted when they are what the full model names; sampled ones by rejection, so that the answer
 //! has exactly the distribution of the full model (Leviathan et al., arXiv 2211.17192; Chen et al., arXiv 2302.01318).
 
-use super::decoder::{Decoder, Kind, Turn};
+use super::decoder::{Decoder, Kind};
 use super::leave::Reading;
 use super::packed::Packed;
+use super::round::Turn;
 use super::tuner::Cycle;
 use super::{DecodeError, DecodeModel};
 use crate::{Checked, check_draft};

@@ -2,8 +2,9 @@
 
 use std::time::Instant;
 
-use super::decoder::{Decoder, Kind, Turn};
+use super::decoder::{Decoder, Kind};
 use super::packed::Packed;
+use super::round::Turn;
 use super::row::Drafted;
 use super::{DecodeError, DecodeModel, Evidence, Head, Measure, Score, SettingsError, Verdict};
 use crate::Distribution;

@@ -7,6 +7,7 @@ mod leave;
 mod model;
 mod packed;
 mod policy;
+mod round;
 mod row;
 mod settings;
 mod start;

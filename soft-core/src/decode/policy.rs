@@ -241,6 +241,25 @@ impl ExitPolicy for Patience {
     for_row_by_clone!();
 }
 
+/// Implements what a policy made of two others does with each of them.
+macro_rules! as_for_each {
+    () => {
+        fn next_token(&mut self) {
+            self.0.next_token();
+            self.1.next_token();
+        }
+
+        fn check(&self, exits: &Exits) -> Result<(), PolicyError> {
+            self.0.check(exits)?;
+            self.1.check(exits)
+        }
+
+        fn for_row(&self) -> Box<dyn ExitPolicy> {
+            Box::new(Self(self.0.for_row(), self.1.for_row()))
+        }
+    };
+}
+
 /// Leaves when both leave; the second is asked only when the first would. Put the cheap one first.
 #[derive(Debug)]
 pub struct Both(pub Box<dyn ExitPolicy>, pub Box<dyn ExitPolicy>);
@@ -253,19 +272,7 @@ impl ExitPolicy for Both {
         }
     }
 
-    fn next_token(&mut self) {
-        self.0.next_token();
-        self.1.next_token();
-    }
-
-    fn check(&self, exits: &Exits) -> Result<(), PolicyError> {
-        self.0.check(exits)?;
-        self.1.check(exits)
-    }
-
-    fn for_row(&self) -> Box<dyn ExitPolicy> {
-        Box::new(Self(self.0.for_row(), self.1.for_row()))
-    }
+    as_for_each!();
 }
 
 /// Leaves when either leaves; the second is asked only when the first would stay.
@@ -280,19 +287,7 @@ impl ExitPolicy for Either {
         }
     }
 
-    fn next_token(&mut self) {
-        self.0.next_token();
-        self.1.next_token();
-    }
-
-    fn check(&self, exits: &Exits) -> Result<(), PolicyError> {
-        self.0.check(exits)?;
-        self.1.check(exits)
-    }
-
-    fn for_row(&self) -> Box<dyn ExitPolicy> {
-        Box::new(Self(self.0.for_row(), self.1.for_row()))
-    }
+    as_for_each!();
 }
 
 #[cfg(test)]

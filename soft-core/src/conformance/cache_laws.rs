@@ -1,0 +1,252 @@
+//! Laws of the cache: positions in pieces, states that wait, truncation, ragged rows.
+
+use std::ops::Range;
+
+use super::model::Laws;
+use super::observe::Values;
+use super::{LawBroken, Observed, failed};
+use crate::{Exit, Exits, KvCache, Past, RowRng};
+
+impl<M: Observed> Laws<'_, M> {
+    /// Feeding positions in pieces through a cache = the whole sequence at once.
+    pub(super) fn cached_is_uncached(&self) -> Result<(), LawBroken> {
+        const LAW: &str = "cached = uncached";
+        let seq = self.rows[0].len();
+        for exit in self.exits.iter() {
+            let whole = self.sub_model(LAW, &self.rows, exit)?;
+            for piece in [1, 3, seq] {
+                let mut cache = self
+                    .model
+                    .empty_cache(self.rows.len(), seq)
+                    .map_err(failed(LAW))?;
+                let mut found = vec![Vec::new(); self.rows.len()];
+                for start in (0..seq).step_by(piece) {
+                    let part = columns(&self.rows, start..seq.min(start + piece));
+                    let logits = self.cached(LAW, &part, exit, &mut cache)?;
+                    append(&mut found, logits);
+                }
+                self.same(LAW, &whole, &found)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tokens that left at the first exit wait there; deeper blocks take them all along later.
+    pub(super) fn late_blocks_catch_up(&self) -> Result<(), LawBroken> {
+        const LAW: &str = "deep blocks run late = deep blocks run at once";
+        let (first, last) = (first_exit(&self.exits), self.exits.last());
+        let seq = self.rows[0].len();
+        let mut cache = self
+            .model
+            .empty_cache(self.rows.len(), seq)
+            .map_err(failed(LAW))?;
+        let mut waiting = Vec::new();
+        for position in 0..seq {
+            let next = columns(&self.rows, position..position + 1);
+            waiting.push(self.run(LAW, &next, 0..first.depth(), &mut cache)?);
+        }
+        let waiting = self.model.concat(waiting).map_err(failed(LAW))?;
+        // From one position of all rows after the other to one row after the other.
+        let rows = self.rows.len();
+        let order: Vec<usize> = (0..rows)
+            .flat_map(|row| (0..seq).map(move |position| position * rows + row))
+            .collect();
+        let hidden = self.model.select(&waiting, &order).map_err(failed(LAW))?;
+        let counts = vec![seq; rows];
+        let past = Past {
+            cache: &mut cache,
+            counts: &counts,
+        };
+        let deep = first.depth()..last.depth();
+        let hidden = self
+            .model
+            .blocks(hidden, deep, Some(past))
+            .map_err(failed(LAW))?;
+        let found = self.unpacked(LAW, &hidden, &counts, last)?;
+        let whole = self.sub_model(LAW, &self.rows, last)?;
+        self.same(LAW, &whole, &found)
+    }
+
+    /// After truncation the cache is as if the forgotten positions had never been.
+    pub(super) fn forgotten_positions_can_be_rewritten(&self) -> Result<(), LawBroken> {
+        const LAW: &str = "truncated and rewritten = written once";
+        let exit = self.exits.last();
+        let seq = self.rows[0].len();
+        let mut cache = self
+            .model
+            .empty_cache(self.rows.len(), seq)
+            .map_err(failed(LAW))?;
+        let wrong: Vec<Vec<u32>> = self
+            .rows
+            .iter()
+            .map(|row| row.iter().rev().copied().collect())
+            .collect();
+        self.cached(LAW, &columns(&self.rows, 0..2), exit, &mut cache)?;
+        self.cached(LAW, &columns(&wrong, 2..seq), exit, &mut cache)?;
+        for row in 0..self.rows.len() {
+            cache.truncate(row, 2);
+        }
+        let found = self.cached(LAW, &columns(&self.rows, 2..seq), exit, &mut cache)?;
+        let whole = self.sub_model(LAW, &self.rows, exit)?;
+        let expected: Vec<_> = whole.into_iter().map(|row| row[2..].to_vec()).collect();
+        self.same(LAW, &expected, &found)
+    }
+
+    /// Rows of different prompt lengths in one batch, continued by different numbers of tokens.
+    pub(super) fn ragged_rows_are_each_row_alone(&self) -> Result<(), LawBroken> {
+        const LAW: &str = "a batch of ragged rows = each row alone";
+        let exit = self.exits.last();
+        let seq = self.rows[0].len();
+        let prompt = |row: usize| seq - 2 - row % (seq - 2);
+        let mut cache = self
+            .model
+            .empty_cache(self.rows.len(), seq)
+            .map_err(failed(LAW))?;
+        let part = |start: &dyn Fn(usize) -> usize, end: &dyn Fn(usize) -> usize| -> Vec<_> {
+            let rows = self.rows.iter().enumerate();
+            rows.map(|(row, tokens)| tokens[start(row)..end(row)].to_vec())
+                .collect()
+        };
+        let end = |row: usize| prompt(row) + 1 + row % 2;
+        self.cached(LAW, &part(&|_| 0, &prompt), exit, &mut cache)?;
+        let found = self.cached(LAW, &part(&prompt, &end), exit, &mut cache)?;
+        for (row, tokens) in self.rows.iter().enumerate() {
+            let alone = self.sub_model(LAW, &[tokens[..end(row)].to_vec()], exit)?;
+            let expected = vec![alone[0][prompt(row)..].to_vec()];
+            self.same(LAW, &expected, &found[row..=row])?;
+        }
+        Ok(())
+    }
+
+    /// Copying a state up = giving the same state to each deeper block in turn.
+    pub(super) fn copies_are_of_the_state_itself(&self) -> Result<(), LawBroken> {
+        const LAW: &str = "a copied state = the state of the exit, given to every deeper block";
+        let deeper = first_exit(&self.exits).depth()..self.exits.last().depth();
+        let counts = vec![2; self.rows.len()];
+        let counts = &counts[..];
+        let expected = self.after_an_exit(LAW, |hidden, cache| {
+            deeper.clone().try_for_each(|block| {
+                let past = Past { cache, counts };
+                let passed = self
+                    .model
+                    .blocks(hidden.clone(), block..block + 1, Some(past));
+                passed.map(|_| ())
+            })
+        })?;
+        let found = self.after_an_exit(LAW, |hidden, cache| {
+            let past = Past { cache, counts };
+            self.model.copy_up(hidden, deeper.clone(), past)
+        })?;
+        self.same(LAW, &expected, &found)
+    }
+
+    /// Logits of all but the first two positions, which left at the first exit: `fill` fills the deeper blocks.
+    fn after_an_exit(
+        &self,
+        law: &'static str,
+        fill: impl FnOnce(&M::Hidden, &mut M::Cache) -> Result<(), M::Error>,
+    ) -> Result<Values, LawBroken> {
+        let seq = self.rows[0].len();
+        let mut cache = self
+            .model
+            .empty_cache(self.rows.len(), seq)
+            .map_err(failed(law))?;
+        let first = first_exit(&self.exits).depth();
+        let hidden = self.run(law, &columns(&self.rows, 0..2), 0..first, &mut cache)?;
+        fill(&hidden, &mut cache).map_err(failed(law))?;
+        let rest = columns(&self.rows, 2..seq);
+        self.cached(law, &rest, self.exits.last(), &mut cache)
+    }
+}
+
+/// States that wait at exits in any mixture, and go on with whatever comes deeper next, end as if nothing had waited.
+pub(super) fn staircases_catch_up<M: Observed>(
+    model: &M,
+    rows: &[Vec<u32>],
+    exits: &Exits,
+    tolerance: f64,
+) -> Result<(), LawBroken> {
+    const LAW: &str = "states that waited at any exits = an eager run";
+    let longest = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let segments: Vec<Range<usize>> = exits.segments().collect();
+    let mut cache = model
+        .empty_cache(rows.len(), longest)
+        .map_err(failed(LAW))?;
+    let mut rng = RowRng::new(rows.len() as u64);
+    // What has run through so many segments, of each row, one state after the other.
+    let mut waiting: Vec<Vec<Vec<M::Hidden>>> = vec![vec![Vec::new(); rows.len()]; exits.len() + 1];
+    for position in 0..longest {
+        let mut reach = Vec::new();
+        for (row, tokens) in rows.iter().enumerate() {
+            let Some(&token) = tokens.get(position) else {
+                reach.push(0);
+                continue;
+            };
+            let embedded = model.tokens(&[vec![token]]).and_then(|t| model.embed(&t));
+            waiting[0][row].push(embedded.map_err(failed(LAW))?);
+            let early = 1 + (rng.uniform() * exits.len() as f64) as usize;
+            let last = position + 1 == tokens.len();
+            reach.push(if last { exits.len() } else { early });
+        }
+        for (index, segment) in segments.iter().enumerate() {
+            let going = |row: usize| reach[row] > index;
+            let mut counts = vec![0; rows.len()];
+            let mut states = Vec::new();
+            for row in (0..rows.len()).filter(|&row| going(row)) {
+                counts[row] = waiting[index][row].len();
+                states.append(&mut waiting[index][row]);
+            }
+            if states.is_empty() {
+                continue;
+            }
+            let past = Past {
+                cache: &mut cache,
+                counts: &counts,
+            };
+            let hidden = model.concat(states);
+            let hidden =
+                hidden.and_then(|hidden| model.blocks(hidden, segment.clone(), Some(past)));
+            let hidden = hidden.map_err(failed(LAW))?;
+            let mut state = 0;
+            for (row, &count) in counts.iter().enumerate() {
+                for _ in 0..count {
+                    let one = model.select(&hidden, &[state]).map_err(failed(LAW))?;
+                    waiting[index + 1][row].push(one);
+                    state += 1;
+                }
+            }
+        }
+    }
+    let laws = Laws {
+        model,
+        rows: rows.to_vec(),
+        exits: exits.clone(),
+        tolerance,
+    };
+    for (row, tokens) in rows.iter().enumerate() {
+        let states = std::mem::take(&mut waiting[exits.len()][row]);
+        let hidden = model.concat(states).map_err(failed(LAW))?;
+        let found = laws.unpacked(LAW, &hidden, &[tokens.len()], exits.last())?;
+        let whole = laws.sub_model(LAW, std::slice::from_ref(tokens), exits.last())?;
+        laws.same(LAW, &whole, &found)?;
+    }
+    Ok(())
+}
+
+fn columns(rows: &[Vec<u32>], range: Range<usize>) -> Vec<Vec<u32>> {
+    rows.iter().map(|row| row[range.clone()].to_vec()).collect()
+}
+
+fn append(rows: &mut [Vec<Vec<f64>>], more: Values) {
+    for (row, more) in rows.iter_mut().zip(more) {
+        row.extend(more);
+    }
+}
+
+pub(super) fn truncated(values: &[Vec<Vec<f64>>], positions: usize) -> Values {
+    values.iter().map(|row| row[..positions].to_vec()).collect()
+}
+
+fn first_exit(exits: &Exits) -> Exit {
+    exits.iter().next().unwrap_or_else(|| exits.last())
+}
