@@ -9,13 +9,14 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
-use soft_burn::{Llama, LlamaConfig, RopeScaling, device};
+use soft_benches::smollm2;
+use soft_burn::{Llama, device};
 use soft_core::{
     DecodeModel, DecodeSettings, Decoder, Exit, Head, Mode, NestedModel, Past, Prompt, Statistics,
     Tuner,
 };
 use soft_data::Tokenizer;
-use soft_examples::decoding::{DecodingArgs, Trained};
+use soft_examples::decoding::{DecodingArgs, Trained, keep_what_was_learnt};
 use soft_examples::prompts::{PromptArgs, Reader};
 use soft_examples::table::table;
 
@@ -94,26 +95,6 @@ impl Args {
             mode: mode.to_owned(),
             ..self.decoding.clone()
         }
-    }
-}
-
-/// The shape of SmolLM2-135M.
-fn smollm2() -> LlamaConfig {
-    LlamaConfig {
-        vocab: 49_152,
-        d_model: 576,
-        d_feed_forward: 1536,
-        n_layers: 30,
-        n_heads: 9,
-        n_kv_heads: 3,
-        head_dim: 64,
-        norm_eps: 1e-5,
-        rope_theta: 10_000.0,
-        rope_scaling: RopeScaling::None,
-        max_positions: 2048,
-        tied: true,
-        initializer_range: 0.02,
-        other: Default::default(),
     }
 }
 
@@ -222,9 +203,7 @@ fn modes(args: &Args, model: &Llama, given: &Prompts) -> Result<()> {
             let mode = (index + turn) % names.len();
             let decoding = args.of_mode(&names[mode]);
             let mut settings = decoding.settings(&given.trained, &given.tokenizer)?;
-            if let (Mode::Auto(fresh), Some(learnt)) = (&mut settings.mode, tuners[mode].take()) {
-                *fresh = learnt;
-            }
+            keep_what_was_learnt(&mut settings, &mut tuners[mode]);
             let mut decoder = Decoder::new(model, std::slice::from_ref(prompt), settings)?;
             decoder.run()?;
             let outcome = &mut outcomes[mode];

@@ -13,7 +13,8 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
-use soft_burn::{Llama, LlamaConfig, Method, RopeScaling, TrainSettings, Trainer, device};
+use soft_benches::smollm2;
+use soft_burn::{Llama, LlamaConfig, Method, TrainSettings, Trainer, device};
 use soft_core::{Batch, BatchStream, Example, Exits, StreamPosition};
 
 #[derive(Parser)]
@@ -66,25 +67,18 @@ impl Shape {
     }
 
     fn config(self) -> LlamaConfig {
-        let (vocab, d_model, d_feed_forward, n_layers, n_heads, n_kv_heads, head_dim) = match self {
-            Self::Tiny => (218, 96, 256, 8, 6, 6, 16),
-            Self::Smollm2 => (49_152, 576, 1536, 30, 9, 3, 64),
-        };
-        LlamaConfig {
-            vocab,
-            d_model,
-            d_feed_forward,
-            n_layers,
-            n_heads,
-            n_kv_heads,
-            head_dim,
-            norm_eps: 1e-5,
-            rope_theta: 10_000.0,
-            rope_scaling: RopeScaling::None,
-            max_positions: 2048,
-            tied: true,
-            initializer_range: 0.02,
-            other: Default::default(),
+        match self {
+            Self::Smollm2 => smollm2(),
+            Self::Tiny => LlamaConfig {
+                vocab: 218,
+                d_model: 96,
+                d_feed_forward: 256,
+                n_layers: 8,
+                n_heads: 6,
+                n_kv_heads: 6,
+                head_dim: 16,
+                ..smollm2()
+            },
         }
     }
 

@@ -8,9 +8,9 @@ use anyhow::{Result, ensure};
 use clap::Parser;
 use serde_json::json;
 use soft_burn::{Llama, device};
-use soft_core::{DecodeSettings, Decoder, Finish, Mode, Prompt, Statistics, Step, Tuner};
+use soft_core::{Decoder, Finish, Prompt, Statistics, Step, Tuner};
 use soft_data::{StopStrings, TextStream, Tokenizer};
-use soft_examples::decoding::{DecodingArgs, Trained};
+use soft_examples::decoding::{DecodingArgs, Trained, keep_what_was_learnt};
 use soft_examples::prompts::{PromptArgs, Reader};
 use soft_examples::statistics::print_statistics;
 
@@ -100,13 +100,6 @@ fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes())?;
     Ok(out.flush()?)
-}
-
-/// Automatic mode goes on with what it learnt from earlier prompts.
-fn keep_what_was_learnt(settings: &mut DecodeSettings, tuner: &mut Option<Tuner>) {
-    if let (Mode::Auto(fresh), Some(learnt)) = (&mut settings.mode, tuner.take()) {
-        *fresh = learnt;
-    }
 }
 
 /// What came of one prompt.

@@ -242,3 +242,10 @@ fn exit_of(text: &str) -> Result<Exit> {
         .with_context(|| format!("exit {text:?}: expected a depth, such as 12"))?;
     Ok(Exit::new(depth)?)
 }
+
+/// Automatic mode goes on with what it learnt from earlier prompts.
+pub fn keep_what_was_learnt(settings: &mut DecodeSettings, tuner: &mut Option<Tuner>) {
+    if let (Mode::Auto(fresh), Some(learnt)) = (&mut settings.mode, tuner.take()) {
+        *fresh = learnt;
+    }
+}
