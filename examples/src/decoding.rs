@@ -43,7 +43,7 @@ pub struct DecodingArgs {
     /// Check only at exits where leaving saves more time than asking takes
     #[arg(long)]
     pub thrifty: bool,
-    /// Tokens per draft: 4, adaptive (3 at first, up to 8) or confident=0.5 (until one is less probable, up to 8)
+    /// Tokens per draft: 4, adaptive (3 at first, up to 8) or confident=0.3 (while the whole draft is more probable than that, up to 8)
     #[arg(long, default_value = "adaptive")]
     pub draft_length: String,
     /// Draft with the full head even if the model has a list of draft tokens
@@ -225,13 +225,13 @@ impl DecodingArgs {
             ("confident", least) => DraftLength::Confident {
                 least: least
                     .parse()
-                    .with_context(|| format!("draft length {text:?}: expected confident=0.5"))?,
+                    .with_context(|| format!("draft length {text:?}: expected confident=0.3"))?,
                 most: 8,
             },
             (number, "") => DraftLength::Fixed(number.parse().with_context(|| {
-                format!("draft length {text:?}: expected a number, adaptive or confident=0.5")
+                format!("draft length {text:?}: expected a number, adaptive or confident=0.3")
             })?),
-            _ => bail!("draft length {text:?}: expected a number, adaptive or confident=0.5"),
+            _ => bail!("draft length {text:?}: expected a number, adaptive or confident=0.3"),
         })
     }
 }

@@ -73,6 +73,13 @@ impl Distribution {
         self.0[self.0.len() - 1].0
     }
 
+    /// How much of the two distributions is the same: the sum of the smaller probabilities, which is the chance
+    /// that a token drafted from one is accepted by the other.
+    pub fn overlap(&self, other: &Self) -> f64 {
+        let smaller = |(token, probability): (u32, f64)| probability.min(other.probability(token));
+        self.iter().map(smaller).sum()
+    }
+
     /// What is left of this distribution p after a token of `draft`, q, was rejected:
     /// max(0, p - q), normalised.
     ///
@@ -140,6 +147,19 @@ pub(crate) mod tests {
         let residual = full.residual(&draft);
         assert_eq!(residual.iter().collect::<Vec<_>>(), [(0, 0.5), (2, 0.5)]);
         assert_eq!(full.residual(&Distribution::point(8)), full);
+    }
+
+    #[test]
+    fn overlap_is_what_both_allow() {
+        let of = |weights: &[(u32, f64)]| Distribution::in_proportion(weights.to_vec()).unwrap();
+        let (a, b) = (
+            of(&[(1, 0.5), (4, 0.5)]),
+            of(&[(1, 0.25), (2, 0.5), (4, 0.25)]),
+        );
+        assert_eq!(a.overlap(&b), 0.5);
+        assert_eq!(b.overlap(&a), 0.5);
+        assert_eq!(a.overlap(&a), 1.0);
+        assert_eq!(a.overlap(&Distribution::point(2)), 0.0);
     }
 
     proptest! {

@@ -9,7 +9,14 @@ use super::packed::Packed;
 use super::round::Turn;
 use super::tuner::Cycle;
 use super::{DecodeError, DecodeModel};
-use crate::{Checked, check_draft};
+use crate::{Checked, Distribution, Exit, check_draft};
+
+/// A token that is certain, and who named it.
+struct Named {
+    token: u32,
+    exit: Exit,
+    accepted: bool,
+}
 
 impl<M: DecodeModel> Decoder<'_, M> {
     /// Reads the states of rows that ran to the full depth and goes on with their answers.
@@ -26,65 +33,99 @@ impl<M: DecodeModel> Decoder<'_, M> {
             rows.push((row, reads));
         }
         let mut readings = self.read(&states.hidden, &picked, None, false)?.into_iter();
+        let (mut tokens, asked) = (0, rows.len());
         for (row, reads) in rows {
             let readings: Vec<_> = readings.by_ref().take(reads).collect();
             let drafted = self.rows[row].drafts.len();
             let accepted = self.go_on(row, &readings)?;
+            self.rows[row].doubted = None;
+            tokens += accepted + 1;
             if drafted > 0 {
-                self.learn(row, drafted, accepted);
+                self.statistics.checked += drafted.min(accepted + 1) as u64;
+                self.statistics.accepted += accepted as u64;
+                self.rows[row].length.checked(drafted, accepted);
                 self.forget_drafts(row);
             }
+        }
+        if let Kind::Auto { tuner, .. } = &mut self.kind {
+            tuner.brought(tokens as f64 / asked.max(1) as f64);
         }
         Ok(())
     }
 
     /// Checks the drafts of `row` and names the token after the last accepted one. Returns how many were accepted.
     fn go_on(&mut self, row: usize, readings: &[Reading]) -> Result<usize, DecodeError<M::Error>> {
-        let full = self.exits[self.exits.len() - 1];
         let mut accepted = 0;
         for reading in readings {
-            let state = &self.rows[row];
-            let from = self.distribution(row, state.committed, reading)?;
-            let state = &mut self.rows[row];
-            let (token, exit, is_accepted) = match (state.drafts.get(accepted), &from) {
-                (None, None) => (reading.token, full, false),
-                (None, Some(full_model)) => (full_model.sample(&mut state.rng), full, false),
-                (Some(draft), from) => {
-                    let drafted = state.tokens[state.committed];
-                    let checked = match (&draft.from, from) {
-                        (Some(draft), Some(full)) => {
-                            check_draft(drafted, draft, full, &mut state.rng)
-                        }
-                        _ if drafted == reading.token => Checked::Accepted,
-                        _ => Checked::Replaced(reading.token),
-                    };
-                    match checked {
-                        Checked::Accepted => (drafted, draft.exit, true),
-                        Checked::Replaced(token) => (token, full, false),
-                    }
-                }
+            let from = self.distribution(row, self.rows[row].committed, reading)?;
+            let named = if accepted < self.rows[row].drafts.len() {
+                self.check(row, accepted, reading.token, from)
+            } else {
+                self.name(row, reading.token, from)
             };
-            accepted += usize::from(is_accepted);
-            let goes_on = self.commit(row, token, exit, is_accepted);
-            if !goes_on || !is_accepted {
+            accepted += usize::from(named.accepted);
+            let goes_on = self.commit(row, named.token, named.exit, named.accepted);
+            if !goes_on || !named.accepted {
                 break;
             }
         }
         Ok(accepted)
     }
 
-    fn learn(&mut self, row: usize, drafted: usize, accepted: usize) {
-        self.statistics.checked += drafted.min(accepted + 1) as u64;
-        self.statistics.accepted += accepted as u64;
-        match &mut self.kind {
-            Kind::Speculative { .. } => self.rows[row].length.checked(drafted, accepted),
-            Kind::Auto {
-                tuner,
-                cycle: Cycle::Draft { exit, .. },
-            } => {
-                tuner.checked(*exit, drafted, accepted);
-            }
-            _ => {}
+    /// What the full model makes of the draft of this index; `best` is its own best token, or it draws `from`.
+    fn check(&mut self, row: usize, index: usize, best: u32, from: Option<Distribution>) -> Named {
+        let state = &mut self.rows[row];
+        let (draft, token) = (&state.drafts[index], state.tokens[state.committed]);
+        let checked = match (&draft.from, &from) {
+            (Some(draft), Some(full)) => check_draft(token, draft, full, &mut state.rng),
+            _ if token == best => Checked::Accepted,
+            _ => Checked::Replaced(best),
+        };
+        let (exit, confidence) = (draft.exit, draft.confidence);
+        self.observe(confidence, f64::from(checked == Checked::Accepted), true);
+        match checked {
+            Checked::Accepted => Named {
+                token,
+                exit,
+                accepted: true,
+            },
+            Checked::Replaced(token) => self.by_full_model(token),
+        }
+    }
+
+    /// The full model's own next token, and whether an exit that was too doubtful to draft it had been right.
+    fn name(&mut self, row: usize, best: u32, from: Option<Distribution>) -> Named {
+        let state = &mut self.rows[row];
+        let token = match &from {
+            None => best,
+            Some(full) => full.sample(&mut state.rng),
+        };
+        if let Some(doubted) = state.doubted.take() {
+            let chance = match (&doubted.from, &from) {
+                (Some(draft), Some(full)) => draft.overlap(full),
+                _ => f64::from(doubted.token == best),
+            };
+            self.observe(doubted.confidence, chance, false);
+        }
+        self.by_full_model(token)
+    }
+
+    fn by_full_model(&self, token: u32) -> Named {
+        Named {
+            token,
+            exit: self.exits[self.exits.len() - 1],
+            accepted: false,
+        }
+    }
+
+    /// Automatic mode learns what an exit's confidence is worth.
+    fn observe(&mut self, confidence: f64, accepted: f64, drafted: bool) {
+        if let Kind::Auto {
+            tuner,
+            cycle: Cycle::Draft { exit },
+        } = &mut self.kind
+        {
+            tuner.checked(*exit, confidence, accepted, drafted);
         }
     }
 }

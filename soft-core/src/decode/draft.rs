@@ -20,9 +20,11 @@ pub enum DraftLength {
         /// Most tokens of a draft.
         most: usize,
     },
-    /// Until a drafted token's probability, in the draft head's own opinion, falls below `least`.
+    /// As long as the whole draft is likely to be right: while the product of its tokens' probabilities, in the draft
+    /// head's own opinion, is at least `least`. The doubtful token that would take it lower is not drafted; the full
+    /// model names it when it checks those before.
     Confident {
-        /// A token less probable than this ends the draft; it still belongs to it.
+        /// Lowest probability of a draft.
         least: f64,
         /// Most tokens of a draft.
         most: usize,
@@ -77,12 +79,9 @@ impl DraftLimit {
         self.current
     }
 
-    /// Whether a token of this probability ends the draft.
-    pub fn ends_after(&self, probability: f32) -> bool {
-        match self.length {
-            DraftLength::Confident { least, .. } => f64::from(probability) < least,
-            _ => false,
-        }
+    /// Whether a draft of this probability is too doubtful to be made.
+    pub fn is_doubtful(&self, probability: f64) -> bool {
+        matches!(self.length, DraftLength::Confident { least, .. } if probability < least)
     }
 
     /// Learns from a checked draft.
@@ -119,13 +118,13 @@ mod tests {
     }
 
     #[test]
-    fn a_doubtful_token_ends_a_confident_draft() {
+    fn only_confident_drafts_can_be_doubtful() {
         let limit = DraftLimit::new(DraftLength::Confident {
             least: 0.5,
             most: 4,
         });
-        assert!(limit.ends_after(0.4) && !limit.ends_after(0.6));
-        assert!(!DraftLimit::new(DraftLength::Fixed(2)).ends_after(0.0));
+        assert!(limit.is_doubtful(0.4) && !limit.is_doubtful(0.5));
+        assert!(!DraftLimit::new(DraftLength::Fixed(2)).is_doubtful(0.0));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::decoder::{Decoder, Kind};
 use super::packed::Packed;
 use super::round::Turn;
-use super::row::Drafted;
+use super::row::{Doubted, Drafted};
 use super::{DecodeError, DecodeModel, Evidence, Head, Measure, Score, SettingsError, Verdict};
 use crate::Distribution;
 
@@ -17,6 +17,8 @@ struct Candidate {
     evidence: Evidence,
     reading: Option<Reading>,
     verdict: Verdict,
+    /// What its token is drawn from, when that is not simply the best one.
+    from: Option<Distribution>,
 }
 
 /// What a head said of one state.
@@ -47,6 +49,7 @@ impl<M: DecodeModel> Decoder<'_, M> {
                 evidence: Evidence::default(),
                 reading: None,
                 verdict: Verdict::Stay,
+                from: None,
             })
             .collect();
         if candidates.is_empty() || !self.asking_pays(index) {
@@ -63,13 +66,74 @@ impl<M: DecodeModel> Decoder<'_, M> {
         {
             worth[index].asked(begun.elapsed(), candidates.len() as f64 / asked);
         }
-        for candidate in candidates {
-            leaving[candidate.row] = true;
-            if let Some(reading) = candidate.reading {
-                self.leave(index, candidate.row, &reading)?;
+        for candidate in &mut candidates {
+            if let Some(reading) = &candidate.reading {
+                let row = candidate.row;
+                candidate.from = self.distribution(row, self.rows[row].tokens.len(), reading)?;
             }
         }
+        // Reading the deep blocks costs the same for one row as for all: rows check together.
+        if candidates
+            .iter()
+            .any(|candidate| self.is_doubtful(index, candidate))
+        {
+            candidates
+                .into_iter()
+                .for_each(|candidate| self.doubt(candidate));
+            return Ok(leaving);
+        }
+        for candidate in candidates {
+            leaving[candidate.row] = true;
+            self.leave(index, candidate);
+        }
         Ok(leaving)
+    }
+
+    /// Whether this token would make its row's draft too doubtful.
+    ///
+    /// Must not depend on the token that is drawn: a draft kept for being probable would no longer be distributed
+    /// as the check supposes.
+    fn is_doubtful(&self, index: usize, candidate: &Candidate) -> bool {
+        let probability = self.draft_probability(index, candidate);
+        match &self.kind {
+            Kind::Auto { tuner, .. } => !tuner.pays(index, probability),
+            Kind::Speculative { .. } => self.rows[candidate.row].length.is_doubtful(probability),
+            Kind::Static | Kind::Dynamic { .. } => false,
+        }
+    }
+
+    /// How likely the draft of the candidate's row is with its token added.
+    fn draft_probability(&self, index: usize, candidate: &Candidate) -> f64 {
+        let confidence = self.confidence(candidate);
+        let chance = match &self.kind {
+            Kind::Auto { tuner, .. } => tuner.chance(index, confidence),
+            _ => confidence,
+        };
+        self.rows[candidate.row].draft_probability * chance
+    }
+
+    /// Keeps what would have been drafted, to learn from what the full model says instead.
+    fn doubt(&mut self, candidate: Candidate) {
+        let confidence = self.confidence(&candidate);
+        let Candidate {
+            row, from, reading, ..
+        } = candidate;
+        self.rows[row].doubted = reading.map(|reading| Doubted {
+            token: reading.token,
+            from,
+            confidence,
+        });
+    }
+
+    /// The highest probability at the exit.
+    fn confidence(&self, candidate: &Candidate) -> f64 {
+        let score = candidate.reading.as_ref().and_then(|reading| reading.score);
+        match (&candidate.from, score) {
+            // Greedy drafts behind a penalty come from one token only: the head's own opinion counts.
+            (Some(from), _) if !self.sampling.is_greedy() => from.probability(from.best()),
+            (_, Some(score)) => f64::from(score.probability),
+            _ => 1.0,
+        }
     }
 
     fn asking_pays(&mut self, index: usize) -> bool {
@@ -162,9 +226,10 @@ impl<M: DecodeModel> Decoder<'_, M> {
         }
         let scored = matches!(
             self.kind,
-            Kind::Speculative {
-                needs_probability: true
-            }
+            Kind::Auto { .. }
+                | Kind::Speculative {
+                    needs_probability: true
+                }
         );
         let states: Vec<usize> = unread.iter().map(|candidate| candidate.state).collect();
         let readings = self.read(hidden, &states, Some(index), scored)?;
@@ -246,34 +311,31 @@ impl<M: DecodeModel> Decoder<'_, M> {
         Ok(Some(distribution.map_err(SettingsError::from)?))
     }
 
-    fn leave(
-        &mut self,
-        index: usize,
-        row: usize,
-        reading: &Reading,
-    ) -> Result<(), DecodeError<M::Error>> {
+    /// Commits the token of a row that leaves, or drafts it.
+    fn leave(&mut self, index: usize, candidate: Candidate) {
+        let confidence = self.confidence(&candidate);
+        let draft_probability = self.draft_probability(index, &candidate);
+        let Candidate {
+            row, from, reading, ..
+        } = candidate;
         let exit = self.exits[index];
-        let from = self.distribution(row, self.rows[row].tokens.len(), reading)?;
-        let state = &mut self.rows[row];
-        let token = match &from {
-            Some(distribution) => distribution.sample(&mut state.rng),
-            None => reading.token,
+        let token = match (&from, &reading) {
+            (Some(distribution), _) => distribution.sample(&mut self.rows[row].rng),
+            (None, Some(reading)) => reading.token,
+            (None, None) => return,
         };
         if !self.checks_later() {
             self.commit(row, token, exit, false);
-            return Ok(());
+            return;
         }
-        // Greedy drafts behind a penalty come from one token only: the head's own opinion counts.
-        let probability = match (&from, &reading.score) {
-            (Some(from), _) if !self.sampling.is_greedy() => from.probability(token) as f32,
-            (_, Some(score)) => score.probability,
-            _ => 1.0,
-        };
         let state = &mut self.rows[row];
         state.tokens.push(token);
-        state.drafts.push(Drafted { exit, from });
-        state.draft_ended = state.length.ends_after(probability);
+        state.drafts.push(Drafted {
+            exit,
+            from,
+            confidence,
+        });
+        state.draft_probability = draft_probability;
         self.statistics.drafted += 1;
-        Ok(())
     }
 }

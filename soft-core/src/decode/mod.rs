@@ -1,5 +1,6 @@
 //! Decoding at any depth: static, dynamic, self-speculative and automatic, greedy or sampled.
 
+mod calibration;
 mod check;
 mod decoder;
 mod draft;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::decoder::{Decoder, Kind, Step};
 use super::packed::Packed;
 use super::row::Row;
-use super::tuner::Cycle;
+use super::tuner::{Cycle, MOST_DRAFTED};
 use super::{DecodeError, DecodeModel, MissingStates};
 use crate::{Exit, KvCache, Past};
 
@@ -106,7 +106,7 @@ impl<M: DecodeModel> Decoder<'_, M> {
                 }
                 match *cycle {
                     Cycle::Plain => Some(0),
-                    Cycle::Draft { length, .. } => Some(length),
+                    Cycle::Draft { .. } => Some(MOST_DRAFTED),
                 }
             }
         };
@@ -125,7 +125,7 @@ impl<M: DecodeModel> Decoder<'_, M> {
             } else {
                 usize::MAX
             };
-            row.draft_ended || row.drafts.len() >= limit(row).min(own)
+            row.drafts.len() >= limit(row).min(own)
         };
         // A row that drafted its own end has nothing to add to the check.
         let ended = |row: &Row| {
@@ -308,15 +308,12 @@ impl<M: DecodeModel> Decoder<'_, M> {
         }
         match &mut self.kind {
             Kind::Auto { tuner, cycle } => match *cycle {
-                Cycle::Plain => tuner.plain_round(round.time),
-                Cycle::Draft { exit, .. } if round.reached => {
-                    // At its limit a row may draft nothing: a plain step.
-                    match round.drafted {
-                        0 => tuner.plain_round(round.time),
-                        drafted => tuner.check_round(exit, drafted, round.time),
-                    }
+                Cycle::Draft { exit } if !round.reached => tuner.draft_round(exit, round.time),
+                // At its limit a row drafts nothing and is not asked to: a plain step.
+                Cycle::Draft { exit } if round.drafted > 0 || !round.at_exit.is_empty() => {
+                    tuner.check_round(exit, round.drafted, round.time);
                 }
-                Cycle::Draft { exit, .. } => tuner.draft_round(exit, round.time),
+                _ => tuner.plain_round(round.time),
             },
             Kind::Dynamic {
                 worth: Some(worth), ..

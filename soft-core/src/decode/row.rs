@@ -22,6 +22,15 @@ pub(crate) struct Drafted {
     pub exit: Exit,
     /// What it was drawn from; none when the best token is all that counts.
     pub from: Option<Distribution>,
+    /// Highest probability at the exit.
+    pub confidence: f64,
+}
+
+/// A token that an exit would have drafted, had it been less doubtful.
+pub(crate) struct Doubted {
+    pub token: u32,
+    pub from: Option<Distribution>,
+    pub confidence: f64,
 }
 
 pub(crate) struct Row {
@@ -32,8 +41,9 @@ pub(crate) struct Row {
     /// Tokens of prompt and answer.
     pub committed: usize,
     pub drafts: Vec<Drafted>,
-    /// The draft at hand is not to grow: its last token was too doubtful.
-    pub draft_ended: bool,
+    /// How likely the draft at hand is, in the opinion of the heads that made it.
+    pub draft_probability: f64,
+    pub doubted: Option<Doubted>,
     /// Most tokens of prompt and answer, and what it means to get there.
     pub limit: (usize, Finish),
     pub finish: Option<Finish>,
@@ -82,6 +92,6 @@ impl Row {
     pub fn drop_drafts(&mut self) {
         self.tokens.truncate(self.committed);
         self.drafts.clear();
-        self.draft_ended = false;
+        self.draft_probability = 1.0;
     }
 }

@@ -1,15 +1,16 @@
-//! Automatic speculation: which exit drafts, how many tokens, or none at all.
+//! Automatic speculation: which exit drafts, how far, or none at all.
 //!
-//! Learns from the rounds as they come what a plain step, a drafted token and a check cost and
-//! how often drafts of each exit are accepted, and takes the plan with the most tokens per
-//! second; when none beats plain decoding, it is plain decoding. An exit is tried while it might win by what
-//! is not known yet (optimism in the face of uncertainty, Auer et al. 2002). The text does not depend on any of it.
+//! Learns from the rounds as they come what a plain step, a drafted token and a check cost, and how often the full
+//! model agrees with an exit that is so sure. A token is drafted while the whole draft is likely enough to be right
+//! to pay for one token more; the exit is the one whose drafts have brought the most tokens per second; when none
+//! beats plain decoding, it is plain decoding. An exit is tried while it might win by what is not known yet (optimism in
+//! the face of uncertainty, Auer et al. 2002). The text does not depend on any of it.
 //!
-//! Knows neither model nor tokens. With acceptance a, k drafted tokens give (1 − a^(k+1)) / (1 − a) tokens on
-//! average (Leviathan et al., arXiv 2211.17192, equation 1).
+//! Knows neither model nor tokens.
 
 use std::time::Duration;
 
+use super::calibration::Calibration;
 use crate::Exits;
 
 /// How the next tokens are made.
@@ -17,14 +18,14 @@ use crate::Exits;
 pub(crate) enum Cycle {
     /// One step of the full model.
     Plain,
-    /// Drafts at the exit of this index, so many tokens.
-    Draft { exit: usize, length: usize },
+    /// Drafts at the exit of this index, then their check.
+    Draft { exit: usize },
 }
 
 impl Cycle {
     /// Whether tokens leave at the exit of this index.
     pub fn drafts_at(self, index: usize) -> bool {
-        matches!(self, Self::Draft { exit, .. } if exit == index)
+        self == Self::Draft { exit: index }
     }
 }
 
@@ -32,10 +33,14 @@ impl Cycle {
 #[derive(Clone, Debug)]
 pub struct Tuner {
     exits: Exits,
+    /// Seconds of a plain step.
     plain: Mean,
     arms: Vec<Arm>,
     cycles: u64,
     last_plain: u64,
+    /// Seconds of the drafts at hand, and tokens per row that their check brought.
+    spent: f64,
+    brought: f64,
 }
 
 /// One exit that may draft.
@@ -46,22 +51,31 @@ struct Arm {
     draft: Mean,
     /// Seconds a check takes longer than a plain step, per drafted token.
     extra: Mean,
-    accepted: f64,
+    calibration: Calibration,
+    /// Drafted tokens checked and accepted of late.
     checked: f64,
-    /// Checks altogether, hardly ever forgotten: what is known of this exit.
+    accepted: f64,
+    /// What this exit's cycles of late brought, in tokens per row, and took.
+    tokens: f64,
+    seconds: f64,
+    /// Cycles altogether, hardly ever forgotten: what is known of this exit.
     known: f64,
 }
 
-/// Longest draft that is considered.
-const MOST: usize = 8;
+/// Longest draft.
+pub(crate) const MOST_DRAFTED: usize = 8;
 /// Plain steps before the first draft.
 const WARM_UP: u64 = 3;
 /// Cycles after which the cost of a plain step is measured anew.
 const REMEASURE: u64 = 64;
 /// What drafting must promise over plain decoding to be worth its uncertainty.
 const GAIN: f64 = 1.03;
+/// How much better than it looks an exit may be of which nothing is known.
+const HOPE: f64 = 1.0;
+/// Plain steps that an exit's speed is mixed with: a few cycles say little.
+const PRIOR: f64 = 2.0;
 /// Observations are forgotten slowly: the text changes.
-const MEMORY: f64 = 0.99;
+const MEMORY: f64 = 0.98;
 /// And how much is known of an exit more slowly still.
 const LONG_MEMORY: f64 = 0.9995;
 
@@ -76,6 +90,8 @@ impl Tuner {
             arms,
             cycles: 0,
             last_plain: 0,
+            spent: 0.0,
+            brought: 0.0,
         }
     }
 
@@ -84,8 +100,8 @@ impl Tuner {
         &self.exits
     }
 
-    /// For each exit that may draft: depth, accepted share of late (older checks count less and less), none before the first
-    /// check.
+    /// For each exit that may draft: depth, accepted share of its drafts of late (older checks count less and less), none
+    /// before the first check.
     pub fn acceptance(&self) -> Vec<(usize, Option<f64>)> {
         let share = |arm: &Arm| (arm.checked > 0.0).then(|| arm.accepted / arm.checked);
         self.arms
@@ -96,18 +112,20 @@ impl Tuner {
 
     pub(crate) fn next_cycle(&mut self) -> Cycle {
         self.cycles += 1;
+        (self.spent, self.brought) = (0.0, 0.0);
+        for arm in &mut self.arms {
+            arm.known *= LONG_MEMORY;
+        }
         if self.cycles <= WARM_UP || self.cycles - self.last_plain > REMEASURE {
             self.last_plain = self.cycles;
             return Cycle::Plain;
         }
-        let plain = self.plain.value.max(1e-9);
+        let plain = self.plain_seconds();
         let mut best = (GAIN / plain, Cycle::Plain);
         for (exit, arm) in self.arms.iter().enumerate() {
-            for length in 1..=MOST {
-                let speed = arm.speed(length, plain, self.exits.last().depth());
-                if speed > best.0 {
-                    best = (speed, Cycle::Draft { exit, length });
-                }
+            let speed = arm.speed(plain) * (1.0 + HOPE / (arm.known + 1.0).sqrt());
+            if speed > best.0 {
+                best = (speed, Cycle::Draft { exit });
             }
         }
         if best.1 == Cycle::Plain {
@@ -116,27 +134,60 @@ impl Tuner {
         best.1
     }
 
+    /// The chance that a token drafted at `exit` with this confidence is accepted.
+    pub(crate) fn chance(&self, exit: usize, confidence: f64) -> f64 {
+        self.arms[exit].calibration.chance(confidence)
+    }
+
+    /// Whether to draft one more token at `exit` when the draft, it included, is right with this probability.
+    pub(crate) fn pays(&self, exit: usize, probability: f64) -> bool {
+        let (arm, plain) = (&self.arms[exit], self.plain_seconds());
+        let share = arm.depth as f64 / self.exits.last().depth() as f64;
+        let cost = arm.draft.or(share * plain) + arm.extra.or(0.05 * plain);
+        // What the time it takes would bring otherwise.
+        probability > cost * arm.speed(plain).max(1.0 / plain)
+    }
+
     pub(crate) fn plain_round(&mut self, time: Duration) {
         self.plain.learn(time.as_secs_f64());
     }
 
     pub(crate) fn draft_round(&mut self, exit: usize, time: Duration) {
         self.arms[exit].draft.learn(time.as_secs_f64());
+        self.spent += time.as_secs_f64();
     }
 
-    /// A check of `drafted` tokens per row, at least one, drafted at `exit`.
-    pub(crate) fn check_round(&mut self, exit: usize, drafted: usize, time: Duration) {
-        let longer = (time.as_secs_f64() - self.plain.value).max(0.0);
-        self.arms[exit].extra.learn(longer / drafted as f64);
-    }
-
-    /// One row's draft was checked: `accepted` tokens, and one more rejected if any was.
-    pub(crate) fn checked(&mut self, exit: usize, drafted: usize, accepted: usize) {
+    /// A token drafted at `exit` with this confidence was accepted (1), was not (0), or would have been with this
+    /// probability had it been drafted.
+    pub(crate) fn checked(&mut self, exit: usize, confidence: f64, accepted: f64, drafted: bool) {
         let arm = &mut self.arms[exit];
-        let checked = drafted.min(accepted + 1);
-        arm.accepted = arm.accepted * MEMORY.powi(checked as i32) + accepted as f64;
-        arm.checked = arm.checked * MEMORY.powi(checked as i32) + checked as f64;
-        arm.known = arm.known * LONG_MEMORY.powi(checked as i32) + checked as f64;
+        arm.calibration.learn(confidence, accepted);
+        if drafted {
+            arm.accepted = arm.accepted * MEMORY + accepted;
+            arm.checked = arm.checked * MEMORY + 1.0;
+        }
+    }
+
+    /// The check at hand brought so many tokens per row.
+    pub(crate) fn brought(&mut self, tokens: f64) {
+        self.brought = tokens;
+    }
+
+    /// A check of `drafted` tokens per row, or of none because the first was too doubtful, ends a cycle.
+    pub(crate) fn check_round(&mut self, exit: usize, drafted: usize, time: Duration) {
+        let plain = self.plain_seconds();
+        let seconds = time.as_secs_f64();
+        let arm = &mut self.arms[exit];
+        if drafted > 0 {
+            arm.extra.learn((seconds - plain).max(0.0) / drafted as f64);
+        }
+        arm.tokens = arm.tokens * MEMORY + self.brought;
+        arm.seconds = arm.seconds * MEMORY + self.spent + seconds;
+        arm.known += 1.0;
+    }
+
+    fn plain_seconds(&self) -> f64 {
+        self.plain.value.max(1e-9)
     }
 }
 
@@ -146,21 +197,18 @@ impl Arm {
             depth,
             draft: Mean::default(),
             extra: Mean::default(),
-            accepted: 0.0,
+            calibration: Calibration::default(),
             checked: 0.0,
+            accepted: 0.0,
+            tokens: 0.0,
+            seconds: 0.0,
             known: 0.0,
         }
     }
 
-    /// Tokens per second that drafts of `length` may bring, hopeful where little is known.
-    fn speed(&self, length: usize, plain: f64, full_depth: usize) -> f64 {
-        let hope = 1.0 / (self.known + 2.0).sqrt();
-        let accept = ((self.accepted + 1.0) / (self.checked + 2.0) + hope).min(0.99);
-        let tokens = (1.0 - accept.powi(length as i32 + 1)) / (1.0 - accept);
-        let share = self.depth as f64 / full_depth as f64;
-        let draft = self.draft.or(plain * share);
-        let extra = self.extra.or(0.05 * plain);
-        tokens / (plain + length as f64 * (draft + extra))
+    /// Tokens per row and second of this exit's cycles.
+    fn speed(&self, plain: f64) -> f64 {
+        (self.tokens + PRIOR) / (self.seconds + PRIOR * plain)
     }
 }
 
@@ -186,47 +234,69 @@ impl Mean {
 mod tests {
     use super::*;
 
-    /// Runs cycles in a world of fixed costs and acceptance; returns the share of cycles that drafted at each exit.
-    fn shares(draft: [f64; 2], extra: f64, accept: [f64; 2]) -> [f64; 3] {
+    /// Runs cycles in a world of fixed costs, where exits are `sure` of every other token, which is then accepted so
+    /// often, and sure by half of the rest, which never is. Returns the share of tokens drafted at each exit, and
+    /// tokens per plain step's time.
+    fn world(draft: [f64; 2], extra: f64, sure: [f64; 2]) -> ([f64; 2], f64) {
         let mut tuner = Tuner::new(Exits::new([2, 4, 8]).unwrap());
-        let seconds = Duration::from_secs_f64;
-        let (mut counts, mut luck) = ([0u32; 3], 0.0);
-        for _ in 0..2000 {
-            match tuner.next_cycle() {
-                Cycle::Plain => {
-                    tuner.plain_round(seconds(1.0));
-                    counts[2] += 1;
+        let (mut clock, mut tokens, mut drafted_at) = (0.0, 0.0, [0.0; 2]);
+        let mut luck = 0.0;
+        while tokens < 3000.0 {
+            let cycle = tuner.next_cycle();
+            let Cycle::Draft { exit } = cycle else {
+                tuner.plain_round(Duration::from_secs_f64(1.0));
+                clock += 1.0;
+                tokens += 1.0;
+                continue;
+            };
+            let (mut drafted, mut accepted, mut probability) = (0, 0, 1.0);
+            let mut labels = Vec::new();
+            while drafted < MOST_DRAFTED {
+                luck = (luck + 0.618_033_988_75_f64).fract();
+                let is_sure = luck < 0.5;
+                let right = is_sure && 2.0 * luck < sure[exit];
+                let confidence = if is_sure { 0.95 } else { 0.45 };
+                probability *= tuner.chance(exit, confidence);
+                labels.push((confidence, right));
+                if !tuner.pays(exit, probability) {
+                    break;
                 }
-                Cycle::Draft { exit, length } => {
-                    counts[exit] += 1;
-                    let mut accepted = 0;
-                    for _ in 0..length {
-                        tuner.draft_round(exit, seconds(draft[exit]));
-                    }
-                    for _ in 0..length {
-                        luck = (luck + 0.618_033_988_75f64).fract();
-                        if luck > accept[exit] {
-                            break;
-                        }
-                        accepted += 1;
-                    }
-                    tuner.check_round(exit, length, seconds(1.0 + extra * length as f64));
-                    tuner.checked(exit, length, accepted);
-                }
+                tuner.draft_round(exit, Duration::from_secs_f64(draft[exit]));
+                clock += draft[exit];
+                drafted += 1;
             }
+            for (index, &(confidence, right)) in labels.iter().enumerate() {
+                tuner.checked(exit, confidence, f64::from(right), index < drafted);
+                if !right || index >= drafted {
+                    break;
+                }
+                accepted += 1;
+            }
+            tuner.brought(f64::from(accepted + 1));
+            let check = 1.0 + extra * drafted as f64;
+            tuner.check_round(exit, drafted, Duration::from_secs_f64(check));
+            clock += check;
+            tokens += f64::from(accepted + 1);
+            drafted_at[exit] += drafted as f64;
         }
-        counts.map(|count| f64::from(count) / 2000.0)
+        (drafted_at.map(|drafted| drafted / tokens), tokens / clock)
     }
 
     #[test]
     fn the_better_exit_drafts() {
-        let [shallow, deep, plain] = shares([0.2, 0.6], 0.02, [0.8, 0.85]);
-        assert!(shallow > 0.8, "{shallow} {deep} {plain}");
+        let ([shallow, deep], speed) = world([0.1, 0.6], 0.02, [0.9, 0.95]);
+        assert!(
+            shallow > 10.0 * deep && speed > 1.1,
+            "{shallow} {deep} {speed}"
+        );
     }
 
     #[test]
     fn drafting_that_does_not_pay_is_given_up() {
-        let [shallow, deep, plain] = shares([0.4, 0.7], 0.3, [0.1, 0.3]);
-        assert!(plain > 0.8, "{shallow} {deep} {plain}");
+        let ([shallow, deep], speed) = world([0.4, 0.7], 0.3, [0.2, 0.4]);
+        assert!(
+            shallow + deep < 0.02 && speed > 0.98,
+            "{shallow} {deep} {speed}"
+        );
     }
 }
