@@ -56,6 +56,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 fn run(args: &Args) -> Result<()> {
     ensure!(args.batch > 0, "--batch is 0: expected at least 1");
+    args.decoding.refuse_unused()?;
     let model = Llama::from_pretrained(&args.model, &device(&args.device)?)?;
     let config = model.config();
     let tokenizer = Tokenizer::from_folder(&args.model, config.vocab)?;

@@ -31,9 +31,9 @@ pub struct DecodingArgs {
     #[arg(long)]
     pub exits: Option<Exits>,
     /// When a token leaves, where --mode is dynamic: confidence or margin (above the threshold), entropy (below, in nats),
-    /// saturation (cosine to the exit before, above) or patience=2 (exits in a row that agree)
-    #[arg(long, default_value = "confidence")]
-    pub policy: String,
+    /// saturation (cosine to the exit before, above) or patience=2 (exits in a row that agree) [default: confidence]
+    #[arg(long)]
+    pub policy: Option<String>,
     /// Thresholds of the policy: one for all exits, or each with its own: 12:0.95,20:0.9 [default: 0.9; entropy 0.5; saturation 0.98]
     #[arg(long)]
     pub thresholds: Option<Thresholds>,
@@ -44,8 +44,9 @@ pub struct DecodingArgs {
     #[arg(long)]
     pub thrifty: bool,
     /// Tokens per draft: 4, adaptive (3 at first, up to 8) or confident=0.3 (while the whole draft is more probable than that, up to 8)
-    #[arg(long, default_value = "adaptive")]
-    pub draft_length: String,
+    /// [default: adaptive]
+    #[arg(long)]
+    pub draft_length: Option<String>,
     /// Draft with the full head even if the model has a list of draft tokens
     #[arg(long)]
     pub full_draft_head: bool,
@@ -113,6 +114,47 @@ impl Trained {
 }
 
 impl DecodingArgs {
+    /// Refuses what the mode has no use for and would pass over in silence.
+    pub fn refuse_unused(&self) -> Result<()> {
+        let mode = self.mode.as_str();
+        let decides = ["dynamic", "speculative=dynamic"].contains(&mode);
+        let drafts = mode.starts_with("speculative");
+        let (auto, dynamic) = (mode == "auto", mode == "dynamic");
+        let chooses = decides || auto || mode == "speculative";
+        let deciding = "dynamic and speculative=dynamic";
+        let arguments = [
+            ("--policy", self.policy.is_some(), decides, deciding),
+            ("--thresholds", self.thresholds.is_some(), decides, deciding),
+            ("--copy-states", self.copy_states, dynamic, "dynamic"),
+            ("--thrifty", self.thrifty, dynamic, "dynamic"),
+            (
+                "--draft-length",
+                self.draft_length.is_some(),
+                drafts,
+                "speculative",
+            ),
+            (
+                "--full-draft-head",
+                self.full_draft_head,
+                drafts || auto,
+                "speculative and auto",
+            ),
+            (
+                "--exits",
+                self.exits.is_some(),
+                chooses,
+                "dynamic, speculative and auto",
+            ),
+        ];
+        for (argument, given, used, modes) in arguments {
+            ensure!(
+                used || !given,
+                "{argument} does nothing in --mode {mode}: it is for {modes}"
+            );
+        }
+        Ok(())
+    }
+
     /// The settings for a model.
     pub fn settings(&self, trained: &Trained, tokenizer: &Tokenizer) -> Result<DecodeSettings> {
         let filters = self.top_k.is_some() || self.top_p.is_some() || self.min_p.is_some();
@@ -191,35 +233,37 @@ impl DecodingArgs {
     }
 
     fn policy(&self) -> Result<Box<dyn ExitPolicy>> {
-        let usual = match self.policy.as_str() {
+        let policy = self.policy.as_deref().unwrap_or("confidence");
+        let usual = match policy {
             "entropy" => 0.5,
             "saturation" => 0.98,
             _ => 0.9,
         };
         let thresholds = self.thresholds.clone();
         let thresholds = thresholds.unwrap_or(Thresholds::all(usual));
-        Ok(
-            match self.policy.split_once('=').unwrap_or((&self.policy, "")) {
-                ("confidence", "") => Box::new(Confidence(thresholds)),
-                ("margin", "") => Box::new(Margin(thresholds)),
-                ("entropy", "") => Box::new(Entropy(thresholds)),
-                ("saturation", "") => Box::new(Saturation(thresholds)),
-                ("patience", exits) => {
-                    let exits = exits.parse().with_context(|| {
-                        format!("patience {exits:?}: expected a number of exits")
-                    })?;
-                    Box::new(Patience::new(exits))
-                }
-                _ => bail!(
-                    "unknown policy {:?}: expected confidence, margin, entropy, saturation or patience=N",
-                    self.policy
-                ),
-            },
-        )
+        Ok(match policy.split_once('=').unwrap_or((policy, "")) {
+            ("confidence", "") => Box::new(Confidence(thresholds)),
+            ("margin", "") => Box::new(Margin(thresholds)),
+            ("entropy", "") => Box::new(Entropy(thresholds)),
+            ("saturation", "") => Box::new(Saturation(thresholds)),
+            ("patience", exits) => {
+                ensure!(
+                    self.thresholds.is_none(),
+                    "--thresholds does nothing for patience, which counts exits"
+                );
+                let exits = exits
+                    .parse()
+                    .with_context(|| format!("patience {exits:?}: expected a number of exits"))?;
+                Box::new(Patience::new(exits))
+            }
+            _ => bail!(
+                "unknown policy {policy:?}: expected confidence, margin, entropy, saturation or patience=N"
+            ),
+        })
     }
 
     fn length(&self) -> Result<DraftLength> {
-        let text = &self.draft_length;
+        let text = self.draft_length.as_deref().unwrap_or("adaptive");
         Ok(match text.split_once('=').unwrap_or((text, "")) {
             ("adaptive", "") => DraftLength::Adaptive { start: 3, most: 8 },
             ("confident", least) => DraftLength::Confident {

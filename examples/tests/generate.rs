@@ -246,6 +246,27 @@ fn wrong_settings_are_refused() {
         (vec!["--prompt", "a", "--top-k", "5"], vec!["--temperature"]),
         (vec!["--prompt", "a", "--limit", "0"], vec!["--limit is 0"]),
         (vec!["--chat", "hello"], vec!["chat_template.jinja"]),
+        (
+            vec!["--prompt", "a", "--thresholds", "0.5"],
+            vec!["--thresholds does nothing in --mode full"],
+        ),
+        (
+            vec![
+                "--prompt",
+                "a",
+                "--mode",
+                "auto",
+                "--exits",
+                "2,8",
+                "--draft-length",
+                "2",
+            ],
+            vec!["--draft-length does nothing in --mode auto"],
+        ),
+        (
+            vec!["--prompt", "a", "--mode", "exit=2", "--exits", "2,8"],
+            vec!["--exits does nothing in --mode exit=2"],
+        ),
     ] {
         refused(&tiny, &arguments, &parts);
     }
