@@ -76,8 +76,13 @@ impl Distribution {
     /// How much of the two distributions is the same: the sum of the smaller probabilities, which is the chance
     /// that a token drafted from one is accepted by the other.
     pub fn overlap(&self, other: &Self) -> f64 {
-        let smaller = |(token, probability): (u32, f64)| probability.min(other.probability(token));
-        self.iter().map(smaller).sum()
+        let mut others = other.iter().peekable();
+        let smaller = self.iter().map(|(token, probability)| {
+            while others.next_if(|&(other, _)| other < token).is_some() {}
+            let same = others.next_if(|&(other, _)| other == token);
+            same.map_or(0.0, |(_, other)| probability.min(other))
+        });
+        smaller.sum()
     }
 
     /// What is left of this distribution p after a token of `draft`, q, was rejected:

@@ -127,7 +127,7 @@ impl<L: SortedLoss> SortedLoss for SampledExits<L> {
         let share = 1.0 / self.draws as f64;
         // Points counted from the deepest exit down: what rounding leaves over falls on the
         // shallowest exit that counts.
-        let last = weights.iter().position(|&weight| weight > 0.0);
+        let shallowest = weights.iter().position(|&weight| weight > 0.0);
         let mut sampled = vec![0.0; weights.len()];
         let offset = self.offset(step);
         for draw in 0..self.draws {
@@ -136,7 +136,7 @@ impl<L: SortedLoss> SortedLoss for SampledExits<L> {
                 point -= weight;
                 point < 0.0
             });
-            if let Some(index) = found.or(last) {
+            if let Some(index) = found.or(shallowest) {
                 sampled[index] += share;
             }
         }

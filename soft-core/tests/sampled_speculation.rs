@@ -76,6 +76,8 @@ fn counts(case: &Case) -> (Vec<u32>, Statistics) {
     let mut counts = vec![0; (VOCAB + 1).pow(LOOK as u32)];
     let mut statistics = Statistics::default();
     let (mut seed, mut drawn) = (0, 0);
+    // Automatic mode first measures; it drafts when it goes on with what it learnt.
+    let mut tuner: Option<Tuner> = None;
     while drawn < ANSWERS {
         let prompt = |row: usize| Prompt {
             tokens: if row != 1 {
@@ -87,7 +89,7 @@ fn counts(case: &Case) -> (Vec<u32>, Statistics) {
         };
         let prompts: Vec<_> = (0..case.rows).map(prompt).collect();
         let settings = DecodeSettings {
-            mode: (case.mode)(),
+            mode: tuner.take().map_or_else(case.mode, Mode::Auto),
             sampling: case.sampling.clone(),
             max_new_tokens: LOOK + 2,
             stop_tokens: case.stop_tokens.clone(),
@@ -101,7 +103,10 @@ fn counts(case: &Case) -> (Vec<u32>, Statistics) {
         }
         statistics.add(decoder.statistics());
         seed += case.rows as u64;
+        tuner = decoder.into_tuner();
     }
+    let drafts = matches!((case.mode)(), Mode::Speculative(_) | Mode::Auto(_));
+    assert_eq!(statistics.drafted > 0, drafts, "{}", case.name);
     (counts, statistics)
 }
 

@@ -19,12 +19,13 @@ struct Named {
 }
 
 impl<M: DecodeModel> Decoder<'_, M> {
-    /// Reads the states of rows that ran to the full depth and goes on with their answers.
+    /// Reads the states of rows that ran to the full depth and goes on with their answers. Returns how many tokens
+    /// became certain, per row.
     pub(super) fn answer_at_full_depth(
         &mut self,
         states: &Packed<M::Hidden>,
         turn: &Turn,
-    ) -> Result<(), DecodeError<M::Error>> {
+    ) -> Result<f64, DecodeError<M::Error>> {
         let (mut rows, mut picked) = (Vec::new(), Vec::new());
         for (row, last) in states.last_of_rows() {
             // One state per draft that it checks, and one that names the token after them.
@@ -33,13 +34,13 @@ impl<M: DecodeModel> Decoder<'_, M> {
             rows.push((row, reads));
         }
         let mut readings = self.read(&states.hidden, &picked, None, false)?.into_iter();
-        let (mut tokens, asked) = (0, rows.len());
+        let (mut certain, asked) = (0, rows.len());
         for (row, reads) in rows {
             let readings: Vec<_> = readings.by_ref().take(reads).collect();
             let drafted = self.rows[row].drafts.len();
-            let accepted = self.go_on(row, &readings)?;
+            let (accepted, named) = self.go_on(row, &readings)?;
             self.rows[row].doubted = None;
-            tokens += accepted + 1;
+            certain += named;
             if drafted > 0 {
                 self.statistics.checked += drafted.min(accepted + 1) as u64;
                 self.statistics.accepted += accepted as u64;
@@ -47,16 +48,19 @@ impl<M: DecodeModel> Decoder<'_, M> {
                 self.forget_drafts(row);
             }
         }
-        if let Kind::Auto { tuner, .. } = &mut self.kind {
-            tuner.brought(tokens as f64 / asked.max(1) as f64);
-        }
-        Ok(())
+        Ok(certain as f64 / asked.max(1) as f64)
     }
 
-    /// Checks the drafts of `row` and names the token after the last accepted one. Returns how many were accepted.
-    fn go_on(&mut self, row: usize, readings: &[Reading]) -> Result<usize, DecodeError<M::Error>> {
-        let mut accepted = 0;
+    /// Checks the drafts of `row` and names the token after the last accepted one. Returns how many were accepted, and
+    /// how many tokens became certain.
+    fn go_on(
+        &mut self,
+        row: usize,
+        readings: &[Reading],
+    ) -> Result<(usize, usize), DecodeError<M::Error>> {
+        let (mut accepted, mut certain) = (0, 0);
         for reading in readings {
+            certain += 1;
             let from = self.distribution(row, self.rows[row].committed, reading)?;
             let named = if accepted < self.rows[row].drafts.len() {
                 self.check(row, accepted, reading.token, from)
@@ -69,7 +73,7 @@ impl<M: DecodeModel> Decoder<'_, M> {
                 break;
             }
         }
-        Ok(accepted)
+        Ok((accepted, certain))
     }
 
     /// What the full model makes of the draft of this index; `best` is its own best token, or it draws `from`.

@@ -20,8 +20,8 @@ pub enum DraftLength {
         /// Most tokens of a draft.
         most: usize,
     },
-    /// As long as the whole draft is likely to be right: while the product of its tokens' probabilities, in the draft
-    /// head's own opinion, is at least `least`. The doubtful token that would take it lower is not drafted; the full
+    /// As long as the whole draft is likely to be right: while the product of the highest probabilities at its
+    /// positions, in the draft head's own opinion, is at least `least`. The doubtful token that would take it lower is not drafted; the full
     /// model names it when it checks those before.
     Confident {
         /// Lowest probability of a draft.

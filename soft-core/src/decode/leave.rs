@@ -7,7 +7,7 @@ use super::packed::Packed;
 use super::round::Turn;
 use super::row::{Doubted, Drafted};
 use super::{DecodeError, DecodeModel, Evidence, Head, Measure, Score, SettingsError, Verdict};
-use crate::Distribution;
+use crate::{Distribution, Sampling};
 
 /// The newest token of a row at an exit.
 struct Candidate {
@@ -19,6 +19,10 @@ struct Candidate {
     verdict: Verdict,
     /// What its token is drawn from, when that is not simply the best one.
     from: Option<Distribution>,
+    /// How sure the exit is of its best token.
+    confidence: f64,
+    /// How likely the row's draft is right with its token added.
+    draft: f64,
 }
 
 /// What a head said of one state.
@@ -28,6 +32,22 @@ pub(super) struct Reading {
     pub logits: Option<Vec<f32>>,
 }
 
+impl Reading {
+    /// Probability of the best token: of those drawn from when sampling, in the head's own opinion when greedy.
+    fn confidence(&self, from: Option<&Distribution>, sampling: &Sampling) -> f64 {
+        match (from, &self.logits, self.score) {
+            (Some(from), _, _) if !sampling.is_greedy() => from.probability(from.best()),
+            // The penalty may have passed over the head's own best token.
+            (Some(from), Some(logits), Some(score)) => {
+                let behind = logits[score.token as usize] - logits[from.best() as usize];
+                f64::from(score.probability) * f64::from(-behind).exp()
+            }
+            (_, _, Some(score)) => f64::from(score.probability),
+            _ => 1.0,
+        }
+    }
+}
+
 impl<M: DecodeModel> Decoder<'_, M> {
     /// Which rows leave at the exit of this index; their tokens are committed or drafted.
     pub(super) fn leaving(
@@ -35,14 +55,14 @@ impl<M: DecodeModel> Decoder<'_, M> {
         index: usize,
         before: &M::Hidden,
         states: &Packed<M::Hidden>,
-        turn: &Turn,
+        turn: &mut Turn,
     ) -> Result<Vec<bool>, DecodeError<M::Error>> {
         let mut leaving = vec![false; self.rows.len()];
-        let asked = |&(row, _): &(usize, usize)| turn.feeds[row] && !turn.through[row];
+        let may_leave = |&(row, _): &(usize, usize)| turn.feeds[row] && !turn.through[row];
         let newest = states.last_of_rows();
         let mut candidates: Vec<Candidate> = newest
             .into_iter()
-            .filter(asked)
+            .filter(may_leave)
             .map(|(row, state)| Candidate {
                 row,
                 state,
@@ -50,6 +70,8 @@ impl<M: DecodeModel> Decoder<'_, M> {
                 reading: None,
                 verdict: Verdict::Stay,
                 from: None,
+                confidence: 1.0,
+                draft: 1.0,
             })
             .collect();
         if candidates.is_empty() || !self.asking_pays(index) {
@@ -67,19 +89,15 @@ impl<M: DecodeModel> Decoder<'_, M> {
             worth[index].asked(begun.elapsed(), candidates.len() as f64 / asked);
         }
         for candidate in &mut candidates {
-            if let Some(reading) = &candidate.reading {
-                let row = candidate.row;
-                candidate.from = self.distribution(row, self.rows[row].tokens.len(), reading)?;
-            }
+            self.weigh(index, candidate)?;
         }
-        // Reading the deep blocks costs the same for one row as for all: rows check together.
-        if candidates
-            .iter()
-            .any(|candidate| self.is_doubtful(index, candidate))
-        {
-            candidates
-                .into_iter()
-                .for_each(|candidate| self.doubt(candidate));
+        if self.too_doubtful(index, &candidates) {
+            // Reading the deep blocks costs the same for one row as for all: rows check together.
+            for (through, feeds) in turn.through.iter_mut().zip(&turn.feeds) {
+                *through |= feeds;
+            }
+            turn.asking = begun.elapsed();
+            self.doubt(candidates);
             return Ok(leaving);
         }
         for candidate in candidates {
@@ -89,50 +107,60 @@ impl<M: DecodeModel> Decoder<'_, M> {
         Ok(leaving)
     }
 
-    /// Whether this token would make its row's draft too doubtful.
+    /// How sure the exit is, and how likely the whole draft then is.
+    fn weigh(&self, index: usize, candidate: &mut Candidate) -> Result<(), DecodeError<M::Error>> {
+        let row = &self.rows[candidate.row];
+        let Some(reading) = &candidate.reading else {
+            return Ok(());
+        };
+        candidate.from = self.distribution(candidate.row, row.tokens.len(), reading)?;
+        if self.checks_later() {
+            candidate.confidence = reading.confidence(candidate.from.as_ref(), &self.sampling);
+            let chance = match &self.kind {
+                Kind::Auto { tuner, .. } => tuner.chance(index, candidate.confidence),
+                _ => candidate.confidence,
+            };
+            candidate.draft = row.draft_probability * chance;
+        }
+        Ok(())
+    }
+
+    /// Whether to check now instead of drafting these tokens.
     ///
-    /// Must not depend on the token that is drawn: a draft kept for being probable would no longer be distributed
+    /// Must not depend on the tokens that are drawn: a draft kept for being probable would no longer be distributed
     /// as the check supposes.
-    fn is_doubtful(&self, index: usize, candidate: &Candidate) -> bool {
-        let probability = self.draft_probability(index, candidate);
+    fn too_doubtful(&self, index: usize, candidates: &[Candidate]) -> bool {
         match &self.kind {
-            Kind::Auto { tuner, .. } => !tuner.pays(index, probability),
-            Kind::Speculative { .. } => self.rows[candidate.row].length.is_doubtful(probability),
-            Kind::Static | Kind::Dynamic { .. } => false,
+            Kind::Auto { tuner, .. } if !candidates.is_empty() => {
+                let sum: f64 = candidates.iter().map(|candidate| candidate.draft).sum();
+                !tuner.pays(index, sum / candidates.len() as f64)
+            }
+            Kind::Speculative { .. } => candidates.iter().any(|candidate| {
+                let length = &self.rows[candidate.row].length;
+                length.is_doubtful(candidate.draft)
+            }),
+            _ => false,
         }
     }
 
-    /// How likely the draft of the candidate's row is with its token added.
-    fn draft_probability(&self, index: usize, candidate: &Candidate) -> f64 {
-        let confidence = self.confidence(candidate);
-        let chance = match &self.kind {
-            Kind::Auto { tuner, .. } => tuner.chance(index, confidence),
-            _ => confidence,
-        };
-        self.rows[candidate.row].draft_probability * chance
-    }
-
-    /// Keeps what would have been drafted, to learn from what the full model says instead.
-    fn doubt(&mut self, candidate: Candidate) {
-        let confidence = self.confidence(&candidate);
-        let Candidate {
-            row, from, reading, ..
-        } = candidate;
-        self.rows[row].doubted = reading.map(|reading| Doubted {
-            token: reading.token,
-            from,
-            confidence,
-        });
-    }
-
-    /// The highest probability at the exit.
-    fn confidence(&self, candidate: &Candidate) -> f64 {
-        let score = candidate.reading.as_ref().and_then(|reading| reading.score);
-        match (&candidate.from, score) {
-            // Greedy drafts behind a penalty come from one token only: the head's own opinion counts.
-            (Some(from), _) if !self.sampling.is_greedy() => from.probability(from.best()),
-            (_, Some(score)) => f64::from(score.probability),
-            _ => 1.0,
+    /// Automatic mode keeps what would have been drafted, to learn from what the full model says instead.
+    fn doubt(&mut self, candidates: Vec<Candidate>) {
+        if !matches!(self.kind, Kind::Auto { .. }) {
+            return;
+        }
+        for candidate in candidates {
+            let Candidate {
+                row,
+                from,
+                reading,
+                confidence,
+                ..
+            } = candidate;
+            self.rows[row].doubted = reading.map(|reading| Doubted {
+                token: reading.token,
+                from,
+                confidence,
+            });
         }
     }
 
@@ -313,10 +341,13 @@ impl<M: DecodeModel> Decoder<'_, M> {
 
     /// Commits the token of a row that leaves, or drafts it.
     fn leave(&mut self, index: usize, candidate: Candidate) {
-        let confidence = self.confidence(&candidate);
-        let draft_probability = self.draft_probability(index, &candidate);
         let Candidate {
-            row, from, reading, ..
+            row,
+            from,
+            reading,
+            confidence,
+            draft,
+            ..
         } = candidate;
         let exit = self.exits[index];
         let token = match (&from, &reading) {
@@ -335,7 +366,7 @@ impl<M: DecodeModel> Decoder<'_, M> {
             from,
             confidence,
         });
-        state.draft_probability = draft_probability;
+        state.draft_probability = draft;
         self.statistics.drafted += 1;
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::decoder::{Decoder, Kind, Step};
 use super::packed::Packed;
 use super::row::Row;
-use super::tuner::{Cycle, MOST_DRAFTED};
+use super::tuner::{CheckRound, Cycle, MOST_DRAFTED};
 use super::{DecodeError, DecodeModel, MissingStates};
 use crate::{Exit, KvCache, Past};
 
@@ -18,14 +18,19 @@ pub(super) struct Turn {
     pub feeds: Vec<bool>,
     /// Rows that run to the full depth unasked.
     pub through: Vec<bool>,
+    /// Time that went into asking about tokens that were then too doubtful to be drafted.
+    pub asking: Duration,
 }
 
 /// What is known of a round when it is over.
 struct Round {
     prefill: bool,
-    reached: bool,
+    /// Tokens that the full depth made certain, per row; none if nobody got there.
+    named: Option<f64>,
+    /// Tokens drafted before it, of the row with most.
     drafted: usize,
     time: Duration,
+    asking: Duration,
     at_exit: Vec<(usize, Duration)>,
 }
 
@@ -39,12 +44,12 @@ impl<M: DecodeModel> Decoder<'_, M> {
         let begun = Instant::now();
         let prefill = !self.started;
         self.started = true;
-        let turn = self.turn(prefill);
+        let mut turn = self.turn(prefill);
         let drafted = self.rows.iter().map(|row| row.drafts.len()).max();
         let mut at_exit = Vec::with_capacity(self.exits.len());
         let mut going: Vec<bool> = self.rows.iter().map(Row::is_open).collect();
         let mut travelling = self.newest(&turn, prefill)?;
-        let mut reached = false;
+        let mut named = None;
         let mut next = 0;
         while next < self.exits.len() {
             if next > 0 {
@@ -64,11 +69,10 @@ impl<M: DecodeModel> Decoder<'_, M> {
             let range = self.segments[from].start..self.segments[index].end;
             let states = self.run_blocks(range, states, prefill)?;
             if next == self.exits.len() {
-                self.answer_at_full_depth(&states, &turn)?;
-                reached = true;
+                named = Some(self.answer_at_full_depth(&states, &turn)?);
                 break;
             }
-            let leaving = self.leaving(index, &before, &states, &turn)?;
+            let leaving = self.leaving(index, &before, &states, &mut turn)?;
             at_exit.push((index, begun.elapsed()));
             let (stay, go) = states
                 .split(self.model, |row| leaving[row])
@@ -82,9 +86,10 @@ impl<M: DecodeModel> Decoder<'_, M> {
         self.forget_closed_rows()?;
         let round = Round {
             prefill,
-            reached,
+            named,
             drafted: drafted.unwrap_or(0),
             time: begun.elapsed(),
+            asking: turn.asking,
             at_exit,
         };
         self.account(&round);
@@ -102,7 +107,7 @@ impl<M: DecodeModel> Decoder<'_, M> {
             Kind::Speculative { .. } => Some(usize::MAX),
             Kind::Auto { tuner, cycle } => {
                 if no_drafts {
-                    *cycle = tuner.next_cycle();
+                    *cycle = tuner.next_cycle(open.iter().filter(|open| **open).count());
                 }
                 match *cycle {
                     Cycle::Plain => Some(0),
@@ -115,6 +120,7 @@ impl<M: DecodeModel> Decoder<'_, M> {
             return Turn {
                 feeds: open,
                 through,
+                asking: Duration::ZERO,
             };
         };
         let limit = |row: &Row| most.min(row.room_for_drafts());
@@ -141,6 +147,7 @@ impl<M: DecodeModel> Decoder<'_, M> {
         Turn {
             feeds: feeds.collect(),
             through: open.iter().map(|open| *open && check).collect(),
+            asking: Duration::ZERO,
         }
     }
 
@@ -294,10 +301,10 @@ impl<M: DecodeModel> Decoder<'_, M> {
     }
 
     fn account(&mut self, round: &Round) {
-        let time = match (round.prefill, round.reached) {
+        let time = match (round.prefill, round.named) {
             (true, _) => &mut self.statistics.prefill,
-            (false, true) => &mut self.statistics.full,
-            (false, false) => &mut self.statistics.draft,
+            (false, Some(_)) => &mut self.statistics.full,
+            (false, None) => &mut self.statistics.draft,
         };
         *time += round.time;
         if round.prefill {
@@ -307,17 +314,25 @@ impl<M: DecodeModel> Decoder<'_, M> {
             return;
         }
         match &mut self.kind {
-            Kind::Auto { tuner, cycle } => match *cycle {
-                Cycle::Draft { exit } if !round.reached => tuner.draft_round(exit, round.time),
-                // At its limit a row drafts nothing and is not asked to: a plain step.
-                Cycle::Draft { exit } if round.drafted > 0 || !round.at_exit.is_empty() => {
-                    tuner.check_round(exit, round.drafted, round.time);
+            Kind::Auto { tuner, cycle } => match (*cycle, round.named) {
+                (Cycle::Draft { exit }, None) => tuner.draft_round(exit, round.time),
+                (Cycle::Draft { exit }, Some(tokens))
+                    if round.drafted > 0 || !round.at_exit.is_empty() =>
+                {
+                    let check = CheckRound {
+                        drafted: round.drafted,
+                        tokens,
+                        time: round.time,
+                        asking: round.asking,
+                    };
+                    tuner.check_round(exit, check);
                 }
+                // Also at its limit, where a row drafts nothing and is not asked to.
                 _ => tuner.plain_round(round.time),
             },
             Kind::Dynamic {
                 worth: Some(worth), ..
-            } if round.reached => {
+            } if round.named.is_some() => {
                 for &(index, elapsed) in &round.at_exit {
                     worth[index].went_on(round.time - elapsed);
                 }

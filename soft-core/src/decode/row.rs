@@ -22,7 +22,7 @@ pub(crate) struct Drafted {
     pub exit: Exit,
     /// What it was drawn from; none when the best token is all that counts.
     pub from: Option<Distribution>,
-    /// Highest probability at the exit.
+    /// How sure the exit was of its best token.
     pub confidence: f64,
 }
 
@@ -41,7 +41,7 @@ pub(crate) struct Row {
     /// Tokens of prompt and answer.
     pub committed: usize,
     pub drafts: Vec<Drafted>,
-    /// How likely the draft at hand is, in the opinion of the heads that made it.
+    /// How likely the draft at hand is right.
     pub draft_probability: f64,
     pub doubted: Option<Doubted>,
     /// Most tokens of prompt and answer, and what it means to get there.

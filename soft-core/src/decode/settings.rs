@@ -13,7 +13,7 @@ pub struct Prompt {
     pub tokens: Vec<u32>,
     /// Seed of this row's sampler. In static and dynamic modes a row's answer depends on its seed and not on its
     /// company; sampled speculation draws more or fewer numbers as the rows of a batch check together, so that
-    /// only its distribution is that of the row alone.
+    /// only its distribution is that of the row alone; in automatic mode it depends on measured times as well.
     pub seed: u64,
 }
 

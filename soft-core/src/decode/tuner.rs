@@ -4,7 +4,7 @@
 //! model agrees with an exit that is so sure. A token is drafted while the whole draft is likely enough to be right
 //! to pay for one token more; the exit is the one whose drafts have brought the most tokens per second; when none
 //! beats plain decoding, it is plain decoding. An exit is tried while it might win by what is not known yet (optimism in
-//! the face of uncertainty, Auer et al. 2002). The text does not depend on any of it.
+//! the face of uncertainty, Auer et al. 2002). Greedy text does not depend on any of it, sampled text by its distribution neither.
 //!
 //! Knows neither model nor tokens.
 
@@ -33,14 +33,18 @@ impl Cycle {
 #[derive(Clone, Debug)]
 pub struct Tuner {
     exits: Exits,
+    /// Rows that were open of late: what a round costs depends on them.
+    rows: usize,
     /// Seconds of a plain step.
     plain: Mean,
     arms: Vec<Arm>,
     cycles: u64,
-    last_plain: u64,
-    /// Seconds of the drafts at hand, and tokens per row that their check brought.
+    /// Plain steps to do before the next draft.
+    plain_due: u64,
+    /// Cycles since the last of them.
+    since_plain: u64,
+    /// Seconds of the drafts at hand.
     spent: f64,
-    brought: f64,
 }
 
 /// One exit that may draft.
@@ -62,20 +66,37 @@ struct Arm {
     known: f64,
 }
 
+/// A round that checked drafts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CheckRound {
+    /// Tokens drafted per row, at most.
+    pub drafted: usize,
+    /// Tokens that became certain, per row.
+    pub tokens: f64,
+    pub time: Duration,
+    /// Part of it that went into asking about a token that was then too doubtful.
+    pub asking: Duration,
+}
+
+/// What one more token in a check is taken to cost before it is known, in plain steps.
+const EXTRA_GUESS: f64 = 0.05;
 /// Longest draft.
 pub(crate) const MOST_DRAFTED: usize = 8;
-/// Plain steps before the first draft.
+/// Plain steps before the first draft; the first of all is not counted, since much happens in it for the first time.
 const WARM_UP: u64 = 3;
-/// Cycles after which the cost of a plain step is measured anew.
+/// Cycles after which the cost of a plain step is measured anew, by so many steps.
 const REMEASURE: u64 = 64;
+const ANEW: u64 = 2;
 /// What drafting must promise over plain decoding to be worth its uncertainty.
 const GAIN: f64 = 1.03;
 /// How much better than it looks an exit may be of which nothing is known.
 const HOPE: f64 = 1.0;
 /// Plain steps that an exit's speed is mixed with: a few cycles say little.
-const PRIOR: f64 = 2.0;
+const PRIOR: f64 = 4.0;
 /// Observations are forgotten slowly: the text changes.
 const MEMORY: f64 = 0.98;
+/// So is, cycle by cycle, what is known of exits that are not played: each gets another chance.
+const IDLE_MEMORY: f64 = 0.998;
 /// And how much is known of an exit more slowly still.
 const LONG_MEMORY: f64 = 0.9995;
 
@@ -86,12 +107,13 @@ impl Tuner {
         let arms = drafting.map(|exit| Arm::new(exit.depth())).collect();
         Self {
             exits,
+            rows: 0,
             plain: Mean::default(),
             arms,
             cycles: 0,
-            last_plain: 0,
+            plain_due: WARM_UP,
+            since_plain: 0,
             spent: 0.0,
-            brought: 0.0,
         }
     }
 
@@ -110,15 +132,20 @@ impl Tuner {
             .collect()
     }
 
-    pub(crate) fn next_cycle(&mut self) -> Cycle {
+    /// How the next tokens of so many open rows are made.
+    pub(crate) fn next_cycle(&mut self, rows: usize) -> Cycle {
         self.cycles += 1;
-        (self.spent, self.brought) = (0.0, 0.0);
-        for arm in &mut self.arms {
-            arm.known *= LONG_MEMORY;
+        self.spent = 0.0;
+        self.arms.iter_mut().for_each(Arm::age);
+        if rows != self.rows {
+            self.forget_costs(rows);
         }
-        if self.cycles <= WARM_UP || self.cycles - self.last_plain > REMEASURE {
-            self.last_plain = self.cycles;
-            return Cycle::Plain;
+        self.since_plain += 1;
+        if self.since_plain > REMEASURE {
+            self.plain_due = self.plain_due.max(ANEW);
+        }
+        if self.plain_due > 0 {
+            return self.plain_cycle();
         }
         let plain = self.plain_seconds();
         let mut best = (GAIN / plain, Cycle::Plain);
@@ -128,10 +155,27 @@ impl Tuner {
                 best = (speed, Cycle::Draft { exit });
             }
         }
-        if best.1 == Cycle::Plain {
-            self.last_plain = self.cycles;
+        match best.1 {
+            Cycle::Plain => self.plain_cycle(),
+            draft => draft,
         }
-        best.1
+    }
+
+    fn plain_cycle(&mut self) -> Cycle {
+        self.plain_due = self.plain_due.saturating_sub(1);
+        self.since_plain = 0;
+        Cycle::Plain
+    }
+
+    /// Rounds of more or fewer rows cost something else.
+    fn forget_costs(&mut self, rows: usize) {
+        self.rows = rows;
+        self.plain.weight = 0.0;
+        self.plain_due = self.plain_due.max(ANEW);
+        for arm in &mut self.arms {
+            (arm.draft.weight, arm.extra.weight) = (0.0, 0.0);
+            (arm.tokens, arm.seconds) = (0.0, 0.0);
+        }
     }
 
     /// The chance that a token drafted at `exit` with this confidence is accepted.
@@ -139,22 +183,25 @@ impl Tuner {
         self.arms[exit].calibration.chance(confidence)
     }
 
-    /// Whether to draft one more token at `exit` when the draft, it included, is right with this probability.
+    /// Whether to draft one more token at `exit`, of every row, when the drafts, it included, are right with this
+    /// probability on average.
     pub(crate) fn pays(&self, exit: usize, probability: f64) -> bool {
         let (arm, plain) = (&self.arms[exit], self.plain_seconds());
-        let share = arm.depth as f64 / self.exits.last().depth() as f64;
-        let cost = arm.draft.or(share * plain) + arm.extra.or(0.05 * plain);
+        let cost = arm.draft.near(self.draft_guess(exit)) + arm.extra.near(EXTRA_GUESS * plain);
         // What the time it takes would bring otherwise.
         probability > cost * arm.speed(plain).max(1.0 / plain)
     }
 
     pub(crate) fn plain_round(&mut self, time: Duration) {
-        self.plain.learn(time.as_secs_f64());
+        if self.cycles > 1 {
+            let guess = self.plain.near(time.as_secs_f64());
+            self.plain.learn(time.as_secs_f64(), guess);
+        }
     }
 
     pub(crate) fn draft_round(&mut self, exit: usize, time: Duration) {
-        self.arms[exit].draft.learn(time.as_secs_f64());
-        self.spent += time.as_secs_f64();
+        let guess = self.draft_guess(exit);
+        self.spent += self.arms[exit].draft.learn(time.as_secs_f64(), guess);
     }
 
     /// A token drafted at `exit` with this confidence was accepted (1), was not (0), or would have been with this
@@ -168,22 +215,25 @@ impl Tuner {
         }
     }
 
-    /// The check at hand brought so many tokens per row.
-    pub(crate) fn brought(&mut self, tokens: f64) {
-        self.brought = tokens;
-    }
-
-    /// A check of `drafted` tokens per row, or of none because the first was too doubtful, ends a cycle.
-    pub(crate) fn check_round(&mut self, exit: usize, drafted: usize, time: Duration) {
+    /// A check ends a cycle: of the drafts of `exit`, or of none because the first was too doubtful.
+    pub(crate) fn check_round(&mut self, exit: usize, check: CheckRound) {
         let plain = self.plain_seconds();
-        let seconds = time.as_secs_f64();
+        let seconds = check.time.as_secs_f64().min(OUTLIER * plain);
         let arm = &mut self.arms[exit];
-        if drafted > 0 {
-            arm.extra.learn((seconds - plain).max(0.0) / drafted as f64);
+        if check.drafted > 0 {
+            let longer = (seconds - check.asking.as_secs_f64() - plain).max(0.0);
+            arm.extra
+                .learn(longer / check.drafted as f64, EXTRA_GUESS * plain);
         }
-        arm.tokens = arm.tokens * MEMORY + self.brought;
+        arm.tokens = arm.tokens * MEMORY + check.tokens;
         arm.seconds = arm.seconds * MEMORY + self.spent + seconds;
         arm.known += 1.0;
+    }
+
+    /// What a draft is taken to cost before it is known.
+    fn draft_guess(&self, exit: usize) -> f64 {
+        let share = self.arms[exit].depth as f64 / self.exits.last().depth() as f64;
+        share * self.plain_seconds()
     }
 
     fn plain_seconds(&self) -> f64 {
@@ -206,6 +256,15 @@ impl Arm {
         }
     }
 
+    /// A cycle goes by.
+    fn age(&mut self) {
+        self.draft.weight *= IDLE_MEMORY;
+        self.extra.weight *= IDLE_MEMORY;
+        self.tokens *= IDLE_MEMORY;
+        self.seconds *= IDLE_MEMORY;
+        self.known *= LONG_MEMORY;
+    }
+
     /// Tokens per row and second of this exit's cycles.
     fn speed(&self, plain: f64) -> f64 {
         (self.tokens + PRIOR) / (self.seconds + PRIOR * plain)
@@ -219,84 +278,129 @@ struct Mean {
     weight: f64,
 }
 
+/// Observations of a mean that count.
+const WINDOW: f64 = 8.0;
+/// A round that took longer than so many times what was expected was held up by something else.
+const OUTLIER: f64 = 3.0;
+
 impl Mean {
-    fn learn(&mut self, value: f64) {
-        self.weight = (0.9 * self.weight + 1.0).min(10.0);
+    /// Learns from an observation, and returns what of it was believed.
+    fn learn(&mut self, value: f64, guess: f64) -> f64 {
+        let value = value.min(OUTLIER * self.near(guess));
+        self.weight = (self.weight + 1.0).min(WINDOW);
         self.value += (value - self.value) / self.weight;
+        value
     }
 
-    fn or(&self, guess: f64) -> f64 {
-        if self.weight > 0.0 { self.value } else { guess }
+    /// The mean, drawn to a guess that counts as one observation.
+    fn near(&self, guess: f64) -> f64 {
+        (self.value * self.weight + guess) / (self.weight + 1.0)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::RowRng;
 
-    /// Runs cycles in a world of fixed costs, where exits are `sure` of every other token, which is then accepted so
-    /// often, and sure by half of the rest, which never is. Returns the share of tokens drafted at each exit, and
-    /// tokens per plain step's time.
-    fn world(draft: [f64; 2], extra: f64, sure: [f64; 2]) -> ([f64; 2], f64) {
-        let mut tuner = Tuner::new(Exits::new([2, 4, 8]).unwrap());
-        let (mut clock, mut tokens, mut drafted_at) = (0.0, 0.0, [0.0; 2]);
-        let mut luck = 0.0;
-        while tokens < 3000.0 {
-            let cycle = tuner.next_cycle();
-            let Cycle::Draft { exit } = cycle else {
-                tuner.plain_round(Duration::from_secs_f64(1.0));
-                clock += 1.0;
-                tokens += 1.0;
-                continue;
+    /// A world of fixed costs, where exits are sure of every other token, which is then accepted so often, and half as
+    /// sure of the rest, which never is. Times are in plain steps.
+    struct World {
+        draft: [f64; 2],
+        extra: f64,
+        sure: [f64; 2],
+        /// Rounds of each kind that take so much longer, the first ones.
+        hiccup: f64,
+    }
+
+    impl World {
+        /// Share of tokens drafted at each exit, and tokens per plain step's time.
+        fn run(&self) -> ([f64; 2], f64) {
+            let mut tuner = Tuner::new(Exits::new([2, 4, 8]).unwrap());
+            let (mut clock, mut tokens, mut drafted_at) = (0.0, 0.0, [0.0; 2]);
+            let mut hiccups = [self.hiccup; 3];
+            let mut luck = RowRng::new(1);
+            let seconds = |kind: usize, usual: f64, hiccups: &mut [f64; 3]| {
+                Duration::from_secs_f64(usual + std::mem::take(&mut hiccups[kind]))
             };
-            let (mut drafted, mut accepted, mut probability) = (0, 0, 1.0);
-            let mut labels = Vec::new();
-            while drafted < MOST_DRAFTED {
-                luck = (luck + 0.618_033_988_75_f64).fract();
-                let is_sure = luck < 0.5;
-                let right = is_sure && 2.0 * luck < sure[exit];
-                let confidence = if is_sure { 0.95 } else { 0.45 };
-                probability *= tuner.chance(exit, confidence);
-                labels.push((confidence, right));
-                if !tuner.pays(exit, probability) {
-                    break;
+            while tokens < 5000.0 {
+                let Cycle::Draft { exit } = tuner.next_cycle(1) else {
+                    tuner.plain_round(seconds(0, 1.0, &mut hiccups));
+                    clock += 1.0;
+                    tokens += 1.0;
+                    continue;
+                };
+                let (mut drafted, mut accepted, mut probability) = (0, 0, 1.0);
+                let mut labels = Vec::new();
+                while drafted < MOST_DRAFTED {
+                    let is_sure = luck.uniform() < 0.5;
+                    let right = is_sure && luck.uniform() < self.sure[exit];
+                    let confidence = if is_sure { 0.95 } else { 0.45 };
+                    probability *= tuner.chance(exit, confidence);
+                    labels.push((confidence, right));
+                    if !tuner.pays(exit, probability) {
+                        break;
+                    }
+                    tuner.draft_round(exit, seconds(1, self.draft[exit], &mut hiccups));
+                    clock += self.draft[exit];
+                    drafted += 1;
                 }
-                tuner.draft_round(exit, Duration::from_secs_f64(draft[exit]));
-                clock += draft[exit];
-                drafted += 1;
-            }
-            for (index, &(confidence, right)) in labels.iter().enumerate() {
-                tuner.checked(exit, confidence, f64::from(right), index < drafted);
-                if !right || index >= drafted {
-                    break;
+                for (index, &(confidence, right)) in labels.iter().enumerate() {
+                    tuner.checked(exit, confidence, f64::from(right), index < drafted);
+                    if !right || index >= drafted {
+                        break;
+                    }
+                    accepted += 1;
                 }
-                accepted += 1;
+                let check = 1.0 + self.extra * drafted as f64;
+                tuner.check_round(
+                    exit,
+                    CheckRound {
+                        drafted,
+                        tokens: f64::from(accepted + 1),
+                        time: seconds(2, check, &mut hiccups),
+                        asking: Duration::ZERO,
+                    },
+                );
+                clock += check;
+                tokens += f64::from(accepted + 1);
+                drafted_at[exit] += drafted as f64;
             }
-            tuner.brought(f64::from(accepted + 1));
-            let check = 1.0 + extra * drafted as f64;
-            tuner.check_round(exit, drafted, Duration::from_secs_f64(check));
-            clock += check;
-            tokens += f64::from(accepted + 1);
-            drafted_at[exit] += drafted as f64;
+            (drafted_at.map(|drafted| drafted / tokens), tokens / clock)
         }
-        (drafted_at.map(|drafted| drafted / tokens), tokens / clock)
     }
 
     #[test]
-    fn the_better_exit_drafts() {
-        let ([shallow, deep], speed) = world([0.1, 0.6], 0.02, [0.9, 0.95]);
-        assert!(
-            shallow > 10.0 * deep && speed > 1.1,
-            "{shallow} {deep} {speed}"
-        );
+    fn the_better_exit_drafts_whatever_the_first_rounds_cost() {
+        for hiccup in [0.0, 1.0, 20.0] {
+            let ([shallow, deep], speed) = World {
+                draft: [0.1, 0.6],
+                extra: 0.02,
+                sure: [0.9, 0.95],
+                hiccup,
+            }
+            .run();
+            assert!(
+                shallow > 5.0 * deep && speed > 1.25,
+                "{hiccup}: {shallow} {deep} {speed}"
+            );
+        }
     }
 
     #[test]
     fn drafting_that_does_not_pay_is_given_up() {
-        let ([shallow, deep], speed) = world([0.4, 0.7], 0.3, [0.2, 0.4]);
-        assert!(
-            shallow + deep < 0.02 && speed > 0.98,
-            "{shallow} {deep} {speed}"
-        );
+        for hiccup in [0.0, 20.0] {
+            let ([shallow, deep], speed) = World {
+                draft: [0.4, 0.7],
+                extra: 0.3,
+                sure: [0.2, 0.4],
+                hiccup,
+            }
+            .run();
+            assert!(
+                shallow + deep < 0.02 && speed > 0.98,
+                "{hiccup}: {shallow} {deep} {speed}"
+            );
+        }
     }
 }
