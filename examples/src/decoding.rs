@@ -12,13 +12,13 @@ use soft_core::{
 };
 use soft_data::{Tokenizer, frequent_tokens};
 
-/// Tokens of a draft head, unless asked otherwise: on Alpaca and SmolLM2's vocabulary they make up 93 % of the answers,
-/// and the head costs a sixth.
-pub const DRAFT_TOKENS: usize = 8192;
+/// Tokens of a draft head, unless asked otherwise: few, since a shallow exit is seldom right about rare tokens and its draft
+/// costs hardly more than reading the head. `docs/results.md` has what other counts gave.
+pub const DRAFT_TOKENS: usize = 2048;
 
 /// The tokens to draft with after learning from these rows; none for a vocabulary so small that its full head is cheap.
 pub fn draft_tokens_of(examples: &[Example], vocab: usize) -> Option<Vec<u32>> {
-    (vocab >= 2 * DRAFT_TOKENS).then(|| frequent_tokens(examples, DRAFT_TOKENS))
+    (vocab >= 4 * DRAFT_TOKENS).then(|| frequent_tokens(examples, DRAFT_TOKENS))
 }
 
 /// Settings of a decoder.

@@ -4,7 +4,8 @@
 //! few states it should cost about the same, since the weights are read once all the same; blocked matrix products
 //! are made for many rows and do not get there. What gets there is a loop over output rows, so that weights come as
 //! long sequential streams, which the processor's prefetcher follows: reading neighbouring rows in turns halves the
-//! bandwidth. `STREAMS` far-apart rows at a time share the loads of the states.
+//! bandwidth. A few far-apart rows at a time share the loads of the states. With several states the arithmetic between two
+//! loads hides the stream from the processor's look-ahead, so weights are asked for a little before they are needed.
 //!
 //! An output is one dot product, summed along the width in one fixed order by one vector accumulator, whatever is
 //! computed beside it: batch-invariant. Knows slices of `f32`; knows no tensors.
@@ -99,6 +100,10 @@ struct DotProducts<'a, 'o> {
 
 /// Weight rows read side by side.
 const STREAMS: usize = 3;
+/// Bytes ahead of its use that a weight is asked for when several states wait for it.
+const AHEAD: usize = 448;
+/// Bytes of a cache line.
+const LINE: usize = 64;
 
 impl WithSimd for DotProducts<'_, '_> {
     type Output = ();
@@ -117,6 +122,20 @@ impl WithSimd for DotProducts<'_, '_> {
             outputs_of::<S, 1>(simd, x, [row(o)], out, |_| o);
         }
     }
+}
+
+/// Asks for the cache line `AHEAD` of this value.
+#[inline(always)]
+fn ask_ahead<T>(value: &T) {
+    #[cfg(target_arch = "x86_64")]
+    #[allow(unsafe_code)] // a prefetch reads nothing, wherever it points
+    // SAFETY: SSE is part of x86-64, and a prefetch of any address is harmless.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>((&raw const *value).wrapping_byte_add(AHEAD).cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = value;
 }
 
 /// `O` outputs of every state, four states at a time.
@@ -174,7 +193,11 @@ fn dots<S: Simd, const O: usize, const R: usize>(
     let weight_vectors = weight.map(|(vectors_of, _)| &vectors_of[..vectors]);
     let state_vectors = states.map(|(vectors_of, _)| &vectors_of[..vectors]);
     let mut sums = [[simd.splat_f32s(0.0); O]; R];
+    let per_line = (LINE / size_of::<S::f32s>()).max(1);
     for k in 0..vectors {
+        if R > 1 && k % per_line == 0 {
+            weight_vectors.iter().for_each(|row| ask_ahead(&row[k]));
+        }
         let w: [S::f32s; O] = std::array::from_fn(|o| weight_vectors[o][k]);
         for r in 0..R {
             let x = state_vectors[r][k];
