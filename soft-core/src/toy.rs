@@ -46,6 +46,14 @@ pub enum ToyError {
         /// States that came.
         states: usize,
     },
+    /// A row whose next positions are not the same in all blocks that are run.
+    #[error("blocks {range:?} do not hold the same positions of row {row}")]
+    Uneven {
+        /// The row at fault.
+        row: usize,
+        /// The blocks.
+        range: Range<usize>,
+    },
     /// A batch that does not fit.
     #[error(transparent)]
     Batch(#[from] BatchError),
@@ -152,6 +160,17 @@ impl ToyCache {
         let wanted: usize = counts.iter().sum();
         if hidden.len() != 1 || counts.len() != self.rows || wanted != states {
             return Err(ToyError::Counts { wanted, states });
+        }
+        let uneven = |&row: &usize| {
+            let filled = |block: usize| self.inputs[block][row].len();
+            counts[row] > 0
+                && range
+                    .clone()
+                    .any(|block| filled(block) != filled(range.start))
+        };
+        if let Some(row) = (0..self.rows).find(uneven) {
+            let range = range.clone();
+            return Err(ToyError::Uneven { row, range });
         }
         let capacity = self.capacity;
         let full = |&row: &usize| {

@@ -8,7 +8,9 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use soft_core::conformance::{Coverage, DecodingLaws};
 use soft_core::toy::ToyModel;
-use soft_core::{DraftLength, Exits, Prompt, Sampling};
+use soft_core::{
+    DecodeSettings, Decoder, DraftLength, Exit, Exits, Mode, Prompt, Sampling, Speculation,
+};
 
 /// Random models differ in size; so do the exits, prompts and settings tried on them.
 #[derive(Clone, Debug)]
@@ -124,4 +126,28 @@ fn the_decoder_obeys_its_laws_on_random_models() {
     assert!(covered.two_in_a_row >= 1_000, "{covered:?}");
     assert!(covered.stopped_by_token >= 1_000, "{covered:?}");
     assert!(covered.filled_the_context >= 500, "{covered:?}");
+}
+
+/// Tokens drafted, tokens checked and the answers with drafts this long.
+fn speculated(length: DraftLength) -> (u64, u64, Vec<Vec<u32>>) {
+    let model = ToyModel::new(4, 5, 11, 8).restless();
+    let prompts: Vec<Prompt> = [vec![1, 2, 3], vec![7]].map(Prompt::from).into();
+    let speculation = Speculation::at(Exit::new(2).unwrap(), 4, length).unwrap();
+    let settings = DecodeSettings::greedy(Mode::Speculative(speculation), 24);
+    let mut decoder = Decoder::new(&model, &prompts, settings).unwrap();
+    decoder.run().unwrap();
+    let answers = (0..2).map(|row| decoder.answer(row).to_vec()).collect();
+    let statistics = decoder.statistics();
+    (statistics.drafted, statistics.checked, answers)
+}
+
+#[test]
+fn confident_drafts_hold_what_is_likely_and_nothing_else() {
+    let confident = |least| speculated(DraftLength::Confident { least, most: 3 });
+    let (all, some, none) = (confident(0.0), confident(0.4), confident(1.0));
+    // No toy is certain of a token, so nothing is drafted; and nothing is less likely than 0.
+    assert_eq!(none.0, 0);
+    assert_eq!(all, speculated(DraftLength::Fixed(3)));
+    assert!(0 < some.0 && some.0 < all.0, "{} of {}", some.0, all.0);
+    assert!(some.2 == all.2 && none.2 == all.2);
 }

@@ -2,15 +2,29 @@
 //!
 //! An exit's own probability says little before it is compared with what came of it. Knows neither model nor tokens.
 
+/// How many of the tokens looked at were accepted; older ones count less and less.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Share {
+    pub accepted: f64,
+    pub checked: f64,
+}
+
+impl Share {
+    /// One more token: accepted (1), not (0), or how likely it would have been.
+    pub fn add(&mut self, accepted: f64) {
+        self.accepted += accepted;
+        self.checked += 1.0;
+    }
+
+    pub fn forget(&mut self, memory: f64) {
+        self.accepted *= memory;
+        self.checked *= memory;
+    }
+}
+
 /// Accepted share by confidence, in bins of one tenth.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Calibration([Bin; BINS]);
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Bin {
-    accepted: f64,
-    checked: f64,
-}
+pub(crate) struct Calibration([Share; BINS]);
 
 const BINS: usize = 10;
 /// Checks that the exit's own opinion is worth.
@@ -21,19 +35,14 @@ const MEMORY: f64 = 0.998;
 impl Calibration {
     /// The chance that a token drafted with this confidence, 0 to 1, is accepted.
     pub fn chance(&self, confidence: f64) -> f64 {
-        let bin = &self.0[bin(confidence)];
-        (bin.accepted + TRUST * confidence) / (bin.checked + TRUST)
+        let Share { accepted, checked } = self.0[bin(confidence)];
+        (accepted + TRUST * confidence) / (checked + TRUST)
     }
 
-    /// Learns from a token of this confidence: accepted (1), not (0), or how likely it would have been.
+    /// Learns from a token of this confidence.
     pub fn learn(&mut self, confidence: f64, accepted: f64) {
-        for bin in &mut self.0 {
-            bin.accepted *= MEMORY;
-            bin.checked *= MEMORY;
-        }
-        let bin = &mut self.0[bin(confidence)];
-        bin.accepted += accepted;
-        bin.checked += 1.0;
+        self.0.iter_mut().for_each(|share| share.forget(MEMORY));
+        self.0[bin(confidence)].add(accepted);
     }
 }
 

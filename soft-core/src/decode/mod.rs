@@ -5,6 +5,7 @@ mod check;
 mod decoder;
 mod draft;
 mod leave;
+mod mean;
 mod model;
 mod packed;
 mod policy;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::decoder::{Decoder, Kind, Step};
 use super::packed::Packed;
 use super::row::Row;
-use super::tuner::{CheckRound, Cycle, MOST_DRAFTED};
+use super::tuner::{CheckRound, Cycle};
 use super::{DecodeError, DecodeModel, MissingStates};
 use crate::{Exit, KvCache, Past};
 
@@ -26,7 +26,7 @@ pub(super) struct Turn {
 struct Round {
     prefill: bool,
     /// Tokens that the full depth made certain, per row; none if nobody got there.
-    named: Option<f64>,
+    certain: Option<f64>,
     /// Tokens drafted before it, of the row with most.
     drafted: usize,
     time: Duration,
@@ -49,7 +49,7 @@ impl<M: DecodeModel> Decoder<'_, M> {
         let mut at_exit = Vec::with_capacity(self.exits.len());
         let mut going: Vec<bool> = self.rows.iter().map(Row::is_open).collect();
         let mut travelling = self.newest(&turn, prefill)?;
-        let mut named = None;
+        let mut certain = None;
         let mut next = 0;
         while next < self.exits.len() {
             if next > 0 {
@@ -69,7 +69,7 @@ impl<M: DecodeModel> Decoder<'_, M> {
             let range = self.segments[from].start..self.segments[index].end;
             let states = self.run_blocks(range, states, prefill)?;
             if next == self.exits.len() {
-                named = Some(self.answer_at_full_depth(&states, &turn)?);
+                certain = Some(self.answer_at_full_depth(&states, &turn)?);
                 break;
             }
             let leaving = self.leaving(index, &before, &states, &mut turn)?;
@@ -86,7 +86,7 @@ impl<M: DecodeModel> Decoder<'_, M> {
         self.forget_closed_rows()?;
         let round = Round {
             prefill,
-            named,
+            certain,
             drafted: drafted.unwrap_or(0),
             time: begun.elapsed(),
             asking: turn.asking,
@@ -98,40 +98,12 @@ impl<M: DecodeModel> Decoder<'_, M> {
 
     /// Decides who feeds and who must go all the way.
     fn turn(&mut self, prefill: bool) -> Turn {
-        let open: Vec<bool> = self.rows.iter().map(Row::is_open).collect();
-        let no_drafts = self.rows.iter().all(|row| row.drafts.is_empty());
-        let most = match &mut self.kind {
-            _ if prefill => Some(0),
-            Kind::Static => Some(0),
-            Kind::Dynamic { .. } => None,
-            Kind::Speculative { .. } => Some(usize::MAX),
-            Kind::Auto { tuner, cycle } => {
-                if no_drafts {
-                    *cycle = tuner.next_cycle(open.iter().filter(|open| **open).count());
-                }
-                match *cycle {
-                    Cycle::Plain => Some(0),
-                    Cycle::Draft { .. } => Some(MOST_DRAFTED),
-                }
-            }
-        };
-        let Some(most) = most else {
-            let through = vec![false; open.len()];
-            return Turn {
-                feeds: open,
-                through,
-                asking: Duration::ZERO,
-            };
-        };
-        let limit = |row: &Row| most.min(row.room_for_drafts());
-        let own_limit = matches!(self.kind, Kind::Speculative { .. });
+        let may_leave = self.may_leave_early(prefill);
+        let checks_later = self.checks_later();
+        // A draft as long as it may be; in plain steps, none at all.
         let full = |row: &Row| {
-            let own = if own_limit {
-                row.length.most()
-            } else {
-                usize::MAX
-            };
-            row.drafts.len() >= limit(row).min(own)
+            let most = row.room_for_drafts().min(row.length.most());
+            !may_leave || checks_later && row.drafts.len() >= most
         };
         // A row that drafted its own end has nothing to add to the check.
         let ended = |row: &Row| {
@@ -139,15 +111,33 @@ impl<M: DecodeModel> Decoder<'_, M> {
             last.is_some_and(|token| self.stop_tokens.contains(token))
         };
         // Reading the deep blocks costs the same for one row as for all: rows check together.
-        let check = self
-            .rows
-            .iter()
-            .any(|row| row.is_open() && (full(row) || ended(row)));
-        let feeds = self.rows.iter().map(|row| row.is_open() && !ended(row));
+        let mut open = self.rows.iter().filter(|row| row.is_open());
+        let check = open.any(|row| full(row) || ended(row));
+        let rows = self.rows.iter();
         Turn {
-            feeds: feeds.collect(),
-            through: open.iter().map(|open| *open && check).collect(),
+            feeds: rows
+                .clone()
+                .map(|row| row.is_open() && !ended(row))
+                .collect(),
+            through: rows.map(|row| row.is_open() && check).collect(),
             asking: Duration::ZERO,
+        }
+    }
+
+    /// Whether tokens may leave early in this round.
+    fn may_leave_early(&mut self, prefill: bool) -> bool {
+        let no_drafts = self.rows.iter().all(|row| row.drafts.is_empty());
+        let open = self.rows.iter().filter(|row| row.is_open()).count();
+        match &mut self.kind {
+            _ if prefill => false,
+            Kind::Static => false,
+            Kind::Dynamic { .. } | Kind::Speculative { .. } => true,
+            Kind::Auto { tuner, cycle } => {
+                if no_drafts {
+                    *cycle = tuner.next_cycle(open);
+                }
+                *cycle != Cycle::Plain
+            }
         }
     }
 
@@ -301,7 +291,7 @@ impl<M: DecodeModel> Decoder<'_, M> {
     }
 
     fn account(&mut self, round: &Round) {
-        let time = match (round.prefill, round.named) {
+        let time = match (round.prefill, round.certain) {
             (true, _) => &mut self.statistics.prefill,
             (false, Some(_)) => &mut self.statistics.full,
             (false, None) => &mut self.statistics.draft,
@@ -314,7 +304,7 @@ impl<M: DecodeModel> Decoder<'_, M> {
             return;
         }
         match &mut self.kind {
-            Kind::Auto { tuner, cycle } => match (*cycle, round.named) {
+            Kind::Auto { tuner, cycle } => match (*cycle, round.certain) {
                 (Cycle::Draft { exit }, None) => tuner.draft_round(exit, round.time),
                 (Cycle::Draft { exit }, Some(tokens))
                     if round.drafted > 0 || !round.at_exit.is_empty() =>
@@ -332,7 +322,7 @@ impl<M: DecodeModel> Decoder<'_, M> {
             },
             Kind::Dynamic {
                 worth: Some(worth), ..
-            } if round.named.is_some() => {
+            } if round.certain.is_some() => {
                 for &(index, elapsed) in &round.at_exit {
                     worth[index].went_on(round.time - elapsed);
                 }

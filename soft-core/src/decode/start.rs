@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::decoder::{Decoder, Kind};
 use super::draft::DraftLimit;
 use super::row::Row;
-use super::tuner::Cycle;
+use super::tuner::{Cycle, MOST_DRAFTED};
 use super::worth::Worth;
 use super::{
     Always, Checks, DecodeError, DecodeModel, DecodeSettings, DraftLength, ExitPolicy, Finish,
@@ -53,7 +53,10 @@ impl Plan {
             }
             Mode::Auto(tuner) => {
                 let cycle = Cycle::Plain;
-                plan(tuner.exits().clone(), Kind::Auto { tuner, cycle })
+                Self {
+                    length: DraftLength::Fixed(MOST_DRAFTED),
+                    ..plan(tuner.exits().clone(), Kind::Auto { tuner, cycle })
+                }
             }
         })
     }

@@ -10,7 +10,8 @@
 
 use std::time::Duration;
 
-use super::calibration::Calibration;
+use super::calibration::{Calibration, Share};
+use super::mean::{Mean, OUTLIER};
 use crate::Exits;
 
 /// How the next tokens are made.
@@ -56,9 +57,8 @@ struct Arm {
     /// Seconds a check takes longer than a plain step, per drafted token.
     extra: Mean,
     calibration: Calibration,
-    /// Drafted tokens checked and accepted of late.
-    checked: f64,
-    accepted: f64,
+    /// Drafted tokens accepted of late.
+    drafts: Share,
     /// What this exit's cycles of late brought, in tokens per row, and took.
     tokens: f64,
     seconds: f64,
@@ -80,7 +80,7 @@ pub(crate) struct CheckRound {
 
 /// What one more token in a check is taken to cost before it is known, in plain steps.
 const EXTRA_GUESS: f64 = 0.05;
-/// Longest draft.
+/// Longest draft of automatic mode.
 pub(crate) const MOST_DRAFTED: usize = 8;
 /// Plain steps before the first draft; the first of all is not counted, since much happens in it for the first time.
 const WARM_UP: u64 = 3;
@@ -125,18 +125,19 @@ impl Tuner {
     /// For each exit that may draft: depth, accepted share of its drafts of late (older checks count less and less), none
     /// before the first check.
     pub fn acceptance(&self) -> Vec<(usize, Option<f64>)> {
-        let share = |arm: &Arm| (arm.checked > 0.0).then(|| arm.accepted / arm.checked);
-        self.arms
-            .iter()
-            .map(|arm| (arm.depth, share(arm)))
-            .collect()
+        let share = |Share { accepted, checked }| (checked > 0.0).then(|| accepted / checked);
+        let arms = self.arms.iter();
+        arms.map(|arm| (arm.depth, share(arm.drafts))).collect()
     }
 
     /// How the next tokens of so many open rows are made.
     pub(crate) fn next_cycle(&mut self, rows: usize) -> Cycle {
         self.cycles += 1;
         self.spent = 0.0;
-        self.arms.iter_mut().for_each(Arm::age);
+        for arm in &mut self.arms {
+            arm.forget_costs(IDLE_MEMORY);
+            arm.known *= LONG_MEMORY;
+        }
         if rows != self.rows {
             self.forget_costs(rows);
         }
@@ -170,12 +171,9 @@ impl Tuner {
     /// Rounds of more or fewer rows cost something else.
     fn forget_costs(&mut self, rows: usize) {
         self.rows = rows;
-        self.plain.weight = 0.0;
+        self.plain.forget(0.0);
         self.plain_due = self.plain_due.max(ANEW);
-        for arm in &mut self.arms {
-            (arm.draft.weight, arm.extra.weight) = (0.0, 0.0);
-            (arm.tokens, arm.seconds) = (0.0, 0.0);
-        }
+        self.arms.iter_mut().for_each(|arm| arm.forget_costs(0.0));
     }
 
     /// The chance that a token drafted at `exit` with this confidence is accepted.
@@ -194,8 +192,10 @@ impl Tuner {
 
     pub(crate) fn plain_round(&mut self, time: Duration) {
         if self.cycles > 1 {
-            let guess = self.plain.near(time.as_secs_f64());
-            self.plain.learn(time.as_secs_f64(), guess);
+            let seconds = time.as_secs_f64();
+            let known = self.plain.value();
+            let guess = if known > 0.0 { known } else { seconds };
+            self.plain.learn(seconds, guess);
         }
     }
 
@@ -210,8 +210,8 @@ impl Tuner {
         let arm = &mut self.arms[exit];
         arm.calibration.learn(confidence, accepted);
         if drafted {
-            arm.accepted = arm.accepted * MEMORY + accepted;
-            arm.checked = arm.checked * MEMORY + 1.0;
+            arm.drafts.forget(MEMORY);
+            arm.drafts.add(accepted);
         }
     }
 
@@ -237,7 +237,7 @@ impl Tuner {
     }
 
     fn plain_seconds(&self) -> f64 {
-        self.plain.value.max(1e-9)
+        self.plain.value().max(1e-9)
     }
 }
 
@@ -248,53 +248,23 @@ impl Arm {
             draft: Mean::default(),
             extra: Mean::default(),
             calibration: Calibration::default(),
-            checked: 0.0,
-            accepted: 0.0,
+            drafts: Share::default(),
             tokens: 0.0,
             seconds: 0.0,
             known: 0.0,
         }
     }
 
-    /// A cycle goes by.
-    fn age(&mut self) {
-        self.draft.weight *= IDLE_MEMORY;
-        self.extra.weight *= IDLE_MEMORY;
-        self.tokens *= IDLE_MEMORY;
-        self.seconds *= IDLE_MEMORY;
-        self.known *= LONG_MEMORY;
+    fn forget_costs(&mut self, memory: f64) {
+        self.draft.forget(memory);
+        self.extra.forget(memory);
+        self.tokens *= memory;
+        self.seconds *= memory;
     }
 
     /// Tokens per row and second of this exit's cycles.
     fn speed(&self, plain: f64) -> f64 {
         (self.tokens + PRIOR) / (self.seconds + PRIOR * plain)
-    }
-}
-
-/// A mean that forgets slowly.
-#[derive(Clone, Copy, Debug, Default)]
-struct Mean {
-    value: f64,
-    weight: f64,
-}
-
-/// Observations of a mean that count.
-const WINDOW: f64 = 8.0;
-/// A round that took longer than so many times what was expected was held up by something else.
-const OUTLIER: f64 = 3.0;
-
-impl Mean {
-    /// Learns from an observation, and returns what of it was believed.
-    fn learn(&mut self, value: f64, guess: f64) -> f64 {
-        let value = value.min(OUTLIER * self.near(guess));
-        self.weight = (self.weight + 1.0).min(WINDOW);
-        self.value += (value - self.value) / self.weight;
-        value
-    }
-
-    /// The mean, drawn to a guess that counts as one observation.
-    fn near(&self, guess: f64) -> f64 {
-        (self.value * self.weight + guess) / (self.weight + 1.0)
     }
 }
 
