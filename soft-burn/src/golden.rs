@@ -12,12 +12,12 @@ use burn::tensor::Tensor;
 use safetensors::{Dtype, SafeTensors};
 use soft_core::{
     AllExits, Batch, Example, Exit, Exits, LastExit, NestedModel, SortedLoss, TrainModel,
-    sorted_loss,
 };
 
+use crate::objective::Weighing;
 use crate::optimizer::{AdamWSettings, NamedAdamW, NamedGradients};
-use crate::parameters::{host_values, named_gradients, named_tensors};
-use crate::{Llama, SaveOptions, WeightType, device};
+use crate::parameters::{host_values, named_tensors};
+use crate::{Llama, Objective, SaveOptions, WeightType, device};
 
 const FOLDERS: [&str; 3] = ["untied_mha", "tied_gqa_llama3", "odd_head_dim"];
 
@@ -173,23 +173,45 @@ fn loss_at_every_exit() {
     }
 }
 
-/// Loss and gradients of the weights that `schedule` gives the exits.
+const OBJECTIVES: [Objective; 2] = [Objective::Flat, Objective::Plain];
+
+/// Every fixture with every objective.
+fn both() -> impl Iterator<Item = (&'static str, Objective)> {
+    FOLDERS
+        .into_iter()
+        .flat_map(|folder| OBJECTIVES.map(|objective| (folder, objective)))
+}
+
+/// Loss of `batch` with the weights that `schedule` gives the exits; adds its gradients.
+fn differentiate(
+    model: &Llama,
+    batch: &Batch,
+    (exits, schedule): (&Exits, &dyn SortedLoss),
+    (objective, normaliser): (Objective, usize),
+    gradients: &mut NamedGradients,
+) -> f64 {
+    let weights = schedule.weights(exits, 0);
+    let weighing = Weighing {
+        exits,
+        weights: &weights,
+        normaliser: normaliser as f64,
+    };
+    let losses = objective.differentiate(model, batch, weighing, gradients);
+    weighing.total(&losses.unwrap())
+}
+
+/// Loss and gradients of the fixture's batch.
 fn backward(
     model: &Llama,
     expected: &Expected,
     schedule: &dyn SortedLoss,
+    objective: Objective,
 ) -> (f64, NamedGradients) {
-    let (batch, exits) = (expected.batch(), expected.exits());
-    let (tokens, targets) = model.prepare(&batch).unwrap();
-    let weights = schedule.weights(&exits, 0);
-    let normaliser = batch.supervised_tokens() as f64;
-    let output = sorted_loss(model, (&tokens, &targets), &exits, &weights, normaliser).unwrap();
-    let mut gradients = output.total.backward();
-    let mut named = NamedGradients::default();
-    for (name, gradient) in named_gradients(model, &mut gradients) {
-        named.add(name, gradient);
-    }
-    (output.total.inner().into_scalar::<f32>().into(), named)
+    let (batch, mut named) = (expected.batch(), NamedGradients::default());
+    let objective = (objective, batch.supervised_tokens());
+    let exits = expected.exits();
+    let loss = differentiate(model, &batch, (&exits, schedule), objective, &mut named);
+    (loss, named)
 }
 
 fn assert_gradients(folder: &str, expected: &BTreeMap<&str, &Vec<f32>>, mut found: NamedGradients) {
@@ -208,9 +230,9 @@ fn assert_gradients(folder: &str, expected: &BTreeMap<&str, &Vec<f32>>, mut foun
 
 #[test]
 fn gradients_of_the_sorted_loss() {
-    for folder in FOLDERS {
+    for (folder, objective) in both() {
         let (model, expected) = (load(folder).train(), Expected::load(folder));
-        let (loss, gradients) = backward(&model, &expected, &AllExits);
+        let (loss, gradients) = backward(&model, &expected, &AllExits, objective);
         assert!(
             (loss - expected.scalar("sorted_loss")).abs() < 1e-5,
             "{folder}: {loss}"
@@ -226,9 +248,9 @@ fn gradients_of_the_sorted_loss() {
 
 #[test]
 fn gradients_of_plain_fine_tuning() {
-    for folder in FOLDERS {
+    for (folder, objective) in both() {
         let (model, expected) = (load(folder).train(), Expected::load(folder));
-        let (loss, gradients) = backward(&model, &expected, &LastExit);
+        let (loss, gradients) = backward(&model, &expected, &LastExit, objective);
         assert!(
             (loss - expected.scalar("sft_loss")).abs() < 1e-5,
             "{folder}: {loss}"
@@ -240,7 +262,7 @@ fn gradients_of_plain_fine_tuning() {
 /// Accumulating one row at a time is the same as both rows at once: the normaliser sees to it.
 #[test]
 fn gradients_accumulated_row_by_row() {
-    for folder in FOLDERS {
+    for (folder, objective) in both() {
         let (model, expected) = (load(folder).train(), Expected::load(folder));
         let whole = expected.batch();
         let exits = expected.exits();
@@ -254,14 +276,8 @@ fn gradients_accumulated_row_by_row() {
             }
             let example = Example::new(tokens, marks).unwrap();
             let batch = Batch::from_examples(&[&example], 0).unwrap();
-            let (tokens, targets) = model.prepare(&batch).unwrap();
-            let weights = AllExits.weights(&exits, 0);
-            let normaliser = whole.supervised_tokens() as f64;
-            let output =
-                sorted_loss(&model, (&tokens, &targets), &exits, &weights, normaliser).unwrap();
-            for (name, gradient) in named_gradients(&model, &mut output.total.backward()) {
-                named.add(name, gradient);
-            }
+            let objective = (objective, whole.supervised_tokens());
+            differentiate(&model, &batch, (&exits, &AllExits), objective, &mut named);
         }
         assert_gradients(folder, &expected.group("grad."), named);
     }
@@ -278,7 +294,7 @@ fn two_steps_of_adamw_the_second_one_clipped() {
             ..AdamWSettings::default()
         };
         let mut optimizer = NamedAdamW::new(first);
-        let (_, gradients) = backward(&model, &expected, &AllExits);
+        let (_, gradients) = backward(&model, &expected, &AllExits, Objective::Flat);
         let norm = gradients.norm().unwrap();
         let model = optimizer.step(model, gradients, norm, 1e-2);
         assert_parameters(folder, &expected.group("adamw."), &model);
@@ -292,7 +308,7 @@ fn two_steps_of_adamw_the_second_one_clipped() {
             ..first
         };
         let mut optimizer = NamedAdamW::load(second, &path, &device("cpu").unwrap()).unwrap();
-        let (_, gradients) = backward(&model, &expected, &AllExits);
+        let (_, gradients) = backward(&model, &expected, &AllExits, Objective::Flat);
         let norm = gradients.norm().unwrap();
         assert!(
             (norm / expected.scalar("grad_norm_2") - 1.0).abs() < 1e-4,

@@ -10,6 +10,7 @@ use burn::tensor::Tensor;
 use soft_core::{Exit, ExitHead, Exits};
 
 use crate::layers::{Projection, project};
+use crate::parameters::EXIT_HEADS;
 use crate::{Error, Llama};
 
 /// The exits that have a head of their own, and those heads in the same order.
@@ -29,9 +30,13 @@ impl ExitHeads {
         }
     }
 
+    /// Which of the heads serves `exit`; none when the shared one does.
+    pub fn index(&self, exit: Exit) -> Option<usize> {
+        self.exits.iter().position(|&candidate| candidate == exit)
+    }
+
     pub fn get(&self, exit: Exit) -> Option<&Projection> {
-        let index = self.exits.iter().position(|&candidate| candidate == exit)?;
-        self.heads.get(index)
+        self.heads.get(self.index(exit)?)
     }
 }
 
@@ -61,9 +66,21 @@ impl Llama {
 
     /// The shared head, `[vocab, d_model]`: the embedding when tied.
     pub(crate) fn head_weight(&self) -> Tensor<2> {
-        match &self.lm_head {
-            Some(head) => head.weight.val(),
-            None => self.model.embed_tokens.weight.val(),
+        self.head_parameter(None).1
+    }
+
+    /// The head of this index, the shared one if none, with the name of its parameter.
+    pub(crate) fn head_parameter(&self, index: Option<usize>) -> (String, Tensor<2>) {
+        match (index, &self.lm_head) {
+            (Some(index), _) => {
+                let name = format!("{EXIT_HEADS}{index}.weight");
+                (name, self.exit_heads.heads[index].weight.val())
+            }
+            (None, Some(head)) => ("lm_head.weight".to_owned(), head.weight.val()),
+            (None, None) => {
+                let name = "model.embed_tokens.weight".to_owned();
+                (name, self.model.embed_tokens.weight.val())
+            }
         }
     }
 

@@ -44,6 +44,7 @@ mod error;
 mod folder;
 #[cfg(all(test, feature = "flex"))]
 mod golden;
+mod head_loss;
 mod heads;
 #[cfg(feature = "flex")]
 mod kernels;
@@ -53,6 +54,7 @@ mod layers;
 mod log;
 mod loss;
 mod model;
+mod objective;
 #[cfg(feature = "flex")]
 mod on_host;
 mod optimizer;
@@ -77,6 +79,7 @@ pub use error::Error;
 pub use log::LogLine;
 pub use loss::Targets;
 pub use model::Llama;
+pub use objective::Objective;
 pub use optimizer::AdamWSettings;
 pub use pretrained::{SaveOptions, SoftInfo};
 pub use rope::RopeScaling;

@@ -27,6 +27,18 @@ impl Targets {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// The states that predict, `[n, d_model]`, out of `[batch, seq, d_model]`.
+    pub(crate) fn states(&self, hidden: &Tensor<3>) -> Tensor<2> {
+        let [rows, seq, d_model] = hidden.dims();
+        let states = hidden.clone().reshape([rows * seq, d_model]);
+        states.select(0, self.positions.clone())
+    }
+
+    /// The token each must predict, `[n]`.
+    pub(crate) fn tokens(&self) -> Tensor<1, Int> {
+        self.tokens.clone()
+    }
 }
 
 impl Llama {
@@ -40,10 +52,7 @@ impl Llama {
         exit: Exit,
         targets: &Targets,
     ) -> Result<Tensor<2>, Error> {
-        let [rows, seq, d_model] = hidden.dims();
-        let states = hidden.clone().reshape([rows * seq, d_model]);
-        let supervised = states.select(0, targets.positions.clone());
-        self.head().logits(&supervised, exit)
+        self.head().logits(&targets.states(hidden), exit)
     }
 }
 

@@ -57,6 +57,12 @@ impl NamedGradients {
         self.0.insert(name, sum);
     }
 
+    pub fn add_all(&mut self, gradients: Vec<(String, Tensor<1>)>) {
+        for (name, gradient) in gradients {
+            self.add(name, gradient);
+        }
+    }
+
     /// The global L2 norm, or the name of the first tensor that is not finite.
     pub fn norm(&self) -> Result<f64, String> {
         let mut sum = 0.0;

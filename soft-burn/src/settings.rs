@@ -8,6 +8,7 @@ use soft_core::{
 };
 
 use crate::Error;
+use crate::objective::Objective;
 use crate::optimizer::AdamWSettings;
 use crate::schedule::{Decay, Schedule};
 
@@ -59,6 +60,9 @@ pub struct TrainSettings {
     pub schedule: Schedule,
     /// The optimiser.
     pub optimizer: AdamWSettings,
+    /// How the loss is differentiated. Default memory-flat.
+    #[serde(default)]
+    pub objective: Objective,
     /// Weight of each exit in SoFT's loss, shallowest first, instead of all the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_weights: Option<Vec<f64>>,
@@ -91,6 +95,7 @@ impl TrainSettings {
                 decay: Decay::Cosine,
             },
             optimizer: AdamWSettings::default(),
+            objective: Objective::default(),
             exit_weights: None,
             sampled_exits: None,
         }

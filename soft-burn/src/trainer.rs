@@ -10,12 +10,11 @@ use std::time::Instant;
 
 use burn::module::Module;
 use serde::{Deserialize, Serialize};
-use soft_core::{
-    Batch, BatchStream, Exit, Exits, NestedModel, SortedLoss, TrainModel, sorted_loss,
-};
+use soft_core::{Batch, BatchStream, Exit, Exits, NestedModel, SortedLoss, TrainModel};
 
+use crate::objective::Weighing;
 use crate::optimizer::{NamedAdamW, NamedGradients};
-use crate::parameters::{named_gradients, not_finite};
+use crate::parameters::not_finite;
 use crate::settings::{Method, TrainSettings};
 use crate::{Error, Llama};
 
@@ -274,28 +273,24 @@ impl Trainer {
             losses: Vec::new(),
             total: 0.0,
         };
+        let weighing = Weighing {
+            exits,
+            weights: &weights,
+            normaliser,
+        };
         for batch in batches.iter().filter(|batch| batch.supervised_tokens() > 0) {
-            let (tokens, targets) = self.model.prepare(batch)?;
-            let output = sorted_loss(
-                &self.model,
-                (&tokens, &targets),
-                exits,
-                &weights,
-                normaliser,
-            )?;
-            for (index, (exit, loss)) in output.per_exit.into_iter().enumerate() {
-                let loss = finite(loss.inner().into_scalar::<f32>().into(), exit, step)?;
+            let objective = self.settings.objective;
+            let losses =
+                objective.differentiate(&self.model, batch, weighing, &mut sum.gradients)?;
+            for (index, (exit, loss)) in losses.into_iter().enumerate() {
+                let loss = finite(loss, exit, step)?;
                 match sum.losses.get_mut(index) {
                     Some((_, total)) => *total += loss,
                     None => sum.losses.push((exit, loss)),
                 }
             }
-            sum.total += f64::from(output.total.clone().inner().into_scalar::<f32>());
-            let mut gradients = output.total.backward();
-            for (name, gradient) in named_gradients(&self.model, &mut gradients) {
-                sum.gradients.add(name, gradient);
-            }
         }
+        sum.total = weighing.total(&sum.losses);
         Ok(sum)
     }
 
