@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use burn::module::Module;
+use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use soft_core::{Exit, ExitHead, NestedModel, Past};
 
@@ -67,6 +67,22 @@ impl Block {
 }
 
 impl Llama {
+    /// The same shape without weights, to stand in for a model while its weights are changed.
+    pub(crate) fn hollow(&self) -> Self {
+        Self {
+            model: Body {
+                embed_tokens: Embedding {
+                    weight: Param::from_tensor(Tensor::zeros([1, 1], &self.device())),
+                },
+                layers: Vec::new(),
+                norm: self.model.norm.clone(),
+            },
+            lm_head: None,
+            exit_heads: ExitHeads::none(),
+            config: self.config.clone(),
+        }
+    }
+
     /// The model's shape.
     pub fn config(&self) -> &LlamaConfig {
         &self.config

@@ -1,7 +1,7 @@
 //! AdamW over named parameters, with gradients that several micro-batches add up.
 //!
 //! The arithmetic is Burn's [`AdamW`](burn::optim::AdamW) (Loshchilov and Hutter,
-//! arXiv 1711.05101). This file decides what that leaves open: moments are kept by the names of
+//! arXiv 1711.05101), in one pass and in place on flex. This file decides what that leaves open: moments are kept by the names of
 //! checkpoints, so that they can be saved and found again; weight decay falls on matrices only,
 //! not on norms; clipping is by the global norm, as torch's `clip_grad_norm_`.
 
@@ -12,6 +12,8 @@ use burn::optim::{AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, Optimiz
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "flex")]
+use crate::kernels;
 use crate::parameters::{host_values, map_parameters};
 use crate::weights::{NamedTensor, WeightFiles, WeightType, write_weights};
 use crate::{Error, Llama};
@@ -98,6 +100,104 @@ struct Moments {
     second: Tensor<1>,
 }
 
+impl Moments {
+    /// Before the first step.
+    fn start(value: &Tensor<1>) -> Self {
+        Self {
+            steps: 0,
+            first: value.zeros_like(),
+            second: value.zeros_like(),
+        }
+    }
+}
+
+/// A parameter on its way through one step.
+struct Moving {
+    value: Tensor<1>,
+    moments: Moments,
+}
+
+/// What differs from step to step and from parameter to parameter.
+#[derive(Clone, Copy)]
+struct Pace {
+    /// Gradients are multiplied by it, for clipping.
+    scale: f64,
+    rate: f64,
+    decay: f32,
+}
+
+impl AdamWSettings {
+    /// By the fused kernel where there is one, else by Burn's optimiser.
+    fn moved(&self, moving: Moving, gradient: Tensor<1>, pace: Pace) -> Moving {
+        #[cfg(feature = "flex")]
+        if kernels::is_flex_f32(&moving.value) {
+            return self.moved_in_place(moving, gradient, pace);
+        }
+        self.moved_by_burn(moving, gradient, pace)
+    }
+
+    #[cfg(feature = "flex")]
+    fn moved_in_place(&self, moving: Moving, gradient: Tensor<1>, pace: Pace) -> Moving {
+        let Moving { value, moments } = moving;
+        let steps = moments.steps + 1;
+        let step = kernels::AdamWStep {
+            scale: pace.scale as f32,
+            beta1: self.beta1,
+            beta2: self.beta2,
+            eps: self.eps,
+            rate: pace.rate as f32,
+            decay: pace.decay,
+            time: steps,
+        };
+        let kernels::Moving {
+            value,
+            first,
+            second,
+        } = step.apply(
+            gradient,
+            kernels::Moving {
+                value,
+                first: moments.first,
+                second: moments.second,
+            },
+        );
+        let moments = Moments {
+            steps,
+            first,
+            second,
+        };
+        Moving { value, moments }
+    }
+
+    fn moved_by_burn(&self, moving: Moving, gradient: Tensor<1>, pace: Pace) -> Moving {
+        let rule: AdamW = AdamWConfig::new()
+            .with_beta_1(self.beta1)
+            .with_beta_2(self.beta2)
+            .with_epsilon(self.eps)
+            .with_weight_decay(pace.decay)
+            .build();
+        let Moving { value, mut moments } = moving;
+        let state = AdamWState {
+            momentum: AdaptiveMomentumState {
+                time: moments.steps,
+                moment_1: moments.first.clone(),
+                moment_2: moments.second.clone(),
+                max_moment_2: None,
+            },
+        };
+        let gradient = gradient.mul_scalar(pace.scale);
+        let (value, state) = rule.step(pace.rate, value, gradient, Some(state));
+        if let Some(AdamWState { momentum }) = state {
+            moments = Moments {
+                steps: momentum.time,
+                first: momentum.moment_1,
+                second: momentum.moment_2,
+            };
+        }
+        Moving { value, moments }
+    }
+}
+
 const STEPS: &str = "step.";
 const FIRST: &str = "exp_avg.";
 const SECOND: &str = "exp_avg_sq.";
@@ -119,51 +219,28 @@ impl NamedAdamW {
         norm: f64,
         rate: f64,
     ) -> Llama {
-        let matrices = self.rule(self.settings.weight_decay);
-        let norms = self.rule(0.0);
         let scale = self
             .settings
             .clip_norm
             .map_or(1.0, |most| (most / (norm + 1e-6)).min(1.0));
         map_parameters(model, |name, rank, value| {
-            let gradient = gradients.take(name)?;
-            let gradient = if scale < 1.0 {
-                gradient.mul_scalar(scale)
-            } else {
-                gradient
+            let Some(gradient) = gradients.take(name) else {
+                return value;
             };
-            let state = self.moments.remove(name).map(|moments| AdamWState {
-                momentum: AdaptiveMomentumState {
-                    time: moments.steps,
-                    moment_1: moments.first,
-                    moment_2: moments.second,
-                    max_moment_2: None,
-                },
-            });
-            let rule = if rank > 1 { &matrices } else { &norms };
-            let (moved, state) = rule.step(rate, value, gradient, state);
-            if let Some(AdamWState { momentum }) = state {
-                let moments = Moments {
-                    steps: momentum.time,
-                    first: momentum.moment_1,
-                    second: momentum.moment_2,
-                };
-                self.moments.insert(name.to_owned(), moments);
-            }
-            Some(moved)
+            let moments = self.moments.remove(name);
+            let moments = moments.unwrap_or_else(|| Moments::start(&value));
+            let moving = Moving { value, moments };
+            let decay = if rank > 1 {
+                self.settings.weight_decay
+            } else {
+                0.0
+            };
+            let Moving { value, moments } =
+                self.settings
+                    .moved(moving, gradient, Pace { scale, rate, decay });
+            self.moments.insert(name.to_owned(), moments);
+            value
         })
-    }
-
-    fn rule(&self, weight_decay: f32) -> AdamW {
-        let AdamWSettings {
-            beta1, beta2, eps, ..
-        } = self.settings;
-        AdamWConfig::new()
-            .with_beta_1(beta1)
-            .with_beta_2(beta2)
-            .with_epsilon(eps)
-            .with_weight_decay(weight_decay)
-            .build()
     }
 
     /// Writes the moments, named as torch names them.
@@ -218,5 +295,46 @@ impl NamedAdamW {
         }
         files.finish()?;
         Ok(Self { settings, moments })
+    }
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    #![allow(clippy::unwrap_used)] // a test's way to fail
+
+    use super::*;
+
+    /// Other backends take Burn's way: the same numbers come out of both.
+    #[test]
+    fn both_ways_agree() {
+        let device = crate::device("cpu").unwrap();
+        let tensor = |values: [f32; 4]| Tensor::<1>::from_data(values, &device);
+        let settings = AdamWSettings::default();
+        let moving = || {
+            let value = tensor([0.5, -1.0, 2.0, 0.0]);
+            let moments = Moments::start(&value);
+            Moving { value, moments }
+        };
+        let (mut ours, mut burns) = (moving(), moving());
+        for step in 1..=3 {
+            let gradient = tensor([0.1, 0.0, -3.0, step as f32]);
+            let pace = Pace {
+                scale: 1.0 / step as f64,
+                rate: 1e-2,
+                decay: 0.1,
+            };
+            ours = settings.moved_in_place(ours, gradient.clone(), pace);
+            burns = settings.moved_by_burn(burns, gradient, pace);
+            assert_eq!(ours.moments.steps, burns.moments.steps);
+            let pairs = [
+                (&ours.value, &burns.value),
+                (&ours.moments.first, &burns.moments.first),
+                (&ours.moments.second, &burns.moments.second),
+            ];
+            for (ours, burns) in pairs {
+                let worst = (ours.clone() - burns.clone()).abs().max();
+                assert!(worst.into_scalar::<f32>() < 2e-6);
+            }
+        }
     }
 }

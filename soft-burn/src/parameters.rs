@@ -132,17 +132,17 @@ pub(crate) fn named_gradients(
     take.found
 }
 
-/// Replaces every parameter that `change` has a new value for, given name, rank and the old value
-/// flattened and without autodiff. Whether a parameter is trained stays as it was.
+/// Replaces every parameter by what `change` makes of its name, rank and value, flattened and without autodiff.
+/// Whether a parameter is trained stays as it was. The value is handed over, not lent, so that it can be changed in place.
 pub(crate) fn map_parameters(
     model: Llama,
-    change: impl FnMut(&str, usize, Tensor<1>) -> Option<Tensor<1>>,
+    change: impl FnMut(&str, usize, Tensor<1>) -> Tensor<1>,
 ) -> Llama {
     struct Change<F> {
         path: Path,
         change: F,
     }
-    impl<F: FnMut(&str, usize, Tensor<1>) -> Option<Tensor<1>>> ModuleMapper for Change<F> {
+    impl<F: FnMut(&str, usize, Tensor<1>) -> Tensor<1>> ModuleMapper for Change<F> {
         fn enter_module(&mut self, name: &str, _container: &str) {
             self.path.0.push(name.to_owned());
         }
@@ -151,22 +151,18 @@ pub(crate) fn map_parameters(
         }
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
             let name = self.path.name();
-            let value = param.val();
-            let (shape, length) = (value.shape(), value.shape().num_elements());
-            let (autodiff, trained) = (value.is_autodiff(), value.is_require_grad());
-            let flat = value.inner().reshape([length]);
-            match (self.change)(&name, D, flat) {
-                None => param,
-                Some(new) => param.map(|_| {
-                    let new: Tensor<D> = new.reshape(shape);
-                    let new = if autodiff {
-                        Tensor::from_inner(new)
-                    } else {
-                        new
-                    };
-                    new.set_require_grad(trained)
-                }),
-            }
+            param.map(|value| {
+                let (shape, length) = (value.shape(), value.shape().num_elements());
+                let (autodiff, trained) = (value.is_autodiff(), value.is_require_grad());
+                let flat = value.inner().reshape([length]);
+                let new: Tensor<D> = (self.change)(&name, D, flat).reshape(shape);
+                let new = if autodiff {
+                    Tensor::from_inner(new)
+                } else {
+                    new
+                };
+                new.set_require_grad(trained)
+            })
         }
     }
     model.map(&mut Change {

@@ -234,7 +234,9 @@ impl Trainer {
         let gradient_norm =
             norm.map_err(|tensor| self.bad_gradient(step, tensor, &accumulated.losses))?;
         let learning_rate = self.settings.schedule.rate(step, self.settings.steps);
-        let model = self.model.clone();
+        // Taken, not cloned: nobody else may hold weights that are changed in place.
+        let hollow = self.model.hollow();
+        let model = std::mem::replace(&mut self.model, hollow);
         self.model =
             self.optimizer
                 .step(model, accumulated.gradients, gradient_norm, learning_rate);

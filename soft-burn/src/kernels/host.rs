@@ -2,7 +2,7 @@
 
 use burn::backend::Flex;
 use burn::backend::tensor::FloatTensor;
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 
 use crate::Error;
 
@@ -46,6 +46,24 @@ pub(crate) fn host<const D: usize>(tensor: Tensor<D>) -> Result<HostTensor, Erro
             primitive.dtype()
         ))),
     }
+}
+
+/// The tensor as an f32 one that can be written to from its first number to its last; copied if it is not so already.
+pub(crate) fn own<const D: usize>(tensor: Tensor<D>) -> FloatTensor<Flex> {
+    let length = tensor.shape().num_elements();
+    let whole = |primitive: &FloatTensor<Flex>| {
+        let values = primitive.as_slice::<f32>();
+        values.is_some_and(|_| primitive.storage::<f32>().len() == length)
+    };
+    match tensor.clone().try_into_primitive::<Flex>() {
+        Ok(primitive) if whole(&primitive) => primitive,
+        _ => FloatTensor::<Flex>::from_data(tensor.into_data().convert::<f32>()),
+    }
+}
+
+/// Whether the tensor holds f32 on the flex backend, without autodiff.
+pub(crate) fn is_flex_f32<const D: usize>(tensor: &Tensor<D>) -> bool {
+    tensor.dtype() == DType::F32 && is_flex(tensor)
 }
 
 /// `values` as a tensor on the device of `like`.

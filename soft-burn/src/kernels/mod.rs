@@ -1,7 +1,7 @@
-//! Decoding kernels for Burn's flex backend: what Burn lacks and speed needs.
+//! Kernels for Burn's flex backend: what Burn lacks and speed needs. Most serve decoding; `adamw` serves training.
 //!
 //! Decoding reads every weight for a handful of states, and Burn's matrix products are made for many. Here the
-//! blocks of a pass run over slices of `f32`, and the weights are read once and in order. **Every kernel is
+//! blocks of a pass run over slices of `f32`, and the weights are read once and in order. **Every decoding kernel is
 //! batch-invariant**: what is computed for a state does not depend, to the bit, on the states it is computed
 //! with, nor on the number of threads. So a token that is checked together with others, or decoded in a batch, is
 //! bit-equal to the one decoded alone, and exactness does not hang on rounding.
@@ -9,6 +9,7 @@
 //! The reference is the plain tensor code of `attention`, `layers` and `cache`, which other backends run; the laws
 //! are tested with both. SIMD is portable (pulp): AVX2, NEON, or plain loops, chosen at run time.
 
+mod adamw;
 mod attention;
 mod block;
 mod exp;
@@ -17,7 +18,8 @@ mod host;
 mod linear;
 mod norm;
 
+pub(crate) use adamw::{AdamWStep, Moving};
 pub(crate) use attention::{HeadStore, Place};
 pub(crate) use block::{BlockRun, BlockWeights};
 pub(crate) use head::HeadWeights;
-pub(crate) use host::{HostTensor, host, is_flex, tensor};
+pub(crate) use host::{HostTensor, host, is_flex, is_flex_f32, tensor};
