@@ -1,4 +1,4 @@
-//! A training step by SFT against one by SoFT: time and peak memory, side by side in one run.
+//! A training step by SFT against one by SoFT, memory-flat and plain: time and peak memory, side by side in one run.
 //!
 //! Sorted LLaMA reports 0.98 times the time and 1.27 times the memory (table of training cost,
 //! 13B on 8 V100). Both sides take the same batches; steps alternate, so that whatever else the
@@ -14,7 +14,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
 use soft_benches::smollm2;
-use soft_burn::{Llama, LlamaConfig, Method, TrainSettings, Trainer, device};
+use soft_burn::{Llama, LlamaConfig, Method, Objective, TrainSettings, Trainer, device};
 use soft_core::{Batch, BatchStream, Example, Exits, StreamPosition};
 
 #[derive(Parser)]
@@ -36,14 +36,33 @@ struct Args {
 #[derive(Clone, Copy, ValueEnum)]
 enum Side {
     Sft,
+    /// By the memory-flat objective.
     Soft,
+    /// By the plain objective.
+    SoftPlain,
 }
 
 impl Side {
-    fn method(self) -> Method {
+    const ALL: [Self; 3] = [Self::Sft, Self::Soft, Self::SoftPlain];
+
+    fn name(self) -> &'static str {
         match self {
-            Self::Sft => Method::Sft,
-            Self::Soft => Method::Soft,
+            Self::Sft => "sft",
+            Self::Soft => "soft",
+            Self::SoftPlain => "soft-plain",
+        }
+    }
+
+    fn settings(self, exits: Exits) -> TrainSettings {
+        let (method, objective) = match self {
+            Self::Sft => (Method::Sft, Objective::Flat),
+            Self::Soft => (Method::Soft, Objective::Flat),
+            Self::SoftPlain => (Method::Soft, Objective::Plain),
+        };
+        let settings = TrainSettings::new(method, exits, 1_000_000);
+        TrainSettings {
+            objective,
+            ..settings
         }
     }
 }
@@ -108,10 +127,7 @@ impl Shape {
 
     fn trainer(self, side: Side) -> Result<Trainer> {
         let model = Llama::random(self.config(), 42, &device("cpu")?)?;
-        Ok(Trainer::new(
-            model,
-            TrainSettings::new(side.method(), self.exits()?, 1_000_000),
-        )?)
+        Ok(Trainer::new(model, side.settings(self.exits()?))?)
     }
 }
 
@@ -143,31 +159,36 @@ fn main() -> Result<()> {
         "training step, SFT against SoFT; {} cores",
         std::thread::available_parallelism()?
     );
-    println!(
-        "| shape | SFT s/step | SoFT s/step | SoFT/SFT time | SFT peak MB | SoFT peak MB | SoFT/SFT memory |"
-    );
+    println!("| shape | step | exits | s/step | of SFT | peak MB | of SFT |");
     println!("|---|---|---|---|---|---|---|");
     for shape in args.shape.map_or(Shape::ALL.to_vec(), |shape| vec![shape]) {
-        let [sft, soft] = median_seconds(shape, args.steps)?;
-        let (sft_mb, soft_mb) = (
-            peak_of_own_process(Side::Sft, shape)?,
-            peak_of_own_process(Side::Soft, shape)?,
-        );
-        println!(
-            "| {} | {sft:.3} | {soft:.3} | {:.2} | {sft_mb:.0} | {soft_mb:.0} | {:.2} |",
-            shape.name(),
-            soft / sft,
-            soft_mb / sft_mb
-        );
+        let seconds = median_seconds(shape, args.steps)?;
+        let peaks = Side::ALL.map(|side| peak_of_own_process(side, shape));
+        let [sft, ..] = seconds;
+        let mut sft_peak = None;
+        for ((side, seconds), peak) in Side::ALL.into_iter().zip(seconds).zip(peaks) {
+            let peak = peak?;
+            let of_sft = peak / *sft_peak.get_or_insert(peak);
+            println!(
+                "| {} | {} | {} | {seconds:.3} | {:.2} | {peak:.0} | {of_sft:.2} |",
+                shape.name(),
+                side.name(),
+                shape.exits()?,
+                seconds / sft,
+            );
+        }
     }
     Ok(())
 }
 
-/// Median time of a step by SFT and by SoFT, taken in turns after one of each to warm up.
-fn median_seconds(shape: Shape, steps: usize) -> Result<[f64; 2]> {
-    let mut trainers = [shape.trainer(Side::Sft)?, shape.trainer(Side::Soft)?];
+/// Median time of a step of each side, taken in turns after one of each to warm up.
+fn median_seconds(shape: Shape, steps: usize) -> Result<[f64; Side::ALL.len()]> {
+    let mut trainers = Vec::new();
+    for side in Side::ALL {
+        trainers.push(shape.trainer(side)?);
+    }
     let mut stream = Same(shape.batch()?);
-    let mut seconds = [Vec::new(), Vec::new()];
+    let mut seconds = [const { Vec::new() }; Side::ALL.len()];
     for step in 0..=steps {
         for (trainer, seconds) in trainers.iter_mut().zip(&mut seconds) {
             let started = Instant::now();
@@ -185,7 +206,7 @@ fn median_seconds(shape: Shape, steps: usize) -> Result<[f64; 2]> {
 
 /// Runs this program again for one side and reads the peak it prints.
 fn peak_of_own_process(side: Side, shape: Shape) -> Result<f64> {
-    let side = side.method().name();
+    let side = side.name();
     let arguments = ["--alone", side, "--shape", shape.name(), "--steps", "3"];
     let output = Command::new(std::env::current_exe()?)
         .args(arguments)

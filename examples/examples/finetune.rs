@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use soft_burn::{
-    AdamWSettings, Decay, ExitLoss, Llama, LlamaConfig, LogLine, Method, Run, RunData, RunSettings,
-    SampledPerStep, Schedule, TrainSettings, device, save_draft_tokens,
+    AdamWSettings, Decay, ExitLoss, Llama, LlamaConfig, LogLine, Method, Objective, Run, RunData,
+    RunSettings, SampledPerStep, Schedule, TrainSettings, device, save_draft_tokens,
 };
 use soft_core::Exits;
 use soft_data::{
@@ -46,6 +46,9 @@ struct Args {
     /// Train this many exits per step, drawn by their weights, instead of all (soft only)
     #[arg(long)]
     sampled_exits: Option<usize>,
+    /// How the loss is differentiated: flat (memory-flat) or plain (one graph over all exits)
+    #[arg(long, default_value = "flat", value_parser = objective)]
+    objective: Objective,
     /// New folder for log, checkpoints and the trained model
     #[arg(long)]
     out: PathBuf,
@@ -106,6 +109,14 @@ struct Args {
     /// Checkpoints to keep
     #[arg(long, default_value_t = 2)]
     keep: usize,
+}
+
+fn objective(name: &str) -> Result<Objective, String> {
+    match name {
+        "flat" => Ok(Objective::Flat),
+        "plain" => Ok(Objective::Plain),
+        _ => Err("expected flat or plain".to_owned()),
+    }
 }
 
 fn method(name: &str) -> Result<Method, String> {
@@ -202,6 +213,7 @@ fn run_settings(args: &Args, exits: Exits, loader: &Loader, rows: EncodeReport) 
             clip_norm: (args.clip != 0.0).then_some(args.clip),
             ..AdamWSettings::default()
         },
+        objective: args.objective,
         exit_weights: args.exit_weights.clone(),
         sampled_exits: args.sampled_exits.map(|draws| SampledPerStep {
             draws,

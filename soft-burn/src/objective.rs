@@ -197,3 +197,105 @@ fn through_head(
         .then(|| (normed * Tensor::from_inner(found.states)).sum());
     (losses, term)
 }
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    #![allow(clippy::unwrap_used)] // a test's way to fail
+
+    use burn::module::Module;
+    use soft_core::Example;
+
+    use super::*;
+    use crate::parameters::{EXIT_HEADS, named_tensors};
+    use crate::{LlamaConfig, RopeScaling};
+
+    /// Shapes, tied and untied heads, with and without heads per exit, and weights, of which some are 0.
+    fn model(case: usize, exits: &Exits) -> Llama {
+        let config = LlamaConfig {
+            vocab: 23,
+            d_model: 8,
+            d_feed_forward: 12,
+            n_layers: 4,
+            n_heads: 4,
+            n_kv_heads: 1 << (case % 3),
+            head_dim: 6,
+            norm_eps: 1e-5,
+            rope_theta: 100.0,
+            rope_scaling: RopeScaling::None,
+            max_positions: 64,
+            tied: case.is_multiple_of(2),
+            initializer_range: 0.3,
+            other: serde_json::Map::new(),
+        };
+        let model = Llama::random(config, case as u64, &crate::device("cpu").unwrap()).unwrap();
+        match case % 4 {
+            3 => model.with_exit_heads(exits).unwrap().train(),
+            _ => model.train(),
+        }
+    }
+
+    fn batch(case: usize) -> Batch {
+        let row = |row: usize| {
+            let length = 3 + (case + row) % 5;
+            let tokens = (0..length).map(|at| ((case * 5 + row * 7 + at * 3) % 23) as u32);
+            let marks = (0..length).map(|at| at > row % 2).collect();
+            Example::new(tokens.collect(), marks).unwrap()
+        };
+        let rows: Vec<_> = (0..1 + case % 3).map(row).collect();
+        Batch::from_examples(&rows.iter().collect::<Vec<_>>(), 0).unwrap()
+    }
+
+    fn agree(case: usize, name: &str, flat: Option<Tensor<1>>, plain: Option<Tensor<1>>) {
+        let (Some(flat), Some(plain)) = (&flat, &plain) else {
+            let both = (flat.is_some(), plain.is_some());
+            // An exit without weight reaches nothing; plain autodiff may say so by zeros.
+            let left = flat.or(plain).map(|g| g.abs().max().into_scalar::<f32>());
+            assert_eq!(left.unwrap_or(0.0), 0.0, "{case} {name} {both:?}");
+            return;
+        };
+        let scale: f32 = plain.clone().abs().max().into_scalar();
+        let worst: f32 = (flat.clone() - plain.clone()).abs().max().into_scalar();
+        assert!(
+            worst <= 1e-5 * scale,
+            "case {case}, {name}: {worst} of {scale}"
+        );
+    }
+
+    #[test]
+    fn flat_is_plain_on_random_models() {
+        let exits: Exits = "1,2,4".parse().unwrap();
+        let weights = [
+            [1.0 / 3.0, 1.0 / 3.0, 1.0 / 3.0],
+            [0.0, 0.0, 1.0],
+            [0.7, 0.0, 0.3],
+            [0.2, 0.8, 0.0],
+        ];
+        for case in 0..24 {
+            let (model, batch) = (model(case, &exits), batch(case));
+            let weighing = Weighing {
+                exits: &exits,
+                weights: &weights[case / 6],
+                normaliser: batch.supervised_tokens() as f64,
+            };
+            let [(flat, mut of_flat), (plain, mut of_plain)] = [Objective::Flat, Objective::Plain]
+                .map(|objective| {
+                    let mut gradients = NamedGradients::default();
+                    let losses = objective.differentiate(&model, &batch, weighing, &mut gradients);
+                    (losses.unwrap(), gradients)
+                });
+            assert_eq!(flat.len(), plain.len(), "case {case}");
+            for ((exit, flat), (same, plain)) in flat.into_iter().zip(plain) {
+                assert_eq!(exit, same);
+                assert!(
+                    (flat - plain).abs() <= 1e-5 * plain,
+                    "case {case}, exit {exit}"
+                );
+            }
+            let heads = (0..exits.len()).map(|index| format!("{EXIT_HEADS}{index}.weight"));
+            let names = named_tensors(&model).unwrap().into_iter();
+            for name in names.map(|tensor| tensor.name).chain(heads) {
+                agree(case, &name, of_flat.take(&name), of_plain.take(&name));
+            }
+        }
+    }
+}

@@ -171,7 +171,7 @@ mod tests {
     fn a_slice_of_a_larger_tensor_moves_alone() {
         let device = crate::device("cpu").unwrap();
         let all = Tensor::<1>::from_data(TensorData::new(vec![1f32; 9], [9]), &device);
-        let part = all.clone().slice([3..5]);
+        let part = all.clone().narrow(0, 3, 2);
         let moving = Moving {
             first: part.zeros_like(),
             second: part.zeros_like(),
