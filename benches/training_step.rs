@@ -73,21 +73,24 @@ enum Shape {
     Tiny,
     /// SmolLM2-135M: 30 blocks, exits 12:30:3, batch 8.
     Smollm2,
+    /// The same, 2 rows of 128 tokens, half of them supervised: what `peers/training_step.py` runs in PyTorch.
+    Smollm2Long,
 }
 
 impl Shape {
-    const ALL: [Self; 2] = [Self::Tiny, Self::Smollm2];
+    const ALL: [Self; 3] = [Self::Tiny, Self::Smollm2, Self::Smollm2Long];
 
     fn name(self) -> &'static str {
         match self {
             Self::Tiny => "tiny",
             Self::Smollm2 => "smollm2",
+            Self::Smollm2Long => "smollm2-long",
         }
     }
 
     fn config(self) -> LlamaConfig {
         match self {
-            Self::Smollm2 => smollm2(),
+            Self::Smollm2 | Self::Smollm2Long => smollm2(),
             Self::Tiny => LlamaConfig {
                 vocab: 218,
                 d_model: 96,
@@ -104,22 +107,28 @@ impl Shape {
     fn exits(self) -> Result<Exits> {
         Ok(match self {
             Self::Tiny => "2:8:2".parse()?,
-            Self::Smollm2 => "12:30:3".parse()?,
+            Self::Smollm2 | Self::Smollm2Long => "12:30:3".parse()?,
         })
     }
 
-    /// Rows as TriviaQA has them: 30 tokens, the last 5 of which are learnt.
+    /// Rows, their length, and the position from which they are learnt: as TriviaQA has them, 30 tokens and the last 5,
+    /// or long ones.
+    fn rows(self) -> (usize, usize, usize) {
+        match self {
+            Self::Tiny => (32, 30, 25),
+            Self::Smollm2 => (8, 30, 25),
+            Self::Smollm2Long => (2, 128, 64),
+        }
+    }
+
     fn batch(self) -> Result<Batch> {
-        let rows = match self {
-            Self::Tiny => 32,
-            Self::Smollm2 => 8,
-        };
+        let (rows, length, learnt) = self.rows();
         let vocab = self.config().vocab;
         let row = |row: usize| {
-            let tokens = (0..30)
+            let tokens = (0..length)
                 .map(|position| ((row * 31 + position * 7) % vocab) as u32)
                 .collect();
-            Example::new(tokens, (0..30).map(|position| position >= 25).collect())
+            Example::new(tokens, (0..length).map(|at| at >= learnt).collect())
         };
         let rows = (0..rows).map(row).collect::<Result<Vec<_>, _>>()?;
         Ok(Batch::from_examples(&rows.iter().collect::<Vec<_>>(), 0)?)

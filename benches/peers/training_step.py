@@ -1,0 +1,108 @@
+"""A training step of SFT and SoFT in PyTorch, then in this library: same shape, rows, optimiser and cores.
+
+Knows nothing of this library's code but the bench that it starts at the end. Needs torch and transformers:
+
+    python3 -m venv venv && venv/bin/pip install torch transformers
+    cargo build --release --workspace --benches
+    venv/bin/python benches/peers/training_step.py [--steps 5] [--threads 2]
+
+Shape of SmolLM2-135M with random weights, f32, AdamW, 2 rows of 128 tokens, half of them supervised, exits 12:30:3.
+`soft-stacked` is the authors' way: the logits of all exits at all positions are held until one backward pass.
+`soft-supervised` takes the head at supervised positions only. Peak memory is that of a process of its own per side.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+EXITS = list(range(12, 31, 3))
+ROWS, LENGTH = 2, 128
+SIDES = ["sft", "soft-stacked", "soft-supervised"]
+
+
+def model():
+    torch.manual_seed(42)
+    return LlamaForCausalLM(LlamaConfig(
+        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
+        num_key_value_heads=3, head_dim=64, rms_norm_eps=1e-5, max_position_embeddings=8192, tie_word_embeddings=True,
+    )).train()
+
+
+def batch():
+    tokens = (torch.arange(ROWS)[:, None] * 31 + torch.arange(LENGTH)[None] * 7) % 49152
+    # State t predicts token t + 1; the second half of each row is supervised.
+    return tokens, torch.arange(LENGTH - 1) >= LENGTH // 2 - 1
+
+
+def loss(llama, side):
+    tokens, supervised = batch()
+    targets = tokens[:, 1:][:, supervised].flatten()
+    output = llama.model(tokens, use_cache=False, output_hidden_states=True)
+    # The last of transformers' hidden states is normed already.
+    states = {n: output.hidden_states[n] for n in (EXITS if side != "sft" else EXITS[-1:])}
+    normed = {n: x if n == EXITS[-1] else llama.model.norm(x) for n, x in states.items()}
+    if side == "soft-stacked":
+        logits = torch.stack([llama.lm_head(x) for x in normed.values()])
+        chosen = [x[:, :-1][:, supervised].flatten(0, 1) for x in logits]
+    else:
+        chosen = [llama.lm_head(x[:, :-1][:, supervised]).flatten(0, 1) for x in normed.values()]
+    return sum(torch.nn.functional.cross_entropy(x, targets) for x in chosen) / len(chosen)
+
+
+class Run:
+    def __init__(self, side):
+        self.side, self.model = side, model()
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=2e-5, weight_decay=0.0)
+
+    def step(self):
+        started = time.perf_counter()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss(self.model, self.side).backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        return time.perf_counter() - started
+
+
+def peak_megabytes():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) / 1000 for line in status if line.startswith("VmHWM"))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--alone", choices=SIDES, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if args.alone:
+        run = Run(args.alone)
+        for _ in range(3):
+            run.step()
+        print(peak_megabytes())
+        return
+    runs = [Run(side) for side in SIDES]
+    seconds = {side: [] for side in SIDES}
+    for step in range(args.steps + 1):
+        for run in runs:
+            taken = run.step()
+            if step > 0:
+                seconds[run.side].append(taken)
+    del runs
+    print(f"torch {torch.__version__}, {args.threads} threads")
+    print("| step | s/step | peak MB |\n|---|---|---|")
+    for side in SIDES:
+        again = [sys.executable, __file__, "--alone", side, "--threads", str(args.threads)]
+        peak = float(subprocess.run(again, check=True, capture_output=True, text=True).stdout)
+        print(f"| {side} | {statistics.median(seconds[side]):.3f} | {peak:.0f} |", flush=True)
+    bench = ["cargo", "bench", "--bench", "training_step", "--", "--shape", "smollm2-long", "--steps", str(args.steps)]
+    subprocess.run(bench, check=True)
+
+
+if __name__ == "__main__":
+    main()
