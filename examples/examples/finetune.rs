@@ -11,10 +11,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use soft_burn::{
-    AdamWSettings, Decay, ExitLoss, Llama, LlamaConfig, LogLine, Method, Objective, Run, RunData,
-    RunSettings, SampledPerStep, Schedule, TrainSettings, device, save_draft_tokens,
+    AdamWSettings, Balance, Curriculum, Decay, Distillation, ExitLoss, Llama, LlamaConfig, LogLine,
+    Method, Objective, Run, RunData, RunSettings, SampledPerBatch, Schedule, SharedHead,
+    TrainSettings, Weights, device, save_draft_tokens,
 };
-use soft_core::Exits;
+use soft_core::{DepthWeights, Exits};
 use soft_data::{
     EncodeReport, Format, Holdout, Loader, LoaderConfig, Tokenizer, encode, ordered_batches, split,
 };
@@ -40,12 +41,28 @@ struct Args {
     /// Exits, the last one the full depth: "12:30:3", "12,16,20..24" [default: every 4th]
     #[arg(long)]
     exits: Option<Exits>,
-    /// Weight of each exit in the loss of soft, shallowest first: "4,1" [default: all the same]
-    #[arg(long, value_delimiter = ',')]
-    exit_weights: Option<Vec<f64>>,
-    /// Train this many exits per step, drawn by their weights, instead of all (soft only)
+    /// Weights of the exits in the loss of soft: equal, linear, quadratic, square-root or inverse in the depth, or one per
+    /// exit, shallowest first: "4,1"
+    #[arg(long, default_value = "equal", value_parser = weights)]
+    exit_weights: Weights,
+    /// Which exits count when (soft only): rotational=R, gradual=STEPS or ramp=STEPS [default: all of them always]
+    #[arg(long, value_parser = curriculum)]
+    curriculum: Option<Curriculum>,
+    /// Train this many exits per micro-batch, drawn by their weights, instead of all (soft only)
     #[arg(long)]
     sampled_exits: Option<usize>,
+    /// Share of the divergence from the full depth in the loss of the other exits, above 0, at most 1
+    #[arg(long)]
+    distill: Option<f64>,
+    /// Temperature of that divergence
+    #[arg(long, default_value_t = 1.0, requires = "distill")]
+    temperature: f64,
+    /// Limit the gradient that an exit sends into the blocks to this multiple of the full depth's (soft only)
+    #[arg(long)]
+    gradient_limit: Option<f64>,
+    /// Let the full depth alone move the final norm and the head (soft only)
+    #[arg(long)]
+    full_depth_head: bool,
     /// How the loss is differentiated: flat (memory-flat) or plain (one graph over all exits)
     #[arg(long, default_value = "flat", value_parser = objective)]
     objective: Objective,
@@ -109,6 +126,32 @@ struct Args {
     /// Checkpoints to keep
     #[arg(long, default_value_t = 2)]
     keep: usize,
+}
+
+fn weights(text: &str) -> Result<Weights, String> {
+    if let Ok(by_depth) = text.parse() {
+        return Ok(Weights::ByDepth(by_depth));
+    }
+    let numbers = text.split(',').map(|number| number.trim().parse());
+    numbers
+        .collect::<Result<_, _>>()
+        .map(Weights::PerExit)
+        .map_err(|_| {
+            "expected equal, linear, quadratic, square-root, inverse, or one number per exit"
+                .to_owned()
+        })
+}
+
+fn curriculum(text: &str) -> Result<Curriculum, String> {
+    let expected = || "expected rotational=R, gradual=STEPS or ramp=STEPS".to_owned();
+    let (name, number) = text.split_once('=').ok_or_else(expected)?;
+    let number = number.parse().map_err(|_| expected())?;
+    match name {
+        "rotational" => Ok(Curriculum::Rotational { every: number }),
+        "gradual" => Ok(Curriculum::Gradual { steps: number }),
+        "ramp" => Ok(Curriculum::Ramp { steps: number }),
+        _ => Err(expected()),
+    }
 }
 
 fn objective(name: &str) -> Result<Objective, String> {
@@ -214,11 +257,24 @@ fn run_settings(args: &Args, exits: Exits, loader: &Loader, rows: EncodeReport) 
             ..AdamWSettings::default()
         },
         objective: args.objective,
-        exit_weights: args.exit_weights.clone(),
-        sampled_exits: args.sampled_exits.map(|draws| SampledPerStep {
+        exit_weights: (args.exit_weights != Weights::ByDepth(DepthWeights::Equal))
+            .then(|| args.exit_weights.clone()),
+        curriculum: args.curriculum,
+        sampled_exits: args.sampled_exits.map(|draws| SampledPerBatch {
             draws,
             seed: args.seed,
         }),
+        distillation: args.distill.map(|share| Distillation {
+            share,
+            temperature: args.temperature,
+        }),
+        balance: Balance {
+            limit: args.gradient_limit,
+            shared_head: match args.full_depth_head {
+                true => SharedHead::FullDepth,
+                false => SharedHead::AllExits,
+            },
+        },
         ..TrainSettings::new(args.method, exits, steps)
     };
     RunSettings {

@@ -11,9 +11,11 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use safetensors::{Dtype, SafeTensors};
 use soft_core::{
-    AllExits, Batch, Example, Exit, Exits, LastExit, NestedModel, SortedLoss, TrainModel,
+    AllExits, Batch, Example, Exit, Exits, LastExit, MicroBatch, NestedModel, SortedLoss,
+    TrainModel,
 };
 
+use crate::balance::Balance;
 use crate::objective::Weighing;
 use crate::optimizer::{AdamWSettings, NamedAdamW, NamedGradients};
 use crate::parameters::{host_values, named_tensors};
@@ -190,11 +192,13 @@ fn differentiate(
     (objective, normaliser): (Objective, usize),
     gradients: &mut NamedGradients,
 ) -> f64 {
-    let weights = schedule.weights(exits, 0);
+    let weights = schedule.weights(exits, MicroBatch::default());
     let weighing = Weighing {
         exits,
         weights: &weights,
         normaliser: normaliser as f64,
+        distillation: None,
+        balance: Balance::default(),
     };
     let losses = objective.differentiate(model, batch, weighing, gradients);
     weighing.total(&losses.unwrap())

@@ -1,98 +1,273 @@
-//! Cross-entropy of a linear head and its gradients in one go, a few states at a time.
+//! Losses of a linear head and their gradients in one go, a few positions at a time.
 //!
 //! The logits of a large vocabulary are the widest tensor of training: one state of SmolLM2 has 49,152 of them beside
-//! 576 numbers of its own. Their gradient is known in closed form, softmax(z) − one-hot(target), so they need
-//! not wait for a backward pass: here they live for as long as one chunk of states needs them. Knows tensors
-//! without autodiff; knows no exits and no model.
+//! 576 numbers of its own. The gradient of a cross-entropy is known in closed form, softmax(z) − one-hot(target), so they
+//! need not wait for a backward pass: here they live for as long as one chunk of positions needs them.
+//!
+//! Beside the target, an exit may follow the full model (self-distillation): T² · KL(p ‖ q) with p and q the probabilities of the
+//! full model and of the exit at temperature T, whose gradient into the exit's logits is T · (q − p). The T² keeps gradients
+//! of one size at all temperatures. Source: Hinton et al., *Distilling the Knowledge in a Neural Network* (arXiv 1503.02531).
+//!
+//! Knows tensors without autodiff; knows no model.
 
 use burn::tensor::{IndexingUpdateOp, Int, Tensor, activation};
 
+#[cfg(feature = "flex")]
+use crate::kernels;
 use crate::layers::project;
 
-/// Some states, what each must predict, and how much it counts.
+/// States of one or several exits at the same positions, and what they must predict.
 pub(crate) struct Predictions {
-    /// Normed states, `[n, d_model]`.
+    /// Normed states, position by position and in each exit by exit: `[n · exits, d_model]`.
     pub states: Tensor<2>,
-    /// The token each must predict, `[n]`.
+    /// The token of each position, `[n]`.
     pub tokens: Tensor<1, Int>,
-    /// What each state's cross-entropy is multiplied by in the loss, `[n]`.
-    pub scales: Tensor<1>,
+    /// What each exit's losses are multiplied by.
+    pub terms: Vec<Term>,
+    /// Whom the soft terms follow; without, there are none.
+    pub teacher: Option<Teacher>,
+}
+
+/// What the losses of one exit are multiplied by.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Term {
+    /// The cross-entropy with the target.
+    pub hard: f32,
+    /// T² times the divergence from the teacher.
+    pub soft: f32,
+}
+
+/// The full model at the same positions.
+#[derive(Clone)]
+pub(crate) struct Teacher {
+    /// Its normed states, `[n, d_model]`.
+    pub states: Tensor<2>,
+    /// Its head, `[vocab, d_model]`.
+    pub weight: Tensor<2>,
+    /// Both sides' logits are divided by it.
+    pub temperature: f64,
+}
+
+/// What moves the head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HeadLearns {
+    /// It stays.
+    Nothing,
+    /// All exits.
+    FromAll,
+    /// The last of the exits.
+    FromTheLastExit,
 }
 
 /// What [`Predictions`] cost, and what would lower it.
 pub(crate) struct HeadGradients {
-    /// Cross-entropy of each state in nats, not scaled, `[n]`.
-    pub nats: Tensor<1>,
-    /// Gradient of Σ scale · nats into the states, `[n, d_model]`.
+    /// Cross-entropy of each exit in nats, not scaled, summed over positions.
+    pub nats: Vec<f64>,
+    /// Divergence of each exit from the teacher in nats at its temperature, likewise; 0 where nothing is soft.
+    pub divergence: Vec<f64>,
+    /// Gradient of the scaled losses into the states, `[n · exits, d_model]`.
     pub states: Tensor<2>,
-    /// The same into the head, `[vocab, d_model]`, when asked for.
+    /// The same into the head, `[vocab, d_model]`, when it learns.
     pub weight: Option<Tensor<2>>,
 }
 
 /// Logits that may be held at a time, in numbers: 64 MB in f32.
 const LOGITS: usize = 1 << 24;
 
-/// Losses and gradients of `predictions` by the head `weight`, `[vocab, d_model]`; the gradient into the head is computed
-/// if it is `trained`.
+/// Losses and gradients of `predictions` by the head `weight`, `[vocab, d_model]`.
 pub(crate) fn head_gradients(
     predictions: Predictions,
     weight: Tensor<2>,
-    trained: bool,
+    learns: HeadLearns,
 ) -> HeadGradients {
-    in_chunks(predictions, weight, trained, LOGITS)
+    let [vocab, _] = weight.dims();
+    let positions = (LOGITS / (vocab * predictions.terms.len())).max(1);
+    #[cfg(feature = "flex")]
+    if let Some(found) = on_host(&predictions, &weight, learns, positions) {
+        return found;
+    }
+    in_chunks(predictions, weight, learns, positions)
 }
 
+/// By the kernel, when everything lies in the host's memory as f32.
+#[cfg(feature = "flex")]
+fn on_host(
+    predictions: &Predictions,
+    weight: &Tensor<2>,
+    learns: HeadLearns,
+    positions: usize,
+) -> Option<HeadGradients> {
+    use kernels::{HeadRun, HostTeacher, host, is_flex_f32};
+
+    if !is_flex_f32(&predictions.states) || !is_flex_f32(weight) {
+        return None;
+    }
+    let states = host(predictions.states.clone()).ok()?;
+    let head = host(weight.clone()).ok()?;
+    let taught = match &predictions.teacher {
+        Some(teacher) => Some((
+            host(teacher.states.clone()).ok()?,
+            host(teacher.weight.clone()).ok()?,
+            teacher.temperature as f32,
+        )),
+        None => None,
+    };
+    let tokens = predictions.tokens.clone().into_data();
+    let tokens: Vec<usize> = tokens.iter::<i64>().map(|token| token as usize).collect();
+    let found = HeadRun {
+        states: states.values(),
+        d_model: weight.dims()[1],
+        tokens: &tokens,
+        terms: &predictions.terms,
+        weight: head.values(),
+        learns,
+        teacher: taught
+            .as_ref()
+            .map(|(states, weight, temperature)| HostTeacher {
+                states: states.values(),
+                weight: weight.values(),
+                temperature: *temperature,
+            }),
+        positions,
+    }
+    .run();
+    Some(HeadGradients {
+        nats: found.nats,
+        divergence: found.divergence,
+        states: kernels::tensor(found.states, predictions.states.dims(), weight),
+        weight: found
+            .weight
+            .map(|gradient| kernels::tensor(gradient, weight.dims(), weight)),
+    })
+}
+
+/// By tensor operations, `positions` at a time.
 fn in_chunks(
     predictions: Predictions,
     weight: Tensor<2>,
-    trained: bool,
-    logits: usize,
+    learns: HeadLearns,
+    positions: usize,
 ) -> HeadGradients {
-    let [n, _] = predictions.states.dims();
-    let [vocab, _] = weight.dims();
-    let chunk = (logits / vocab).max(1);
-    let (mut nats, mut states, mut head) = (Vec::new(), Vec::new(), None::<Tensor<2>>);
-    for start in (0..n).step_by(chunk) {
-        let part = start..n.min(start + chunk);
-        let x = predictions.states.clone().slice(part.clone());
+    let exits = predictions.terms.len();
+    let [n] = predictions.tokens.dims();
+    let mut found = HeadGradients {
+        nats: vec![0.0; exits],
+        divergence: vec![0.0; exits],
+        states: predictions.states.clone(),
+        weight: None,
+    };
+    let mut states = Vec::new();
+    for start in (0..n).step_by(positions) {
+        let part = start..n.min(start + positions);
+        let rows = part.start * exits..part.end * exits;
+        let x = predictions.states.clone().slice(rows);
         let tokens = predictions.tokens.clone().slice(part.clone());
-        let scales = predictions.scales.clone().slice(part);
-        let (loss, gradient) = cross_entropy(project(x.clone(), weight.clone()), tokens, scales);
-        nats.push(loss);
-        if trained {
-            let part = gradient.clone().transpose().matmul(x);
-            head = Some(match head {
-                Some(sum) => sum + part,
-                None => part,
+        let logits = project(x.clone(), weight.clone());
+        let (nats, mut gradient) = cross_entropy(logits.clone(), tokens, &predictions.terms);
+        add_per_exit(&mut found.nats, nats);
+        if let Some(teacher) = &predictions.teacher {
+            let (nats, soft) = divergence(logits, teacher, part, &predictions.terms);
+            add_per_exit(&mut found.divergence, nats);
+            gradient = gradient + soft;
+        }
+        if let Some(moving) = moving(&gradient, &x, exits, learns) {
+            found.weight = Some(match found.weight {
+                Some(sum) => sum + moving,
+                None => moving,
             });
         }
         states.push(gradient.matmul(weight.clone()));
     }
-    HeadGradients {
-        nats: Tensor::cat(nats, 0),
-        states: Tensor::cat(states, 0),
-        weight: head,
+    if !states.is_empty() {
+        found.states = Tensor::cat(states, 0);
+    }
+    found
+}
+
+/// The gradient of the head, `[vocab, d_model]`, from the logits' gradients and the states of some rows.
+fn moving(
+    gradient: &Tensor<2>,
+    x: &Tensor<2>,
+    exits: usize,
+    learns: HeadLearns,
+) -> Option<Tensor<2>> {
+    let last = |tensor: &Tensor<2>| {
+        let [rows, width] = tensor.dims();
+        let by_position = tensor.clone().reshape([rows / exits, exits, width]);
+        let last = by_position.narrow(1, exits - 1, 1);
+        last.reshape([rows / exits, width])
+    };
+    let (gradient, x) = match learns {
+        HeadLearns::Nothing => return None,
+        HeadLearns::FromAll => (gradient.clone(), x.clone()),
+        HeadLearns::FromTheLastExit => (last(gradient), last(x)),
+    };
+    Some(gradient.transpose().matmul(x))
+}
+
+/// One number per exit, for rows that go position by position: `[n · exits, 1]`.
+fn per_row(of_exit: impl Fn(&Term) -> f32, terms: &[Term], like: &Tensor<2>) -> Tensor<2> {
+    let [rows, _] = like.dims();
+    let values: Vec<f32> = terms.iter().map(of_exit).collect();
+    let values = Tensor::<1>::from_data(values.as_slice(), &like.device());
+    let repeated = values
+        .reshape([1, terms.len()])
+        .repeat_dim(0, rows / terms.len());
+    repeated.reshape([rows, 1])
+}
+
+/// Adds the rows' `[n, exits]` losses up.
+fn add_per_exit(sums: &mut [f64], rows: Tensor<2>) {
+    let exits = sums.len();
+    let data = rows.sum_dim(0).reshape([exits]).into_data();
+    for (sum, value) in sums.iter_mut().zip(data.iter::<f32>()) {
+        *sum += f64::from(value);
     }
 }
 
-/// −log softmax(logits)\[token\] of every row, `[n]`, and the gradient of the scaled sum into the logits, `[n, vocab]`.
+/// −log softmax(logits)\[token\], `[n, exits]`, and the gradient of the scaled sum into the logits, `[n · exits, vocab]`.
 fn cross_entropy(
     logits: Tensor<2>,
     tokens: Tensor<1, Int>,
-    scales: Tensor<1>,
-) -> (Tensor<1>, Tensor<2>) {
-    let [n, _] = logits.dims();
-    let tokens = tokens.reshape([n, 1]);
+    terms: &[Term],
+) -> (Tensor<2>, Tensor<2>) {
+    let ([n], exits) = (tokens.dims(), terms.len());
+    let tokens = tokens.reshape([n, 1]).repeat_dim(1, exits);
+    let tokens = tokens.reshape([n * exits, 1]);
     let log_probabilities = activation::log_softmax(logits, 1);
     let nats = log_probabilities.clone().gather(1, tokens.clone()).neg();
-    let scales = scales.reshape([n, 1]);
+    let scales = per_row(|term| term.hard, terms, &nats);
     let gradient = (log_probabilities.exp() * scales.clone()).scatter(
         1,
         tokens,
         scales.neg(),
         IndexingUpdateOp::Add,
     );
-    (nats.reshape([n]), gradient)
+    (nats.reshape([n, exits]), gradient)
+}
+
+/// KL(teacher ‖ exit) at these positions, `[n, exits]`, 0 where the term has no soft part, and the gradient of the scaled
+/// sum into the logits, `[n · exits, vocab]`.
+fn divergence(
+    logits: Tensor<2>,
+    teacher: &Teacher,
+    positions: std::ops::Range<usize>,
+    terms: &[Term],
+) -> (Tensor<2>, Tensor<2>) {
+    let [rows, vocab] = logits.dims();
+    let (n, exits) = (positions.len(), terms.len());
+    let states = teacher.states.clone().slice(positions);
+    let log_soft =
+        |logits: Tensor<2>| activation::log_softmax(logits.div_scalar(teacher.temperature), 1);
+    let scales = per_row(|term| term.soft, terms, &logits);
+    let p = log_soft(project(states, teacher.weight.clone())).unsqueeze_dim::<3>(1);
+    let q = log_soft(logits).reshape([n, exits, vocab]);
+    let nats = (p.clone().exp() * (p.clone() - q.clone())).sum_dim(2);
+    let counts = scales.clone().not_equal_elem(0.0).float();
+    let nats = nats.reshape([n, exits]) * counts.reshape([n, exits]);
+    let gradient = (q.exp() - p.exp()).reshape([rows, vocab]);
+    let gradient = gradient * scales.mul_scalar(teacher.temperature);
+    (nats, gradient)
 }
 
 #[cfg(all(test, feature = "flex"))]
@@ -103,64 +278,183 @@ mod tests {
 
     use super::*;
 
-    const VOCAB: usize = 13;
+    const VOCAB: usize = 37;
     const WIDTH: usize = 5;
+    const N: usize = 11;
+    const TERMS: [Term; 3] = [
+        Term {
+            hard: 0.3,
+            soft: 0.7,
+        },
+        Term {
+            hard: 0.0,
+            soft: 1.5,
+        },
+        Term {
+            hard: 1.1,
+            soft: 0.0,
+        },
+    ];
 
     fn random(shape: [usize; 2], device: &Device) -> Tensor<2> {
         Tensor::random(shape, Distribution::Normal(0.0, 1.0), device)
     }
 
-    fn predictions(n: usize, device: &Device) -> Predictions {
-        let tokens: Vec<i64> = (0..n).map(|i| (i * 7 % VOCAB) as i64).collect();
-        let scales: Vec<f32> = (0..n).map(|i| 0.1 + i as f32 / 8.0).collect();
-        Predictions {
-            states: random([n, WIDTH], device),
-            tokens: Tensor::from_data(TensorData::new(tokens, [n]), device),
-            scales: Tensor::from_data(TensorData::new(scales, [n]), device),
+    struct Case {
+        states: Tensor<2>,
+        weight: Tensor<2>,
+        teacher: Option<Teacher>,
+    }
+
+    impl Case {
+        fn new(temperature: Option<f64>) -> Self {
+            let device = crate::device("cpu").unwrap();
+            let teacher = temperature.map(|temperature| Teacher {
+                states: random([N, WIDTH], &device),
+                weight: random([VOCAB, WIDTH], &device),
+                temperature,
+            });
+            Self {
+                states: random([N * TERMS.len(), WIDTH], &device),
+                weight: random([VOCAB, WIDTH], &device),
+                teacher,
+            }
         }
-    }
 
-    /// Largest difference of two tensors, as a part of the largest number of the first.
-    fn difference(a: Tensor<2>, b: Tensor<2>) -> f32 {
-        let scale: f32 = a.clone().abs().max().into_scalar();
-        (a - b).abs().max().into_scalar::<f32>() / scale
-    }
+        fn tokens(&self) -> Tensor<1, Int> {
+            let tokens: Vec<i64> = (0..N).map(|i| (i * 7 % VOCAB) as i64).collect();
+            Tensor::from_data(TensorData::new(tokens, [N]), &self.states.device())
+        }
 
-    #[test]
-    fn is_what_autodiff_computes_whatever_the_chunk() {
-        let device = crate::device("cpu").unwrap();
-        let (n, weight) = (11, random([VOCAB, WIDTH], &device));
-        let given = predictions(n, &device);
-        let (states, tracked) = (given.states.clone(), weight.clone());
-        let (x, w) = (
-            states.clone().autodiff().require_grad(),
-            tracked.autodiff().require_grad(),
-        );
-        let log_probabilities = activation::log_softmax(project(x.clone(), w.clone()), 1);
-        let tokens = Tensor::from_inner(given.tokens.clone()).reshape([n, 1]);
-        let nats = log_probabilities.gather(1, tokens).neg();
-        let scaled = nats.clone() * Tensor::from_inner(given.scales.clone()).reshape([n, 1]);
-        let gradients = scaled.sum().backward();
-        for logits in [1, 3 * VOCAB, 1000 * VOCAB] {
-            let given = predictions(n, &device);
-            let given = Predictions {
-                states: states.clone(),
-                ..given
+        fn terms(&self) -> Vec<Term> {
+            let soft = |soft| if self.teacher.is_some() { soft } else { 0.0 };
+            let terms = TERMS.iter();
+            terms
+                .map(|term| Term {
+                    soft: soft(term.soft),
+                    ..*term
+                })
+                .collect()
+        }
+
+        fn predictions(&self) -> Predictions {
+            Predictions {
+                states: self.states.clone(),
+                tokens: self.tokens(),
+                terms: self.terms(),
+                teacher: self.teacher.clone(),
+            }
+        }
+
+        /// By autodiff, the formulas as they stand: the losses per exit, the states' and the head's gradients, the latter of
+        /// these exits alone.
+        fn expected(&self, moving: &[usize]) -> HeadGradients {
+            let x = self.states.clone().autodiff().require_grad();
+            let still = self.weight.clone().autodiff();
+            let w = still.clone().require_grad();
+            let (mut total, mut moved) = (None, None);
+            let mut found = HeadGradients {
+                nats: Vec::new(),
+                divergence: Vec::new(),
+                states: self.states.clone(),
+                weight: None,
             };
-            let found = in_chunks(given, weight.clone(), true, logits);
-            let losses = found.nats.reshape([n, 1]);
-            assert!(difference(nats.clone().inner(), losses) < 1e-5);
-            assert!(difference(x.grad(&gradients).unwrap(), found.states) < 1e-5);
-            assert!(difference(w.grad(&gradients).unwrap(), found.weight.unwrap()) < 1e-5);
+            let add = |sum: Option<Tensor<1>>, term: Tensor<1>| {
+                Some(match sum {
+                    Some(sum) => sum + term,
+                    None => term,
+                })
+            };
+            for (exit, term) in self.terms().into_iter().enumerate() {
+                let rows: Vec<i64> = (0..N).map(|i| (i * TERMS.len() + exit) as i64).collect();
+                let rows = Tensor::from_data(TensorData::new(rows, [N]), &x.device());
+                let loss = |x: Tensor<2>, w: Tensor<2>| {
+                    let logits = project(x.select(0, rows.clone()), w);
+                    let log_p = activation::log_softmax(logits.clone(), 1);
+                    let tokens = Tensor::from_inner(self.tokens()).reshape([N, 1]);
+                    let hard = log_p.gather(1, tokens).neg().sum();
+                    let soft = self
+                        .teacher
+                        .clone()
+                        .filter(|_| term.soft != 0.0)
+                        .map(|teacher| {
+                            let t = teacher.temperature;
+                            let p = project(teacher.states, teacher.weight).div_scalar(t);
+                            let p = Tensor::from_inner(activation::softmax(p, 1));
+                            let q = activation::log_softmax(logits.div_scalar(t), 1);
+                            (p.clone() * (p.log() - q)).sum()
+                        });
+                    let t = self
+                        .teacher
+                        .as_ref()
+                        .map_or(1.0, |teacher| teacher.temperature);
+                    let mut sum = hard.clone().mul_scalar(term.hard);
+                    if let Some(soft) = &soft {
+                        sum = sum + soft.clone().mul_scalar(f64::from(term.soft) * t * t);
+                    }
+                    (sum, hard, soft)
+                };
+                let (sum, hard, soft) = loss(x.clone(), still.clone());
+                found.nats.push(hard.into_scalar::<f32>().into());
+                let soft = soft.map_or(0.0, |soft| soft.into_scalar::<f32>().into());
+                found.divergence.push(soft);
+                total = add(total, sum);
+                if moving.contains(&exit) {
+                    moved = add(moved, loss(x.clone().detach(), w.clone()).0);
+                }
+            }
+            found.states = x.grad(&total.unwrap().backward()).unwrap();
+            found.weight = moved.map(|moved| w.grad(&moved.backward()).unwrap());
+            found
+        }
+    }
+
+    /// Refuses two tensors that differ by more than rounding.
+    fn same(a: &Tensor<2>, b: &Tensor<2>) {
+        let scale: f32 = a.clone().abs().max().into_scalar();
+        let worst: f32 = (a.clone() - b.clone()).abs().max().into_scalar();
+        assert!(worst <= 1e-5 * scale, "{worst} of {scale}");
+    }
+
+    fn same_gradients(found: &HeadGradients, expected: &HeadGradients) {
+        let sums = [
+            (&found.nats, &expected.nats),
+            (&found.divergence, &expected.divergence),
+        ];
+        for (found, expected) in sums {
+            assert_eq!(found.len(), expected.len());
+            for (found, expected) in found.iter().zip(expected) {
+                assert!(
+                    (found - expected).abs() <= 1e-5 * expected.abs().max(1.0),
+                    "{found} for {expected}"
+                );
+            }
+        }
+        same(&expected.states, &found.states);
+        match (&expected.weight, &found.weight) {
+            (Some(expected), Some(found)) => same(expected, found),
+            (expected, found) => assert_eq!(expected.is_some(), found.is_some()),
         }
     }
 
     #[test]
-    fn a_frozen_head_gets_no_gradient() {
-        let device = crate::device("cpu").unwrap();
-        let weight = random([VOCAB, WIDTH], &device);
-        let found = head_gradients(predictions(4, &device), weight, false);
-        assert!(found.weight.is_none());
-        assert_eq!(found.states.dims(), [4, WIDTH]);
+    fn both_ways_are_what_autodiff_computes_whatever_the_chunk() {
+        let learns = [
+            (HeadLearns::Nothing, vec![]),
+            (HeadLearns::FromAll, vec![0, 1, 2]),
+            (HeadLearns::FromTheLastExit, vec![2]),
+        ];
+        for temperature in [None, Some(1.0), Some(2.5)] {
+            let case = Case::new(temperature);
+            for (learns, moving) in &learns {
+                let expected = case.expected(moving);
+                for positions in [1, 4, 1000] {
+                    let (given, weight) = (case.predictions(), case.weight.clone());
+                    let found = on_host(&given, &weight, *learns, positions).unwrap();
+                    same_gradients(&found, &expected);
+                    same_gradients(&in_chunks(given, weight, *learns, positions), &expected);
+                }
+            }
+        }
     }
 }

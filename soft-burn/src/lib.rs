@@ -33,6 +33,7 @@
 //! ```
 
 mod attention;
+mod balance;
 mod cache;
 mod checkpoints;
 mod config;
@@ -69,6 +70,7 @@ mod tensor_store;
 mod trainer;
 mod weights;
 
+pub use balance::{Balance, SharedHead};
 pub use burn;
 pub use cache::Cache;
 pub use config::{LlamaConfig, SpecialTokens};
@@ -85,6 +87,6 @@ pub use pretrained::{SaveOptions, SoftInfo};
 pub use rope::RopeScaling;
 pub use run::{Run, RunData, RunSettings};
 pub use schedule::{Decay, Schedule};
-pub use settings::{Method, SampledPerStep, TrainSettings};
+pub use settings::{Curriculum, Distillation, Method, SampledPerBatch, TrainSettings, Weights};
 pub use trainer::{ExitLoss, StepReport, Trainer};
 pub use weights::WeightType;

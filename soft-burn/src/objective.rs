@@ -2,18 +2,21 @@
 //!
 //! Two ways that agree to rounding. The plain one is soft-core's `sorted_loss` and one backward pass, the equations as they
 //! stand: the logits of all exits are held until that pass. The memory-flat one differentiates norm and heads by
-//! themselves, a few states at a time, keeps of every exit only the gradient into its normed states, and sends those
-//! through the blocks in one backward pass: its memory hardly grows with the number of exits.
+//! themselves, a few positions at a time, keeps of every exit only the gradient into its hidden states, and sends those
+//! through the blocks in one backward pass: its memory hardly grows with the number of exits, and what an exit sends into the
+//! blocks is at hand, to be limited ([`Balance`](crate::Balance)).
 
 use std::collections::BTreeMap;
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use soft_core::{Batch, Exit, Exits, NestedModel, TrainModel, sorted_loss};
 
-use crate::head_loss::{Predictions, head_gradients};
+use crate::balance::{Balance, factors, norm_of};
+use crate::head_loss::{HeadLearns, Predictions, Teacher, Term, head_gradients};
 use crate::optimizer::NamedGradients;
-use crate::parameters::named_gradients;
+use crate::parameters::{FINAL_NORM, flat_gradient, named_gradients};
+use crate::settings::Distillation;
 use crate::{Error, Llama, Targets};
 
 /// How the sorted loss is differentiated; both ways agree to rounding.
@@ -27,7 +30,7 @@ pub enum Objective {
     Plain,
 }
 
-/// How much each exit counts, and what sums are divided by.
+/// How much each exit counts, what it learns from, and what sums are divided by.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Weighing<'a> {
     pub exits: &'a Exits,
@@ -35,32 +38,64 @@ pub(crate) struct Weighing<'a> {
     pub weights: &'a [f64],
     /// Supervised tokens of the optimiser batch.
     pub normaliser: f64,
+    pub distillation: Option<Distillation>,
+    pub balance: Balance,
+}
+
+/// What one exit lost on one micro-batch, summed over the targets.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct ExitSum {
+    pub exit: Exit,
+    /// Cross-entropy in nats.
+    pub nats: f64,
+    /// Divergence from the full depth in nats, when distilling.
+    pub divergence: f64,
 }
 
 impl Weighing<'_> {
-    /// Σ weight · loss, of losses summed over the targets of the whole optimiser batch.
-    pub fn total(&self, losses: &[(Exit, f64)]) -> f64 {
-        let weighed = losses.iter().map(|(exit, loss)| {
-            let weights = self.exits.iter().zip(self.weights);
-            let weight = weights
-                .filter(|(other, _)| other == exit)
-                .map(|(_, weight)| weight);
-            weight.sum::<f64>() * loss
+    fn weight(&self, exit: Exit) -> f64 {
+        let weights = self.exits.iter().zip(self.weights);
+        weights
+            .filter(|(other, _)| *other == exit)
+            .map(|(_, weight)| weight)
+            .sum()
+    }
+
+    /// What the losses of `exit` are multiplied by: the full depth learns from the targets alone, since there is nobody
+    /// deeper to follow.
+    fn term(&self, exit: Exit) -> Term {
+        let weight = self.weight(exit) / self.normaliser;
+        let distillation = self.distillation.filter(|_| exit != self.exits.last());
+        let (hard, soft) = distillation.map_or((1.0, 0.0), |distillation| {
+            (1.0 - distillation.share, distillation.share)
         });
-        weighed.sum::<f64>() / self.normaliser
+        Term {
+            hard: (weight * hard) as f32,
+            soft: (weight * soft) as f32,
+        }
+    }
+
+    /// The part of the differentiated loss that these sums make up.
+    pub fn total(&self, losses: &[ExitSum]) -> f64 {
+        let temperature = self.distillation.map_or(1.0, |it| it.temperature);
+        let weighed = losses.iter().map(|sum| {
+            let Term { hard, soft } = self.term(sum.exit);
+            let divergence = sum.divergence * temperature * temperature;
+            f64::from(hard) * sum.nats + f64::from(soft) * divergence
+        });
+        weighed.sum()
     }
 }
 
 impl Objective {
-    /// Adds the gradients of one micro-batch's weighted losses; returns the cross-entropy in nats at each exit that counts,
-    /// summed over the targets.
+    /// Adds the gradients of one micro-batch's weighted losses; returns what each exit that counts lost.
     pub(crate) fn differentiate(
         self,
         model: &Llama,
         batch: &Batch,
         weighing: Weighing,
         gradients: &mut NamedGradients,
-    ) -> Result<Vec<(Exit, f64)>, Error> {
+    ) -> Result<Vec<ExitSum>, Error> {
         match self {
             Self::Plain => plain(model, batch, weighing, gradients),
             Self::Flat => flat(model, batch, weighing, gradients),
@@ -73,27 +108,23 @@ fn plain(
     batch: &Batch,
     weighing: Weighing,
     gradients: &mut NamedGradients,
-) -> Result<Vec<(Exit, f64)>, Error> {
+) -> Result<Vec<ExitSum>, Error> {
     let Weighing {
         exits,
         weights,
         normaliser,
+        ..
     } = weighing;
     let (tokens, targets) = model.prepare(batch)?;
     let output = sorted_loss(model, (&tokens, &targets), exits, weights, normaliser)?;
     gradients.add_all(named_gradients(model, &mut output.total.backward()));
     let losses = output.per_exit.into_iter();
-    let losses = losses.map(|(exit, loss)| (exit, loss.inner().into_scalar::<f32>().into()));
+    let losses = losses.map(|(exit, loss)| ExitSum {
+        exit,
+        nats: loss.inner().into_scalar::<f32>().into(),
+        divergence: 0.0,
+    });
     Ok(losses.collect())
-}
-
-/// The supervised states at one exit, after the norm.
-struct Reached {
-    exit: Exit,
-    /// `[n, d_model]`, connected to the graph of the blocks.
-    normed: Tensor<2>,
-    /// Weight of the exit over the normaliser.
-    scale: f64,
 }
 
 fn flat(
@@ -101,201 +132,202 @@ fn flat(
     batch: &Batch,
     weighing: Weighing,
     gradients: &mut NamedGradients,
-) -> Result<Vec<(Exit, f64)>, Error> {
+) -> Result<Vec<ExitSum>, Error> {
     let (tokens, targets) = model.prepare(batch)?;
     let reached = reached(model, model.embed(&tokens)?, &targets, weighing)?;
+    let teacher = weighing.distillation.and_then(|distillation| {
+        let full = reached.iter().find(|at| at.exit == weighing.exits.last())?;
+        Some(Teacher {
+            states: full.normed.clone().inner(),
+            weight: model.head_weight().inner(),
+            temperature: distillation.temperature,
+        })
+    });
     let mut losses = Vec::new();
-    let mut surrogate = Vec::new();
-    for (head, group) in by_head(model, reached) {
-        let (found, term) = through_head(model, head, group, &targets, gradients);
-        losses.extend(found);
-        surrogate.extend(term);
+    let mut sent = Vec::new();
+    for (head, group) in by_head(model, reached, weighing) {
+        let found = through_head(
+            model,
+            (head, &group),
+            (&targets, teacher.clone()),
+            weighing,
+            gradients,
+        );
+        losses.extend(found.losses);
+        sent.extend(group.into_iter().zip(found.states));
     }
-    losses.sort_by_key(|(exit, _)| *exit);
-    if let Some(surrogate) = surrogate.into_iter().reduce(Tensor::add) {
+    losses.sort_by_key(|sum| sum.exit);
+    if let Some(surrogate) = through_norm(model, sent, weighing, gradients) {
         gradients.add_all(named_gradients(model, &mut surrogate.backward()));
     }
     Ok(losses)
 }
 
-/// Runs the blocks once and keeps the normed states of every exit that counts.
+/// The supervised states at one exit.
+struct Reached {
+    exit: Exit,
+    /// `[n, d_model]`, connected to the graph of the blocks.
+    hidden: Tensor<2>,
+    /// The same without that connection: a graph for the norm alone starts here.
+    leaf: Tensor<2>,
+    /// After the norm, connected to `leaf`.
+    normed: Tensor<2>,
+}
+
+/// Runs the blocks once and keeps the states of every exit that counts, and of the full depth when others follow it.
 fn reached(
     model: &Llama,
     mut hidden: Tensor<3>,
     targets: &Targets,
     weighing: Weighing,
 ) -> Result<Vec<Reached>, Error> {
-    let Weighing {
-        exits,
-        weights,
-        normaliser,
-    } = weighing;
-    let last = weights.iter().rposition(|&weight| weight != 0.0);
-    let needed = last.map_or(0, |last| last + 1);
+    let Weighing { exits, weights, .. } = weighing;
+    let kept = |index: usize| {
+        let follows = weighing.distillation.is_some() && index + 1 == exits.len();
+        weights[index] != 0.0 || follows
+    };
+    let needed = (0..exits.len()).rev().find(|&index| kept(index));
+    let needed = needed.map_or(0, |last| last + 1);
     let mut reached = Vec::new();
-    for ((segment, exit), &weight) in exits.segments().zip(exits.iter()).zip(weights).take(needed) {
+    for (index, (segment, exit)) in exits.segments().zip(exits.iter()).enumerate().take(needed) {
         hidden = model.blocks(hidden, segment, None)?;
-        if weight != 0.0 {
+        if kept(index) {
+            let hidden = targets.states(&hidden);
+            let leaf =
+                Tensor::from_inner(hidden.clone().inner()).set_require_grad(hidden.is_tracked());
             reached.push(Reached {
                 exit,
-                normed: model.model.norm.forward(targets.states(&hidden)),
-                scale: weight / normaliser,
+                normed: model.model.norm.forward(leaf.clone()),
+                hidden,
+                leaf,
             });
         }
     }
     Ok(reached)
 }
 
-/// Exits that share a head go through it together: one gradient of the head, not one per exit.
-fn by_head(model: &Llama, reached: Vec<Reached>) -> BTreeMap<Option<usize>, Vec<Reached>> {
+/// Exits that count, by their head: those that share one go through it together.
+fn by_head(
+    model: &Llama,
+    reached: Vec<Reached>,
+    weighing: Weighing,
+) -> BTreeMap<Option<usize>, Vec<Reached>> {
     let mut groups: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for at in reached {
-        let head = model.exit_heads.index(at.exit);
-        groups.entry(head).or_default().push(at);
+        if weighing.weight(at.exit) != 0.0 {
+            let head = model.exit_heads.index(at.exit);
+            groups.entry(head).or_default().push(at);
+        }
     }
     groups
 }
 
-/// Losses of the exits of one head; adds the head's gradient and returns what has the states' gradients in the graph of the
-/// blocks, if anything there is trained.
+/// What came of the exits of one head.
+struct ThroughHead {
+    losses: Vec<ExitSum>,
+    /// Gradient into each exit's normed states, `[n, d_model]`.
+    states: Vec<Tensor<2>>,
+}
+
+/// Losses of the exits of one head and what would lower them; adds the head's gradient.
 fn through_head(
     model: &Llama,
-    head: Option<usize>,
-    group: Vec<Reached>,
-    targets: &Targets,
+    (head, group): (Option<usize>, &[Reached]),
+    (targets, teacher): (&Targets, Option<Teacher>),
+    weighing: Weighing,
     gradients: &mut NamedGradients,
-) -> (Vec<(Exit, f64)>, Option<Tensor<1>>) {
-    let n = targets.len();
-    let scales: Vec<f32> = group
-        .iter()
-        .flat_map(|at| vec![at.scale as f32; n])
-        .collect();
-    let exits: Vec<Exit> = group.iter().map(|at| at.exit).collect();
-    let normed = Tensor::cat(group.into_iter().map(|at| at.normed).collect(), 0);
-    let states = normed.clone().inner();
-    let scales = TensorData::new(scales, [n * exits.len()]);
+) -> ThroughHead {
+    let (n, exits) = (targets.len(), group.len());
+    let normed = group.iter().map(|at| at.normed.clone().inner()).collect();
+    let states = Tensor::stack::<3>(normed, 1);
+    let d_model = states.dims()[2];
     let (name, weight) = model.head_parameter(head);
     let found = head_gradients(
         Predictions {
-            tokens: targets.tokens().inner().repeat_dim(0, exits.len()),
-            scales: Tensor::from_data(scales, &states.device()),
-            states,
+            states: states.reshape([n * exits, d_model]),
+            tokens: targets.tokens().inner(),
+            terms: group.iter().map(|at| weighing.term(at.exit)).collect(),
+            teacher,
         },
         weight.clone().inner(),
-        weight.is_require_grad(),
+        match weight.is_require_grad() {
+            true => weighing.balance.shared_head.learns(
+                group.iter().map(|at| at.exit),
+                weighing.exits,
+                head.is_none(),
+            ),
+            false => HeadLearns::Nothing,
+        },
     );
     if let Some(gradient) = found.weight {
-        let length = gradient.shape().num_elements();
-        gradients.add(name, gradient.reshape([length]));
+        gradients.add(name, flat_gradient(gradient));
     }
-    let sums = found.nats.reshape([exits.len(), n]).sum_dim(1);
-    let sums = sums.into_data();
-    let sums = sums.iter::<f32>().map(f64::from);
-    let losses = exits.into_iter().zip(sums).collect();
-    let term = normed
-        .is_tracked()
-        .then(|| (normed * Tensor::from_inner(found.states)).sum());
-    (losses, term)
+    let by_exit = found.states.reshape([n, exits, d_model]);
+    let sums = found.nats.into_iter().zip(found.divergence);
+    ThroughHead {
+        losses: group
+            .iter()
+            .zip(sums)
+            .map(|(at, (nats, divergence))| ExitSum {
+                exit: at.exit,
+                nats,
+                divergence,
+            })
+            .collect(),
+        states: (0..exits)
+            .map(|exit| by_exit.clone().narrow(1, exit, 1).reshape([n, d_model]))
+            .collect(),
+    }
+}
+
+/// Takes the gradients into the normed states through the norm, adds the norm's own, and returns what has the gradients into the
+/// hidden states in the graph of the blocks, if anything there is trained.
+fn through_norm(
+    model: &Llama,
+    sent: Vec<(Reached, Tensor<2>)>,
+    weighing: Weighing,
+    gradients: &mut NamedGradients,
+) -> Option<Tensor<1>> {
+    let norm = model.model.norm.weight.val();
+    let mut into = Vec::new();
+    for (at, gradient) in sent {
+        if !at.normed.is_tracked() {
+            continue;
+        }
+        let surrogate = (at.normed * Tensor::from_inner(gradient)).sum();
+        let mut found = surrogate.backward();
+        let into_norm = norm.grad_remove(&mut found);
+        let into_hidden = at.leaf.grad_remove(&mut found);
+        into.push((at.exit, at.hidden, into_hidden, into_norm));
+    }
+    let full = weighing.exits.last();
+    let norms = into
+        .iter()
+        .map(|(exit, _, into_hidden, _)| (*exit, into_hidden.as_ref().map_or(0.0, norm_of)));
+    let factors = match weighing.balance.limit {
+        None => vec![1.0; into.len()],
+        Some(limit) => factors(&norms.collect::<Vec<_>>(), full, limit),
+    };
+    let mut surrogate: Option<Tensor<1>> = None;
+    for ((exit, hidden, into_hidden, into_norm), factor) in into.into_iter().zip(factors) {
+        if let Some(gradient) = into_norm
+            && weighing.balance.shared_head.moved_by(exit, full)
+        {
+            gradients.add(
+                FINAL_NORM.to_owned(),
+                flat_gradient(gradient).mul_scalar(factor),
+            );
+        }
+        if let Some(gradient) = into_hidden {
+            let term = (hidden * Tensor::from_inner(gradient.mul_scalar(factor))).sum();
+            surrogate = Some(match surrogate {
+                Some(sum) => sum + term,
+                None => term,
+            });
+        }
+    }
+    surrogate
 }
 
 #[cfg(all(test, feature = "flex"))]
-mod tests {
-    #![allow(clippy::unwrap_used)] // a test's way to fail
-
-    use burn::module::Module;
-    use soft_core::Example;
-
-    use super::*;
-    use crate::parameters::{EXIT_HEADS, named_tensors};
-    use crate::{LlamaConfig, RopeScaling};
-
-    /// Shapes, tied and untied heads, with and without heads per exit, and weights, of which some are 0.
-    fn model(case: usize, exits: &Exits) -> Llama {
-        let config = LlamaConfig {
-            vocab: 23,
-            d_model: 8,
-            d_feed_forward: 12,
-            n_layers: 4,
-            n_heads: 4,
-            n_kv_heads: 1 << (case % 3),
-            head_dim: 6,
-            norm_eps: 1e-5,
-            rope_theta: 100.0,
-            rope_scaling: RopeScaling::None,
-            max_positions: 64,
-            tied: case.is_multiple_of(2),
-            initializer_range: 0.3,
-            other: serde_json::Map::new(),
-        };
-        let model = Llama::random(config, case as u64, &crate::device("cpu").unwrap()).unwrap();
-        match case % 4 {
-            3 => model.with_exit_heads(exits).unwrap().train(),
-            _ => model.train(),
-        }
-    }
-
-    fn batch(case: usize) -> Batch {
-        let row = |row: usize| {
-            let length = 3 + (case + row) % 5;
-            let tokens = (0..length).map(|at| ((case * 5 + row * 7 + at * 3) % 23) as u32);
-            let marks = (0..length).map(|at| at > row % 2).collect();
-            Example::new(tokens.collect(), marks).unwrap()
-        };
-        let rows: Vec<_> = (0..1 + case % 3).map(row).collect();
-        Batch::from_examples(&rows.iter().collect::<Vec<_>>(), 0).unwrap()
-    }
-
-    fn agree(case: usize, name: &str, flat: Option<Tensor<1>>, plain: Option<Tensor<1>>) {
-        let (Some(flat), Some(plain)) = (&flat, &plain) else {
-            let both = (flat.is_some(), plain.is_some());
-            // An exit without weight reaches nothing; plain autodiff may say so by zeros.
-            let left = flat.or(plain).map(|g| g.abs().max().into_scalar::<f32>());
-            assert_eq!(left.unwrap_or(0.0), 0.0, "{case} {name} {both:?}");
-            return;
-        };
-        let scale: f32 = plain.clone().abs().max().into_scalar();
-        let worst: f32 = (flat.clone() - plain.clone()).abs().max().into_scalar();
-        assert!(
-            worst <= 1e-5 * scale,
-            "case {case}, {name}: {worst} of {scale}"
-        );
-    }
-
-    #[test]
-    fn flat_is_plain_on_random_models() {
-        let exits: Exits = "1,2,4".parse().unwrap();
-        let weights = [
-            [1.0 / 3.0, 1.0 / 3.0, 1.0 / 3.0],
-            [0.0, 0.0, 1.0],
-            [0.7, 0.0, 0.3],
-            [0.2, 0.8, 0.0],
-        ];
-        for case in 0..24 {
-            let (model, batch) = (model(case, &exits), batch(case));
-            let weighing = Weighing {
-                exits: &exits,
-                weights: &weights[case / 6],
-                normaliser: batch.supervised_tokens() as f64,
-            };
-            let [(flat, mut of_flat), (plain, mut of_plain)] = [Objective::Flat, Objective::Plain]
-                .map(|objective| {
-                    let mut gradients = NamedGradients::default();
-                    let losses = objective.differentiate(&model, &batch, weighing, &mut gradients);
-                    (losses.unwrap(), gradients)
-                });
-            assert_eq!(flat.len(), plain.len(), "case {case}");
-            for ((exit, flat), (same, plain)) in flat.into_iter().zip(plain) {
-                assert_eq!(exit, same);
-                assert!(
-                    (flat - plain).abs() <= 1e-5 * plain,
-                    "case {case}, exit {exit}"
-                );
-            }
-            let heads = (0..exits.len()).map(|index| format!("{EXIT_HEADS}{index}.weight"));
-            let names = named_tensors(&model).unwrap().into_iter();
-            for name in names.map(|tensor| tensor.name).chain(heads) {
-                agree(case, &name, of_flat.take(&name), of_plain.take(&name));
-            }
-        }
-    }
-}
+mod tests;

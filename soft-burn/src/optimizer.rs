@@ -69,11 +69,11 @@ impl NamedGradients {
     pub fn norm(&self) -> Result<f64, String> {
         let mut sum = 0.0;
         for (name, gradient) in &self.0 {
-            let squares: f32 = gradient.clone().square().sum().into_scalar();
+            let squares = squares(gradient);
             if !squares.is_finite() {
                 return Err(name.clone());
             }
-            sum += f64::from(squares);
+            sum += squares;
         }
         Ok(sum.sqrt())
     }
@@ -82,6 +82,17 @@ impl NamedGradients {
     pub fn take(&mut self, name: &str) -> Option<Tensor<1>> {
         self.0.remove(name)
     }
+}
+
+/// The sum of the squares of a gradient's numbers.
+fn squares(gradient: &Tensor<1>) -> f64 {
+    #[cfg(feature = "flex")]
+    if kernels::is_flex_f32(gradient)
+        && let Ok(values) = kernels::host(gradient.clone())
+    {
+        return kernels::sum_of_squares(values.values());
+    }
+    gradient.clone().square().sum().into_scalar::<f32>().into()
 }
 
 /// The moments of every trained parameter.

@@ -12,6 +12,15 @@ use crate::{Error, Llama};
 /// Prefix of the heads of single exits.
 pub(crate) const EXIT_HEADS: &str = "exit_heads.";
 
+/// The norm in front of every head.
+pub(crate) const FINAL_NORM: &str = "model.norm.weight";
+
+/// A gradient as optimisers take it.
+pub(crate) fn flat_gradient<const D: usize>(gradient: Tensor<D>) -> Tensor<1> {
+    let length = gradient.shape().num_elements();
+    gradient.reshape([length])
+}
+
 /// Keeps the path while a walk goes down and up the module tree.
 #[derive(Default)]
 struct Path(Vec<String>);
@@ -117,9 +126,7 @@ pub(crate) fn named_gradients(
         }
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             if let Some(gradient) = param.val().grad_remove(self.gradients) {
-                let length = gradient.shape().num_elements();
-                self.found
-                    .push((self.path.name(), gradient.reshape([length])));
+                self.found.push((self.path.name(), flat_gradient(gradient)));
             }
         }
     }

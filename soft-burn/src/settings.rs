@@ -4,10 +4,12 @@
 
 use serde::{Deserialize, Serialize};
 use soft_core::{
-    AllExits, ExitWeights, Exits, IntermediateExits, LastExit, SampledExits, SortedLoss,
+    AllExits, DepthWeights, ExitWeights, Exits, Gradual, IntermediateExits, LastExit, Ramp,
+    Rotational, SampledExits, SortedLoss,
 };
 
 use crate::Error;
+use crate::balance::Balance;
 use crate::objective::Objective;
 use crate::optimizer::AdamWSettings;
 use crate::schedule::{Decay, Schedule};
@@ -63,19 +65,84 @@ pub struct TrainSettings {
     /// How the loss is differentiated. Default memory-flat.
     #[serde(default)]
     pub objective: Objective,
-    /// Weight of each exit in SoFT's loss, shallowest first, instead of all the same.
+    /// How SoFT weighs the exits, instead of all the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub exit_weights: Option<Vec<f64>>,
-    /// SoFT trains this many exits per step, drawn by their weights, instead of all.
+    pub exit_weights: Option<Weights>,
+    /// Which exits of SoFT count at which step, instead of all at every one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sampled_exits: Option<SampledPerStep>,
+    pub curriculum: Option<Curriculum>,
+    /// SoFT trains this many exits per micro-batch, drawn by their weights, instead of all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sampled_exits: Option<SampledPerBatch>,
+    /// Intermediate exits learn from the full depth, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distillation: Option<Distillation>,
+    /// How much the intermediate exits may move of what they share with the full depth. Default: whatever they ask for.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub balance: Balance,
 }
 
-/// How many exits a step trains, and the seed they are drawn with.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// Weights of the exits, scaled to sum to 1.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Weights {
+    /// By depth, from a formula.
+    ByDepth(DepthWeights),
+    /// One per exit, shallowest first.
+    PerExit(Vec<f64>),
+}
+
+/// Which exits count at which step (soft-core's [`Rotational`], [`Gradual`] and [`Ramp`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub enum Curriculum {
+    /// Each n-th intermediate exit, in turns.
+    Rotational {
+        /// n.
+        every: u64,
+    },
+    /// Exits join one by one, the deepest first.
+    Gradual {
+        /// Steps after which all count.
+        steps: u64,
+    },
+    /// The weights of all intermediate exits grow from 0.
+    Ramp {
+        /// Steps after which they count in full.
+        steps: u64,
+    },
+}
+
+/// Self-distillation: each intermediate exit learns what the full depth of the same micro-batch says, which itself learns from
+/// the targets alone.
+///
+/// The loss of such an exit is (1 − share) · cross-entropy + share · T² · KL(full depth ‖ exit), with both sides' logits divided by
+/// the temperature T and no gradient into the full depth. Source: Hinton et al. (arXiv 1503.02531).
+///
+/// Differs from the paper, which has none.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Distillation {
+    /// Share of the divergence in an exit's loss, above 0; at 1 intermediate exits see no target.
+    pub share: f64,
+    /// Temperature, above 0. Default 1.
+    #[serde(default = "one")]
+    pub temperature: f64,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+/// How many exits a micro-batch trains, and the seed they are drawn with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct SampledPerStep {
-    /// Exits drawn per step.
+pub struct SampledPerBatch {
+    /// Exits drawn per micro-batch.
     pub draws: usize,
     /// Seed of the draws.
     pub seed: u64,
@@ -97,39 +164,138 @@ impl TrainSettings {
             optimizer: AdamWSettings::default(),
             objective: Objective::default(),
             exit_weights: None,
+            curriculum: None,
             sampled_exits: None,
+            distillation: None,
+            balance: Balance::default(),
         }
     }
 
     /// How the exits are weighed: as the method says, or as these settings say instead.
     ///
     /// # Errors
-    /// When weights or samples do not go with the method or the exits.
+    /// When weights, curriculum or samples do not go with the method or the exits.
     pub fn sorted_loss(&self) -> Result<Box<dyn SortedLoss + Send>, Error> {
-        let mut sorted_loss = self.method.sorted_loss();
-        if let Some(weights) = &self.exit_weights {
-            if self.method != Method::Soft || weights.len() != self.exits.len() {
-                let (found, name) = (weights.len(), self.method.name());
-                return Err(Error::Setting {
-                    key: "weights of the exits",
-                    found: format!("{found} for {} exits and method {name}", self.exits.len()),
-                    expected: "one per exit, and method soft",
-                });
+        self.check_options_of_soft()?;
+        let weighed: Box<dyn SortedLoss + Send> = match &self.exit_weights {
+            None => self.method.sorted_loss(),
+            Some(Weights::ByDepth(weights)) => Box::new(*weights),
+            Some(Weights::PerExit(weights)) => Box::new(ExitWeights::new(weights.as_slice())?),
+        };
+        let weighed = match self.curriculum {
+            None => weighed,
+            Some(Curriculum::Rotational { every }) => Box::new(Rotational::new(weighed, every)?),
+            Some(Curriculum::Gradual { steps }) => Box::new(Gradual::new(weighed, steps)?),
+            Some(Curriculum::Ramp { steps }) => Box::new(Ramp::new(weighed, steps)?),
+        };
+        Ok(match self.sampled_exits {
+            None => weighed,
+            Some(SampledPerBatch { draws, seed }) => {
+                Box::new(SampledExits::new(weighed, draws, seed)?)
             }
-            sorted_loss = Box::new(ExitWeights::new(weights.as_slice())?);
+        })
+    }
+
+    /// Refuses options that only SoFT has under another method, and such as do not fit the exits.
+    fn check_options_of_soft(&self) -> Result<(), Error> {
+        let exits = self.exits.len();
+        let refuse = |key, found, expected| {
+            Err(Error::Setting {
+                key,
+                found,
+                expected,
+            })
+        };
+        let given = [
+            ("weights of the exits", self.exit_weights.is_some()),
+            ("curriculum", self.curriculum.is_some()),
+            (
+                "exits sampled per micro-batch",
+                self.sampled_exits.is_some(),
+            ),
+            ("balance", self.balance != Balance::default()),
+        ];
+        if self.method != Method::Soft
+            && let Some((key, _)) = given.iter().find(|(_, given)| *given)
+        {
+            return refuse(
+                key,
+                format!("some, and method {}", self.method.name()),
+                "method soft",
+            );
         }
-        if let Some(SampledPerStep { draws, seed }) = self.sampled_exits {
-            if self.method != Method::Soft || draws > self.exits.len() {
-                let name = self.method.name();
-                return Err(Error::Setting {
-                    key: "exits sampled per step",
-                    found: format!("{draws} of {} and method {name}", self.exits.len()),
-                    expected: "at most the number of exits, and method soft",
-                });
+        if let Some(Weights::PerExit(weights)) = &self.exit_weights
+            && weights.len() != exits
+        {
+            let found = format!("{} for {exits} exits", weights.len());
+            return refuse("weights of the exits", found, "one per exit");
+        }
+        if let Some(sampled) = self.sampled_exits
+            && sampled.draws > exits
+        {
+            let found = format!("{} of {exits}", sampled.draws);
+            return refuse(
+                "exits sampled per micro-batch",
+                found,
+                "at most the number of exits",
+            );
+        }
+        if let Some(limit) = self.balance.limit {
+            if !(limit.is_finite() && limit > 0.0) {
+                return refuse("balance limit", limit.to_string(), "a number above 0");
             }
-            sorted_loss = Box::new(SampledExits::new(sorted_loss, draws, seed)?);
+            if self.sampled_exits.is_some() {
+                let found = "one, and sampled exits".to_owned();
+                return refuse(
+                    "balance limit",
+                    found,
+                    "the full depth in every micro-batch",
+                );
+            }
         }
-        Ok(sorted_loss)
+        self.check_distillation()
+    }
+
+    fn check_distillation(&self) -> Result<(), Error> {
+        let refuse = |key, found, expected| {
+            Err(Error::Setting {
+                key,
+                found,
+                expected,
+            })
+        };
+        if self.objective == Objective::Plain
+            && (self.distillation.is_some() || self.balance != Balance::default())
+        {
+            let found = "plain, with distillation or balance".to_owned();
+            return refuse("objective", found, "flat, which alone has them");
+        }
+        let Some(Distillation { share, temperature }) = self.distillation else {
+            return Ok(());
+        };
+        if self.method == Method::Sft {
+            let found = "some, and method sft".to_owned();
+            return refuse(
+                "distillation",
+                found,
+                "a method that trains intermediate exits",
+            );
+        }
+        if !(share > 0.0 && share <= 1.0) {
+            return refuse(
+                "distillation share",
+                share.to_string(),
+                "above 0, at most 1",
+            );
+        }
+        if !(temperature.is_finite() && temperature > 0.0) {
+            return refuse(
+                "distillation temperature",
+                temperature.to_string(),
+                "a number above 0",
+            );
+        }
+        Ok(())
     }
 
     /// Refuses settings that train nothing or make no sense.

@@ -6,11 +6,12 @@
 //! tokens of all its micro-batches together, not a mean of their means, so that accumulation
 //! computes what one large batch would.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use burn::module::Module;
 use serde::{Deserialize, Serialize};
-use soft_core::{Batch, BatchStream, Exit, Exits, NestedModel, SortedLoss, TrainModel};
+use soft_core::{Batch, BatchStream, Exit, Exits, MicroBatch, NestedModel, SortedLoss, TrainModel};
 
 use crate::objective::Weighing;
 use crate::optimizer::{NamedAdamW, NamedGradients};
@@ -25,6 +26,9 @@ pub struct ExitLoss {
     pub exit: Exit,
     /// Mean cross-entropy in nats per supervised token.
     pub loss: f64,
+    /// Mean divergence from the full depth in nats per supervised token, when distilling.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub divergence: Option<f64>,
 }
 
 /// What one optimiser step did.
@@ -70,12 +74,21 @@ impl std::fmt::Debug for SortedWeights {
 }
 
 /// What the micro-batches of one step add up to.
+#[derive(Default)]
 struct Accumulated {
     gradients: NamedGradients,
-    /// Summed cross-entropy per exit that counts.
-    losses: Vec<(Exit, f64)>,
+    /// Sums of each exit that counted in a micro-batch.
+    losses: BTreeMap<Exit, ExitTotal>,
     /// The loss that was differentiated.
     total: f64,
+}
+
+/// Sums over the micro-batches in which an exit counted.
+#[derive(Clone, Copy, Default)]
+struct ExitTotal {
+    nats: f64,
+    divergence: f64,
+    supervised: usize,
 }
 
 /// The heads that `method` calls for: one for each intermediate exit under ICT, else none but the
@@ -244,9 +257,14 @@ impl Trainer {
 
         let tokens: usize = batches.iter().flat_map(Batch::lengths).sum();
         let seconds = started.elapsed().as_secs_f64();
-        let mean = |(exit, sum): &(Exit, f64)| ExitLoss {
-            exit: *exit,
-            loss: sum / supervised as f64,
+        let distils = self.settings.distillation.is_some();
+        let mean = |(exit, total): (&Exit, &ExitTotal)| {
+            let of = |sum: f64| sum / total.supervised as f64;
+            ExitLoss {
+                exit: *exit,
+                loss: of(total.nats),
+                divergence: distils.then(|| of(total.divergence)),
+            }
         };
         Ok(StepReport {
             step,
@@ -268,37 +286,36 @@ impl Trainer {
         normaliser: f64,
         step: u64,
     ) -> Result<Accumulated, Error> {
-        let exits = &self.settings.exits;
-        let weights = self.checked_weights(step)?;
-        let mut sum = Accumulated {
-            gradients: NamedGradients::default(),
-            losses: Vec::new(),
-            total: 0.0,
-        };
-        let weighing = Weighing {
-            exits,
-            weights: &weights,
-            normaliser,
-        };
-        for batch in batches.iter().filter(|batch| batch.supervised_tokens() > 0) {
+        let mut sum = Accumulated::default();
+        for (index, batch) in (0..).zip(batches) {
+            if batch.supervised_tokens() == 0 {
+                continue;
+            }
+            let weights = self.checked_weights(MicroBatch { step, index })?;
+            let weighing = Weighing {
+                exits: &self.settings.exits,
+                weights: &weights,
+                normaliser,
+                distillation: self.settings.distillation,
+                balance: self.settings.balance,
+            };
             let objective = self.settings.objective;
             let losses =
                 objective.differentiate(&self.model, batch, weighing, &mut sum.gradients)?;
-            for (index, (exit, loss)) in losses.into_iter().enumerate() {
-                let loss = finite(loss, exit, step)?;
-                match sum.losses.get_mut(index) {
-                    Some((_, total)) => *total += loss,
-                    None => sum.losses.push((exit, loss)),
-                }
+            for loss in &losses {
+                let total = sum.losses.entry(loss.exit).or_default();
+                total.nats += finite(loss.nats, loss.exit, step)?;
+                total.divergence += finite(loss.divergence, loss.exit, step)?;
+                total.supervised += batch.supervised_tokens();
             }
+            sum.total += weighing.total(&losses);
         }
-        sum.total = weighing.total(&sum.losses);
         Ok(sum)
     }
 
-    /// The weights of the exits at `step`; a schedule of the caller's own may be wrong.
-    fn checked_weights(&self, step: u64) -> Result<Vec<f64>, Error> {
-        let weights = self.weights.0.weights(&self.settings.exits, step);
+    /// The weights of the exits for a micro-batch; a schedule of the caller's own may be wrong.
+    fn checked_weights(&self, at: MicroBatch) -> Result<Vec<f64>, Error> {
+        let weights = self.weights.0.weights(&self.settings.exits, at);
         let good = |weight: &f64| weight.is_finite() && *weight >= 0.0;
         if weights.len() == self.settings.exits.len()
             && weights.iter().all(good)
@@ -308,15 +325,16 @@ impl Trainer {
         }
         Err(Error::Setting {
             key: "weights of the exits",
-            found: format!("{weights:?} at step {step}"),
+            found: format!("{weights:?} at step {}", at.step),
             expected: "one finite weight per exit, none negative, one above 0",
         })
     }
 
-    fn bad_gradient(&self, step: u64, tensor: String, losses: &[(Exit, f64)]) -> Error {
+    fn bad_gradient(&self, step: u64, tensor: String, losses: &BTreeMap<Exit, ExitTotal>) -> Error {
+        // Sums over targets, as they came.
         let losses = losses
             .iter()
-            .map(|(exit, loss)| format!("exit {exit}: {loss:.4}"));
+            .map(|(exit, total)| format!("exit {exit}: {:.4}", total.nats));
         let losses = losses.collect::<Vec<_>>().join(", ");
         Error::GradientNotFinite {
             step,
@@ -342,7 +360,11 @@ impl Trainer {
         let supervised: usize = batches.iter().map(Batch::supervised_tokens).sum();
         let mean = |(exit, sum): (Exit, f64)| {
             let loss = sum / supervised as f64;
-            finite(loss, exit, self.steps_done).map(|loss| ExitLoss { exit, loss })
+            finite(loss, exit, self.steps_done).map(|loss| ExitLoss {
+                exit,
+                loss,
+                divergence: None,
+            })
         };
         exits.iter().zip(sums).map(mean).collect()
     }

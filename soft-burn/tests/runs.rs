@@ -7,10 +7,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use soft_burn::{
-    AdamWSettings, Decay, Error, Llama, LlamaConfig, LogLine, Method, RopeScaling, Run, RunData,
-    RunSettings, SampledPerStep, SaveOptions, Schedule, TrainSettings, Trainer, device,
+    AdamWSettings, Balance, Curriculum, Decay, Distillation, Error, Llama, LlamaConfig, LogLine,
+    Method, Objective, RopeScaling, Run, RunData, RunSettings, SampledPerBatch, SaveOptions,
+    Schedule, SharedHead, TrainSettings, Trainer, Weights, device,
 };
-use soft_core::{Batch, BatchStream, Example, Exits, StreamPosition};
+use soft_core::{Batch, BatchStream, DepthWeights, Example, Exits, StreamPosition};
 
 const STEPS: u64 = 6;
 
@@ -128,8 +129,8 @@ impl Site {
     /// SoFT with weights of its own, `draws` exits a step.
     fn sampled(&self, weights: [f64; 3], draws: usize) -> RunSettings {
         let mut settings = self.settings(Method::Soft);
-        settings.train.exit_weights = Some(weights.to_vec());
-        settings.train.sampled_exits = Some(SampledPerStep { draws, seed: 4 });
+        settings.train.exit_weights = Some(Weights::PerExit(weights.to_vec()));
+        settings.train.sampled_exits = Some(SampledPerBatch { draws, seed: 4 });
         settings
     }
 
@@ -186,7 +187,12 @@ fn stopped_after_any_line_and_resumed_is_the_same_to_the_bit() {
     let methods = [Method::Soft, Method::Sft, Method::Ict];
     let methods = methods.map(|method| Site::new().settings(method));
     let sampled = [1, 2].map(|draws| Site::new().sampled([3.0, 2.0, 1.0], draws));
-    for settings in methods.into_iter().chain(sampled) {
+    let options = options_of_soft().map(|option| {
+        let mut settings = Site::new().settings(Method::Soft);
+        option(&mut settings.train);
+        settings
+    });
+    for settings in methods.into_iter().chain(sampled).chain(options) {
         let site = Site::new();
         let settings = || RunSettings {
             base: site.path("base"),
@@ -210,6 +216,64 @@ fn stopped_after_any_line_and_resumed_is_the_same_to_the_bit() {
                 "{:?} stopped after {lines} lines",
                 settings().train
             );
+        }
+    }
+}
+
+/// The ways beside the paper's own.
+fn options_of_soft() -> [fn(&mut TrainSettings); 6] {
+    [
+        |train| train.exit_weights = Some(Weights::ByDepth(DepthWeights::Quadratic)),
+        |train| train.curriculum = Some(Curriculum::Rotational { every: 2 }),
+        |train| train.curriculum = Some(Curriculum::Gradual { steps: 4 }),
+        |train| train.curriculum = Some(Curriculum::Ramp { steps: 4 }),
+        |train| {
+            train.distillation = Some(Distillation {
+                share: 0.5,
+                temperature: 2.0,
+            });
+        },
+        |train| {
+            train.balance = Balance {
+                limit: Some(0.5),
+                shared_head: SharedHead::FullDepth,
+            };
+        },
+    ]
+}
+
+/// No option does what another does, or nothing.
+#[test]
+fn every_option_trains_another_model() {
+    let site = Site::new();
+    let mut outcomes = vec![site.whole("plain", site.settings(Method::Soft)).1];
+    for (index, option) in options_of_soft().into_iter().enumerate() {
+        let mut settings = site.settings(Method::Soft);
+        option(&mut settings.train);
+        let (_, weights) = site.whole(&format!("run-{index}"), settings);
+        assert!(!outcomes.contains(&weights), "option {index}");
+        outcomes.push(weights);
+    }
+}
+
+#[test]
+fn divergence_is_logged_when_distilling() {
+    let site = Site::new();
+    let mut settings = site.settings(Method::Soft);
+    settings.train.distillation = Some(Distillation {
+        share: 1.0,
+        temperature: 1.0,
+    });
+    let (log, _) = site.whole("run", settings);
+    for line in log {
+        if let LogLine::Train(report) = line {
+            let [first, second, full] = report.exits.as_slice() else {
+                panic!("{report:?}");
+            };
+            assert!(first.divergence > Some(0.0) && second.divergence > Some(0.0));
+            assert_eq!(full.divergence, Some(0.0));
+            let sum = first.divergence.unwrap() + second.divergence.unwrap() + full.loss;
+            assert!((report.loss - sum / 3.0).abs() < 1e-5, "{report:?}");
         }
     }
 }
@@ -379,16 +443,14 @@ fn a_step_trains_the_exits_it_draws() {
     let mut drawn = Vec::new();
     for line in log {
         if let LogLine::Train(report) = line {
-            let [exit] = report.exits.as_slice() else {
-                panic!("{report:?}");
-            };
-            assert!((report.loss - exit.loss).abs() < 1e-5, "{report:?}");
-            drawn.push(exit.exit.depth());
+            let depths = report.exits.iter().map(|exit| exit.exit.depth());
+            drawn.push(depths.collect::<Vec<_>>());
         }
     }
+    // Two micro-batches a step, each of which draws for itself.
     drawn.sort_unstable();
     drawn.dedup();
-    assert_eq!(drawn, [1, 2]);
+    assert_eq!(drawn, [vec![1], vec![1, 2], vec![2]]);
     let layers = |folder: &str| {
         let bytes = fs::read(site.path(folder).join("model.safetensors")).unwrap();
         let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
@@ -448,26 +510,76 @@ fn settings_that_make_no_sense_are_named() {
         "it is 5, the model has 4",
     );
     refused(
-        |settings| settings.train.exit_weights = Some(vec![1.0, 2.0]),
+        |settings| settings.train.exit_weights = Some(Weights::PerExit(vec![1.0, 2.0])),
         "weights of the exits is 2 for 3 exits",
     );
     refused(
-        |settings| settings.train.exit_weights = Some(vec![1.0, -2.0, 3.0]),
+        |settings| settings.train.exit_weights = Some(Weights::PerExit(vec![1.0, -2.0, 3.0])),
         "none negative, one above 0; found [1.0, -2.0, 3.0]",
     );
     refused(
-        |settings| settings.train.sampled_exits = Some(SampledPerStep { draws: 4, seed: 1 }),
-        "exits sampled per step is 4 of 3",
+        |settings| settings.train.sampled_exits = Some(SampledPerBatch { draws: 4, seed: 1 }),
+        "exits sampled per micro-batch is 4 of 3",
     );
     refused(
-        |settings| settings.train.sampled_exits = Some(SampledPerStep { draws: 0, seed: 1 }),
+        |settings| settings.train.sampled_exits = Some(SampledPerBatch { draws: 0, seed: 1 }),
         "0 exits sampled",
     );
     refused(
         |settings| {
             settings.train.method = Method::Sft;
-            settings.train.exit_weights = Some(vec![1.0, 1.0, 1.0]);
+            settings.train.exit_weights = Some(Weights::PerExit(vec![1.0, 1.0, 1.0]));
         },
         "method sft",
+    );
+    refused(
+        |settings| settings.train.curriculum = Some(Curriculum::Gradual { steps: 0 }),
+        "join over 0 steps: expected at least 1",
+    );
+    for share in [0.0, 1.1, f64::NAN] {
+        let mut settings = site.settings(Method::Soft);
+        settings.train.distillation = Some(Distillation {
+            share,
+            temperature: 1.0,
+        });
+        let message = site.start("run", settings).unwrap_err().to_string();
+        assert!(message.contains("distillation share is"), "{message}");
+    }
+    refused(
+        |settings| {
+            settings.train.distillation = Some(Distillation {
+                share: 1.0,
+                temperature: 0.0,
+            });
+        },
+        "distillation temperature is 0",
+    );
+    refused(
+        |settings| {
+            settings.train.method = Method::Sft;
+            settings.train.distillation = Some(Distillation {
+                share: 1.0,
+                temperature: 1.0,
+            });
+        },
+        "distillation is some, and method sft",
+    );
+    refused(
+        |settings| settings.train.balance.limit = Some(0.0),
+        "balance limit is 0",
+    );
+    refused(
+        |settings| {
+            settings.train.balance.limit = Some(1.0);
+            settings.train.sampled_exits = Some(SampledPerBatch { draws: 1, seed: 1 });
+        },
+        "balance limit is one, and sampled exits",
+    );
+    refused(
+        |settings| {
+            settings.train.balance.shared_head = SharedHead::FullDepth;
+            settings.train.objective = Objective::Plain;
+        },
+        "objective is plain, with distillation or balance",
     );
 }

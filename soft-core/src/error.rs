@@ -63,8 +63,22 @@ pub enum ExitError {
         /// The weights.
         found: String,
     },
+    /// No weights by depth go by this name.
+    #[error(
+        "no weights of the exits are called {found:?}: expected equal, linear, quadratic, square-root or inverse"
+    )]
+    NoSuchWeights {
+        /// The name.
+        found: String,
+    },
+    /// A curriculum that never moves.
+    #[error("{found}: expected at least 1")]
+    Curriculum {
+        /// What it would do.
+        found: &'static str,
+    },
     /// No exit is to be drawn.
-    #[error("0 exits sampled per step: expected at least 1")]
+    #[error("0 exits sampled per micro-batch: expected at least 1")]
     NothingSampled,
 }
 

@@ -8,7 +8,8 @@
 //! | --- | --- |
 //! | depths at which to cut | [`Exit`], [`Exits`] |
 //! | what a model must offer | [`NestedModel`], [`ExitHead`], [`KvCache`], [`TrainModel`] |
-//! | the loss and its schedules | [`sorted_loss`], [`SortedLoss`], [`AllExits`], [`SampledExits`] |
+//! | the loss | [`sorted_loss`], [`SortedLoss`] |
+//! | how exits count in it | [`AllExits`], [`LastExit`], [`ExitWeights`], [`DepthWeights`], [`SampledExits`], [`Rotational`], [`Gradual`], [`Ramp`] |
 //! | decoding at any depth | [`Decoder`], [`DecodeSettings`], [`Mode`], [`DecodeModel`] |
 //! | when a token leaves early | [`ExitPolicy`] and its implementations, [`Thresholds`] |
 //! | how the next token is chosen | [`Sampling`], [`Distribution`], [`RowRng`] |
@@ -19,11 +20,11 @@
 //! The crate `soft-burn` implements the traits for LLaMA on Burn.
 //!
 //! ```
-//! use soft_core::{AllExits, Exits, SortedLoss};
+//! use soft_core::{AllExits, Exits, MicroBatch, SortedLoss};
 //!
 //! // The eight sub-models of the paper's 40-layer LLaMA 2 13B, all counting the same.
 //! let exits = Exits::every(4, 12..=40)?;
-//! assert_eq!(AllExits.weights(&exits, 0), [0.125; 8]);
+//! assert_eq!(AllExits.weights(&exits, MicroBatch::of_step(1)), [0.125; 8]);
 //! # Ok::<(), soft_core::ExitError>(())
 //! ```
 
@@ -31,7 +32,9 @@ mod acceptance;
 mod batch;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+mod curriculum;
 mod decode;
+mod depth_weights;
 mod distribution;
 mod error;
 mod exit;
@@ -45,12 +48,14 @@ pub mod toy;
 
 pub use acceptance::{Checked, check_draft};
 pub use batch::{Batch, BatchStream, Example, StreamPosition, Target};
+pub use curriculum::{Gradual, Ramp, Rotational};
 pub use decode::{
     Always, Both, Checks, Confidence, DecodeError, DecodeModel, DecodeSettings, Decoder,
     DraftLength, DynamicExits, Either, Entropy, Evidence, ExitPolicy, Finish, Head, Margin,
     Measure, MissingStates, Mode, Patience, Prompt, Saturation, Score, SettingsError, Speculation,
     Statistics, Step, Thresholds, Tuner, Verdict,
 };
+pub use depth_weights::DepthWeights;
 pub use distribution::Distribution;
 pub use error::{BatchError, ExitError, PolicyError, SamplingError};
 pub use exit::{Exit, Exits};
@@ -58,4 +63,4 @@ pub use loss_schedules::{AllExits, ExitWeights, IntermediateExits, LastExit, Sam
 pub use nested::{ExitHead, KvCache, NestedModel, Past, TargetScores, TrainModel};
 pub use row_rng::RowRng;
 pub use sampling::Sampling;
-pub use sorted::{SortedLoss, SortedLossOutput, sorted_loss};
+pub use sorted::{MicroBatch, SortedLoss, SortedLossOutput, sorted_loss};

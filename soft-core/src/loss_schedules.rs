@@ -5,14 +5,14 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-use crate::{ExitError, Exits, SortedLoss};
+use crate::{ExitError, Exits, MicroBatch, SortedLoss};
 
 /// Every exit equally, at every step: sorted fine-tuning (SoFT), equation 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AllExits;
 
 impl SortedLoss for AllExits {
-    fn weights(&self, exits: &Exits, _step: u64) -> Vec<f64> {
+    fn weights(&self, exits: &Exits, _at: MicroBatch) -> Vec<f64> {
         vec![1.0 / exits.len() as f64; exits.len()]
     }
 }
@@ -22,7 +22,7 @@ impl SortedLoss for AllExits {
 pub struct LastExit;
 
 impl SortedLoss for LastExit {
-    fn weights(&self, exits: &Exits, _step: u64) -> Vec<f64> {
+    fn weights(&self, exits: &Exits, _at: MicroBatch) -> Vec<f64> {
         let mut weights = vec![0.0; exits.len()];
         if let Some(last) = weights.last_mut() {
             *last = 1.0;
@@ -37,7 +37,7 @@ impl SortedLoss for LastExit {
 pub struct IntermediateExits;
 
 impl SortedLoss for IntermediateExits {
-    fn weights(&self, exits: &Exits, _step: u64) -> Vec<f64> {
+    fn weights(&self, exits: &Exits, _at: MicroBatch) -> Vec<f64> {
         let intermediate = exits.len() - 1;
         if intermediate == 0 {
             return vec![1.0];
@@ -71,19 +71,19 @@ impl ExitWeights {
 }
 
 impl SortedLoss for ExitWeights {
-    fn weights(&self, _exits: &Exits, _step: u64) -> Vec<f64> {
+    fn weights(&self, _exits: &Exits, _at: MicroBatch) -> Vec<f64> {
         self.0.clone()
     }
 }
 
-/// A few exits per step, each drawn as often as another schedule weighs it.
+/// A few exits per micro-batch, each drawn as often as another schedule weighs it.
 ///
-/// The mean over steps is that schedule's loss, at the cost of the exits drawn: a step whose
+/// The mean over micro-batches is that schedule's loss, at the cost of the exits drawn: a step whose
 /// deepest exit is 6 runs 6 blocks. Exits are drawn by systematic sampling: `draws` equally spaced
 /// points with one random offset, laid along the cumulative weights. An exit of weight at most
 /// 1 / `draws` is therefore drawn at most once, and with equal weights all drawn exits differ.
 ///
-/// Source: Valipour et al., *SortedNet* (arXiv 2309.00255), which samples one sub-model per step;
+/// Source: Valipour et al., *SortedNet* (arXiv 2309.00255), which samples one sub-model at a time;
 /// Madow, *On the theory of systematic sampling, II*, 1949.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SampledExits<L> {
@@ -93,8 +93,8 @@ pub struct SampledExits<L> {
 }
 
 impl<L: SortedLoss> SampledExits<L> {
-    /// `draws` exits per step out of those that `weights` weighs. What is drawn depends on `seed`
-    /// and the step alone, so a resumed run goes on as it would have.
+    /// `draws` exits per micro-batch out of those that `weights` weighs. What is drawn depends on `seed`
+    /// and the micro-batch alone, so a resumed run goes on as it would have.
     ///
     /// # Errors
     /// When nothing is to be drawn.
@@ -109,27 +109,28 @@ impl<L: SortedLoss> SampledExits<L> {
         })
     }
 
-    /// Uniform in [0, 1), for this step alone.
-    fn offset(&self, step: u64) -> f64 {
+    /// Uniform in [0, 1), for this micro-batch alone.
+    fn offset(&self, at: MicroBatch) -> f64 {
         // The key is written out, so that no library upgrade can change what a seed means.
         let mut key = [0; 32];
         key[..8].copy_from_slice(&self.seed.to_le_bytes());
-        key[8..16].copy_from_slice(&step.to_le_bytes());
+        key[8..16].copy_from_slice(&at.step.to_le_bytes());
         key[16..21].copy_from_slice(b"exits");
+        key[24..].copy_from_slice(&at.index.to_le_bytes());
         const STEP: f64 = 1.0 / (1_u64 << 53) as f64;
         (ChaCha8Rng::from_seed(key).next_u64() >> 11) as f64 * STEP
     }
 }
 
 impl<L: SortedLoss> SortedLoss for SampledExits<L> {
-    fn weights(&self, exits: &Exits, step: u64) -> Vec<f64> {
-        let weights = self.weights.weights(exits, step);
+    fn weights(&self, exits: &Exits, at: MicroBatch) -> Vec<f64> {
+        let weights = self.weights.weights(exits, at);
         let share = 1.0 / self.draws as f64;
         // Points counted from the deepest exit down: what rounding leaves over falls on the
         // shallowest exit that counts.
         let shallowest = weights.iter().position(|&weight| weight > 0.0);
         let mut sampled = vec![0.0; weights.len()];
-        let offset = self.offset(step);
+        let offset = self.offset(at);
         for draw in 0..self.draws {
             let mut point = (offset + draw as f64) * share;
             let found = weights.iter().rposition(|&weight| {
@@ -145,14 +146,15 @@ impl<L: SortedLoss> SortedLoss for SampledExits<L> {
 }
 
 impl SortedLoss for Box<dyn SortedLoss + Send> {
-    fn weights(&self, exits: &Exits, step: u64) -> Vec<f64> {
-        (**self).weights(exits, step)
+    fn weights(&self, exits: &Exits, at: MicroBatch) -> Vec<f64> {
+        (**self).weights(exits, at)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{DepthWeights, Gradual, Ramp, Rotational};
     use proptest::prelude::*;
 
     fn exits(depths: impl IntoIterator<Item = usize>) -> Exits {
@@ -166,14 +168,20 @@ mod tests {
             raw in proptest::collection::vec(0.01_f64..9.0, 9),
             draws in 1usize..12,
             step: u64,
+            index: u64,
         ) {
+            let at = MicroBatch { step, index };
             let exits = exits(depths);
             let own = ExitWeights::new(&raw[..exits.len()]).unwrap();
             let sampled = SampledExits::new(own.clone(), draws, 3).unwrap();
-            let schedules: [&dyn SortedLoss; 5] =
-                [&AllExits, &LastExit, &IntermediateExits, &own, &sampled];
+            let rotational = Rotational::new(own.clone(), 1 + step % 5).unwrap();
+            let gradual = Gradual::new(DepthWeights::Quadratic, 1 + index % 99).unwrap();
+            let ramp = Ramp::new(AllExits, 1 + index % 7).unwrap();
+            let schedules: [&dyn SortedLoss; 8] = [
+                &AllExits, &LastExit, &IntermediateExits, &own, &sampled, &rotational, &gradual, &ramp,
+            ];
             for schedule in schedules {
-                let weights = schedule.weights(&exits, step);
+                let weights = schedule.weights(&exits, at);
                 prop_assert_eq!(weights.len(), exits.len());
                 prop_assert!(weights.iter().all(|&weight| weight >= 0.0));
                 prop_assert!((weights.iter().sum::<f64>() - 1.0).abs() < 1e-12);
@@ -184,11 +192,23 @@ mod tests {
     #[test]
     fn methods_weigh_the_exits_they_should() {
         let exits = exits([1, 2, 4]);
-        assert_eq!(AllExits.weights(&exits, 7), [1.0 / 3.0; 3]);
-        assert_eq!(LastExit.weights(&exits, 7), [0.0, 0.0, 1.0]);
-        assert_eq!(IntermediateExits.weights(&exits, 7), [0.5, 0.5, 0.0]);
+        assert_eq!(
+            AllExits.weights(&exits, MicroBatch::of_step(7)),
+            [1.0 / 3.0; 3]
+        );
+        assert_eq!(
+            LastExit.weights(&exits, MicroBatch::of_step(7)),
+            [0.0, 0.0, 1.0]
+        );
+        assert_eq!(
+            IntermediateExits.weights(&exits, MicroBatch::of_step(7)),
+            [0.5, 0.5, 0.0]
+        );
         let own = ExitWeights::new([2.0, 0.0, 6.0]).unwrap();
-        assert_eq!(own.weights(&exits, 7), [0.25, 0.0, 0.75]);
+        assert_eq!(
+            own.weights(&exits, MicroBatch::of_step(7)),
+            [0.25, 0.0, 0.75]
+        );
     }
 
     /// The mean of the drawn weights over many steps is the schedule that was drawn from.
@@ -201,12 +221,15 @@ mod tests {
             let mut mean = [0.0; 4];
             const STEPS: u64 = 20_000;
             for step in 0..STEPS {
-                for (mean, weight) in mean.iter_mut().zip(sampled.weights(&exits, step)) {
+                for (mean, weight) in mean
+                    .iter_mut()
+                    .zip(sampled.weights(&exits, MicroBatch::of_step(step)))
+                {
                     *mean += weight / STEPS as f64;
                 }
             }
             // A weight of one draw has a standard deviation of at most 0.5: 0.0035 for the mean.
-            for (mean, weight) in mean.iter().zip(own.weights(&exits, 0)) {
+            for (mean, weight) in mean.iter().zip(own.weights(&exits, MicroBatch::default())) {
                 assert!(
                     (mean - weight).abs() < 0.018,
                     "{draws}: {mean} for {weight}"
@@ -220,7 +243,7 @@ mod tests {
         let exits = exits([1, 2, 3, 4, 5]);
         for step in 0..500 {
             let weights = SampledExits::new(AllExits, 2, 1).unwrap();
-            let mut weights = weights.weights(&exits, step);
+            let mut weights = weights.weights(&exits, MicroBatch::of_step(step));
             weights.sort_by(f64::total_cmp);
             assert_eq!(weights, [0.0, 0.0, 0.0, 0.5, 0.5]);
         }
@@ -230,12 +253,24 @@ mod tests {
     fn a_step_is_drawn_alike_whenever_it_is_asked() {
         let exits = exits([2, 4, 6]);
         let drawn = |seed, step| {
-            SampledExits::new(AllExits, 1, seed)
-                .unwrap()
-                .weights(&exits, step)
+            SampledExits::new(AllExits, 1, seed).unwrap().weights(
+                &exits,
+                MicroBatch {
+                    step,
+                    index: step % 3,
+                },
+            )
         };
         assert!((0..50).all(|step| drawn(5, step) == drawn(5, step)));
         assert!((0..50).any(|step| drawn(5, step) != drawn(6, step)));
+    }
+
+    #[test]
+    fn the_micro_batches_of_a_step_draw_for_themselves() {
+        let exits = exits([2, 4, 6]);
+        let sampled = SampledExits::new(AllExits, 1, 5).unwrap();
+        let drawn = |index| sampled.weights(&exits, MicroBatch { step: 1, index });
+        assert!((1..50).any(|index| drawn(index) != drawn(0)));
     }
 
     #[test]

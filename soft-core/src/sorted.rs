@@ -6,11 +6,28 @@
 
 use crate::{Exit, Exits, NestedModel, TrainModel};
 
-/// How much each exit counts in the loss, a pure function of exits and step.
+/// Which micro-batch of a run: what a schedule of the loss may depend on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MicroBatch {
+    /// The optimiser step, counted from 1.
+    pub step: u64,
+    /// Its number within the step, counted from 0.
+    pub index: u64,
+}
+
+impl MicroBatch {
+    /// The first one of `step`.
+    pub fn of_step(step: u64) -> Self {
+        Self { step, index: 0 }
+    }
+}
+
+/// How much each exit counts in the loss, a pure function of exits and place in the run, so that a resumed run goes on
+/// as it would have.
 pub trait SortedLoss {
     /// One weight per exit, none negative, summing to 1. An exit of weight 0 is left out: its head is
     /// not applied and blocks beyond the last exit that counts are not run.
-    fn weights(&self, exits: &Exits, step: u64) -> Vec<f64>;
+    fn weights(&self, exits: &Exits, at: MicroBatch) -> Vec<f64>;
 }
 
 /// What one pass of the sorted loss yields.

@@ -94,6 +94,28 @@ impl AdamWStep {
     }
 }
 
+/// The sum of the squares of many numbers, for the norm of a gradient. Parts are summed in one order, whatever the threads.
+pub(crate) fn sum_of_squares(values: &[f32]) -> f64 {
+    let arch = Arch::new();
+    let parts = values.par_chunks(CHUNK).map(|part| {
+        arch.dispatch(
+            #[inline(always)]
+            || {
+                let (chunks, rest) = part.as_chunks::<16>();
+                let mut sums = [0.0f32; 16];
+                for chunk in chunks {
+                    for (sum, x) in sums.iter_mut().zip(chunk) {
+                        *sum += x * x;
+                    }
+                }
+                let rest = rest.iter().map(|x| x * x);
+                sums.into_iter().chain(rest).map(f64::from).sum::<f64>()
+            },
+        )
+    });
+    parts.collect::<Vec<f64>>().into_iter().sum()
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)] // a test's way to fail
@@ -165,6 +187,14 @@ mod tests {
         let after = STEP.apply(ones(), moving(shared.clone()));
         assert_eq!(values(&shared), [1.0; 9]);
         assert!(values(&after.value).iter().all(|&value| value < 1.0));
+    }
+
+    #[test]
+    fn squares_are_summed_to_the_last() {
+        let values: Vec<f32> = (0..2 * CHUNK + 21).map(|i| (i % 7) as f32 - 3.0).collect();
+        let expected: f64 = values.iter().map(|x| f64::from(x * x)).sum();
+        assert_eq!(sum_of_squares(&values), expected);
+        assert_eq!(sum_of_squares(&[]), 0.0);
     }
 
     #[test]

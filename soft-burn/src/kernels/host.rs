@@ -1,7 +1,7 @@
 //! Tensors of the flex backend as slices, and back.
 
-use burn::backend::Flex;
 use burn::backend::tensor::FloatTensor;
+use burn::backend::{Flex, TensorMetadata};
 use burn::tensor::{DType, Tensor, TensorData};
 
 use crate::Error;
@@ -46,6 +46,28 @@ pub(crate) fn host<const D: usize>(tensor: Tensor<D>) -> Result<HostTensor, Erro
             primitive.dtype()
         ))),
     }
+}
+
+/// The tensor with its numbers one after the other and no others in its storage; copied if they are not so already.
+pub(crate) fn flat(tensor: FloatTensor<Flex>) -> FloatTensor<Flex> {
+    let length = tensor.shape().num_elements();
+    let tensor = match tensor.is_contiguous() {
+        true => tensor,
+        false => tensor.to_contiguous(),
+    };
+    if tensor.storage::<f32>().len() == length {
+        return tensor;
+    }
+    let values = tensor.as_slice::<f32>().unwrap_or(&[]).to_vec();
+    FloatTensor::<Flex>::from_data(TensorData::new(values, tensor.shape()))
+}
+
+/// A tensor of these numbers.
+pub(crate) fn from_values<const D: usize>(
+    values: Vec<f32>,
+    shape: [usize; D],
+) -> FloatTensor<Flex> {
+    FloatTensor::<Flex>::from_data(TensorData::new(values, shape))
 }
 
 /// The tensor as an f32 one that can be written to from its first number to its last; copied if it is not so already.

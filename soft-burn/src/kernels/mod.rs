@@ -1,4 +1,5 @@
-//! Kernels for Burn's flex backend: what Burn lacks and speed needs. Most serve decoding; `adamw` serves training.
+//! Kernels for Burn's flex backend: what Burn lacks and speed needs. Most serve decoding; `adamw`, `head_loss` and `projection` serve
+//! training.
 //!
 //! Decoding reads every weight for a handful of states, and Burn's matrix products are made for many. Here the
 //! blocks of a pass run over slices of `f32`, and the weights are read once and in order. **Every decoding kernel is
@@ -13,13 +14,18 @@ mod adamw;
 mod attention;
 mod block;
 mod exp;
+mod gemm;
 mod head;
+mod head_loss;
 mod host;
 mod linear;
 mod norm;
+mod projection;
 
-pub(crate) use adamw::{AdamWStep, Moving};
+pub(crate) use adamw::{AdamWStep, Moving, sum_of_squares};
 pub(crate) use attention::{HeadStore, Place};
 pub(crate) use block::{BlockRun, BlockWeights};
 pub(crate) use head::HeadWeights;
+pub(crate) use head_loss::{HeadRun, HostTeacher};
 pub(crate) use host::{HostTensor, host, is_flex, is_flex_f32, tensor};
+pub(crate) use projection::project;

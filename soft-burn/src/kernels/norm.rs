@@ -12,7 +12,7 @@ pub(crate) fn rms_norm(arch: Arch, x: Rows, weight: &[f32], eps: f32, out: &mut 
         arch.dispatch(
             #[inline(always)]
             || {
-                let scale = 1.0 / (sum_of_squares(x) / x.len() as f32 + eps).sqrt();
+                let scale = 1.0 / (short_sum_of_squares(x) / x.len() as f32 + eps).sqrt();
                 for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
                     *out = x * scale * weight;
                 }
@@ -23,7 +23,7 @@ pub(crate) fn rms_norm(arch: Arch, x: Rows, weight: &[f32], eps: f32, out: &mut 
 
 /// In eight partial sums, so that compilers can keep them in one vector.
 #[inline(always)]
-fn sum_of_squares(x: &[f32]) -> f32 {
+fn short_sum_of_squares(x: &[f32]) -> f32 {
     let (chunks, rest) = x.as_chunks::<8>();
     let mut sums = [0.0f32; 8];
     for chunk in chunks {

@@ -1,0 +1,123 @@
+//! Keeping the intermediate exits from drowning the full depth.
+//!
+//! Exits that nobody has trained yet start with losses several times the full model's, and what they send into the shared blocks,
+//! norm and head is as much larger: fine-tuning then rebuilds the model around its exits, and the full depth pays (the
+//! full-depth tax). Each remedy here is off by default, since the paper's loss has none.
+//!
+//! Differs from the paper: everything in this file.
+
+use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+use soft_core::{Exit, Exits};
+
+use crate::head_loss::HeadLearns;
+
+/// How much the intermediate exits may move of what they share with the full depth. Needs the memory-flat objective.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Balance {
+    /// Largest norm of the gradient that an intermediate exit sends into its hidden states, and with it into the final norm, as a
+    /// multiple of the full depth's in the same micro-batch. Larger ones are scaled down. Default: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<f64>,
+    /// Who moves the final norm and the shared head.
+    #[serde(default)]
+    pub shared_head: SharedHead,
+}
+
+/// Who moves the final norm and the shared head.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SharedHead {
+    /// All exits: the paper's way.
+    #[default]
+    AllExits,
+    /// The full depth only: exits learn to speak through it as it is. A tied head goes on learning as the embedding.
+    FullDepth,
+}
+
+impl SharedHead {
+    /// Whether the loss at `exit` moves norm and shared head.
+    pub(crate) fn moved_by(self, exit: Exit, full: Exit) -> bool {
+        self == Self::AllExits || exit == full
+    }
+
+    /// What a head learns from the exits that go through it, the deepest last; a head of a single exit is not shared.
+    pub(crate) fn learns(
+        self,
+        group: impl IntoIterator<Item = Exit>,
+        exits: &Exits,
+        shared: bool,
+    ) -> HeadLearns {
+        match (self, shared, group.into_iter().last()) {
+            (Self::AllExits, _, _) | (_, false, _) => HeadLearns::FromAll,
+            (Self::FullDepth, true, Some(last)) if last == exits.last() => {
+                HeadLearns::FromTheLastExit
+            }
+            _ => HeadLearns::Nothing,
+        }
+    }
+}
+
+/// What each exit's gradient is multiplied by, so that no norm is above `limit` times the full depth's. Without the full depth among
+/// them there is nothing to measure by, and no limit.
+pub(crate) fn factors(norms: &[(Exit, f64)], full: Exit, limit: f64) -> Vec<f64> {
+    let of_full = norms.iter().find(|(exit, _)| *exit == full);
+    let most = of_full.map_or(f64::INFINITY, |(_, norm)| limit * norm);
+    let factor = |&(exit, norm): &(Exit, f64)| match exit == full || norm <= most {
+        true => 1.0,
+        false => most / norm,
+    };
+    norms.iter().map(factor).collect()
+}
+
+/// The L2 norm of all numbers of a gradient.
+pub(crate) fn norm_of(gradient: &Tensor<2>) -> f64 {
+    let squares: f32 = gradient.clone().square().sum().into_scalar();
+    f64::from(squares).sqrt()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exit(depth: usize) -> Exit {
+        Exits::new([depth]).map_or_else(|_| unreachable!(), |exits| exits.last())
+    }
+
+    #[test]
+    fn only_what_is_too_large_is_scaled_down() {
+        let norms = [(exit(2), 8.0), (exit(4), 0.5), (exit(6), 2.0)];
+        assert_eq!(factors(&norms, exit(6), 0.5), [0.125, 1.0, 1.0]);
+        assert_eq!(factors(&norms, exit(6), 4.0), [1.0; 3]);
+        assert_eq!(factors(&norms[..2], exit(6), 0.5), [1.0; 2]);
+        assert_eq!(
+            factors(&[(exit(2), 0.0), (exit(6), 0.0)], exit(6), 1.0),
+            [1.0; 2]
+        );
+    }
+
+    #[test]
+    fn a_head_of_an_exit_of_its_own_always_learns() {
+        let exits = Exits::new([2, 6]).unwrap();
+        let learns = |way: SharedHead, group: &[usize], shared| {
+            way.learns(group.iter().map(|&depth| exit(depth)), &exits, shared)
+        };
+        assert_eq!(
+            learns(SharedHead::AllExits, &[2], true),
+            HeadLearns::FromAll
+        );
+        assert_eq!(
+            learns(SharedHead::FullDepth, &[2, 6], true),
+            HeadLearns::FromTheLastExit
+        );
+        assert_eq!(
+            learns(SharedHead::FullDepth, &[2], true),
+            HeadLearns::Nothing
+        );
+        assert_eq!(
+            learns(SharedHead::FullDepth, &[2], false),
+            HeadLearns::FromAll
+        );
+    }
+}

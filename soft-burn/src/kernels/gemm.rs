@@ -1,0 +1,158 @@
+//! Matrix products over slices, by the `gemm` crate that Burn's flex backend uses too.
+//!
+//! What going there directly brings: results are added to what is there already, buffers are used again, and a transposed
+//! factor or result costs no copy. Here the bounds are checked that the crate trusts its caller with.
+
+use gemm::Parallelism;
+
+/// A matrix, any of whose dimensions may be strided.
+#[derive(Clone, Copy)]
+pub(crate) struct Matrix<'a> {
+    values: &'a [f32],
+    rows: usize,
+    columns: usize,
+    row_stride: usize,
+    column_stride: usize,
+}
+
+impl<'a> Matrix<'a> {
+    /// Rows of `columns` numbers, one after the other.
+    pub fn new(values: &'a [f32], columns: usize) -> Self {
+        Self {
+            values,
+            rows: values.len() / columns,
+            columns,
+            row_stride: columns,
+            column_stride: 1,
+        }
+    }
+
+    /// Rows become columns.
+    pub fn transposed(self) -> Self {
+        Self {
+            rows: self.columns,
+            columns: self.rows,
+            row_stride: self.column_stride,
+            column_stride: self.row_stride,
+            ..self
+        }
+    }
+
+    /// Each `step`-th row from `first` on.
+    pub fn every(self, step: usize, first: usize) -> Self {
+        Self {
+            values: &self.values[first * self.row_stride..],
+            rows: (self.rows - first).div_ceil(step),
+            row_stride: step * self.row_stride,
+            ..self
+        }
+    }
+
+    fn check(&self) {
+        let last = (self.rows.max(1) - 1) * self.row_stride
+            + (self.columns.max(1) - 1) * self.column_stride;
+        assert!(
+            self.rows * self.columns == 0 || last < self.values.len(),
+            "a matrix within its slice"
+        );
+    }
+}
+
+/// What becomes of the numbers that the result's place holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Onto {
+    /// They are overwritten.
+    Fresh,
+    /// The product is added to them.
+    Sum,
+}
+
+/// `out = lhs · rhs`, or `out += lhs · rhs`, row by row, on all threads.
+pub(crate) fn gemm(lhs: Matrix, rhs: Matrix, out: &mut [f32], onto: Onto) {
+    lhs.check();
+    rhs.check();
+    let (m, n, k) = (lhs.rows, rhs.columns, lhs.columns);
+    assert_eq!(k, rhs.rows, "columns of the left factor, rows of the right");
+    assert_eq!(out.len(), m * n, "room for the product");
+    #[allow(unsafe_code)] // the crate's interface
+    // SAFETY: every number of the factors is within its slice and every one of the result within `out`, as just checked; `out` is
+    // borrowed for writing and therefore apart from the factors.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            out.as_mut_ptr(),
+            1,
+            n as isize,
+            onto == Onto::Sum,
+            lhs.values.as_ptr(),
+            lhs.column_stride as isize,
+            lhs.row_stride as isize,
+            rhs.values.as_ptr(),
+            rhs.column_stride as isize,
+            rhs.row_stride as isize,
+            1.0,
+            1.0,
+            false,
+            false,
+            false,
+            Parallelism::Rayon(0),
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn at(matrix: Matrix, row: usize, column: usize) -> f64 {
+        let index = row * matrix.row_stride + column * matrix.column_stride;
+        matrix.values[index].into()
+    }
+
+    proptest! {
+        #[test]
+        fn is_the_product_of_whatever_strides(
+            (m, n, k) in (1usize..40, 1usize..40, 1usize..40),
+            step in 1usize..4,
+            turned: (bool, bool),
+            onto in prop_oneof![Just(Onto::Fresh), Just(Onto::Sum)],
+        ) {
+            let numbers = |count: usize, salt: usize| -> Vec<f32> {
+                (0..count).map(|i| ((i * 37 + salt * 11) % 19) as f32 - 9.0).collect()
+            };
+            let (a, b) = (numbers(m * k * step, 1), numbers(k * n, 2));
+            let lhs = match turned.0 {
+                true => Matrix::new(&a[..m * k], m).transposed(),
+                false => Matrix::new(&a, k).every(step, step - 1),
+            };
+            let rhs = match turned.1 {
+                true => Matrix::new(&b, k).transposed(),
+                false => Matrix::new(&b, n),
+            };
+            let before = numbers(m * n, 3);
+            let mut out = before.clone();
+            gemm(lhs, rhs, &mut out, onto);
+            for (index, found) in out.into_iter().enumerate() {
+                let (i, j) = (index / n, index % n);
+                let product: f64 = (0..k).map(|l| at(lhs, i, l) * at(rhs, l, j)).sum();
+                let start = if onto == Onto::Sum { f64::from(before[index]) } else { 0.0 };
+                prop_assert_eq!(f64::from(found), start + product);
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "room for the product")]
+    fn a_result_without_room_is_refused() {
+        let values = [1.0; 6];
+        gemm(
+            Matrix::new(&values, 3),
+            Matrix::new(&values, 2),
+            &mut [0.0; 3],
+            Onto::Fresh,
+        );
+    }
+}

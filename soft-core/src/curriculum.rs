@@ -1,0 +1,198 @@
+//! Curricula: which exits count at which step.
+//!
+//! Source: LayerSkip (Elhoushi et al., arXiv 2404.16710, section 4.1.2), whose early exits slow training down and
+//! disturb the full model when all of them count from the first step on. The full depth always counts; what an exit left out
+//! would have counted is shared among the others, so that weights go on summing to 1.
+
+use crate::{ExitError, Exits, MicroBatch, SortedLoss};
+
+/// Intermediate exits take turns: at every step each R-th of them, another set than the step before.
+///
+/// After R steps every exit has counted once. LayerSkip's C_rot,R.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rotational<L> {
+    weights: L,
+    every: u64,
+}
+
+impl<L: SortedLoss> Rotational<L> {
+    /// Each `every`-th intermediate exit of those that `weights` weighs.
+    ///
+    /// # Errors
+    /// When `every` is 0.
+    pub fn new(weights: L, every: u64) -> Result<Self, ExitError> {
+        if every == 0 {
+            return Err(ExitError::Curriculum {
+                found: "a curriculum of every 0th exit",
+            });
+        }
+        Ok(Self { weights, every })
+    }
+}
+
+impl<L: SortedLoss> SortedLoss for Rotational<L> {
+    fn weights(&self, exits: &Exits, at: MicroBatch) -> Vec<f64> {
+        let turn = at.step % self.every;
+        let counts = |index: usize| index as u64 % self.every == turn;
+        only(self.weights.weights(exits, at), counts)
+    }
+}
+
+/// Exits join one by one, from the deepest down, until all count after the given number of steps.
+///
+/// LayerSkip's C_grad joins one layer every T / 2L steps of T in all: all L of them count from the middle of the run on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Gradual<L> {
+    weights: L,
+    steps: u64,
+}
+
+impl<L: SortedLoss> Gradual<L> {
+    /// All exits that `weights` weighs count after `steps` steps: half of the run's in LayerSkip.
+    ///
+    /// # Errors
+    /// When `steps` is 0.
+    pub fn new(weights: L, steps: u64) -> Result<Self, ExitError> {
+        if steps == 0 {
+            return Err(ExitError::Curriculum {
+                found: "a curriculum in which exits join over 0 steps",
+            });
+        }
+        Ok(Self { weights, steps })
+    }
+}
+
+impl<L: SortedLoss> SortedLoss for Gradual<L> {
+    fn weights(&self, exits: &Exits, at: MicroBatch) -> Vec<f64> {
+        let intermediate = exits.len() as u64 - 1;
+        // Wide enough for every step; steps are counted from 1.
+        let done = u128::from(at.step.saturating_sub(1));
+        let joined = done * u128::from(intermediate) / u128::from(self.steps);
+        let missing = intermediate - joined.min(u128::from(intermediate)) as u64;
+        only(self.weights.weights(exits, at), |index| {
+            index as u64 >= missing
+        })
+    }
+}
+
+/// Intermediate exits count more and more, until they count in full after the given number of steps; at the first step
+/// the full depth counts alone.
+///
+/// For exits that nobody has trained yet: their first gradients are the largest.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ramp<L> {
+    weights: L,
+    steps: u64,
+}
+
+impl<L: SortedLoss> Ramp<L> {
+    /// Exits count as `weights` weighs them after `steps` steps, and in proportion before.
+    ///
+    /// # Errors
+    /// When `steps` is 0.
+    pub fn new(weights: L, steps: u64) -> Result<Self, ExitError> {
+        if steps == 0 {
+            return Err(ExitError::Curriculum {
+                found: "a curriculum that ramps up over 0 steps",
+            });
+        }
+        Ok(Self { weights, steps })
+    }
+}
+
+impl<L: SortedLoss> SortedLoss for Ramp<L> {
+    fn weights(&self, exits: &Exits, at: MicroBatch) -> Vec<f64> {
+        let done = at.step.saturating_sub(1) as f64 / self.steps as f64;
+        scaled(self.weights.weights(exits, at), |_| done.min(1.0))
+    }
+}
+
+/// The weights of the intermediate exits that count, and of the full depth, scaled to sum to 1.
+fn only(weights: Vec<f64>, counts: impl Fn(usize) -> bool) -> Vec<f64> {
+    scaled(weights, |index| if counts(index) { 1.0 } else { 0.0 })
+}
+
+/// Weights of which the intermediate exits keep a share, scaled to sum to 1. When all that is left weighs nothing, the full
+/// depth counts alone.
+fn scaled(mut weights: Vec<f64>, share: impl Fn(usize) -> f64) -> Vec<f64> {
+    let last = weights.len() - 1;
+    for (index, weight) in weights[..last].iter_mut().enumerate() {
+        *weight *= share(index);
+    }
+    let sum: f64 = weights.iter().sum();
+    if sum > 0.0 {
+        weights.iter_mut().for_each(|weight| *weight /= sum);
+    } else {
+        weights[last] = 1.0;
+    }
+    weights
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{AllExits, IntermediateExits};
+
+    fn counting(schedule: &impl SortedLoss, exits: &Exits, step: u64) -> Vec<usize> {
+        let weights = schedule.weights(exits, MicroBatch { step, index: 0 });
+        let counting = exits
+            .iter()
+            .zip(weights)
+            .filter(|(_, weight)| *weight > 0.0);
+        counting.map(|(exit, _)| exit.depth()).collect()
+    }
+
+    #[test]
+    fn exits_take_turns_and_the_full_depth_always_counts() {
+        let exits = Exits::new([2, 4, 6, 8, 10]).unwrap();
+        let rotational = Rotational::new(AllExits, 3).unwrap();
+        assert_eq!(counting(&rotational, &exits, 3), [2, 8, 10]);
+        assert_eq!(counting(&rotational, &exits, 4), [4, 10]);
+        assert_eq!(counting(&rotational, &exits, 5), [6, 10]);
+        assert_eq!(counting(&rotational, &exits, 6), [2, 8, 10]);
+        let weights = rotational.weights(&exits, MicroBatch { step: 3, index: 0 });
+        assert_eq!(weights, [1.0 / 3.0, 0.0, 0.0, 1.0 / 3.0, 1.0 / 3.0]);
+        let all = Rotational::new(AllExits, 1).unwrap();
+        assert_eq!(counting(&all, &exits, 7), [2, 4, 6, 8, 10]);
+    }
+
+    #[test]
+    fn exits_join_from_the_deepest_down() {
+        let exits = Exits::new([2, 4, 6, 8]).unwrap();
+        let gradual = Gradual::new(AllExits, 30).unwrap();
+        let first: Vec<_> = [1, 10, 11, 20, 21, 30, 31, u64::MAX]
+            .map(|step| counting(&gradual, &exits, step)[0])
+            .to_vec();
+        assert_eq!(first, [8, 8, 6, 6, 4, 4, 2, 2]);
+    }
+
+    #[test]
+    fn a_ramp_goes_from_nothing_to_all() {
+        let exits = Exits::new([2, 4, 6]).unwrap();
+        let ramp = Ramp::new(AllExits, 10).unwrap();
+        let at = |step| ramp.weights(&exits, MicroBatch::of_step(step));
+        assert_eq!(at(1), [0.0, 0.0, 1.0]);
+        assert_eq!(at(6), [0.25, 0.25, 0.5]);
+        assert_eq!(at(11), at(u64::MAX));
+        assert!(
+            at(11)
+                .iter()
+                .all(|weight| (weight - 1.0 / 3.0).abs() < 1e-15)
+        );
+    }
+
+    #[test]
+    fn somebody_always_counts() {
+        let exits = Exits::new([2, 4]).unwrap();
+        let gradual = Gradual::new(IntermediateExits, 5).unwrap();
+        assert_eq!(gradual.weights(&exits, MicroBatch::of_step(1)), [0.0, 1.0]);
+        assert_eq!(gradual.weights(&exits, MicroBatch::of_step(6)), [1.0, 0.0]);
+    }
+
+    #[test]
+    fn empty_curricula_are_refused() {
+        assert!(Rotational::new(AllExits, 0).is_err());
+        assert!(Gradual::new(AllExits, 0).is_err());
+        assert!(Ramp::new(AllExits, 0).is_err());
+    }
+}
