@@ -1,9 +1,10 @@
-//! A training step by SFT against one by SoFT, memory-flat and plain: time and peak memory, side by side in one run.
+//! A training step by SFT against one by SoFT with a few and many exits, memory-flat, plain and sampled: time, counted cost and
+//! peak memory, side by side in one run.
 //!
 //! Sorted LLaMA reports 0.98 times the time and 1.27 times the memory (table of training cost,
-//! 13B on 8 V100). Both sides take the same batches; steps alternate, so that whatever else the
-//! machine does falls on both; medians are compared. Memory is the peak of a process of its own
-//! per side, since a peak never falls again.
+//! 13B on 8 V100). All sides take the same batches; steps alternate, so that whatever else the
+//! machine does falls on all; medians are compared, and for sampled exits, whose steps differ, means. Memory is the peak of a process
+//! of its own per side, since a peak never falls again.
 //!
 //! `cargo bench -p soft-benches` measures the tiny and the 135M-shaped model. Weights are random:
 //! neither time nor memory depends on their values.
@@ -14,7 +15,10 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
 use soft_benches::smollm2;
-use soft_burn::{Llama, LlamaConfig, Method, Objective, TrainSettings, Trainer, device};
+use soft_burn::{
+    ExitLoss, Llama, LlamaConfig, Method, Objective, SampledPerBatch, TrainSettings, Trainer,
+    device,
+};
 use soft_core::{Batch, BatchStream, Example, Exits, StreamPosition};
 
 #[derive(Parser)]
@@ -22,9 +26,12 @@ struct Args {
     /// Steps per side and shape
     #[arg(long, default_value_t = 9)]
     steps: usize,
-    /// Shapes to measure [default: both]
+    /// Shapes to measure [default: all]
     #[arg(long)]
     shape: Option<Shape>,
+    /// Sides to measure, SFT always among them [default: all]
+    #[arg(long, value_delimiter = ',')]
+    sides: Vec<Side>,
     /// Measure one side alone and print the peak of this process (used by the bench itself)
     #[arg(long, hide = true)]
     alone: Option<Side>,
@@ -33,45 +40,68 @@ struct Args {
     bench: bool,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
 enum Side {
     Sft,
     /// By the memory-flat objective.
-    Soft,
+    Soft2,
+    Soft4,
+    Soft7,
+    /// One of seven exits a step.
+    Sampled7,
     /// By the plain objective.
-    SoftPlain,
+    Plain2,
+    Plain4,
+    Plain7,
 }
 
 impl Side {
-    const ALL: [Self; 3] = [Self::Sft, Self::Soft, Self::SoftPlain];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Sft => "sft",
-            Self::Soft => "soft",
-            Self::SoftPlain => "soft-plain",
-        }
+    fn name(self) -> String {
+        self.to_possible_value()
+            .map_or_else(String::new, |value| value.get_name().to_owned())
     }
 
-    fn settings(self, exits: Exits) -> TrainSettings {
+    fn is_sampled(self) -> bool {
+        self == Self::Sampled7
+    }
+
+    /// Exits of a model as deep as `depth`: as many as the name says, from 2/5 of the depth on, where the paper starts, evenly.
+    fn exits(self, depth: usize) -> Result<Exits> {
+        let count = match self {
+            Self::Sft => 1,
+            Self::Soft2 | Self::Plain2 => 2,
+            Self::Soft4 | Self::Plain4 => 4,
+            Self::Soft7 | Self::Sampled7 | Self::Plain7 => 7,
+        };
+        let first = depth * 2 / 5;
+        let between = |index: usize| depth - (depth - first) * index / (count - 1).max(1);
+        Ok(Exits::new((0..count).rev().map(between))?)
+    }
+
+    fn settings(self, depth: usize) -> Result<TrainSettings> {
         let (method, objective) = match self {
             Self::Sft => (Method::Sft, Objective::Flat),
-            Self::Soft => (Method::Soft, Objective::Flat),
-            Self::SoftPlain => (Method::Soft, Objective::Plain),
+            Self::Soft2 | Self::Soft4 | Self::Soft7 | Self::Sampled7 => {
+                (Method::Soft, Objective::Flat)
+            }
+            Self::Plain2 | Self::Plain4 | Self::Plain7 => (Method::Soft, Objective::Plain),
         };
-        let settings = TrainSettings::new(method, exits, 1_000_000);
-        TrainSettings {
+        let settings = TrainSettings::new(method, self.exits(depth)?, 1_000_000);
+        Ok(TrainSettings {
             objective,
+            sampled_exits: self
+                .is_sampled()
+                .then_some(SampledPerBatch { draws: 1, seed: 42 }),
             ..settings
-        }
+        })
     }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Shape {
-    /// The quickstart's model: 8 blocks, exits 2:8:2, batch 32.
+    /// A small one: 15 blocks, batch 32.
     Tiny,
-    /// SmolLM2-135M: 30 blocks, exits 12:30:3, batch 8.
+    /// SmolLM2-135M: 30 blocks, batch 8.
     Smollm2,
     /// The same, 2 rows of 128 tokens, half of them supervised: what `peers/training_step.py` runs in PyTorch.
     Smollm2Long,
@@ -95,20 +125,13 @@ impl Shape {
                 vocab: 218,
                 d_model: 96,
                 d_feed_forward: 256,
-                n_layers: 8,
+                n_layers: 15,
                 n_heads: 6,
                 n_kv_heads: 6,
                 head_dim: 16,
                 ..smollm2()
             },
         }
-    }
-
-    fn exits(self) -> Result<Exits> {
-        Ok(match self {
-            Self::Tiny => "2:8:2".parse()?,
-            Self::Smollm2 | Self::Smollm2Long => "12:30:3".parse()?,
-        })
     }
 
     /// Rows, their length, and the position from which they are learnt: as TriviaQA has them, 30 tokens and the last 5,
@@ -136,7 +159,24 @@ impl Shape {
 
     fn trainer(self, side: Side) -> Result<Trainer> {
         let model = Llama::random(self.config(), 42, &device("cpu")?)?;
-        Ok(Trainer::new(model, side.settings(self.exits()?))?)
+        let settings = side.settings(self.config().n_layers)?;
+        Ok(Trainer::new(model, settings)?)
+    }
+
+    /// Floating-point operations of the matrix products of a step that trains these exits, in units of 10⁹: two for each
+    /// weight and state, and as many again for each of the two gradients.
+    fn giga_flops(self, exits: &[ExitLoss]) -> f64 {
+        let config = self.config();
+        let (rows, length, learnt) = self.rows();
+        let (states, targets) = (rows * length, rows * (length - learnt));
+        let heads = config.head_dim * (2 * config.n_heads + 2 * config.n_kv_heads);
+        let block = config.d_model * (heads + 3 * config.d_feed_forward);
+        // Scores and mixtures: every query with every key, as they are computed.
+        let attention = 2 * length * config.n_heads * config.head_dim;
+        let depths = exits.iter().map(|exit| exit.exit.depth());
+        let blocks = depths.max().unwrap_or(0) * states * (block + attention);
+        let head = exits.len() * targets * config.d_model * config.vocab;
+        6.0 * (blocks + head) as f64 / 1e9
     }
 }
 
@@ -164,58 +204,83 @@ fn main() -> Result<()> {
     if let (Some(side), Some(shape)) = (args.alone, args.shape) {
         return measure_memory(side, shape, args.steps);
     }
+    let chosen =
+        |side: &Side| *side == Side::Sft || args.sides.is_empty() || args.sides.contains(side);
+    let sides: Vec<Side> = Side::value_variants()
+        .iter()
+        .copied()
+        .filter(chosen)
+        .collect();
     println!(
         "training step, SFT against SoFT; {} cores",
         std::thread::available_parallelism()?
     );
-    println!("| shape | step | exits | s/step | of SFT | peak MB | of SFT |");
-    println!("|---|---|---|---|---|---|---|");
+    println!("| shape | step | exits | s/step | of SFT | GFLOP/step | of SFT | peak MB | of SFT |");
+    println!("|---|---|---|---|---|---|---|---|---|");
     for shape in args.shape.map_or(Shape::ALL.to_vec(), |shape| vec![shape]) {
-        let seconds = median_seconds(shape, args.steps)?;
-        let peaks = Side::ALL.map(|side| peak_of_own_process(side, shape));
-        let [sft, ..] = seconds;
-        let mut sft_peak = None;
-        for ((side, seconds), peak) in Side::ALL.into_iter().zip(seconds).zip(peaks) {
-            let peak = peak?;
+        let costs = costs(shape, &sides, args.steps)?;
+        let (sft, mut sft_peak) = (costs[0], None);
+        for (&side, cost) in sides.iter().zip(&costs) {
+            let peak = peak_of_own_process(side, shape)?;
             let of_sft = peak / *sft_peak.get_or_insert(peak);
             println!(
-                "| {} | {} | {} | {seconds:.3} | {:.2} | {peak:.0} | {of_sft:.2} |",
+                "| {} | {} | {} | {:.3} | {:.2} | {:.0} | {:.2} | {peak:.0} | {of_sft:.2} |",
                 shape.name(),
                 side.name(),
-                shape.exits()?,
-                seconds / sft,
+                side.exits(shape.config().n_layers)?,
+                cost.seconds,
+                cost.seconds / sft.seconds,
+                cost.giga_flops,
+                cost.giga_flops / sft.giga_flops,
             );
         }
     }
     Ok(())
 }
 
-/// Median time of a step of each side, taken in turns after one of each to warm up.
-fn median_seconds(shape: Shape, steps: usize) -> Result<[f64; Side::ALL.len()]> {
+/// What a step takes.
+#[derive(Clone, Copy)]
+struct Cost {
+    seconds: f64,
+    giga_flops: f64,
+}
+
+/// Cost of a step of each side, taken in turns after one of each to warm up.
+fn costs(shape: Shape, sides: &[Side], steps: usize) -> Result<Vec<Cost>> {
     let mut trainers = Vec::new();
-    for side in Side::ALL {
-        trainers.push(shape.trainer(side)?);
+    for &side in sides {
+        trainers.push((side, shape.trainer(side)?, Vec::new()));
     }
     let mut stream = Same(shape.batch()?);
-    let mut seconds = [const { Vec::new() }; Side::ALL.len()];
     for step in 0..=steps {
-        for (trainer, seconds) in trainers.iter_mut().zip(&mut seconds) {
+        for (_, trainer, costs) in &mut trainers {
             let started = Instant::now();
-            trainer.step(&mut stream)?;
+            let report = trainer.step(&mut stream)?;
             if step > 0 {
-                seconds.push(started.elapsed().as_secs_f64());
+                costs.push(Cost {
+                    seconds: started.elapsed().as_secs_f64(),
+                    giga_flops: shape.giga_flops(&report.exits),
+                });
             }
         }
     }
-    Ok(seconds.map(|mut seconds| {
-        seconds.sort_by(f64::total_cmp);
-        seconds[seconds.len() / 2]
-    }))
+    let summed = trainers.into_iter().map(|(side, _, mut costs)| {
+        costs.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
+        let mean = |of: fn(&Cost) -> f64| costs.iter().map(of).sum::<f64>() / costs.len() as f64;
+        match side.is_sampled() {
+            false => costs[costs.len() / 2],
+            true => Cost {
+                seconds: mean(|cost| cost.seconds),
+                giga_flops: mean(|cost| cost.giga_flops),
+            },
+        }
+    });
+    Ok(summed.collect())
 }
 
 /// Runs this program again for one side and reads the peak it prints.
 fn peak_of_own_process(side: Side, shape: Shape) -> Result<f64> {
-    let side = side.name();
+    let side = &side.name();
     let arguments = ["--alone", side, "--shape", shape.name(), "--steps", "3"];
     let output = Command::new(std::env::current_exe()?)
         .args(arguments)

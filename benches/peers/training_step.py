@@ -100,7 +100,8 @@ def main():
         again = [sys.executable, __file__, "--alone", side, "--threads", str(args.threads)]
         peak = float(subprocess.run(again, check=True, capture_output=True, text=True).stdout)
         print(f"| {side} | {statistics.median(seconds[side]):.3f} | {peak:.0f} |", flush=True)
-    bench = ["cargo", "bench", "--bench", "training_step", "--", "--shape", "smollm2-long", "--steps", str(args.steps)]
+    bench = ["cargo", "bench", "--bench", "training_step", "--", "--shape", "smollm2-long", "--steps", str(args.steps),
+             "--sides", "soft7,sampled7,plain7"]
     subprocess.run(bench, check=True)
 
 

@@ -70,15 +70,12 @@ impl Attention {
         let keys = k.dims()[2];
 
         let shared = query / key_value;
-        let q = q.mul_scalar(1.0 / (dim as f64).sqrt());
         let q = q.reshape([rows, key_value, shared * seq, dim]);
-        let mut scores = q
+        let scores = q
             .matmul(k.swap_dims(2, 3))
             .reshape([rows, query, seq, keys]);
-        if let Some(mask) = &pass.mask {
-            scores = scores + mask.0.clone();
-        }
-        let weights = activation::softmax(scores, 3).reshape([rows, key_value, shared * seq, keys]);
+        let weights = pass.weights(scores, 1.0 / (dim as f64).sqrt());
+        let weights = weights.reshape([rows, key_value, shared * seq, keys]);
         let mixed = weights.matmul(v).reshape([rows, query, seq, dim]);
         let mixed = mixed.swap_dims(1, 2).reshape([rows * seq, query * dim]);
         self.o_proj.forward(match &pass.padding {
@@ -97,6 +94,20 @@ impl Attention {
 }
 
 impl Pass {
+    /// `softmax(scale · scores)` over the keys that each position sees, `[rows, heads, seq, keys]`.
+    fn weights(&self, scores: Tensor<4>, scale: f64) -> Tensor<4> {
+        let Some(mask) = &self.mask else {
+            return activation::softmax(scores.mul_scalar(scale), 3);
+        };
+        #[cfg(feature = "flex")]
+        if mask.from_the_start
+            && let Some(weights) = crate::kernels::causal_softmax(&scores, scale as f32)
+        {
+            return weights;
+        }
+        activation::softmax(scores.mul_scalar(scale) + mask.added.clone(), 3)
+    }
+
     /// `[n, heads * head_dim]` to `[rows, heads, seq, head_dim]`.
     fn split(&self, x: Tensor<2>, heads: usize) -> Tensor<4> {
         let x = match &self.padding {
@@ -141,9 +152,14 @@ impl Padding {
     }
 }
 
-/// Added to attention scores: 0 where a key is seen, -∞ where not; `[rows or 1, 1, seq, keys]`.
+/// Which keys a position sees.
 #[derive(Clone, Debug)]
-pub(crate) struct CausalMask(Tensor<4>);
+pub(crate) struct CausalMask {
+    /// Added to attention scores: 0 where a key is seen, -∞ where not; `[rows or 1, 1, seq, keys]`.
+    added: Tensor<4>,
+    /// Whether all rows start at position 0, so that position i sees keys 0 to i.
+    from_the_start: bool,
+}
 
 impl CausalMask {
     /// Position i of a row that starts at s sees keys 0 to s + i. One start serves all rows.
@@ -166,6 +182,9 @@ impl CausalMask {
             }
         }
         let data = TensorData::new(values, [starts.len(), 1, seq, keys]);
-        Some(Self(Tensor::from_data(data, device)))
+        Some(Self {
+            added: Tensor::from_data(data, device),
+            from_the_start: starts.iter().all(|&start| start == 0),
+        })
     }
 }

@@ -63,7 +63,17 @@ pub(crate) struct FeedForward {
 impl FeedForward {
     /// `[rows, d_model]` to the same.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let gate = activation::silu(self.gate_proj.forward(x.clone()));
-        self.down_proj.forward(gate * self.up_proj.forward(x))
+        let gate = self.gate_proj.forward(x.clone());
+        self.down_proj
+            .forward(swiglu(gate, self.up_proj.forward(x)))
     }
+}
+
+/// `silu(gate) · up`.
+fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
+    #[cfg(feature = "flex")]
+    if let Some(out) = crate::kernels::swiglu(&gate, &up) {
+        return out;
+    }
+    activation::silu(gate) * up
 }

@@ -1,5 +1,5 @@
-//! Kernels for Burn's flex backend: what Burn lacks and speed needs. Most serve decoding; `adamw`, `head_loss` and `projection` serve
-//! training.
+//! Kernels for Burn's flex backend: what Burn lacks and speed needs. Most serve decoding; `adamw`, `head_loss`, `projection`,
+//! `softmax` and `swiglu` serve training.
 //!
 //! Decoding reads every weight for a handful of states, and Burn's matrix products are made for many. Here the
 //! blocks of a pass run over slices of `f32`, and the weights are read once and in order. **Every decoding kernel is
@@ -21,6 +21,8 @@ mod host;
 mod linear;
 mod norm;
 mod projection;
+mod softmax;
+mod swiglu;
 
 pub(crate) use adamw::{AdamWStep, Moving, sum_of_squares};
 pub(crate) use attention::{HeadStore, Place};
@@ -29,3 +31,5 @@ pub(crate) use head::HeadWeights;
 pub(crate) use head_loss::{HeadRun, HostTeacher};
 pub(crate) use host::{HostTensor, host, is_flex, is_flex_f32, tensor};
 pub(crate) use projection::project;
+pub(crate) use softmax::causal_softmax;
+pub(crate) use swiglu::swiglu;
