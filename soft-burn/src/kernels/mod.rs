@@ -8,7 +8,7 @@
 //! bit-equal to the one decoded alone, and exactness does not hang on rounding.
 //!
 //! The reference is the plain tensor code of `attention`, `layers` and `cache`, which other backends run; the laws
-//! are tested with both. SIMD is portable (pulp): AVX2, NEON, or plain loops, chosen at run time.
+//! are tested with both. SIMD is portable (pulp): AVX-512, AVX2, NEON, or plain loops, chosen at run time.
 
 mod adamw;
 mod attention;
