@@ -21,11 +21,18 @@ use soft_data::{
 };
 use soft_examples::decoding::draft_tokens_of;
 use soft_examples::progress::Progress;
+use soft_examples::recipe;
 use soft_examples::table::{figure, table};
 
 #[derive(Parser, Debug)]
-#[command(about = "Fine-tune a LLaMA so that its first n layers are models of their own")]
+#[command(
+    about = "Fine-tune a LLaMA so that its first n layers are models of their own",
+    args_override_self = true
+)]
 struct Args {
+    /// Recipe: a TOML file with these flags as fields, which flags override (examples/recipes/)
+    #[arg(long)]
+    config: Option<PathBuf>,
     /// Model folder (config.json, safetensors, tokenizer.json)
     #[arg(long)]
     model: PathBuf,
@@ -41,6 +48,9 @@ struct Args {
     /// Exits, the last one the full depth: "12:30:3", "12,16,20..24" [default: every 4th]
     #[arg(long)]
     exits: Option<Exits>,
+    /// Train the last K blocks, the final norm and an untied head only [default: everything]
+    #[arg(long)]
+    last_blocks: Option<usize>,
     /// Weights of the exits in the loss of soft: equal, linear, quadratic, square-root or inverse in the depth, or one per
     /// exit, shallowest first: "4,1"
     #[arg(long, default_value = "equal", value_parser = weights)]
@@ -169,7 +179,7 @@ fn method(name: &str) -> Result<Method, String> {
 }
 
 fn main() -> Result<()> {
-    let args = Args::parse();
+    let args: Args = recipe::parse()?;
     // Everything cheap is checked before the weights are read.
     ensure!(
         args.resume || !args.out.exists(),
@@ -257,6 +267,7 @@ fn run_settings(args: &Args, exits: Exits, loader: &Loader, rows: EncodeReport) 
             ..AdamWSettings::default()
         },
         objective: args.objective,
+        last_blocks: args.last_blocks,
         exit_weights: (args.exit_weights != Weights::ByDepth(DepthWeights::Equal))
             .then(|| args.exit_weights.clone()),
         curriculum: args.curriculum,

@@ -4,6 +4,7 @@
 pub mod decoding;
 pub mod progress;
 pub mod prompts;
+pub mod recipe;
 pub mod statistics;
 pub mod table;
 pub mod tiny_world;

@@ -108,6 +108,30 @@ impl Llama {
         &self.exit_heads.exits
     }
 
+    /// Freezes everything below the last `count` blocks: the embedding, which is the head when tied, and the blocks before.
+    ///
+    /// # Errors
+    /// When the model has not as many blocks, or none is asked for.
+    pub(crate) fn freeze_all_but_last(mut self, count: usize) -> Result<Self, Error> {
+        let depth = self.config.n_layers;
+        if count == 0 || count > depth {
+            return Err(Error::Setting {
+                key: "last blocks to train",
+                found: format!("{count} of {depth}"),
+                expected: "1 to the number of blocks",
+            });
+        }
+        self.model.embed_tokens = self.model.embed_tokens.freeze();
+        let frozen = depth - count;
+        let layers = std::mem::take(&mut self.model.layers).into_iter();
+        let freeze = |(index, block): (usize, crate::model::Block)| match index < frozen {
+            true => block.freeze(),
+            false => block,
+        };
+        self.model.layers = layers.enumerate().map(freeze).collect();
+        Ok(self)
+    }
+
     /// Freezes everything but the heads of single exits.
     pub(crate) fn freeze_all_but_exit_heads(mut self) -> Self {
         self.model = self.model.freeze();

@@ -42,6 +42,7 @@ mod decode;
 mod device;
 mod draft_tokens;
 mod error;
+mod extract;
 mod folder;
 #[cfg(all(test, feature = "flex"))]
 mod golden;

@@ -65,6 +65,9 @@ pub struct TrainSettings {
     /// How the loss is differentiated. Default memory-flat.
     #[serde(default)]
     pub objective: Objective,
+    /// Train this many of the last blocks, the final norm and an untied head only; all below stays as it is. Default: everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_blocks: Option<usize>,
     /// How SoFT weighs the exits, instead of all the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_weights: Option<Weights>,
@@ -163,6 +166,7 @@ impl TrainSettings {
             },
             optimizer: AdamWSettings::default(),
             objective: Objective::default(),
+            last_blocks: None,
             exit_weights: None,
             curriculum: None,
             sampled_exits: None,
@@ -223,6 +227,10 @@ impl TrainSettings {
                 format!("some, and method {}", self.method.name()),
                 "method soft",
             );
+        }
+        if self.method == Method::Ict && self.last_blocks.is_some() {
+            let found = "some, and method ict".to_owned();
+            return refuse("last blocks to train", found, "a method that trains blocks");
         }
         if let Some(Weights::PerExit(weights)) = &self.exit_weights
             && weights.len() != exits

@@ -168,6 +168,9 @@ impl Trainer {
         if settings.method == Method::Ict {
             model = model.freeze_all_but_exit_heads();
         }
+        if let Some(count) = settings.last_blocks {
+            model = model.freeze_all_but_last(count)?;
+        }
         let weights = SortedWeights(settings.sorted_loss()?);
         Ok(Self {
             model,

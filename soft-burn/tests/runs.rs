@@ -221,8 +221,9 @@ fn stopped_after_any_line_and_resumed_is_the_same_to_the_bit() {
 }
 
 /// The ways beside the paper's own.
-fn options_of_soft() -> [fn(&mut TrainSettings); 6] {
+fn options_of_soft() -> [fn(&mut TrainSettings); 7] {
     [
+        |train| train.last_blocks = Some(2),
         |train| train.exit_weights = Some(Weights::ByDepth(DepthWeights::Quadratic)),
         |train| train.curriculum = Some(Curriculum::Rotational { every: 2 }),
         |train| train.curriculum = Some(Curriculum::Gradual { steps: 4 }),
@@ -467,6 +468,24 @@ fn a_step_trains_the_exits_it_draws() {
 }
 
 #[test]
+fn frozen_blocks_stay_and_the_last_ones_learn() {
+    let site = Site::new();
+    let mut settings = site.settings(Method::Soft);
+    settings.train.last_blocks = Some(2);
+    site.whole("run", settings);
+    let read = |folder: &str| fs::read(site.path(folder).join("model.safetensors")).unwrap();
+    let (before, after) = (read("base"), read("run/model"));
+    let [before, after] =
+        [&before, &after].map(|bytes| safetensors::SafeTensors::deserialize(bytes).unwrap());
+    for (name, tensor) in before.tensors() {
+        let learns = ["layers.2.", "layers.3.", "model.norm.", "lm_head."];
+        let learns = learns.iter().any(|part| name.contains(part));
+        let moved = tensor.data() != after.tensor(&name).unwrap().data();
+        assert_eq!(moved, learns, "{name}");
+    }
+}
+
+#[test]
 fn heads_and_methods_that_do_not_go_together_are_refused() {
     let site = Site::new();
     let with_heads = || model().with_exit_heads(&exits()).unwrap();
@@ -531,6 +550,17 @@ fn settings_that_make_no_sense_are_named() {
             settings.train.exit_weights = Some(Weights::PerExit(vec![1.0, 1.0, 1.0]));
         },
         "method sft",
+    );
+    refused(
+        |settings| settings.train.last_blocks = Some(5),
+        "last blocks to train is 5 of 4",
+    );
+    refused(
+        |settings| {
+            settings.train.method = Method::Ict;
+            settings.train.last_blocks = Some(1);
+        },
+        "last blocks to train is some, and method ict",
     );
     refused(
         |settings| settings.train.curriculum = Some(Curriculum::Gradual { steps: 0 }),

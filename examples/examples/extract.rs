@@ -1,0 +1,45 @@
+//! Writes the first n blocks of a model as an ordinary Hugging Face folder, which transformers, candle and llama.cpp load.
+//!
+//! Of a model trained by SoFT that is the sub-model itself, ready to serve. Of any other it is the start of the paper's baseline
+//! "Extracted Fine-Tuning": fine-tune the folder with `finetune --method sft`.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use soft_burn::{Llama, SaveOptions, device};
+use soft_core::Exits;
+
+#[derive(Parser, Debug)]
+#[command(about = "Write the first n blocks of a model as a model folder of its own")]
+struct Args {
+    /// Model folder
+    #[arg(long)]
+    model: PathBuf,
+    /// Blocks to keep
+    #[arg(long)]
+    depth: usize,
+    /// New folder for the sub-model
+    #[arg(long)]
+    out: PathBuf,
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    ensure!(
+        !args.out.exists(),
+        "{} is there already: name a new folder",
+        args.out.display()
+    );
+    let exit = Exits::new([args.depth]).context("--depth")?.last();
+    let model = Llama::from_pretrained(&args.model, &device("cpu")?)?;
+    let depth = model.config().n_layers;
+    let part = model.extract(exit).context("--depth")?;
+    let options = SaveOptions {
+        companions: Some(&args.model),
+        ..SaveOptions::default()
+    };
+    part.save_pretrained(&args.out, &options)?;
+    println!("{} of {depth} blocks: {}", args.depth, args.out.display());
+    Ok(())
+}

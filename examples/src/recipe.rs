@@ -1,0 +1,190 @@
+//! Recipes: a program's flags in a TOML file, `--config FILE`.
+//!
+//! A recipe's fields are the program's long flags, with `_` or `-` between words, so that `--help` documents both; flags on the command
+//! line override the recipe. Nothing is loaded before all of it has been read.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use clap::{Arg, ArgAction, Command, CommandFactory, Parser};
+use toml::Value;
+
+/// The program's arguments, those of the recipe that `--config` names first.
+///
+/// `P` must allow a flag to be given twice (clap's `args_override_self`), and have a flag `config`.
+///
+/// # Errors
+/// When the recipe cannot be read, has a field that is no flag, or a value that no flag takes. Wrong flags end the program as clap does.
+pub fn parse<P: Parser + CommandFactory>() -> Result<P> {
+    let given: Vec<OsString> = std::env::args_os().collect();
+    Ok(P::parse_from(with_recipe(&P::command(), given)?))
+}
+
+/// The arguments with those of the recipe put in front.
+fn with_recipe(command: &Command, given: Vec<OsString>) -> Result<Vec<OsString>> {
+    let Some(path) = config(&given) else {
+        return Ok(given);
+    };
+    let of_recipe = read(command, Path::new(&path))
+        .with_context(|| format!("recipe {}", Path::new(&path).display()))?;
+    let mut given = given.into_iter();
+    let program = given.next().into_iter();
+    Ok(program
+        .chain(of_recipe.into_iter().map(OsString::from))
+        .chain(given)
+        .collect())
+}
+
+/// The value of the last `--config`.
+fn config(given: &[OsString]) -> Option<OsString> {
+    let joined = |arg: &OsString| {
+        let text = arg.to_str()?;
+        text.strip_prefix("--config=").map(OsString::from)
+    };
+    let places = (1..given.len()).rev();
+    places
+        .into_iter()
+        .find_map(|at| match given[at] == "--config" {
+            true => given.get(at + 1).cloned(),
+            false => joined(&given[at]),
+        })
+}
+
+fn read(command: &Command, path: &Path) -> Result<Vec<String>> {
+    let text = std::fs::read_to_string(path).context("cannot read the file")?;
+    let fields: toml::Table = text.parse()?;
+    let mut flags = Vec::new();
+    for (name, value) in &fields {
+        let arg = argument(command, name)?;
+        flags.extend(flag(arg, name, value)?);
+    }
+    Ok(flags)
+}
+
+/// The flag that a field stands for.
+fn argument<'a>(command: &'a Command, name: &str) -> Result<&'a Arg> {
+    let long = name.replace('_', "-");
+    let all = || {
+        command
+            .get_arguments()
+            .filter(|arg| arg.get_id() != "config")
+    };
+    if let Some(arg) = all().find(|arg| arg.get_long() == Some(&long)) {
+        return Ok(arg);
+    }
+    let mut names: Vec<_> = all().filter_map(Arg::get_long).collect();
+    names.sort_unstable();
+    let names = names.join(", ").replace('-', "_");
+    bail!("unknown field `{name}`: expected one of {names}")
+}
+
+/// The field as it would be given on the command line.
+fn flag(arg: &Arg, name: &str, value: &Value) -> Result<Vec<String>> {
+    let long = format!("--{}", arg.get_long().unwrap_or_default());
+    let is_switch = matches!(arg.get_action(), ArgAction::SetTrue);
+    let plain = |value: &Value| match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Integer(number) => Some(number.to_string()),
+        Value::Float(number) => Some(number.to_string()),
+        _ => None,
+    };
+    let text = match (is_switch, value) {
+        (true, Value::Boolean(true)) => return Ok(vec![long]),
+        (true, Value::Boolean(false)) => return Ok(Vec::new()),
+        (false, Value::Array(values)) => {
+            let values: Option<Vec<_>> = values.iter().map(plain).collect();
+            values.map(|values| values.join(","))
+        }
+        (false, value) => plain(value),
+        (true, _) => None,
+    };
+    let expected = match is_switch {
+        true => "true or false",
+        false => "a text, a number or a list of them",
+    };
+    let text = text.with_context(|| format!("field `{name}` is {value}: expected {expected}"))?;
+    // Joined, so that a value may start with a dash.
+    Ok(vec![format!("{long}={text}")])
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)] // a test's way to fail
+
+    use super::*;
+
+    #[derive(Parser, Debug, PartialEq)]
+    #[command(args_override_self = true)]
+    struct Args {
+        #[arg(long)]
+        config: Option<String>,
+        #[arg(long)]
+        exits: String,
+        #[arg(long, default_value_t = 0.1)]
+        lr: f64,
+        #[arg(long, default_value_t = 1)]
+        max_len: usize,
+        #[arg(long)]
+        constant: bool,
+    }
+
+    fn parsed(recipe: &str, flags: &[&str]) -> Result<Args> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("recipe.toml");
+        std::fs::write(&path, recipe)?;
+        let mut given = vec![OsString::from("program"), "--config".into(), path.into()];
+        given.extend(flags.iter().map(OsString::from));
+        Ok(Args::try_parse_from(with_recipe(&Args::command(), given)?)?)
+    }
+
+    #[test]
+    fn fields_are_flags_and_flags_override_them() {
+        let recipe = "exits = \"2,4\"\nlr = -1e-3\nmax_len = 7\nconstant = true\n";
+        let args = parsed(recipe, &["--lr", "0.5"]).unwrap();
+        assert_eq!((args.exits.as_str(), args.lr), ("2,4", 0.5));
+        assert_eq!((args.max_len, args.constant), (7, true));
+        let args = parsed("exits = [2, 4]\nconstant = false", &["--max-len=3"]).unwrap();
+        assert_eq!((args.exits.as_str(), args.lr), ("2,4", 0.1));
+        assert_eq!((args.max_len, args.constant), (3, false));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let refused = |recipe: &str| format!("{:#}", parsed(recipe, &[]).unwrap_err());
+        let unknown = refused("exit = 3");
+        assert!(
+            unknown.contains("recipe.toml: unknown field `exit`"),
+            "{unknown}"
+        );
+        assert!(
+            unknown.contains("constant, exits, lr, max_len"),
+            "{unknown}"
+        );
+        let nested = refused("[exits]\na = 1");
+        assert!(nested.contains("field `exits` is"), "{nested}");
+        let switch = refused("constant = \"yes\"");
+        assert!(switch.contains("expected true or false"), "{switch}");
+        let syntax = refused("exits = ");
+        assert!(syntax.contains("line 1"), "{syntax}");
+        let number = refused("exits = \"2\"\nlr = \"fast\"");
+        assert!(
+            number.contains("--lr") && number.contains("fast"),
+            "{number}"
+        );
+        let recipe = parsed("config = \"other.toml\"", &[]).unwrap_err();
+        assert!(format!("{recipe:#}").contains("unknown field `config`"));
+    }
+
+    #[test]
+    fn a_recipe_that_is_not_there_is_named() {
+        let given = ["program", "--config=nowhere.toml"]
+            .map(OsString::from)
+            .to_vec();
+        let message = format!("{:#}", with_recipe(&Args::command(), given).unwrap_err());
+        assert!(
+            message.contains("recipe nowhere.toml: cannot read"),
+            "{message}"
+        );
+    }
+}

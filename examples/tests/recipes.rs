@@ -1,0 +1,90 @@
+//! The recipes are read, and wrong ones are refused before anything is loaded.
+
+mod programs;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use programs::example;
+
+fn recipes() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes")
+}
+
+/// What `finetune --config` complains about, in an empty folder.
+fn complaint(recipe: &Path, flags: &[&str]) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let mut finetune = example("finetune");
+    finetune
+        .current_dir(folder.path())
+        .env_remove("RUST_BACKTRACE");
+    let output = finetune
+        .arg("--config")
+        .arg(recipe)
+        .args(flags)
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    String::from_utf8(output.stderr).unwrap()
+}
+
+/// Every recipe gets as far as its model, which is not there.
+#[test]
+fn every_recipe_is_read() {
+    let mut count = 0;
+    for entry in fs::read_dir(recipes()).unwrap() {
+        let path = entry.unwrap().path();
+        let text = fs::read_to_string(&path).unwrap();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        assert!(
+            text.starts_with("# ") && text.contains("# Memory: "),
+            "{name}"
+        );
+        assert!(
+            text.contains(&format!("--config examples/recipes/{name}")),
+            "{name}"
+        );
+        let fields: toml::Table = text.parse().unwrap();
+        let model = fields["model"].as_str().unwrap();
+        let error = complaint(&path, &[]);
+        let expected = format!("cannot read {model}/config.json");
+        assert!(error.contains(&expected), "{name}: {error}");
+        count += 1;
+    }
+    assert!(count > 8, "{count} recipes");
+}
+
+#[test]
+fn wrong_recipes_are_refused_and_flags_override() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("recipe.toml");
+    let whole = "model = \"nowhere\"\ndata = \"rows.json\"\nformat = \"alpaca\"\nout = \"run\"\n";
+    let refused = |added: &str, flags: &[&str], part: &str| {
+        fs::write(&path, format!("{whole}{added}")).unwrap();
+        let error = complaint(&path, flags);
+        assert!(error.contains(part), "{part:?} is not in: {error}");
+    };
+    refused(
+        "exitss = \"2,4\"",
+        &[],
+        "unknown field `exitss`: expected one of accumulation, ",
+    );
+    refused("exits = \"4,2\"", &[], "exits must strictly increase");
+    refused("batch = \"many\"", &[], "many");
+    refused(
+        "curriculum = \"sometimes\"",
+        &[],
+        "rotational=R, gradual=STEPS or ramp=STEPS",
+    );
+    refused(
+        "constant = 1",
+        &[],
+        "field `constant` is 1: expected true or false",
+    );
+    refused(
+        "",
+        &["--model", "elsewhere"],
+        "cannot read elsewhere/config.json",
+    );
+}
