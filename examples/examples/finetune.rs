@@ -15,7 +15,7 @@ use soft_burn::{
     Method, Objective, Run, RunData, RunSettings, SampledPerBatch, Schedule, SharedHead,
     TrainSettings, Weights, device, save_draft_tokens,
 };
-use soft_core::{DepthWeights, Exits};
+use soft_core::Exits;
 use soft_data::{
     EncodeReport, Format, Holdout, Loader, LoaderConfig, Tokenizer, encode, ordered_batches, split,
 };
@@ -52,9 +52,9 @@ struct Args {
     #[arg(long)]
     last_blocks: Option<usize>,
     /// Weights of the exits in the loss of soft: equal, linear, quadratic, square-root or inverse in the depth, or one per
-    /// exit, shallowest first: "4,1"
-    #[arg(long, default_value = "equal", value_parser = weights)]
-    exit_weights: Weights,
+    /// exit, shallowest first: "4,1" [default: equal]
+    #[arg(long, value_parser = weights)]
+    exit_weights: Option<Weights>,
     /// Which exits count when (soft only): rotational=R, gradual=STEPS or ramp=STEPS [default: all of them always]
     #[arg(long, value_parser = curriculum)]
     curriculum: Option<Curriculum>,
@@ -268,8 +268,7 @@ fn run_settings(args: &Args, exits: Exits, loader: &Loader, rows: EncodeReport) 
         },
         objective: args.objective,
         last_blocks: args.last_blocks,
-        exit_weights: (args.exit_weights != Weights::ByDepth(DepthWeights::Equal))
-            .then(|| args.exit_weights.clone()),
+        exit_weights: args.exit_weights.clone(),
         curriculum: args.curriculum,
         sampled_exits: args.sampled_exits.map(|draws| SampledPerBatch {
             draws,

@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use soft_core::{Exit, Exits};
 
 use crate::head_loss::HeadLearns;
+use crate::optimizer::squares;
+use crate::parameters::flat_gradient;
 
 /// How much the intermediate exits may move of what they share with the full depth. Needs the memory-flat objective.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -73,8 +75,7 @@ pub(crate) fn factors(norms: &[(Exit, f64)], full: Exit, limit: f64) -> Vec<f64>
 
 /// The L2 norm of all numbers of a gradient.
 pub(crate) fn norm_of(gradient: &Tensor<2>) -> f64 {
-    let squares: f32 = gradient.clone().square().sum().into_scalar();
-    f64::from(squares).sqrt()
+    squares(&flat_gradient(gradient.clone())).sqrt()
 }
 
 #[cfg(test)]

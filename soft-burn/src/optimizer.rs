@@ -85,7 +85,7 @@ impl NamedGradients {
 }
 
 /// The sum of the squares of a gradient's numbers.
-fn squares(gradient: &Tensor<1>) -> f64 {
+pub(crate) fn squares(gradient: &Tensor<1>) -> f64 {
     #[cfg(feature = "flex")]
     if kernels::is_flex_f32(gradient)
         && let Ok(values) = kernels::host(gradient.clone())

@@ -85,6 +85,14 @@ pub struct TrainSettings {
     pub balance: Balance,
 }
 
+fn refuse<T>(key: &'static str, found: String, expected: &'static str) -> Result<T, Error> {
+    Err(Error::Setting {
+        key,
+        found,
+        expected,
+    })
+}
+
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
@@ -180,7 +188,7 @@ impl TrainSettings {
     /// # Errors
     /// When weights, curriculum or samples do not go with the method or the exits.
     pub fn sorted_loss(&self) -> Result<Box<dyn SortedLoss + Send>, Error> {
-        self.check_options_of_soft()?;
+        self.check_options()?;
         let weighed: Box<dyn SortedLoss + Send> = match &self.exit_weights {
             None => self.method.sorted_loss(),
             Some(Weights::ByDepth(weights)) => Box::new(*weights),
@@ -200,16 +208,9 @@ impl TrainSettings {
         })
     }
 
-    /// Refuses options that only SoFT has under another method, and such as do not fit the exits.
-    fn check_options_of_soft(&self) -> Result<(), Error> {
+    /// Refuses options that do not go with the method, the exits or each other.
+    fn check_options(&self) -> Result<(), Error> {
         let exits = self.exits.len();
-        let refuse = |key, found, expected| {
-            Err(Error::Setting {
-                key,
-                found,
-                expected,
-            })
-        };
         let given = [
             ("weights of the exits", self.exit_weights.is_some()),
             ("curriculum", self.curriculum.is_some()),
@@ -252,12 +253,16 @@ impl TrainSettings {
             if !(limit.is_finite() && limit > 0.0) {
                 return refuse("balance limit", limit.to_string(), "a number above 0");
             }
-            if self.sampled_exits.is_some() {
-                let found = "one, and sampled exits".to_owned();
+            let without_full = match &self.exit_weights {
+                Some(Weights::PerExit(weights)) => weights.last() == Some(&0.0),
+                _ => false,
+            };
+            if self.sampled_exits.is_some() || without_full {
+                let found = "one, and micro-batches without the full depth".to_owned();
                 return refuse(
                     "balance limit",
                     found,
-                    "the full depth in every micro-batch",
+                    "no sampled exits, and a weight of the full depth, whose gradient is the measure",
                 );
             }
         }
@@ -265,13 +270,6 @@ impl TrainSettings {
     }
 
     fn check_distillation(&self) -> Result<(), Error> {
-        let refuse = |key, found, expected| {
-            Err(Error::Setting {
-                key,
-                found,
-                expected,
-            })
-        };
         if self.objective == Objective::Plain
             && (self.distillation.is_some() || self.balance != Balance::default())
         {

@@ -603,7 +603,14 @@ fn settings_that_make_no_sense_are_named() {
             settings.train.balance.limit = Some(1.0);
             settings.train.sampled_exits = Some(SampledPerBatch { draws: 1, seed: 1 });
         },
-        "balance limit is one, and sampled exits",
+        "balance limit is one, and micro-batches without the full depth",
+    );
+    refused(
+        |settings| {
+            settings.train.balance.limit = Some(1.0);
+            settings.train.exit_weights = Some(Weights::PerExit(vec![1.0, 1.0, 0.0]));
+        },
+        "balance limit is one, and micro-batches without the full depth",
     );
     refused(
         |settings| {

@@ -2,7 +2,7 @@
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Flex, TensorMetadata};
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::{DType, Shape, Tensor, TensorData};
 
 use crate::Error;
 
@@ -59,14 +59,11 @@ pub(crate) fn flat(tensor: FloatTensor<Flex>) -> FloatTensor<Flex> {
         return tensor;
     }
     let values = tensor.as_slice::<f32>().unwrap_or(&[]).to_vec();
-    FloatTensor::<Flex>::from_data(TensorData::new(values, tensor.shape()))
+    from_values(values, tensor.shape())
 }
 
 /// A tensor of these numbers.
-pub(crate) fn from_values<const D: usize>(
-    values: Vec<f32>,
-    shape: [usize; D],
-) -> FloatTensor<Flex> {
+pub(crate) fn from_values(values: Vec<f32>, shape: impl Into<Shape>) -> FloatTensor<Flex> {
     FloatTensor::<Flex>::from_data(TensorData::new(values, shape))
 }
 

@@ -10,12 +10,12 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind, unary};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Flex, TensorMetadata};
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::{DType, Tensor};
 use pulp::Arch;
 use rayon::prelude::*;
 
 use super::exp::exp;
-use super::host::flat;
+use super::host::{flat, from_values};
 
 /// `softmax(scale · scores)` over the keys that a position sees, 0 for the others: `[rows, heads, seq, keys]` to the same, where
 /// position i sees keys 0 to i; when the scores are f32 with autodiff on flex.
@@ -64,7 +64,7 @@ fn weights(scores: &FloatTensor<Flex>, scale: f32, keys: usize) -> FloatTensor<F
             },
         );
     });
-    FloatTensor::<Flex>::from_data(TensorData::new(out, scores.shape()))
+    from_values(out, scores.shape())
 }
 
 #[derive(Debug)]
@@ -115,7 +115,7 @@ impl Backward<Flex, 1> for CausalSoftmax {
                         },
                     );
                 });
-            FloatTensor::<Flex>::from_data(TensorData::new(out, weights.shape()))
+            from_values(out, weights.shape())
         });
     }
 }
@@ -124,7 +124,7 @@ impl Backward<Flex, 1> for CausalSoftmax {
 mod tests {
     #![allow(clippy::unwrap_used)] // a test's way to fail
 
-    use burn::tensor::{Distribution, activation};
+    use burn::tensor::{Distribution, TensorData, activation};
 
     use super::*;
 

@@ -10,12 +10,12 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind, binary};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Flex, TensorMetadata};
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::{DType, Tensor};
 use pulp::Arch;
 use rayon::prelude::*;
 
 use super::exp::exp;
-use super::host::flat;
+use super::host::{flat, from_values};
 
 /// `silu(gate) · up`, when both are f32 with autodiff on flex and of one shape.
 pub(crate) fn swiglu(gate: &Tensor<2>, up: &Tensor<2>) -> Option<Tensor<2>> {
@@ -91,7 +91,7 @@ impl Factors {
                     },
                 );
             });
-        FloatTensor::<Flex>::from_data(TensorData::new(out, self.gate.shape()))
+        from_values(out, self.gate.shape())
     }
 }
 
