@@ -261,24 +261,27 @@ impl<M: Observed> Trial<'_, M> {
         match case.way {
             Way::Static(exit) => vec![exit],
             // The prompt's pass runs through all blocks.
-            Way::Dynamic(rule) if index > 0 => {
-                let mut policy = self.typical.policy(rule);
-                let nudge = self.laws.tolerance as f32;
-                let nudges = [0.0, nudge, -nudge].into_iter();
-                let exits = nudges.map(|nudge| uncached.leaves_at(&mut *policy, position, nudge));
-                let mut exits: Vec<Exit> = exits.collect();
-                exits.dedup();
-                exits
-            }
+            Way::Dynamic(rule) if index > 0 => self.within_rounding(rule, position, uncached),
             // What is not asked stays.
             Way::Worthwhile(rule) if index > 0 => {
-                let mut policy = self.typical.policy(rule);
-                let first = uncached.leaves_at(&mut *policy, position, 0.0);
+                let first = self.within_rounding(rule, position, uncached);
+                let first = first.into_iter().min().unwrap_or(full);
                 let later = self.laws.exits.iter().filter(|exit| *exit >= first);
                 later.collect()
             }
             _ => vec![full],
         }
+    }
+
+    /// Where a policy lets the token read at `position` leave, whichever way rounding tips it.
+    fn within_rounding(&self, rule: Rule, position: usize, uncached: &Uncached) -> Vec<Exit> {
+        let mut policy = self.typical.policy(rule);
+        let nudge = self.laws.tolerance as f32;
+        let nudges = [0.0, nudge, -nudge].into_iter();
+        let exits = nudges.map(|nudge| uncached.leaves_at(&mut *policy, position, nudge));
+        let mut exits: Vec<Exit> = exits.collect();
+        exits.dedup();
+        exits
     }
 
     fn exit_is_right(
