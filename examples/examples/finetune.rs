@@ -1,4 +1,4 @@
-//! Fine-tunes a LLaMA folder on a file of rows: SoFT, SFT or SFT+ICT.
+//! Fine-tunes a LLaMA folder on a file of rows: SoFT, SFT, SFT+ICT or Balcony.
 //!
 //! The defaults are the settings of Sorted LLaMA (arXiv 2309.08968): AdamW, rate 2e-5 with a
 //! cosine, batches of 32 accumulated 8 times, seed 42, 2 epochs. Its table 1 is SoFT against SFT
@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use soft_burn::{
-    AdamWSettings, Balance, Curriculum, Decay, Distillation, ExitLoss, Llama, LlamaConfig, LogLine,
-    Method, Objective, Run, RunData, RunSettings, SampledPerBatch, Schedule, SharedHead,
-    TrainSettings, Weights, device, save_draft_tokens,
+    AdamWSettings, Balance, Curriculum, Decay, Distillation, ExitLoss, LayerDropout, Llama,
+    LlamaConfig, LogLine, Lora, Method, Objective, Run, RunData, RunSettings, SampledPerBatch,
+    Schedule, SharedHead, TrainSettings, WeightType, Weights, device, save_draft_tokens,
 };
 use soft_core::Exits;
 use soft_data::{
@@ -42,7 +42,8 @@ struct Args {
     /// Layout of the rows: alpaca, triviaqa or jsonl
     #[arg(long)]
     format: Format,
-    /// soft: all exits; sft: the full model only; ict: one new head per exit, blocks frozen
+    /// soft: all exits; sft: the full model only; ict: one new head per exit, all else frozen; balcony: one new block and norm per
+    /// exit, all else frozen
     #[arg(long, default_value = "soft", value_parser = method)]
     method: Method,
     /// Exits, the last one the full depth: "12:30:3", "12,16,20..24" [default: every 4th]
@@ -51,6 +52,27 @@ struct Args {
     /// Train the last K blocks, the final norm and an untied head only [default: everything]
     #[arg(long)]
     last_blocks: Option<usize>,
+    /// Train low-rank adapters of this rank instead of the weights; written to OUT/adapter as PEFT does, and merged into OUT/model
+    #[arg(long)]
+    lora: Option<usize>,
+    /// The adapters' product is scaled by ALPHA / rank
+    #[arg(long, default_value_t = 16.0, requires = "lora")]
+    lora_alpha: f64,
+    /// Weights that get adapters: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj [default: all]
+    #[arg(long, value_delimiter = ',', requires = "lora")]
+    lora_targets: Option<Vec<String>>,
+    /// Blocks that get adapters, counted from 0: "0,1,2" [default: all]
+    #[arg(long, value_delimiter = ',', requires = "lora")]
+    lora_layers: Option<Vec<usize>>,
+    /// Rows skip blocks in training: the last with this probability, the first never
+    #[arg(long)]
+    layer_dropout: Option<f64>,
+    /// Number type of the weights in training: f32, or bf16 with an f32 copy in the optimiser
+    #[arg(long, default_value = "f32", value_parser = weight_type)]
+    weights: WeightType,
+    /// Compute cheap operations again in the backward pass instead of keeping their results
+    #[arg(long)]
+    gradient_checkpointing: bool,
     /// Weights of the exits in the loss of soft: equal, linear, quadratic, square-root or inverse in the depth, or one per
     /// exit, shallowest first: "4,1" [default: equal]
     #[arg(long, value_parser = weights)]
@@ -70,6 +92,9 @@ struct Args {
     /// Limit the gradient that an exit sends into the blocks to this multiple of the full depth's (soft only)
     #[arg(long)]
     gradient_limit: Option<f64>,
+    /// First step with that limit [default: the first of all]
+    #[arg(long, requires = "gradient_limit")]
+    gradient_limit_from: Option<u64>,
     /// Let the full depth alone move the final norm and the head (soft only)
     #[arg(long)]
     full_depth_head: bool,
@@ -94,6 +119,9 @@ struct Args {
     /// Rows per micro-batch
     #[arg(long, default_value_t = 32)]
     batch: usize,
+    /// Pack: as many rows per micro-batch as have this many tokens together, instead of --batch
+    #[arg(long)]
+    pack: Option<usize>,
     /// Micro-batches per optimiser step
     #[arg(long, default_value_t = 8)]
     accumulation: usize,
@@ -172,10 +200,17 @@ fn objective(name: &str) -> Result<Objective, String> {
     }
 }
 
+fn weight_type(name: &str) -> Result<WeightType, String> {
+    match name {
+        "f32" => Ok(WeightType::F32),
+        "bf16" => Ok(WeightType::Bf16),
+        _ => Err("expected f32 or bf16".to_owned()),
+    }
+}
+
 fn method(name: &str) -> Result<Method, String> {
-    let all = [Method::Soft, Method::Sft, Method::Ict];
-    let found = all.into_iter().find(|method| method.name() == name);
-    found.ok_or_else(|| "expected soft, sft or ict".to_owned())
+    let found = Method::ALL.into_iter().find(|method| method.name() == name);
+    found.ok_or_else(|| "expected soft, sft, ict or balcony".to_owned())
 }
 
 fn main() -> Result<()> {
@@ -196,6 +231,7 @@ fn main() -> Result<()> {
     let (data, rows) = load_rows(&args, &config)?;
     let settings = run_settings(&args, exits, &data.stream, rows);
     settings.validate()?;
+    settings.train.check_within(&config)?;
     let draft_tokens = draft_tokens_of(data.stream.examples(), config.vocab);
     let run = if args.resume {
         Run::resume(&args.out, settings, data, &device)?
@@ -232,6 +268,7 @@ fn load_rows(args: &Args, config: &LlamaConfig) -> Result<(RunData<Loader>, Enco
     let parts = split(examples, Holdout::Rows(validation), 0)?;
     let loader = LoaderConfig {
         batch_size: args.batch,
+        tokens_per_batch: args.pack,
         seed: args.seed,
         ..LoaderConfig::default()
     };
@@ -268,6 +305,13 @@ fn run_settings(args: &Args, exits: Exits, loader: &Loader, rows: EncodeReport) 
         },
         objective: args.objective,
         last_blocks: args.last_blocks,
+        lora: args.lora.map(|rank| lora(args, rank)),
+        layer_dropout: args.layer_dropout.map(|rate| LayerDropout {
+            rate,
+            seed: args.seed,
+        }),
+        weights: args.weights,
+        gradient_checkpointing: args.gradient_checkpointing,
         exit_weights: args.exit_weights.clone(),
         curriculum: args.curriculum,
         sampled_exits: args.sampled_exits.map(|draws| SampledPerBatch {
@@ -280,6 +324,7 @@ fn run_settings(args: &Args, exits: Exits, loader: &Loader, rows: EncodeReport) 
         }),
         balance: Balance {
             limit: args.gradient_limit,
+            limit_from: args.gradient_limit_from,
             shared_head: match args.full_depth_head {
                 true => SharedHead::FullDepth,
                 false => SharedHead::AllExits,
@@ -299,11 +344,23 @@ fn run_settings(args: &Args, exits: Exits, loader: &Loader, rows: EncodeReport) 
             "limit": args.limit,
             "max_len": args.max_len,
             "batch": args.batch,
+            "pack": args.pack,
             "seed": args.seed,
             "validation": args.validation,
             // So that a resumed run notices when the file has changed.
             "rows": rows,
         }),
+    }
+}
+
+fn lora(args: &Args, rank: usize) -> Lora {
+    let all = Lora::new(rank);
+    Lora {
+        alpha: args.lora_alpha,
+        targets: args.lora_targets.clone().unwrap_or(all.targets),
+        layers: args.lora_layers.clone(),
+        seed: args.seed,
+        ..all
     }
 }
 
@@ -354,6 +411,9 @@ fn train(mut run: Run<Loader>, args: &Args, draft_tokens: Option<Vec<u32>>) -> R
         println!("{}", table(&["exit", &at(before), &at(after)], rows));
     }
     println!("model: {}", model.display());
+    if args.lora.is_some() {
+        println!("adapter: {}", args.out.join("adapter").display());
+    }
     println!("log:   {}", args.out.join("log.jsonl").display());
     Ok(())
 }

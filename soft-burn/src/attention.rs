@@ -8,6 +8,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData, activation};
 
 use crate::layers::Projection;
+use crate::precision::in_f32;
 use crate::rope::Rotation;
 use crate::tensor_store::{Span, TensorStore};
 
@@ -96,6 +97,10 @@ impl Attention {
 impl Pass {
     /// `softmax(scale · scores)` over the keys that each position sees, `[rows, heads, seq, keys]`.
     fn weights(&self, scores: Tensor<4>, scale: f64) -> Tensor<4> {
+        in_f32(scores, |scores| self.softmax(scores, scale))
+    }
+
+    fn softmax(&self, scores: Tensor<4>, scale: f64) -> Tensor<4> {
         let Some(mask) = &self.mask else {
             return activation::softmax(scores.mul_scalar(scale), 3);
         };

@@ -22,6 +22,9 @@ pub struct Balance {
     /// multiple of the full depth's in the same micro-batch. Larger ones are scaled down. Default: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<f64>,
+    /// The first step with the limit: exits may learn unhindered before, and the full depth recovers after. Default: the first of all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit_from: Option<u64>,
     /// Who moves the final norm and the shared head.
     #[serde(default)]
     pub shared_head: SharedHead,
@@ -36,6 +39,17 @@ pub enum SharedHead {
     AllExits,
     /// The full depth only: exits learn to speak through it as it is. A tied head goes on learning as the embedding.
     FullDepth,
+}
+
+impl Balance {
+    /// What holds at `step`, counted from 1.
+    pub(crate) fn at(self, step: u64) -> Self {
+        let begun = self.limit_from.is_none_or(|from| step >= from);
+        Self {
+            limit: self.limit.filter(|_| begun),
+            ..self
+        }
+    }
 }
 
 impl SharedHead {
@@ -96,6 +110,22 @@ mod tests {
             factors(&[(exit(2), 0.0), (exit(6), 0.0)], exit(6), 1.0),
             [1.0; 2]
         );
+    }
+
+    #[test]
+    fn a_limit_begins_when_told() {
+        let balance = Balance {
+            limit: Some(0.5),
+            limit_from: Some(3),
+            ..Balance::default()
+        };
+        let limits = [1, 2, 3, 4].map(|step| balance.at(step).limit);
+        assert_eq!(limits, [None, None, Some(0.5), Some(0.5)]);
+        let always = Balance {
+            limit_from: None,
+            ..balance
+        };
+        assert_eq!(always.at(1).limit, Some(0.5));
     }
 
     #[test]

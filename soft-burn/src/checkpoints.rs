@@ -15,10 +15,12 @@ use crate::optimizer::NamedAdamW;
 use crate::pretrained::SaveOptions;
 use crate::settings::TrainSettings;
 use crate::trainer::Trainer;
-use crate::{Error, Llama};
+use crate::{Adapter, Error, Llama};
 
 const OPTIMIZER: &str = "optimizer.safetensors";
 const PROGRESS: &str = "progress.json";
+/// The folder of an adapter, beside the weights it is for.
+pub(crate) const ADAPTER: &str = "adapter";
 
 /// Where a checkpoint stands.
 #[derive(Debug, Serialize, Deserialize)]
@@ -47,7 +49,10 @@ impl Checkpoints {
         if !path.exists() {
             new_folder(&path, |partial| {
                 trainer.check_weights()?;
-                trainer.trained().write_into(partial, options)?;
+                trainer.snapshot().write_into(partial, options)?;
+                if let Some(adapter) = trainer.model().adapter()? {
+                    adapter.save(partial.join(ADAPTER), options.companions)?;
+                }
                 trainer.optimizer().save(&partial.join(OPTIMIZER))?;
                 write_json(
                     &partial.join(PROGRESS),
@@ -77,7 +82,11 @@ impl Checkpoints {
         device: &Device,
     ) -> Result<(Trainer, StreamPosition), Error> {
         let progress: Progress = read_json(&folder.join(PROGRESS))?;
-        let model = Llama::from_pretrained(folder, device)?;
+        let mut model = Llama::from_pretrained(folder, device)?;
+        let adapter = folder.join(ADAPTER);
+        if adapter.exists() {
+            model = model.with_adapter(&Adapter::load(adapter)?)?;
+        }
         let optimizer = NamedAdamW::load(settings.optimizer, &folder.join(OPTIMIZER), device)?;
         let trainer = Trainer::at_step(model, settings.clone(), optimizer, progress.steps_done)?;
         Ok((trainer, progress.position))

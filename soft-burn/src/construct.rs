@@ -8,9 +8,11 @@ use burn::tensor::{Device, Tensor, TensorData};
 use soft_core::Exits;
 
 use crate::attention::Attention;
+use crate::exit_blocks::{ExitBlock, ExitBlocks};
 use crate::heads::ExitHeads;
 use crate::layers::{Embedding, FeedForward, Projection, RmsNorm};
 use crate::model::{Block, Body, heads_of};
+use crate::parameters::{EXIT_BLOCKS, EXIT_HEADS};
 use crate::{Error, Llama, LlamaConfig};
 
 /// Where weights come from: `(name, shape)` to values, row by row.
@@ -35,7 +37,7 @@ pub(crate) fn construct(
         weight: walk.matrix("model.embed_tokens.weight", [config.vocab, d_model])?,
     };
     let layers = (0..config.n_layers)
-        .map(|layer| walk.block(&config, layer))
+        .map(|layer| walk.block(&config, &format!("model.layers.{layer}")))
         .collect::<Result<_, _>>()?;
     let norm = walk.norm("model.norm", &config)?;
     let model = Body {
@@ -47,6 +49,7 @@ pub(crate) fn construct(
         model,
         lm_head,
         exit_heads: ExitHeads::none(),
+        exit_blocks: ExitBlocks::none(),
         config,
     })
 }
@@ -65,9 +68,33 @@ pub(crate) fn construct_exit_heads(
         device: &device,
     };
     let head =
-        |exit: &soft_core::Exit| walk.projection(&format!("exit_heads.{exit}"), vocab, d_model);
+        |exit: &soft_core::Exit| walk.projection(&format!("{EXIT_HEADS}{exit}"), vocab, d_model);
     let heads = exits.iter().map(head).collect::<Result<_, _>>()?;
     llama.exit_heads = ExitHeads { heads, exits };
+    Ok(llama)
+}
+
+/// Adds blocks of single exits from `source`, named `exit_blocks.{depth}`.
+pub(crate) fn construct_exit_blocks(
+    mut llama: Llama,
+    exits: &Exits,
+    source: &mut impl WeightSource,
+) -> Result<Llama, Error> {
+    let device = llama.device();
+    let exits: Vec<_> = exits.iter().collect();
+    let mut walk = Walk {
+        source,
+        device: &device,
+    };
+    let own = |exit: &soft_core::Exit| {
+        let name = format!("{EXIT_BLOCKS}{exit}");
+        Ok::<_, Error>(ExitBlock {
+            block: walk.block(&llama.config, &format!("{name}.block"))?,
+            norm: walk.norm(&format!("{name}.norm"), &llama.config)?,
+        })
+    };
+    let blocks = exits.iter().map(own).collect::<Result<_, _>>()?;
+    llama.exit_blocks = ExitBlocks { blocks, exits };
     Ok(llama)
 }
 
@@ -101,8 +128,8 @@ impl<S: WeightSource> Walk<'_, S> {
         })
     }
 
-    fn block(&mut self, config: &LlamaConfig, layer: usize) -> Result<Block, Error> {
-        let name = |part: &str| format!("model.layers.{layer}.{part}");
+    fn block(&mut self, config: &LlamaConfig, prefix: &str) -> Result<Block, Error> {
+        let name = |part: &str| format!("{prefix}.{part}");
         let (d_model, d_ff) = (config.d_model, config.d_feed_forward);
         let queries = config.n_heads * config.head_dim;
         let keys = config.n_kv_heads * config.head_dim;
@@ -137,7 +164,7 @@ impl Llama {
         construct(
             config,
             &mut Normal {
-                state: seed,
+                uniform: SplitMix(seed),
                 deviation,
             },
             device,
@@ -145,25 +172,30 @@ impl Llama {
     }
 }
 
-/// Normal numbers from a seed: SplitMix64 (Steele, Lea, Flood 2014) through Box and Muller.
-struct Normal {
-    state: u64,
-    deviation: f32,
-}
+/// Uniform numbers from a seed: SplitMix64 (Steele, Lea, Flood 2014).
+pub(crate) struct SplitMix(pub u64);
 
-impl Normal {
+impl SplitMix {
     /// Uniform in (0, 1].
-    fn uniform(&mut self) -> f64 {
-        self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.state;
+    pub fn uniform(&mut self) -> f64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         (((z ^ (z >> 31)) >> 11) + 1) as f64 / (1u64 << 53) as f64
     }
+}
 
+/// Normal numbers, by Box and Muller.
+struct Normal {
+    uniform: SplitMix,
+    deviation: f32,
+}
+
+impl Normal {
     fn next(&mut self) -> f32 {
-        let radius = (-2.0 * self.uniform().ln()).sqrt();
-        let angle = 2.0 * std::f64::consts::PI * self.uniform();
+        let radius = (-2.0 * self.uniform.uniform().ln()).sqrt();
+        let angle = 2.0 * std::f64::consts::PI * self.uniform.uniform();
         (radius * angle.cos()) as f32 * self.deviation
     }
 }

@@ -29,6 +29,14 @@ impl Llama {
         }
     }
 
+    /// Refuses a head that cannot be applied to packed states.
+    fn check_head(&self, head: Head<DraftHead>) -> Result<(), Error> {
+        match head {
+            Head::Full(exit) => self.check_decodable(exit),
+            Head::Draft(_) => Ok(()),
+        }
+    }
+
     /// Logits of packed states over the head's tokens, `[n, tokens]`.
     fn packed_logits(&self, hidden: &Tensor<3>, head: Head<DraftHead>) -> Tensor<2> {
         let [_, n, d_model] = hidden.dims();
@@ -104,6 +112,7 @@ impl DecodeModel for Llama {
     }
 
     fn draft_head(&self, exit: Exit, tokens: &[u32]) -> Result<DraftHead, Error> {
+        self.check_decodable(exit)?;
         let row = self.tokens(&[tokens.to_vec()])?;
         let weight = self.head_tensor(Head::Full(exit));
         Ok(DraftHead {
@@ -113,6 +122,9 @@ impl DecodeModel for Llama {
     }
 
     fn draft_heads(&self, exits: &[Exit], tokens: &[u32]) -> Result<Vec<DraftHead>, Error> {
+        exits
+            .iter()
+            .try_for_each(|&exit| self.check_decodable(exit))?;
         let Some(first) = exits
             .iter()
             .find(|&&exit| self.exit_heads.get(exit).is_none())
@@ -131,6 +143,7 @@ impl DecodeModel for Llama {
     }
 
     fn best_tokens(&self, hidden: &Tensor<3>, head: Head<DraftHead>) -> Result<Vec<u32>, Error> {
+        self.check_head(head)?;
         #[cfg(feature = "flex")]
         if self.is_on_host() {
             let best = self.with_host_head(hidden, head, |weights, states| weights.best(states))?;
@@ -151,6 +164,7 @@ impl DecodeModel for Llama {
     }
 
     fn scores(&self, hidden: &Tensor<3>, head: Head<DraftHead>) -> Result<Vec<Score>, Error> {
+        self.check_head(head)?;
         #[cfg(feature = "flex")]
         if self.is_on_host() {
             let scores =
@@ -185,6 +199,7 @@ impl DecodeModel for Llama {
         hidden: &Tensor<3>,
         head: Head<DraftHead>,
     ) -> Result<Vec<Vec<f32>>, Error> {
+        self.check_head(head)?;
         let logits = self.all_logits(hidden, head)?;
         let n = hidden.dims()[1];
         let rows = logits.chunks(logits.len() / n);

@@ -154,6 +154,23 @@ pub enum Error {
         /// Length of the first row.
         expected: usize,
     },
+    /// An adapter that does not fit the model.
+    #[error("the adapter does not fit {module}: {reason}")]
+    AdapterMismatch {
+        /// The module at fault.
+        module: String,
+        /// What does not fit.
+        reason: String,
+    },
+    /// An exit with a block of its own was to be decoded as part of the whole model.
+    #[error(
+        "exit {exit} has a block of its own (Balcony), whose keys and values no cache of the whole model holds: \
+         make it a model of its own with `extract`"
+    )]
+    ExitBlock {
+        /// Depth of the exit.
+        exit: usize,
+    },
     /// A setting outside its range.
     #[error("{key} is {found}: expected {expected}")]
     Setting {

@@ -5,6 +5,7 @@
 
 use soft_core::{Exit, Exits};
 
+use crate::exit_blocks::{ExitBlock, ExitBlocks};
 use crate::heads::ExitHeads;
 use crate::{Error, Llama};
 
@@ -12,7 +13,7 @@ impl Llama {
     /// The first blocks up to `exit`, with the model's norm and with the head that serves this exit.
     ///
     /// Its logits at full depth are this model's at `exit`. A head of the exit's own (SFT+ICT) becomes the model's, untied from the
-    /// embedding.
+    /// embedding; a block and a norm of the exit's own (Balcony) become the last block and the final norm.
     ///
     /// # Errors
     /// When the model has no such exit.
@@ -23,9 +24,15 @@ impl Llama {
             self.lm_head = Some(head.clone());
             self.config.tied = false;
         }
+        let own = self.exit_blocks.get(exit).cloned();
         self.exit_heads = ExitHeads::none();
+        self.exit_blocks = ExitBlocks::none();
         self.model.layers.truncate(depth);
-        self.config.n_layers = depth;
+        if let Some(ExitBlock { block, norm }) = own {
+            self.model.layers.push(block);
+            self.model.norm = norm;
+        }
+        self.config.n_layers = self.model.layers.len();
         Ok(self)
     }
 }
@@ -35,7 +42,7 @@ mod tests {
     #![allow(clippy::unwrap_used)] // a test's way to fail
 
     use burn::tensor::{Int, Tensor};
-    use soft_core::NestedModel;
+    use soft_core::{DecodeSettings, Decoder, Mode, NestedModel, Prompt};
 
     use super::*;
     use crate::{LlamaConfig, RopeScaling, SaveOptions, device};
@@ -94,6 +101,58 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// A block of the exit's own becomes the last block; the whole folder keeps it too.
+    #[test]
+    fn an_exit_with_a_block_of_its_own_is_one_block_deeper() {
+        let exits = Exits::new([1, 3, 4]).unwrap();
+        let device = device("cpu").unwrap();
+        let mut whole = model(true).with_exit_blocks(&exits).unwrap();
+        let other = model(false).model;
+        for (own, block) in whole.exit_blocks.blocks.iter_mut().zip(other.layers) {
+            own.block = block;
+            own.norm.weight = burn::module::Param::from_tensor(Tensor::full([8], 0.7, &device));
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("whole");
+        whole
+            .save_pretrained(&path, &SaveOptions::default())
+            .unwrap();
+        let loaded = Llama::from_pretrained(&path, &device).unwrap();
+        assert_eq!(loaded.exits_with_blocks(), whole.exits_with_blocks());
+        for exit in exits.iter() {
+            assert_eq!(logits(&loaded, exit), logits(&whole, exit));
+            let part = whole.clone().extract(exit).unwrap();
+            let deeper = usize::from(exit != exits.last());
+            assert_eq!(part.depth(), exit.depth() + deeper);
+            assert!(part.exits_with_blocks().is_empty());
+            let full = Exits::new([part.depth()]).unwrap().last();
+            assert_eq!(logits(&part, full), logits(&whole, exit));
+        }
+    }
+
+    /// No cache holds the keys of an exit's own block: it is refused, the full depth is not.
+    #[test]
+    fn an_exit_with_a_block_of_its_own_is_decoded_by_itself() {
+        let exits = Exits::new([2, 4]).unwrap();
+        let whole = model(true).with_exit_blocks(&exits).unwrap();
+        let prompt = Prompt {
+            tokens: vec![1, 2],
+            seed: 0,
+        };
+        let decode = |exit| {
+            let settings = DecodeSettings::greedy(Mode::Static(exit), 3);
+            let decoder = Decoder::new(&whole, std::slice::from_ref(&prompt), settings).unwrap();
+            decoder.collect::<Result<Vec<_>, _>>()
+        };
+        assert_eq!(decode(exits.last()).unwrap().len(), 3);
+        let first = exits.iter().next().unwrap();
+        let message = decode(first).unwrap_err().to_string();
+        assert!(
+            message.contains("exit 2 has a block of its own"),
+            "{message}"
+        );
     }
 
     #[test]

@@ -199,6 +199,7 @@ fn differentiate(
         normaliser: normaliser as f64,
         distillation: None,
         balance: Balance::default(),
+        skipping: None,
     };
     let losses = objective.differentiate(model, batch, weighing, gradients);
     weighing.total(&losses.unwrap())

@@ -10,11 +10,12 @@
 //!
 //! Knows tensors without autodiff; knows no model.
 
-use burn::tensor::{IndexingUpdateOp, Int, Tensor, activation};
+use burn::tensor::{DType, FloatDType, IndexingUpdateOp, Int, Tensor, activation};
 
 #[cfg(feature = "flex")]
 use crate::kernels;
 use crate::layers::project;
+use crate::precision::to_f32;
 
 /// States of one or several exits at the same positions, and what they must predict.
 pub(crate) struct Predictions {
@@ -150,6 +151,10 @@ fn in_chunks(
 ) -> HeadGradients {
     let exits = predictions.terms.len();
     let [n] = predictions.tokens.dims();
+    let as_weights = |gradient: Tensor<2>| match weight.dtype() {
+        DType::F32 => gradient,
+        other => gradient.cast(FloatDType::from(other)),
+    };
     let mut found = HeadGradients {
         nats: vec![0.0; exits],
         divergence: vec![0.0; exits],
@@ -162,7 +167,7 @@ fn in_chunks(
         let rows = part.start * exits..part.end * exits;
         let x = predictions.states.clone().slice(rows);
         let tokens = predictions.tokens.clone().slice(part.clone());
-        let logits = project(x.clone(), weight.clone());
+        let logits = to_f32(project(x.clone(), weight.clone()));
         let (nats, mut gradient) = cross_entropy(logits.clone(), tokens, &predictions.terms);
         add_per_exit(&mut found.nats, nats);
         if let Some(teacher) = &predictions.teacher {
@@ -170,7 +175,9 @@ fn in_chunks(
             add_per_exit(&mut found.divergence, nats);
             gradient = gradient + soft;
         }
+        let gradient = as_weights(gradient);
         if let Some(moving) = moving(&gradient, &x, exits, learns) {
+            let moving = to_f32(moving);
             found.weight = Some(match found.weight {
                 Some(sum) => sum + moving,
                 None => moving,
@@ -257,8 +264,9 @@ fn divergence(
     let [rows, vocab] = logits.dims();
     let (n, exits) = (positions.len(), terms.len());
     let states = teacher.states.clone().slice(positions);
-    let log_soft =
-        |logits: Tensor<2>| activation::log_softmax(logits.div_scalar(teacher.temperature), 1);
+    let log_soft = |logits: Tensor<2>| {
+        activation::log_softmax(to_f32(logits).div_scalar(teacher.temperature), 1)
+    };
     let scales = per_row(|term| term.soft, terms, &logits);
     let p = log_soft(project(states, teacher.weight.clone())).unsqueeze_dim::<3>(1);
     let q = log_soft(logits).reshape([n, exits, vocab]);

@@ -11,6 +11,7 @@ use soft_core::{Exit, ExitHead, Exits};
 
 use crate::layers::{Projection, project};
 use crate::parameters::EXIT_HEADS;
+use crate::settings::check_last_blocks;
 use crate::{Error, Llama};
 
 /// The exits that have a head of their own, and those heads in the same order.
@@ -48,9 +49,11 @@ impl ExitHead<Tensor<2>> for LlamaHead<'_> {
     type Logits = Tensor<2>;
     type Error = Error;
 
-    /// Hidden states `[n, d_model]`, not normed yet, to scores `[n, vocab]`.
+    /// Hidden states `[n, d_model]`, not normed yet, to scores `[n, vocab]`. Where the exit has a block of its own, the
+    /// states are those behind it.
     fn logits(&self, states: &Tensor<2>, exit: Exit) -> Result<Tensor<2>, Error> {
-        let normed = self.0.model.norm.forward(states.clone());
+        let (_, norm) = self.0.norm_of(exit);
+        let normed = norm.forward(states.clone());
         Ok(match self.0.exit_heads.get(exit) {
             Some(head) => head.forward(normed),
             None => project(normed, self.0.head_weight()),
@@ -114,13 +117,7 @@ impl Llama {
     /// When the model has not as many blocks, or none is asked for.
     pub(crate) fn freeze_all_but_last(mut self, count: usize) -> Result<Self, Error> {
         let depth = self.config.n_layers;
-        if count == 0 || count > depth {
-            return Err(Error::Setting {
-                key: "last blocks to train",
-                found: format!("{count} of {depth}"),
-                expected: "1 to the number of blocks",
-            });
-        }
+        check_last_blocks(count, depth)?;
         self.model.embed_tokens = self.model.embed_tokens.freeze();
         let frozen = depth - count;
         let layers = std::mem::take(&mut self.model.layers).into_iter();

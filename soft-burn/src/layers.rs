@@ -7,6 +7,8 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Tensor, activation};
 
+use crate::precision::{in_f32, to_f32};
+
 /// Token embedding: one row of `weight` per token, `[vocab, d_model]`.
 #[derive(Module, Debug)]
 pub(crate) struct Embedding {
@@ -20,9 +22,14 @@ pub(crate) struct Projection {
 }
 
 impl Projection {
-    /// `x · weightᵀ`: `[rows, d_in]` to `[rows, d_out]`.
+    /// `x · weightᵀ`: `[rows, d_in]` to `[rows, d_out]`; with an adapter, what it adds takes the short way through its factors.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        project(x, self.weight.val())
+        let Some(adapter) = self.weight.adapter() else {
+            return project(x, self.weight.val());
+        };
+        let low = project(x.clone(), adapter.b.val());
+        let added = project(low, adapter.a.val()).mul_scalar(adapter.scale);
+        project(x, self.weight.base()) + added
     }
 }
 
@@ -46,9 +53,11 @@ pub(crate) struct RmsNorm {
 impl RmsNorm {
     /// Norms every row of `[rows, d_model]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let mean_square = x.clone().square().mean_dim(1);
-        let scale = mean_square.add_scalar(self.eps).sqrt().recip();
-        x * scale * self.weight.val().unsqueeze()
+        in_f32(x, |x| {
+            let mean_square = x.clone().square().mean_dim(1);
+            let scale = mean_square.add_scalar(self.eps).sqrt().recip();
+            x * scale * to_f32(self.weight.val()).unsqueeze()
+        })
     }
 }
 

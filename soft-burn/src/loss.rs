@@ -3,9 +3,10 @@
 //! The hidden states of supervised positions are gathered before norm and head: on TriviaQA
 //! five positions in six carry no target, and the head is the widest layer there is.
 
-use burn::tensor::{Int, Tensor, TensorData, activation};
+use burn::tensor::{Int, Tensor, activation};
 use soft_core::{Batch, Exit, ExitHead, TargetScores, TrainModel};
 
+use crate::precision::to_f32;
 use crate::{Error, Llama};
 
 /// The positions of a batch that carry targets, on the device.
@@ -28,11 +29,25 @@ impl Targets {
         self.len() == 0
     }
 
-    /// The states that predict, `[n, d_model]`, out of `[batch, seq, d_model]`.
+    /// The targets of `batch` on the model's device, when its rows begin at these places among the states.
+    pub(crate) fn new(model: &Llama, batch: &Batch, firsts: &[usize]) -> Self {
+        let targets = || batch.targets().iter();
+        let position = |target: &soft_core::Target| firsts[target.row] + target.position;
+        Self {
+            positions: model.indices(targets().map(|target| position(target) as i64)),
+            tokens: model.indices(targets().map(|target| target.token.into())),
+        }
+    }
+
+    /// The states that predict, `[targets, d_model]`, out of `[n, d_model]`.
+    pub(crate) fn among(&self, states: Tensor<2>) -> Tensor<2> {
+        states.select(0, self.positions.clone())
+    }
+
+    /// The same out of `[batch, seq, d_model]`.
     pub(crate) fn states(&self, hidden: &Tensor<3>) -> Tensor<2> {
         let [rows, seq, d_model] = hidden.dims();
-        let states = hidden.clone().reshape([rows * seq, d_model]);
-        states.select(0, self.positions.clone())
+        self.among(hidden.clone().reshape([rows * seq, d_model]))
     }
 
     /// The token each must predict, `[n]`.
@@ -52,7 +67,8 @@ impl Llama {
         exit: Exit,
         targets: &Targets,
     ) -> Result<Tensor<2>, Error> {
-        self.head().logits(&targets.states(hidden), exit)
+        let hidden = self.at_exit(hidden, exit);
+        self.head().logits(&targets.states(&hidden), exit)
     }
 }
 
@@ -62,22 +78,8 @@ impl TrainModel for Llama {
 
     fn prepare(&self, batch: &Batch) -> Result<(Tensor<2, Int>, Targets), Error> {
         let tokens = self.token_tensor(batch.tokens(), batch.seq())?;
-        let device = self.device();
-        let ids = |values: Vec<i64>| {
-            let length = values.len();
-            Tensor::from_data(TensorData::new(values, [length]), &device)
-        };
-        let seq = batch.seq();
-        let position = |target: &soft_core::Target| (target.row * seq + target.position) as i64;
-        let targets = Targets {
-            positions: ids(batch.targets().iter().map(position).collect()),
-            tokens: ids(batch
-                .targets()
-                .iter()
-                .map(|target| target.token.into())
-                .collect()),
-        };
-        Ok((tokens, targets))
+        let firsts: Vec<_> = (0..batch.rows()).map(|row| row * batch.seq()).collect();
+        Ok((tokens, Targets::new(self, batch, &firsts)))
     }
 
     fn loss(&self, hidden: &Tensor<3>, exit: Exit, targets: &Targets) -> Result<Tensor<1>, Error> {
@@ -119,7 +121,7 @@ impl TrainModel for Llama {
 /// Σ −log softmax(logits)\[target\] in nats; `[n, vocab]` and `[n]` to `[1]`.
 fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
     let n = targets.dims()[0];
-    let log_probabilities = activation::log_softmax(logits, 1);
+    let log_probabilities = activation::log_softmax(to_f32(logits), 1);
     log_probabilities
         .gather(1, targets.reshape([n, 1]))
         .sum()

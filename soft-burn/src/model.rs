@@ -13,6 +13,7 @@ use soft_core::{Exit, ExitHead, NestedModel, Past};
 
 use crate::attention::{Attention, CausalMask, Heads, Padding, Pass};
 use crate::cache::Cache;
+use crate::exit_blocks::ExitBlocks;
 use crate::heads::ExitHeads;
 use crate::layers::{Embedding, FeedForward, Projection, RmsNorm};
 use crate::rope::{self, Rotation};
@@ -27,6 +28,8 @@ pub struct Llama {
     pub(crate) lm_head: Option<Projection>,
     /// Heads of single exits, for SFT+ICT; none for SoFT.
     pub(crate) exit_heads: ExitHeads,
+    /// Blocks of single exits, for Balcony; none for SoFT.
+    pub(crate) exit_blocks: ExitBlocks,
     #[module(skip)]
     pub(crate) config: LlamaConfig,
 }
@@ -49,6 +52,20 @@ pub(crate) struct Block {
 }
 
 impl Block {
+    /// Its seven linear maps.
+    pub(crate) fn projections(&self) -> [&Projection; 7] {
+        let (attention, mlp) = (&self.self_attn, &self.mlp);
+        [
+            &attention.q_proj,
+            &attention.k_proj,
+            &attention.v_proj,
+            &attention.o_proj,
+            &mlp.gate_proj,
+            &mlp.up_proj,
+            &mlp.down_proj,
+        ]
+    }
+
     pub(crate) fn forward(
         &self,
         x: Tensor<2>,
@@ -79,6 +96,7 @@ impl Llama {
             },
             lm_head: None,
             exit_heads: ExitHeads::none(),
+            exit_blocks: ExitBlocks::none(),
             config: self.config.clone(),
         }
     }
@@ -137,6 +155,12 @@ impl Llama {
         }
     }
 
+    /// The pass of rows of these lengths from their first position on, one after the other without padding.
+    pub(crate) fn whole_rows(&self, lengths: &[usize]) -> Pass {
+        let seq = lengths.iter().copied().max().unwrap_or(0);
+        self.pass(lengths, &Span::new(vec![0; lengths.len()], seq))
+    }
+
     /// Refuses blocks that are not there.
     pub(crate) fn check_blocks(&self, range: &Range<usize>) -> Result<(), Error> {
         let (&Range { start, end }, depth) = (range, self.config.n_layers);
@@ -176,7 +200,7 @@ impl NestedModel for Llama {
             return self.packed_blocks(hidden, range, past);
         }
         let [rows, seq, d_model] = hidden.dims();
-        let pass = self.pass(&vec![seq; rows], &Span::new(vec![0; rows], seq));
+        let pass = self.whole_rows(&vec![seq; rows]);
         let states = hidden.reshape([rows * seq, d_model]);
         let blocks = &self.model.layers[range];
         let states = blocks
@@ -185,9 +209,10 @@ impl NestedModel for Llama {
         Ok(states.reshape([rows, seq, d_model]))
     }
 
+    /// An exit with a block of its own (Balcony) needs whole rows, `[batch, seq, d_model]` from position 0 on.
     fn logits(&self, hidden: &Tensor<3>, exit: Exit) -> Result<Tensor<3>, Error> {
         let [rows, seq, d_model] = hidden.dims();
-        let states = hidden.clone().reshape([rows * seq, d_model]);
+        let states = self.at_exit(hidden, exit).reshape([rows * seq, d_model]);
         let scores = self.head().logits(&states, exit)?;
         Ok(scores.reshape([rows, seq, self.config.vocab]))
     }

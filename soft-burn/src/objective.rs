@@ -10,13 +10,14 @@ use std::collections::BTreeMap;
 
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
-use soft_core::{Batch, Exit, Exits, NestedModel, TrainModel, sorted_loss};
+use soft_core::{Batch, Exit, Exits, TrainModel, sorted_loss};
 
 use crate::balance::{Balance, factors, norm_of};
 use crate::head_loss::{HeadLearns, Predictions, Teacher, Term, head_gradients};
 use crate::optimizer::NamedGradients;
-use crate::parameters::{FINAL_NORM, flat_gradient, named_gradients};
+use crate::parameters::{flat_gradient, named_gradients};
 use crate::settings::Distillation;
+use crate::training_pass::{Skipping, TrainingPass};
 use crate::{Error, Llama, Targets};
 
 /// How the sorted loss is differentiated; both ways agree to rounding.
@@ -40,6 +41,8 @@ pub(crate) struct Weighing<'a> {
     pub normaliser: f64,
     pub distillation: Option<Distillation>,
     pub balance: Balance,
+    /// Rows that skip blocks.
+    pub skipping: Option<Skipping>,
 }
 
 /// What one exit lost on one micro-batch, summed over the targets.
@@ -133,8 +136,8 @@ fn flat(
     weighing: Weighing,
     gradients: &mut NamedGradients,
 ) -> Result<Vec<ExitSum>, Error> {
-    let (tokens, targets) = model.prepare(batch)?;
-    let reached = reached(model, model.embed(&tokens)?, &targets, weighing)?;
+    let (pass, states) = TrainingPass::new(model, batch, weighing.skipping)?;
+    let reached = reached(model, &pass, states, weighing);
     let teacher = weighing.distillation.and_then(|distillation| {
         let full = reached.iter().find(|at| at.exit == weighing.exits.last())?;
         Some(Teacher {
@@ -149,7 +152,7 @@ fn flat(
         let found = through_head(
             model,
             (head, &group),
-            (&targets, teacher.clone()),
+            (&pass.targets, teacher.clone()),
             weighing,
             gradients,
         );
@@ -177,10 +180,10 @@ struct Reached {
 /// Runs the blocks once and keeps the states of every exit that counts, and of the full depth when others follow it.
 fn reached(
     model: &Llama,
-    mut hidden: Tensor<3>,
-    targets: &Targets,
+    pass: &TrainingPass,
+    mut states: Tensor<2>,
     weighing: Weighing,
-) -> Result<Vec<Reached>, Error> {
+) -> Vec<Reached> {
     let Weighing { exits, weights, .. } = weighing;
     let kept = |index: usize| {
         let follows = weighing.distillation.is_some() && index + 1 == exits.len();
@@ -190,20 +193,23 @@ fn reached(
     let needed = needed.map_or(0, |last| last + 1);
     let mut reached = Vec::new();
     for (index, (segment, exit)) in exits.segments().zip(exits.iter()).enumerate().take(needed) {
-        hidden = model.blocks(hidden, segment, None)?;
+        states = pass.blocks(states, segment);
         if kept(index) {
-            let hidden = targets.states(&hidden);
-            let leaf =
-                Tensor::from_inner(hidden.clone().inner()).set_require_grad(hidden.is_tracked());
+            let hidden = pass.at_exit(&states, exit);
+            let leaf = hidden
+                .clone()
+                .detach()
+                .set_require_grad(hidden.is_tracked());
+            let (_, norm) = model.norm_of(exit);
             reached.push(Reached {
                 exit,
-                normed: model.model.norm.forward(leaf.clone()),
+                normed: norm.forward(leaf.clone()),
                 hidden,
                 leaf,
             });
         }
     }
-    Ok(reached)
+    reached
 }
 
 /// Exits that count, by their head: those that share one go through it together.
@@ -288,17 +294,21 @@ fn through_norm(
     weighing: Weighing,
     gradients: &mut NamedGradients,
 ) -> Option<Tensor<1>> {
-    let norm = model.model.norm.weight.val();
     let mut into = Vec::new();
     for (at, gradient) in sent {
         if !at.normed.is_tracked() {
             continue;
         }
-        let surrogate = (at.normed * Tensor::from_inner(gradient)).sum();
-        let mut found = surrogate.backward();
-        let into_norm = norm.grad_remove(&mut found);
+        let mut found = (at.normed * gradient).sum().backward();
+        let (name, norm) = model.norm_of(at.exit);
+        let into_norm = norm.weight.val().grad_remove(&mut found);
         let into_hidden = at.leaf.grad_remove(&mut found);
-        into.push((at.exit, at.hidden, into_hidden, into_norm));
+        into.push((
+            at.exit,
+            at.hidden,
+            into_hidden,
+            into_norm.map(|it| (name, it)),
+        ));
     }
     let full = weighing.exits.last();
     let norms = into
@@ -310,16 +320,13 @@ fn through_norm(
     };
     let mut surrogate: Option<Tensor<1>> = None;
     for ((exit, hidden, into_hidden, into_norm), factor) in into.into_iter().zip(factors) {
-        if let Some(gradient) = into_norm
+        if let Some((name, gradient)) = into_norm
             && weighing.balance.shared_head.moved_by(exit, full)
         {
-            gradients.add(
-                FINAL_NORM.to_owned(),
-                flat_gradient(gradient).mul_scalar(factor),
-            );
+            gradients.add(name, flat_gradient(gradient).mul_scalar(factor));
         }
         if let Some(gradient) = into_hidden {
-            let term = (hidden * Tensor::from_inner(gradient.mul_scalar(factor))).sum();
+            let term = (hidden * gradient.mul_scalar(factor)).sum();
             surrogate = Some(match surrogate {
                 Some(sum) => sum + term,
                 None => term,

@@ -5,16 +5,17 @@
 //! checkpoints, so that they can be saved and found again; weight decay falls on matrices only,
 //! not on norms; clipping is by the global norm, as torch's `clip_grad_norm_`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use burn::optim::{AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, Optimizer};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "flex")]
 use crate::kernels;
 use crate::parameters::{host_values, map_parameters};
+use crate::precision::to_f32;
 use crate::weights::{NamedTensor, WeightFiles, WeightType, write_weights};
 use crate::{Error, Llama};
 
@@ -52,6 +53,7 @@ pub(crate) struct NamedGradients(BTreeMap<String, Tensor<1>>);
 
 impl NamedGradients {
     pub fn add(&mut self, name: String, gradient: Tensor<1>) {
+        let gradient = to_f32(gradient);
         let sum = match self.0.remove(&name) {
             Some(sum) => sum + gradient,
             None => gradient,
@@ -76,6 +78,12 @@ impl NamedGradients {
             sum += squares;
         }
         Ok(sum.sqrt())
+    }
+
+    /// The parameters that have a gradient.
+    #[cfg(test)]
+    pub fn names(&self) -> Vec<String> {
+        self.0.keys().cloned().collect()
     }
 
     /// Gradient of `name`, flattened.
@@ -109,15 +117,19 @@ struct Moments {
     steps: usize,
     first: Tensor<1>,
     second: Tensor<1>,
+    /// The parameter in f32 when the model holds it in fewer bits: steps smaller than its rounding add up here.
+    master: Option<Tensor<1>>,
 }
 
 impl Moments {
     /// Before the first step.
     fn start(value: &Tensor<1>) -> Self {
+        let whole = to_f32(value.clone());
         Self {
             steps: 0,
-            first: value.zeros_like(),
-            second: value.zeros_like(),
+            first: whole.zeros_like(),
+            second: whole.zeros_like(),
+            master: (value.dtype() != DType::F32).then_some(whole),
         }
     }
 }
@@ -138,8 +150,25 @@ struct Pace {
 }
 
 impl AdamWSettings {
-    /// By the fused kernel where there is one, else by Burn's optimiser.
+    /// Moves the master where there is one, and the parameter with it.
     fn moved(&self, moving: Moving, gradient: Tensor<1>, pace: Pace) -> Moving {
+        let Moving { value, mut moments } = moving;
+        let Some(master) = moments.master.take() else {
+            return self.moved_in_f32(Moving { value, moments }, gradient, pace);
+        };
+        let dtype = FloatDType::from(value.dtype());
+        let moving = Moving {
+            value: master,
+            moments,
+        };
+        let mut moved = self.moved_in_f32(moving, gradient, pace);
+        let value = moved.value.clone().cast(dtype);
+        moved.moments.master = Some(moved.value);
+        Moving { value, ..moved }
+    }
+
+    /// By the fused kernel where there is one, else by Burn's optimiser.
+    fn moved_in_f32(&self, moving: Moving, gradient: Tensor<1>, pace: Pace) -> Moving {
         #[cfg(feature = "flex")]
         if kernels::is_flex_f32(&moving.value) {
             return self.moved_in_place(moving, gradient, pace);
@@ -176,6 +205,7 @@ impl AdamWSettings {
             steps,
             first,
             second,
+            master: None,
         };
         Moving { value, moments }
     }
@@ -203,6 +233,7 @@ impl AdamWSettings {
                 steps: momentum.time,
                 first: momentum.moment_1,
                 second: momentum.moment_2,
+                master: None,
             };
         }
         Moving { value, moments }
@@ -212,6 +243,7 @@ impl AdamWSettings {
 const STEPS: &str = "step.";
 const FIRST: &str = "exp_avg.";
 const SECOND: &str = "exp_avg_sq.";
+const MASTER: &str = "master.";
 
 impl NamedAdamW {
     pub fn new(settings: AdamWSettings) -> Self {
@@ -265,7 +297,9 @@ impl NamedAdamW {
                 shape: vec![1],
                 values: vec![moments.steps as f32],
             });
-            for (prefix, tensor) in [(FIRST, &moments.first), (SECOND, &moments.second)] {
+            let master = moments.master.iter().map(|tensor| (MASTER, tensor));
+            let both = [(FIRST, &moments.first), (SECOND, &moments.second)];
+            for (prefix, tensor) in both.into_iter().chain(master) {
                 let name = format!("{prefix}{parameter}");
                 let values = host_values(tensor.clone(), &name)?;
                 tensors.push(NamedTensor {
@@ -282,7 +316,10 @@ impl NamedAdamW {
     pub fn load(settings: AdamWSettings, path: &Path, device: &Device) -> Result<Self, Error> {
         let mut files = WeightFiles::open_file(path)?;
         let mut moments = BTreeMap::new();
-        for name in files.names() {
+        let names = files.names();
+        let masters = names.iter().filter_map(|name| name.strip_prefix(MASTER));
+        let masters: BTreeSet<_> = masters.map(str::to_owned).collect();
+        for name in names {
             let Some(parameter) = name.strip_prefix(FIRST) else {
                 continue;
             };
@@ -294,6 +331,8 @@ impl NamedAdamW {
                 Ok::<_, Error>(Tensor::from_data(TensorData::new(values, shape), device))
             };
             let (first, second) = (read(FIRST)?, read(SECOND)?);
+            let has_master = masters.contains(parameter);
+            let master = has_master.then(|| read(MASTER)).transpose()?;
             let steps = steps.first().map_or(0, |&steps| steps as usize);
             moments.insert(
                 parameter.to_owned(),
@@ -301,6 +340,7 @@ impl NamedAdamW {
                     steps,
                     first,
                     second,
+                    master,
                 },
             );
         }

@@ -1,6 +1,6 @@
 //! Walks over a model's parameters by their names in checkpoints.
 //!
-//! A module's path is the Hugging Face name of its tensor; only the heads of single exits are
+//! A module's path is the Hugging Face name of its tensor; only heads and blocks of single exits are
 //! numbered by position in the module and by depth on disk.
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
@@ -11,6 +11,9 @@ use crate::{Error, Llama};
 
 /// Prefix of the heads of single exits.
 pub(crate) const EXIT_HEADS: &str = "exit_heads.";
+
+/// Prefix of the blocks of single exits.
+pub(crate) const EXIT_BLOCKS: &str = "exit_blocks.";
 
 /// The norm in front of every head.
 pub(crate) const FINAL_NORM: &str = "model.norm.weight";
@@ -27,7 +30,9 @@ struct Path(Vec<String>);
 
 impl Path {
     fn name(&self) -> String {
-        self.0.join(".").replace("exit_heads.heads.", EXIT_HEADS)
+        let name = self.0.join(".");
+        let name = name.replace("exit_heads.heads.", EXIT_HEADS);
+        name.replace("exit_blocks.blocks.", EXIT_BLOCKS)
     }
 }
 
@@ -74,24 +79,24 @@ pub(crate) fn named_tensors(model: &Llama) -> Result<Vec<NamedTensor>, Error> {
         return Err(failure);
     }
     for tensor in &mut tensors {
-        if let Some(rest) = tensor.name.strip_prefix(EXIT_HEADS) {
-            tensor.name = exit_head_name(model, rest);
+        if let Some(name) = name_on_disk(model, &tensor.name) {
+            tensor.name = name;
         }
     }
     Ok(tensors)
 }
 
-/// `0.weight` becomes `exit_heads.12.weight` when the first head serves exit 12.
-fn exit_head_name(model: &Llama, rest: &str) -> String {
-    let index = rest
-        .split('.')
-        .next()
-        .and_then(|index| index.parse::<usize>().ok());
-    let exit = index.and_then(|index| model.exit_heads.exits.get(index));
-    exit.map_or_else(
-        || format!("{EXIT_HEADS}{rest}"),
-        |exit| format!("{EXIT_HEADS}{exit}.weight"),
-    )
+/// `exit_heads.0.weight` is `exit_heads.12.weight` on disk when the first head serves exit 12; none for other names.
+fn name_on_disk(model: &Llama, name: &str) -> Option<String> {
+    let of_exits = [
+        (EXIT_HEADS, &model.exit_heads.exits),
+        (EXIT_BLOCKS, &model.exit_blocks.exits),
+    ];
+    of_exits.into_iter().find_map(|(prefix, exits)| {
+        let (index, rest) = name.strip_prefix(prefix)?.split_once('.')?;
+        let exit = exits.get(index.parse::<usize>().ok()?)?;
+        Some(format!("{prefix}{exit}.{rest}"))
+    })
 }
 
 /// A tensor's numbers on the host, as f32.
@@ -160,13 +165,15 @@ pub(crate) fn map_parameters(
             let name = self.path.name();
             param.map(|value| {
                 let (shape, length) = (value.shape(), value.shape().num_elements());
-                let (autodiff, trained) = (value.is_autodiff(), value.is_require_grad());
+                let strategy = value.gradient_checkpointing_strategy();
+                let trained = value.is_require_grad();
                 let flat = value.inner().reshape([length]);
                 let new: Tensor<D> = (self.change)(&name, D, flat).reshape(shape);
-                let new = if autodiff {
-                    Tensor::from_inner(new)
-                } else {
-                    new
+                let new = match strategy {
+                    None => new,
+                    Some(strategy) => new
+                        .autodiff()
+                        .with_gradient_checkpointing_strategy(strategy),
                 };
                 new.set_require_grad(trained)
             })

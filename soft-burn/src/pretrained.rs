@@ -1,7 +1,7 @@
 //! Models as Hugging Face folders: `from_pretrained` and `save_pretrained`.
 //!
 //! What is written loads in transformers; `soft.json` beside it says how the model was trained,
-//! and heads of single exits lie in a file of their own that transformers does not look at. No
+//! and heads and blocks of single exits lie in files of their own that transformers does not look at. No
 //! weight is permuted or renamed on the way.
 
 use std::fs;
@@ -12,14 +12,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use soft_core::Exits;
 
-use crate::construct::{WeightSource, construct, construct_exit_heads};
+use crate::construct::{WeightSource, construct, construct_exit_blocks, construct_exit_heads};
 use crate::draft_tokens::DRAFT_TOKENS_FILE;
 use crate::folder::{new_folder, read_json, write_json};
-use crate::parameters::{EXIT_HEADS, named_tensors};
+use crate::lora::LORA;
+use crate::parameters::{EXIT_BLOCKS, EXIT_HEADS, named_tensors};
 use crate::weights::{WeightFiles, WeightType, write_weights};
 use crate::{Error, Llama, LlamaConfig};
 
 const EXIT_HEADS_FILE: &str = "exit_heads.safetensors";
+const EXIT_BLOCKS_FILE: &str = "exit_blocks.safetensors";
 const SOFT_FILE: &str = "soft.json";
 
 /// Files of a model folder that are not weights and travel with the model unchanged.
@@ -41,7 +43,7 @@ const COMPANIONS: [&str; 9] = [
 pub struct SoftInfo {
     /// The exits it was trained at; the last is the full model.
     pub exits: Exits,
-    /// Training method: "soft", "sft" or "ict".
+    /// Training method: "soft", "sft", "ict" or "balcony".
     pub method: String,
     /// Where it comes from: base model, data, settings. Free form.
     #[serde(default)]
@@ -82,7 +84,8 @@ impl Llama {
         skip_derived(&mut files, &config);
         let llama = construct(config, &mut files, device)?;
         files.finish()?;
-        llama.load_exit_heads(folder)
+        let llama = llama.load_exit_heads(folder)?;
+        llama.load_exit_blocks(folder)
     }
 
     fn load_exit_heads(self, folder: &Path) -> Result<Self, Error> {
@@ -91,16 +94,30 @@ impl Llama {
             return Ok(self);
         }
         let mut files = WeightFiles::open_file(&path)?;
-        let exits = exits_of(&files, &path)?;
+        let exits = exits_of(&files, &path, EXIT_HEADS)?;
         exits.check_within(self.config.n_layers)?;
         let llama = construct_exit_heads(self, &exits, &mut files)?;
         files.finish()?;
         Ok(llama)
     }
 
+    fn load_exit_blocks(self, folder: &Path) -> Result<Self, Error> {
+        let path = folder.join(EXIT_BLOCKS_FILE);
+        if !path.exists() {
+            return Ok(self);
+        }
+        let mut files = WeightFiles::open_file(&path)?;
+        let exits = exits_of(&files, &path, EXIT_BLOCKS)?;
+        exits.check_within(self.config.n_layers)?;
+        let llama = construct_exit_blocks(self, &exits, &mut files)?;
+        files.finish()?;
+        Ok(llama)
+    }
+
     /// Writes a new folder that [`from_pretrained`](Self::from_pretrained) and transformers load.
     ///
-    /// The folder is filled beside its final name and renamed.
+    /// The folder is filled beside its final name and renamed. An adapter is left out: [`merged`](Self::merged) it belongs to the
+    /// weights, [`adapter`](Self::adapter) it is kept apart.
     ///
     /// # Errors
     /// [`Error::OutputExists`] when `folder` is there already; I/O errors.
@@ -116,17 +133,25 @@ impl Llama {
     pub(crate) fn write_into(&self, folder: &Path, options: &SaveOptions) -> Result<(), Error> {
         let config = self.config.to_json(options.weight_type.torch_name());
         write_json(&folder.join("config.json"), &config)?;
-        let of_exits = |tensor: &crate::weights::NamedTensor| tensor.name.starts_with(EXIT_HEADS);
-        let (heads, shared): (Vec<_>, Vec<_>) =
-            named_tensors(self)?.into_iter().partition(of_exits);
+        let mut tensors = named_tensors(self)?;
+        tensors.retain(|tensor| !tensor.name.contains(LORA));
+        for (prefix, file) in [
+            (EXIT_HEADS, EXIT_HEADS_FILE),
+            (EXIT_BLOCKS, EXIT_BLOCKS_FILE),
+        ] {
+            let (own, shared): (Vec<_>, Vec<_>) = tensors
+                .into_iter()
+                .partition(|tensor| tensor.name.starts_with(prefix));
+            tensors = shared;
+            if !own.is_empty() {
+                write_weights(&folder.join(file), &own, options.weight_type)?;
+            }
+        }
         write_weights(
             &folder.join("model.safetensors"),
-            &shared,
+            &tensors,
             options.weight_type,
         )?;
-        if !heads.is_empty() {
-            write_weights(&folder.join(EXIT_HEADS_FILE), &heads, options.weight_type)?;
-        }
         if let Some(soft) = options.soft {
             write_json(&folder.join(SOFT_FILE), soft)?;
         }
@@ -136,10 +161,10 @@ impl Llama {
     }
 }
 
-/// The exits whose heads a file holds, named `exit_heads.{depth}.weight`.
-fn exits_of(files: &WeightFiles, path: &Path) -> Result<Exits, Error> {
+/// The exits whose tensors a file holds, named `{prefix}{depth}.` and on.
+fn exits_of(files: &WeightFiles, path: &Path, prefix: &str) -> Result<Exits, Error> {
     let depth = |name: &String| {
-        let depth = name.strip_prefix(EXIT_HEADS)?.strip_suffix(".weight")?;
+        let (depth, _) = name.strip_prefix(prefix)?.split_once('.')?;
         depth.parse::<usize>().ok()
     };
     let unexpected = |name: &String| Error::UnexpectedTensor {
@@ -152,6 +177,7 @@ fn exits_of(files: &WeightFiles, path: &Path) -> Result<Exits, Error> {
         .map(|name| depth(name).ok_or_else(|| unexpected(name)));
     let mut depths = depths.collect::<Result<Vec<_>, _>>()?;
     depths.sort_unstable();
+    depths.dedup();
     Ok(Exits::new(depths)?)
 }
 

@@ -8,6 +8,8 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::{Value, json};
 
+use crate::precision::in_f32;
+
 /// How rotary frequencies are stretched for texts longer than those of pre-training.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum RopeScaling {
@@ -205,6 +207,10 @@ impl Rotation {
 
     /// Turns `x`, `[rows, heads, seq, head_dim]`.
     pub(crate) fn apply(&self, x: Tensor<4>) -> Tensor<4> {
+        in_f32(x, |x| self.turn(x))
+    }
+
+    fn turn(&self, x: Tensor<4>) -> Tensor<4> {
         let half = x.dims()[3] / 2;
         let first = x.clone().narrow(3, 0, half);
         let second = x.narrow(3, half, half);

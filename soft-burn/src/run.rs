@@ -5,6 +5,7 @@
 //! OUT/log.jsonl                one line per step, one per validation
 //! OUT/checkpoints/step-000100/ a model folder, plus optimizer.safetensors and progress.json
 //! OUT/model/                   the finished model
+//! OUT/adapter/                 its adapter, when one was trained; the model has it merged
 //! ```
 //!
 //! A resumed run continues from the newest checkpoint exactly as if it had never stopped: weights,
@@ -17,8 +18,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use soft_core::{Batch, BatchStream, SortedLoss};
 
-use crate::checkpoints::Checkpoints;
-use crate::folder::{new_folder, read_json, write_json};
+use crate::checkpoints::{ADAPTER, Checkpoints};
+use crate::folder::{new_folder, read_json, remove_folder, write_json};
 use crate::log::{Log, LogLine};
 use crate::pretrained::{SaveOptions, SoftInfo};
 use crate::settings::TrainSettings;
@@ -223,9 +224,16 @@ impl<S: BatchStream> Run<S> {
         let path = self.folder.join(MODEL);
         let soft = self.soft_info();
         self.trainer.check_weights()?;
-        self.trainer
-            .trained()
-            .save_pretrained(&path, &self.save_options(&soft))?;
+        if let Some(adapter) = self.trainer.model().adapter()? {
+            // Left by a run that was stopped between adapter and model.
+            let folder = self.folder.join(ADAPTER);
+            if folder.exists() {
+                remove_folder(&folder)?;
+            }
+            adapter.save(&folder, Some(&self.settings.base))?;
+        }
+        let trained = self.trainer.trained();
+        trained.save_pretrained(&path, &self.save_options(&soft))?;
         Ok((path, self.trainer))
     }
 

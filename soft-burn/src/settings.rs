@@ -8,13 +8,16 @@ use soft_core::{
     Rotational, SampledExits, SortedLoss,
 };
 
-use crate::Error;
 use crate::balance::Balance;
+use crate::layer_dropout::LayerDropout;
+use crate::lora::Lora;
 use crate::objective::Objective;
 use crate::optimizer::AdamWSettings;
 use crate::schedule::{Decay, Schedule};
+use crate::weights::WeightType;
+use crate::{Error, LlamaConfig};
 
-/// A training method of the paper.
+/// A training method: the paper's three, and Balcony.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Method {
@@ -24,6 +27,8 @@ pub enum Method {
     Sft,
     /// Early-Exit (ICT): blocks frozen, one head per intermediate exit is trained.
     Ict,
+    /// Balcony: the model frozen, one more block and a norm per intermediate exit are trained.
+    Balcony,
 }
 
 impl Method {
@@ -32,16 +37,20 @@ impl Method {
         match self {
             Self::Soft => Box::new(AllExits),
             Self::Sft => Box::new(LastExit),
-            Self::Ict => Box::new(IntermediateExits),
+            Self::Ict | Self::Balcony => Box::new(IntermediateExits),
         }
     }
 
-    /// Its name: "soft", "sft" or "ict".
+    /// Every method.
+    pub const ALL: [Self; 4] = [Self::Soft, Self::Sft, Self::Ict, Self::Balcony];
+
+    /// Its name: "soft", "sft", "ict" or "balcony".
     pub fn name(self) -> &'static str {
         match self {
             Self::Soft => "soft",
             Self::Sft => "sft",
             Self::Ict => "ict",
+            Self::Balcony => "balcony",
         }
     }
 }
@@ -68,6 +77,18 @@ pub struct TrainSettings {
     /// Train this many of the last blocks, the final norm and an untied head only; all below stays as it is. Default: everything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_blocks: Option<usize>,
+    /// Train low-rank adapters instead of the weights. Default: the weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<Lora>,
+    /// Rows skip blocks, the deeper the more often. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer_dropout: Option<LayerDropout>,
+    /// Number type of the weights in training; losses and the optimiser's state, with a copy of the weights, are f32. Default f32.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub weights: WeightType,
+    /// Burn's gradient checkpointing: cheap operations are computed again in the backward pass instead of being kept. Default off.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub gradient_checkpointing: bool,
     /// How SoFT weighs the exits, instead of all the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_weights: Option<Weights>,
@@ -85,6 +106,18 @@ pub struct TrainSettings {
     pub balance: Balance,
 }
 
+/// Refuses more last blocks than there are, and none.
+pub(crate) fn check_last_blocks(count: usize, depth: usize) -> Result<(), Error> {
+    match (1..=depth).contains(&count) {
+        true => Ok(()),
+        false => refuse(
+            "last blocks to train",
+            format!("{count} of {depth}"),
+            "1 to the number of blocks",
+        ),
+    }
+}
+
 fn refuse<T>(key: &'static str, found: String, expected: &'static str) -> Result<T, Error> {
     Err(Error::Setting {
         key,
@@ -97,13 +130,13 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-/// Weights of the exits, scaled to sum to 1.
+/// Weights of the exits, which sum to 1.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Weights {
     /// By depth, from a formula.
     ByDepth(DepthWeights),
-    /// One per exit, shallowest first.
+    /// One per exit, shallowest first, summing to 1.
     PerExit(Vec<f64>),
 }
 
@@ -175,6 +208,10 @@ impl TrainSettings {
             optimizer: AdamWSettings::default(),
             objective: Objective::default(),
             last_blocks: None,
+            lora: None,
+            layer_dropout: None,
+            weights: WeightType::default(),
+            gradient_checkpointing: false,
             exit_weights: None,
             curriculum: None,
             sampled_exits: None,
@@ -229,15 +266,16 @@ impl TrainSettings {
                 "method soft",
             );
         }
-        if self.method == Method::Ict && self.last_blocks.is_some() {
-            let found = "some, and method ict".to_owned();
-            return refuse("last blocks to train", found, "a method that trains blocks");
-        }
-        if let Some(Weights::PerExit(weights)) = &self.exit_weights
-            && weights.len() != exits
-        {
-            let found = format!("{} for {exits} exits", weights.len());
-            return refuse("weights of the exits", found, "one per exit");
+        if let Some(Weights::PerExit(weights)) = &self.exit_weights {
+            if weights.len() != exits {
+                let found = format!("{} for {exits} exits", weights.len());
+                return refuse("weights of the exits", found, "one per exit");
+            }
+            let sum: f64 = weights.iter().sum();
+            if (sum - 1.0).abs() > 1e-6 {
+                let found = format!("{weights:?}, which sum to {sum}");
+                return refuse("weights of the exits", found, "weights that sum to 1");
+            }
         }
         if let Some(sampled) = self.sampled_exits
             && sampled.draws > exits
@@ -248,6 +286,10 @@ impl TrainSettings {
                 found,
                 "at most the number of exits",
             );
+        }
+        if self.balance.limit.is_none() && self.balance.limit_from.is_some() {
+            let found = "a step, and no limit".to_owned();
+            return refuse("balance limit_from", found, "a limit to begin there");
         }
         if let Some(limit) = self.balance.limit {
             if !(limit.is_finite() && limit > 0.0) {
@@ -266,7 +308,59 @@ impl TrainSettings {
                 );
             }
         }
+        self.check_what_is_trained()?;
         self.check_distillation()
+    }
+
+    /// Refuses to train and to freeze the same weights, and rows that skip what is frozen.
+    fn check_what_is_trained(&self) -> Result<(), Error> {
+        let frozen = matches!(self.method, Method::Ict | Method::Balcony);
+        let method = self.method.name();
+        let given = [
+            ("last blocks to train", self.last_blocks.is_some()),
+            ("lora", self.lora.is_some()),
+            ("layer dropout", self.layer_dropout.is_some()),
+        ];
+        if frozen && let Some((key, _)) = given.iter().find(|(_, given)| *given) {
+            let found = format!("some, and method {method}");
+            return refuse(key, found, "a method that trains blocks");
+        }
+        if let Some(lora) = &self.lora {
+            if self.last_blocks.is_some() {
+                let found = "some, and last blocks to train".to_owned();
+                return refuse(
+                    "lora",
+                    found,
+                    "one or the other; lora has layers of its own",
+                );
+            }
+            lora.validate()?;
+        }
+        if let Some(LayerDropout { rate, .. }) = self.layer_dropout {
+            if !(rate > 0.0 && rate < 1.0) {
+                let expected = "above 0 and below 1";
+                return refuse("layer dropout", rate.to_string(), expected);
+            }
+            if self.objective == Objective::Plain {
+                let found = "plain, with layer dropout".to_owned();
+                return refuse("objective", found, "flat, which alone has it");
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses what a model of this shape does not have: for what can be known before its weights are read.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] naming the setting; exits that do not fit.
+    pub fn check_within(&self, config: &LlamaConfig) -> Result<(), Error> {
+        self.validate()?;
+        self.exits.clone().for_depth(config.n_layers)?;
+        if let Some(count) = self.last_blocks {
+            check_last_blocks(count, config.n_layers)?;
+        }
+        let lora = self.lora.as_ref();
+        lora.map_or(Ok(()), |lora| lora.check_within(config))
     }
 
     fn check_distillation(&self) -> Result<(), Error> {

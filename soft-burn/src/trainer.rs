@@ -11,12 +11,15 @@ use std::time::Instant;
 
 use burn::module::Module;
 use serde::{Deserialize, Serialize};
-use soft_core::{Batch, BatchStream, Exit, Exits, MicroBatch, NestedModel, SortedLoss, TrainModel};
+use soft_core::{Batch, BatchStream, Exit, MicroBatch, SortedLoss, TrainModel};
 
 use crate::objective::Weighing;
 use crate::optimizer::{NamedAdamW, NamedGradients};
 use crate::parameters::not_finite;
-use crate::settings::{Method, TrainSettings};
+use crate::settings::TrainSettings;
+use crate::trained_parts::fitted;
+use crate::training_pass::Skipping;
+use crate::weights::WeightType;
 use crate::{Error, Llama};
 
 /// Mean loss at one exit.
@@ -91,63 +94,9 @@ struct ExitTotal {
     supervised: usize,
 }
 
-/// The heads that `method` calls for: one for each intermediate exit under ICT, else none but the
-/// shared one.
-fn heads_for(method: Method, model: Llama, exits: &Exits) -> Result<Llama, Error> {
-    let intermediate: Vec<Exit> = exits.iter().filter(|&exit| exit != exits.last()).collect();
-    let found = model.exits_with_heads().to_vec();
-    let refuse = |key, found: String, expected| {
-        Err(Error::Setting {
-            key,
-            found,
-            expected,
-        })
-    };
-    match method {
-        Method::Ict if intermediate.is_empty() => refuse(
-            "exits",
-            exits.to_string(),
-            "an intermediate exit to train a head for",
-        ),
-        Method::Ict if found.is_empty() => model.with_exit_heads(exits),
-        Method::Ict if found != intermediate => {
-            let found = format!(
-                "{exits}, but the model has heads of its own at {}",
-                listed(&found)
-            );
-            refuse(
-                "exits",
-                found,
-                "the exits of those heads and the full depth",
-            )
-        }
-        Method::Soft | Method::Sft if !found.is_empty() => {
-            let found = format!(
-                "{}, but the model has heads of its own at {}",
-                method.name(),
-                listed(&found)
-            );
-            refuse(
-                "method",
-                found,
-                "ict, or a model whose only head is the shared one",
-            )
-        }
-        _ => Ok(model),
-    }
-}
-
-fn listed(exits: &[Exit]) -> String {
-    exits
-        .iter()
-        .map(Exit::to_string)
-        .collect::<Vec<_>>()
-        .join(", ")
-}
-
 impl Trainer {
-    /// A trainer at step 0. Under [`Method::Ict`] the model gets heads for the intermediate exits
-    /// unless it has them already.
+    /// A trainer at step 0. Under [`Method::Ict`](crate::Method::Ict) the model gets heads for the intermediate exits,
+    /// under [`Method::Balcony`](crate::Method::Balcony) blocks, and with [`Lora`](crate::Lora) an adapter, unless it has them already.
     ///
     /// # Errors
     /// When settings or exits do not fit.
@@ -163,14 +112,7 @@ impl Trainer {
         steps_done: u64,
     ) -> Result<Self, Error> {
         settings.validate()?;
-        let exits = settings.exits.clone().for_depth(model.depth())?;
-        let mut model = heads_for(settings.method, model, &exits)?.train();
-        if settings.method == Method::Ict {
-            model = model.freeze_all_but_exit_heads();
-        }
-        if let Some(count) = settings.last_blocks {
-            model = model.freeze_all_but_last(count)?;
-        }
+        let model = fitted(model, &settings)?;
         let weights = SortedWeights(settings.sorted_loss()?);
         Ok(Self {
             model,
@@ -192,9 +134,17 @@ impl Trainer {
         &self.model
     }
 
-    /// The model without autodiff, for evaluation and saving.
+    /// The model without autodiff, in f32 and with an adapter merged: for evaluation and saving.
     pub fn trained(&self) -> Llama {
-        self.model.valid()
+        self.snapshot().merged()
+    }
+
+    /// The model without autodiff, in f32, an adapter apart.
+    pub(crate) fn snapshot(&self) -> Llama {
+        match self.settings.weights {
+            WeightType::F32 => self.model.valid(),
+            WeightType::Bf16 => self.model.valid().with_weights(WeightType::F32),
+        }
     }
 
     /// The settings of the run.
@@ -290,17 +240,20 @@ impl Trainer {
         step: u64,
     ) -> Result<Accumulated, Error> {
         let mut sum = Accumulated::default();
+        let dropout = self.settings.layer_dropout;
         for (index, batch) in (0..).zip(batches) {
             if batch.supervised_tokens() == 0 {
                 continue;
             }
-            let weights = self.checked_weights(MicroBatch { step, index })?;
+            let at = MicroBatch { step, index };
+            let weights = self.checked_weights(at)?;
             let weighing = Weighing {
                 exits: &self.settings.exits,
                 weights: &weights,
                 normaliser,
                 distillation: self.settings.distillation,
-                balance: self.settings.balance,
+                balance: self.settings.balance.at(step),
+                skipping: dropout.map(|dropout| Skipping { dropout, at }),
             };
             let objective = self.settings.objective;
             let losses =

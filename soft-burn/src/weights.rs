@@ -10,7 +10,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, tensor::Metadata};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
@@ -248,10 +248,12 @@ fn decode<const N: usize>(bytes: &[u8], number: impl Fn([u8; N]) -> f32) -> Vec<
     numbers.iter().map(|bytes| number(*bytes)).collect()
 }
 
-/// The number type in which weights are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The number type in which weights are kept or written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum WeightType {
-    /// 32 bits: what training needs.
+    /// 32 bits: what training starts from.
+    #[default]
     F32,
     /// The upper half of those.
     Bf16,

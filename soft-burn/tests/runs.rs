@@ -7,9 +7,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use soft_burn::{
-    AdamWSettings, Balance, Curriculum, Decay, Distillation, Error, Llama, LlamaConfig, LogLine,
-    Method, Objective, RopeScaling, Run, RunData, RunSettings, SampledPerBatch, SaveOptions,
-    Schedule, SharedHead, TrainSettings, Trainer, Weights, device,
+    AdamWSettings, Balance, Curriculum, Decay, Distillation, Error, LayerDropout, Llama,
+    LlamaConfig, LogLine, Lora, Method, Objective, RopeScaling, Run, RunData, RunSettings,
+    SampledPerBatch, SaveOptions, Schedule, SharedHead, TrainSettings, Trainer, WeightType,
+    Weights, device,
 };
 use soft_core::{Batch, BatchStream, DepthWeights, Example, Exits, StreamPosition};
 
@@ -177,22 +178,29 @@ fn outcome(out: &Path) -> (Vec<LogLine>, Vec<u8>) {
         }
         other => other,
     };
-    let weights = ["model.safetensors", "exit_heads.safetensors"];
-    let weights = weights.map(|name| fs::read(out.join("model").join(name)).unwrap_or_default());
+    let weights = [
+        "model/model.safetensors",
+        "model/exit_heads.safetensors",
+        "model/exit_blocks.safetensors",
+        "adapter/adapter_model.safetensors",
+    ];
+    let weights = weights.map(|name| fs::read(out.join(name)).unwrap_or_default());
     (log.lines().map(untimed).collect(), weights.concat())
 }
 
 #[test]
 fn stopped_after_any_line_and_resumed_is_the_same_to_the_bit() {
-    let methods = [Method::Soft, Method::Sft, Method::Ict];
-    let methods = methods.map(|method| Site::new().settings(method));
-    let sampled = [1, 2].map(|draws| Site::new().sampled([3.0, 2.0, 1.0], draws));
+    let methods = Method::ALL.map(|method| Site::new().settings(method));
+    let sampled = [1, 2].map(|draws| Site::new().sampled([0.5, 0.3, 0.2], draws));
     let options = options_of_soft().map(|option| {
         let mut settings = Site::new().settings(Method::Soft);
         option(&mut settings.train);
         settings
     });
-    for settings in methods.into_iter().chain(sampled).chain(options) {
+    let mut checkpointed = Site::new().settings(Method::Soft);
+    checkpointed.train.gradient_checkpointing = true;
+    let all = methods.into_iter().chain(sampled).chain(options);
+    for settings in all.chain([checkpointed]) {
         let site = Site::new();
         let settings = || RunSettings {
             base: site.path("base"),
@@ -221,9 +229,12 @@ fn stopped_after_any_line_and_resumed_is_the_same_to_the_bit() {
 }
 
 /// The ways beside the paper's own.
-fn options_of_soft() -> [fn(&mut TrainSettings); 7] {
+fn options_of_soft() -> [fn(&mut TrainSettings); 10] {
     [
         |train| train.last_blocks = Some(2),
+        |train| train.lora = Some(Lora::new(2)),
+        |train| train.layer_dropout = Some(LayerDropout { rate: 0.6, seed: 2 }),
+        |train| train.weights = WeightType::Bf16,
         |train| train.exit_weights = Some(Weights::ByDepth(DepthWeights::Quadratic)),
         |train| train.curriculum = Some(Curriculum::Rotational { every: 2 }),
         |train| train.curriculum = Some(Curriculum::Gradual { steps: 4 }),
@@ -237,6 +248,7 @@ fn options_of_soft() -> [fn(&mut TrainSettings); 7] {
         |train| {
             train.balance = Balance {
                 limit: Some(0.5),
+                limit_from: Some(3),
                 shared_head: SharedHead::FullDepth,
             };
         },
@@ -255,6 +267,83 @@ fn every_option_trains_another_model() {
         assert!(!outcomes.contains(&weights), "option {index}");
         outcomes.push(weights);
     }
+}
+
+/// What is frozen stays as it was, to the bit.
+#[test]
+fn only_the_parts_of_a_method_are_trained() {
+    let site = Site::new();
+    let tensors = |path: &Path| {
+        let bytes = fs::read(path.join("model.safetensors")).unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let of =
+            |(name, view): (String, safetensors::tensor::TensorView)| (name, view.data().to_vec());
+        tensors
+            .tensors()
+            .into_iter()
+            .map(of)
+            .collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let base = tensors(&site.path("base"));
+    let moved = |name: &str, settings: RunSettings| {
+        site.whole(name, settings);
+        let trained = tensors(&site.path(name).join("model"));
+        assert!(trained.keys().eq(base.keys()));
+        let other = |name: &&String| trained[*name] != base[*name];
+        base.keys().filter(other).cloned().collect::<Vec<_>>()
+    };
+    for method in [Method::Ict, Method::Balcony] {
+        assert!(moved(method.name(), site.settings(method)).is_empty());
+    }
+    let mut lora = site.settings(Method::Soft);
+    lora.train.lora = Some(Lora {
+        targets: vec!["v_proj".to_owned()],
+        layers: Some(vec![1, 3]),
+        ..Lora::new(2)
+    });
+    let name = |layer| format!("model.layers.{layer}.self_attn.v_proj.weight");
+    assert_eq!(moved("lora", lora), [name(1), name(3)]);
+}
+
+/// What is computed again is what would have been kept.
+#[test]
+fn gradient_checkpointing_changes_no_result() {
+    let losses = |checkpointing| {
+        let mut settings = Site::new().settings(Method::Soft).train;
+        settings.gradient_checkpointing = checkpointing;
+        let mut trainer = Trainer::new(model(), settings).unwrap();
+        let mut stream = Counting::default();
+        let step = |_| trainer.step(&mut stream).unwrap().loss;
+        (0..4).map(step).collect::<Vec<_>>()
+    };
+    for (kept, again) in losses(false).into_iter().zip(losses(true)) {
+        assert!((kept - again).abs() < 1e-5 * kept, "{kept} and {again}");
+    }
+}
+
+/// Steps smaller than a bf16 weight's rounding add up in the f32 copy.
+#[test]
+fn small_steps_are_not_lost_in_bf16() {
+    let trained = |weights, peak| {
+        let mut settings = Site::new().settings(Method::Soft).train;
+        settings.weights = weights;
+        settings.schedule.peak = peak;
+        settings.schedule.decay = Decay::Constant;
+        settings.steps = 40;
+        let mut trainer = Trainer::new(model(), settings).unwrap();
+        let mut stream = Counting::default();
+        let losses: Vec<f64> = (0..40)
+            .map(|_| trainer.step(&mut stream).unwrap().loss)
+            .collect();
+        losses
+    };
+    // Weights are around 0.3, whose neighbours in bf16 are 0.002 apart: a step of 1e-4 is lost by itself.
+    let whole = trained(WeightType::F32, 1e-4);
+    let half = trained(WeightType::Bf16, 1e-4);
+    assert!((half[0] - whole[0]).abs() < 0.02 * whole[0]);
+    let fell = |losses: &[f64]| losses[..4].iter().sum::<f64>() - losses[36..].iter().sum::<f64>();
+    assert!(fell(&half) > 0.8 * fell(&whole), "{half:?} {whole:?}");
+    assert!(fell(&whole) > 0.0);
 }
 
 #[test]
@@ -440,7 +529,7 @@ fn ict_trains_the_new_heads_and_nothing_else() {
 #[test]
 fn a_step_trains_the_exits_it_draws() {
     let site = Site::new();
-    let (log, _) = site.whole("run", site.sampled([1.0, 1.0, 0.0], 1));
+    let (log, _) = site.whole("run", site.sampled([0.5, 0.5, 0.0], 1));
     let mut drawn = Vec::new();
     for line in log {
         if let LogLine::Train(report) = line {
@@ -533,8 +622,50 @@ fn settings_that_make_no_sense_are_named() {
         "weights of the exits is 2 for 3 exits",
     );
     refused(
-        |settings| settings.train.exit_weights = Some(Weights::PerExit(vec![1.0, -2.0, 3.0])),
-        "none negative, one above 0; found [1.0, -2.0, 3.0]",
+        |settings| settings.train.exit_weights = Some(Weights::PerExit(vec![1.0, -2.0, 2.0])),
+        "none negative, one above 0; found [1.0, -2.0, 2.0]",
+    );
+    refused(
+        |settings| settings.train.exit_weights = Some(Weights::PerExit(vec![0.5, 0.5, 0.5])),
+        "which sum to 1.5: expected weights that sum to 1",
+    );
+    refused(
+        |settings| settings.train.lora = Some(Lora::new(0)),
+        "lora rank is 0",
+    );
+    refused(
+        |settings| {
+            settings.train.lora = Some(Lora {
+                layers: Some(vec![4]),
+                ..Lora::new(1)
+            });
+        },
+        "lora layers is block 4 of a model of 4",
+    );
+    refused(
+        |settings| {
+            settings.train.lora = Some(Lora::new(1));
+            settings.train.last_blocks = Some(1);
+        },
+        "lora is some, and last blocks to train",
+    );
+    refused(
+        |settings| {
+            settings.train.lora = Some(Lora::new(1));
+            settings.train.method = Method::Balcony;
+        },
+        "lora is some, and method balcony",
+    );
+    refused(
+        |settings| settings.train.layer_dropout = Some(LayerDropout { rate: 1.0, seed: 0 }),
+        "layer dropout is 1",
+    );
+    refused(
+        |settings| {
+            settings.train.layer_dropout = Some(LayerDropout { rate: 0.1, seed: 0 });
+            settings.train.objective = Objective::Plain;
+        },
+        "objective is plain, with layer dropout",
     );
     refused(
         |settings| settings.train.sampled_exits = Some(SampledPerBatch { draws: 4, seed: 1 }),
@@ -547,7 +678,7 @@ fn settings_that_make_no_sense_are_named() {
     refused(
         |settings| {
             settings.train.method = Method::Sft;
-            settings.train.exit_weights = Some(Weights::PerExit(vec![1.0, 1.0, 1.0]));
+            settings.train.exit_weights = Some(Weights::PerExit(vec![0.5, 0.25, 0.25]));
         },
         "method sft",
     );
@@ -595,6 +726,10 @@ fn settings_that_make_no_sense_are_named() {
         "distillation is some, and method sft",
     );
     refused(
+        |settings| settings.train.balance.limit_from = Some(2),
+        "balance limit_from is a step, and no limit",
+    );
+    refused(
         |settings| settings.train.balance.limit = Some(0.0),
         "balance limit is 0",
     );
@@ -608,7 +743,7 @@ fn settings_that_make_no_sense_are_named() {
     refused(
         |settings| {
             settings.train.balance.limit = Some(1.0);
-            settings.train.exit_weights = Some(Weights::PerExit(vec![1.0, 1.0, 0.0]));
+            settings.train.exit_weights = Some(Weights::PerExit(vec![0.5, 0.5, 0.0]));
         },
         "balance limit is one, and micro-batches without the full depth",
     );

@@ -14,6 +14,10 @@ use crate::shuffle::{Purpose, shuffle};
 pub struct LoaderConfig {
     /// Rows in a micro-batch. Default 4, which a laptop holds.
     pub batch_size: usize,
+    /// Packing: a micro-batch takes as many rows as have at most this many tokens together, however many rows that are; a longer row
+    /// comes alone. Default: `batch_size` rows, however long they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens_per_batch: Option<usize>,
     /// Seed of the order. Default 42, the paper's.
     pub seed: u64,
     /// Batches per window within which rows are sorted by length; 1 mixes lengths freely.
@@ -25,6 +29,7 @@ impl Default for LoaderConfig {
     fn default() -> Self {
         Self {
             batch_size: 4,
+            tokens_per_batch: None,
             seed: 42,
             bucket_batches: 64,
         }
@@ -40,6 +45,7 @@ impl LoaderConfig {
         let sizes = [
             ("batch_size", self.batch_size),
             ("bucket_batches", self.bucket_batches),
+            ("tokens_per_batch", self.tokens_per_batch.unwrap_or(1)),
         ];
         match sizes.into_iter().find(|(_, size)| *size == 0) {
             None => Ok(()),
@@ -56,7 +62,7 @@ impl LoaderConfig {
 ///
 /// An epoch's batches are a pure function of the seed and the epoch: all rows are shuffled, cut
 /// into windows of some batches, sorted by length within each window so that rows of one batch
-/// need little padding, and the batches are shuffled. Every row comes once an epoch; the last,
+/// need little padding, and the batches are shuffled. Packed or not, a row's tokens see their own row alone. Every row comes once an epoch; the last,
 /// smaller batch is kept. Rows meet different company each epoch.
 #[derive(Clone, Debug)]
 pub struct Loader {
@@ -102,9 +108,9 @@ impl Loader {
         &self.config
     }
 
-    /// Number of batches in every epoch.
+    /// Number of batches in the current epoch; the same in every epoch unless rows are packed.
     pub fn batches_per_epoch(&self) -> u64 {
-        self.examples.len().div_ceil(self.config.batch_size) as u64
+        self.plan.len() as u64
     }
 
     /// Indices into [`examples`](Loader::examples) of the rows of the next batch.
@@ -117,6 +123,7 @@ impl Loader {
     fn plan_of(&self, epoch: u64) -> Vec<Vec<usize>> {
         let LoaderConfig {
             batch_size,
+            tokens_per_batch,
             seed,
             bucket_batches,
         } = self.config;
@@ -126,10 +133,35 @@ impl Loader {
         for window in rows.chunks_mut(batch_size.saturating_mul(bucket_batches)) {
             // Stable, so that rows of one length stay shuffled.
             window.sort_by_key(|&row| self.examples[row].len());
-            plan.extend(window.chunks(batch_size).map(<[usize]>::to_vec));
+            match tokens_per_batch {
+                None => plan.extend(window.chunks(batch_size).map(<[usize]>::to_vec)),
+                Some(most) => plan.extend(self.packed(window, most)),
+            }
         }
         shuffle(&mut plan, Purpose::Batches, seed, epoch);
         plan
+    }
+}
+
+impl Loader {
+    /// Consecutive rows, each time as many as have at most `most` tokens together, and at least one.
+    fn packed(&self, rows: &[usize], most: usize) -> Vec<Vec<usize>> {
+        let mut packs: Vec<Vec<usize>> = Vec::new();
+        let mut room = 0;
+        for &row in rows {
+            let length = self.examples[row].len();
+            match packs.last_mut() {
+                Some(pack) if length <= room => {
+                    pack.push(row);
+                    room -= length;
+                }
+                _ => {
+                    packs.push(vec![row]);
+                    room = most.saturating_sub(length);
+                }
+            }
+        }
+        packs
     }
 }
 
@@ -159,17 +191,15 @@ impl BatchStream for Loader {
     }
 
     fn seek(&mut self, position: StreamPosition) -> Result<(), DataError> {
-        let batches_per_epoch = self.batches_per_epoch();
+        let plan = self.plan_of(position.epoch);
+        let batches_per_epoch = plan.len() as u64;
         if position.batch >= batches_per_epoch {
             return Err(DataError::NoSuchPosition {
                 position,
                 batches_per_epoch,
             });
         }
-        if position.epoch != self.position.epoch {
-            self.plan = self.plan_of(position.epoch);
-        }
-        self.position = position;
+        (self.plan, self.position) = (plan, position);
         Ok(())
     }
 }

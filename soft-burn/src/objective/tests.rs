@@ -3,12 +3,12 @@
 #![allow(clippy::unwrap_used)] // a test's way to fail
 
 use burn::module::Module;
-use soft_core::Example;
+use soft_core::{Example, MicroBatch, NestedModel};
 
 use super::*;
 use crate::balance::SharedHead;
-use crate::parameters::{EXIT_HEADS, named_tensors};
-use crate::{LlamaConfig, RopeScaling};
+use crate::parameters::FINAL_NORM;
+use crate::{LayerDropout, LlamaConfig, RopeScaling};
 
 /// Shapes, tied and untied heads, with and without heads per exit, and weights, of which some are 0.
 fn model(case: usize, exits: &Exits) -> Llama {
@@ -31,18 +31,20 @@ fn model(case: usize, exits: &Exits) -> Llama {
     let model = Llama::random(config, case as u64, &crate::device("cpu").unwrap()).unwrap();
     match case % 4 {
         3 => model.with_exit_heads(exits).unwrap().train(),
+        _ if case % 8 == 1 => model.with_exit_blocks(exits).unwrap().train(),
         _ => model.train(),
     }
 }
 
+fn row(case: usize, row: usize) -> Example {
+    let length = 3 + (case + row) % 5;
+    let tokens = (0..length).map(|at| ((case * 5 + row * 7 + at * 3) % 23) as u32);
+    let marks = (0..length).map(|at| at > row % 2).collect();
+    Example::new(tokens.collect(), marks).unwrap()
+}
+
 fn batch(case: usize) -> Batch {
-    let row = |row: usize| {
-        let length = 3 + (case + row) % 5;
-        let tokens = (0..length).map(|at| ((case * 5 + row * 7 + at * 3) % 23) as u32);
-        let marks = (0..length).map(|at| at > row % 2).collect();
-        Example::new(tokens.collect(), marks).unwrap()
-    };
-    let rows: Vec<_> = (0..1 + case % 3).map(row).collect();
+    let rows: Vec<_> = (0..1 + case % 3).map(|index| row(case, index)).collect();
     Batch::from_examples(&rows.iter().collect::<Vec<_>>(), 0).unwrap()
 }
 
@@ -79,6 +81,7 @@ fn flat_is_plain_on_random_models() {
             normaliser: batch.supervised_tokens() as f64,
             distillation: None,
             balance: Balance::default(),
+            skipping: None,
         };
         let [(flat, mut of_flat), (plain, mut of_plain)] =
             [Objective::Flat, Objective::Plain].map(|objective| {
@@ -95,9 +98,9 @@ fn flat_is_plain_on_random_models() {
                 flat.exit
             );
         }
-        let heads = (0..exits.len()).map(|index| format!("{EXIT_HEADS}{index}.weight"));
-        let names = named_tensors(&model).unwrap().into_iter();
-        for name in names.map(|tensor| tensor.name).chain(heads) {
+        let names = [of_flat.names(), of_plain.names()].concat();
+        assert!(names.len() > 20, "case {case}");
+        for name in names {
             agree(case, &name, of_flat.take(&name), of_plain.take(&name));
         }
     }
@@ -105,6 +108,7 @@ fn flat_is_plain_on_random_models() {
 
 /// Three exits of one model, whose gradients are asked for in several ways.
 struct Asked {
+    case: usize,
     model: Llama,
     batch: Batch,
     exits: Exits,
@@ -114,10 +118,16 @@ impl Asked {
     fn new(case: usize) -> Self {
         let exits: Exits = "1,2,4".parse().unwrap();
         Self {
+            case,
             model: model(case, &exits),
             batch: batch(case),
             exits,
         }
+    }
+
+    /// One row of the batch by itself.
+    fn row(&self, index: usize) -> Batch {
+        Batch::from_examples(&[&row(self.case, index)], 0).unwrap()
     }
 
     /// Losses and gradients; weights need not sum to 1.
@@ -133,6 +143,7 @@ impl Asked {
             normaliser: 3.0,
             distillation,
             balance,
+            skipping: None,
         };
         let mut gradients = NamedGradients::default();
         let losses =
@@ -140,12 +151,6 @@ impl Asked {
         let losses = losses.unwrap();
         let total = weighing.total(&losses);
         (losses, total, gradients)
-    }
-
-    fn names(&self) -> Vec<String> {
-        let heads = (0..self.exits.len()).map(|index| format!("{EXIT_HEADS}{index}.weight"));
-        let tensors = named_tensors(&self.model).unwrap().into_iter();
-        tensors.map(|tensor| tensor.name).chain(heads).collect()
     }
 }
 
@@ -200,7 +205,7 @@ fn distilling_is_the_loss_as_it_stands() {
         assert!((found - expected).abs() < 1e-5 * expected, "case {case}");
         let mut of_plain = NamedGradients::default();
         of_plain.add_all(named_gradients(&asked.model, &mut total.backward()));
-        for name in asked.names() {
+        for name in [of_flat.names(), of_plain.names()].concat() {
             agree(case, &name, of_flat.take(&name), of_plain.take(&name));
         }
     }
@@ -224,6 +229,64 @@ fn an_exit_alone_follows_the_full_depth() {
     assert_eq!(moved, 0.0);
 }
 
+/// Every row by itself, through the blocks that it does not skip.
+#[test]
+fn skipped_blocks_are_as_if_they_were_not_there() {
+    let weights = [0.5, 0.2, 0.3];
+    let dropout = LayerDropout { rate: 0.9, seed: 3 };
+    let (mut skipped, mut partly) = (0, 0);
+    for case in [2, 5, 8, 11] {
+        let asked = Asked::new(case);
+        let at = MicroBatch {
+            step: case as u64,
+            index: 1,
+        };
+        let weighing = Weighing {
+            exits: &asked.exits,
+            weights: &weights,
+            normaliser: 3.0,
+            distillation: None,
+            balance: Balance::default(),
+            skipping: Some(Skipping { dropout, at }),
+        };
+        let mut found = NamedGradients::default();
+        let losses =
+            Objective::Flat.differentiate(&asked.model, &asked.batch, weighing, &mut found);
+        let found_total = weighing.total(&losses.unwrap());
+
+        let mut total = Tensor::<1>::zeros([1], &asked.model.device());
+        for row in 0..asked.batch.rows() {
+            let (tokens, targets) = asked.model.prepare(&asked.row(row)).unwrap();
+            let mut hidden = asked.model.embed(&tokens).unwrap();
+            for (index, segment) in asked.exits.segments().enumerate() {
+                for layer in segment {
+                    match dropout.drops(at, (layer, 4), row) {
+                        true => skipped += 1,
+                        false => {
+                            hidden = asked.model.blocks(hidden, layer..layer + 1, None).unwrap()
+                        }
+                    }
+                }
+                let exit = asked.exits.iter().nth(index).unwrap();
+                let loss = asked.model.loss(&hidden, exit, &targets).unwrap();
+                total = total + loss.mul_scalar(weights[index] / 3.0);
+            }
+        }
+        partly += usize::from(asked.batch.rows() > 1);
+        let expected: f64 = total.clone().inner().into_scalar::<f32>().into();
+        assert!(
+            (found_total - expected).abs() < 1e-5 * expected,
+            "case {case}"
+        );
+        let mut wanted = NamedGradients::default();
+        wanted.add_all(named_gradients(&asked.model, &mut total.backward()));
+        for name in [found.names(), wanted.names()].concat() {
+            agree(case, &name, found.take(&name), wanted.take(&name));
+        }
+    }
+    assert!(skipped > 3 && partly > 1, "{skipped} {partly}");
+}
+
 fn largest(tensor: &Tensor<1>) -> f32 {
     tensor.clone().abs().max().into_scalar()
 }
@@ -232,7 +295,7 @@ fn largest(tensor: &Tensor<1>) -> f32 {
 #[test]
 fn a_limited_exit_sends_that_share_of_its_gradient() {
     let (weights, limit) = ([0.6, 0.0, 0.4], 0.3);
-    for case in [0, 1, 2] {
+    for case in [0, 5, 2] {
         let asked = Asked::new(case);
         let (tokens, targets) = asked.model.prepare(&asked.batch).unwrap();
         let sent = |depth: usize, weight: f64| -> f64 {
@@ -260,7 +323,7 @@ fn a_limited_exit_sends_that_share_of_its_gradient() {
         let one = |weights| asked.flat(weights, None, Balance::default()).2;
         let mut of_exit = one([weights[0], 0.0, 0.0]);
         let mut of_full = one([0.0, 0.0, weights[2]]);
-        for name in asked.names() {
+        for name in limited.names() {
             // The head is reached before the limit; when tied, so is a part of the embedding's gradient.
             let is_head = name.contains("head") || name.contains("embed");
             let (Some(found), false) = (limited.take(&name), is_head) else {
@@ -279,7 +342,7 @@ fn a_limited_exit_sends_that_share_of_its_gradient() {
 #[test]
 fn norm_and_head_are_moved_by_the_full_depth_alone_if_so_told() {
     let weights = [0.5, 0.2, 0.3];
-    for case in [0, 1] {
+    for case in [0, 5] {
         let asked = Asked::new(case);
         let balance = Balance {
             shared_head: SharedHead::FullDepth,
@@ -288,7 +351,7 @@ fn norm_and_head_are_moved_by_the_full_depth_alone_if_so_told() {
         let (_, _, mut found) = asked.flat(weights, None, balance);
         let (_, _, mut of_full) = asked.flat([0.0, 0.0, 0.3], None, Balance::default());
         let (_, _, mut of_all) = asked.flat(weights, None, Balance::default());
-        for name in asked.names() {
+        for name in of_all.names() {
             let (found, full, all) = (found.take(&name), of_full.take(&name), of_all.take(&name));
             if name == FINAL_NORM || name == "lm_head.weight" {
                 agree(case, &name, found, full);

@@ -19,6 +19,7 @@ fn loader(lengths: &[usize], batch_size: usize, bucket_batches: usize, seed: u64
         batch_size,
         seed,
         bucket_batches,
+        ..LoaderConfig::default()
     };
     Loader::new(examples(lengths), 0, config).unwrap()
 }
@@ -49,6 +50,42 @@ proptest! {
             prop_assert_eq!(loader.position().batch, 0);
         }
         prop_assert_eq!(loader.position().epoch, 2);
+    }
+
+    #[test]
+    fn packed_batches_are_full_and_hold_every_row_once(
+        lengths in prop::collection::vec(1_usize..9, 1..80),
+        most in 1_usize..30, bucket in 1_usize..5, seed: u64, steps in 0_usize..40,
+    ) {
+        let config = LoaderConfig {
+            batch_size: 4,
+            tokens_per_batch: Some(most),
+            seed,
+            bucket_batches: bucket,
+        };
+        let packed = || Loader::new(examples(&lengths), 0, config).unwrap();
+        let mut loader = packed();
+        for _ in 0..2 {
+            let batches = (0..loader.batches_per_epoch()).map(|_| loader.next_batch().unwrap());
+            let batches: Vec<_> = batches.collect();
+            for batch in &batches {
+                let tokens: usize = batch.lengths().iter().sum();
+                prop_assert!(tokens <= most || batch.rows() == 1);
+            }
+            let mut seen: Vec<_> = batches.iter().flat_map(ids).collect();
+            seen.sort_unstable();
+            prop_assert!(seen.into_iter().eq(0..lengths.len() as u32));
+        }
+        // Epochs may have different numbers of batches: seeking counts those of its own.
+        let mut undisturbed = packed();
+        for _ in 0..steps {
+            undisturbed.next_batch().unwrap();
+        }
+        let mut resumed = packed();
+        resumed.seek(undisturbed.position()).unwrap();
+        for _ in 0..20 {
+            prop_assert_eq!(resumed.next_batch().unwrap(), undisturbed.next_batch().unwrap());
+        }
     }
 
     #[test]

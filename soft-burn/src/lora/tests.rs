@@ -1,0 +1,243 @@
+//! Adapters against dense weights, against themselves, and against PEFT.
+
+#![allow(clippy::unwrap_used)] // a test's way to fail
+
+use burn::module::Module;
+use burn::tensor::Tensor;
+use soft_core::{Batch, Example, Exits, NestedModel};
+
+use super::*;
+use crate::balance::Balance;
+use crate::objective::{Objective, Weighing};
+use crate::optimizer::NamedGradients;
+use crate::{Llama, RopeScaling, device};
+
+fn config() -> LlamaConfig {
+    LlamaConfig {
+        vocab: 13,
+        d_model: 8,
+        d_feed_forward: 12,
+        n_layers: 3,
+        n_heads: 4,
+        n_kv_heads: 2,
+        head_dim: 6,
+        norm_eps: 1e-5,
+        rope_theta: 100.0,
+        rope_scaling: RopeScaling::None,
+        max_positions: 32,
+        tied: true,
+        initializer_range: 0.3,
+        other: serde_json::Map::new(),
+    }
+}
+
+fn model() -> Llama {
+    Llama::random(config(), 3, &device("cpu").unwrap()).unwrap()
+}
+
+/// Adapters on some weights of two blocks, both factors filled.
+fn adapter() -> Adapter {
+    let lora = Lora {
+        alpha: 3.0,
+        targets: ["q_proj", "v_proj", "down_proj"]
+            .map(str::to_owned)
+            .to_vec(),
+        layers: Some(vec![0, 2]),
+        ..Lora::new(2)
+    };
+    let mut adapter = lora.fresh(&config()).unwrap();
+    for (index, factors) in adapter.factors.values_mut().enumerate() {
+        for (at, b) in factors.b.iter_mut().enumerate() {
+            *b = ((index * 7 + at * 5) % 11) as f32 / 11.0 - 0.4;
+        }
+    }
+    adapter
+}
+
+fn logits(model: &Llama) -> Vec<f32> {
+    let tokens = Tensor::from_data([[1, 5, 2, 9]], &model.device());
+    let exit = Exits::new([3]).unwrap().last();
+    let logits = model.sub_model(&tokens, exit).unwrap();
+    logits.try_into_vec_as().unwrap()
+}
+
+fn assert_near(found: &[f32], wanted: &[f32], most: f32) {
+    assert_eq!(found.len(), wanted.len());
+    for (found, wanted) in found.iter().zip(wanted) {
+        assert!((found - wanted).abs() <= most, "{found} is not {wanted}");
+    }
+}
+
+#[test]
+fn a_fresh_adapter_changes_nothing() {
+    let fresh = Lora::new(2).fresh(&config()).unwrap();
+    assert_eq!(fresh.factors.len(), 3 * 7);
+    let adapted = model().with_adapter(&fresh).unwrap();
+    assert_eq!(logits(&adapted), logits(&model()));
+    let again = Lora::new(2).fresh(&config()).unwrap();
+    assert_eq!(fresh, again);
+    let other = Lora {
+        seed: 1,
+        ..Lora::new(2)
+    };
+    assert_ne!(fresh, other.fresh(&config()).unwrap());
+}
+
+#[test]
+fn merged_says_what_attached_says_and_can_be_undone() {
+    let (before, adapter) = (logits(&model()), adapter());
+    let attached = model().with_adapter(&adapter).unwrap();
+    assert_eq!(attached.adapter().unwrap().as_ref(), Some(&adapter));
+    let said = logits(&attached);
+    assert!(said.iter().zip(&before).any(|(a, b)| (a - b).abs() > 0.1));
+    let merged = attached.merged();
+    assert!(!merged.has_adapter());
+    assert_near(&logits(&merged), &said, 2e-5);
+    let unmerged = merged.unmerged(&adapter).unwrap();
+    assert_near(&logits(&unmerged), &said, 2e-5);
+    let none = Lora {
+        alpha: 1.0,
+        ..Lora::new(1)
+    };
+    assert_ne!(none.fresh(&config()).unwrap(), adapter);
+    let without = unmerged.merged().unmerged(&adapter).unwrap();
+    assert_near(&logits(&without), &said, 4e-5);
+}
+
+/// dA = s · Bᵀ · dW and dB = s · dW · Aᵀ, with dW the gradient into the merged weight; nothing else moves.
+#[test]
+fn factors_get_their_share_of_the_weights_gradient() {
+    let exits = Exits::new([1, 3]).unwrap();
+    let row = |start: u32| Example::text((0..5).map(|i| (start + i * 3) % 13).collect());
+    let batch = Batch::from_examples(&[&row(1), &row(4)], 0).unwrap();
+    let gradients = |model: Llama| {
+        let weighing = Weighing {
+            exits: &exits,
+            weights: &[0.5, 0.5],
+            normaliser: 8.0,
+            distillation: None,
+            balance: Balance::default(),
+            skipping: None,
+        };
+        let mut found = NamedGradients::default();
+        let objective = Objective::Flat;
+        objective
+            .differentiate(&model.train(), &batch, weighing, &mut found)
+            .unwrap();
+        found
+    };
+    let adapter = adapter();
+    let mut of_factors = gradients(model().with_adapter(&adapter).unwrap());
+    let mut of_weights = gradients(model().with_adapter(&adapter).unwrap().merged());
+    let device = device("cpu").unwrap();
+    let matrix =
+        |values: &[f32], shape: [usize; 2]| Tensor::<1>::from_data(values, &device).reshape(shape);
+    for (module, factors) in &adapter.factors {
+        let rank = adapter.rank;
+        let (d_out, d_in) = (factors.b.len() / rank, factors.a.len() / rank);
+        let dense = of_weights.take(&format!("{module}.weight")).unwrap();
+        let dense = dense.reshape([d_out, d_in]).mul_scalar(adapter.scale());
+        let of_a = matrix(&factors.b, [d_out, rank])
+            .transpose()
+            .matmul(dense.clone());
+        let of_b = dense.matmul(matrix(&factors.a, [rank, d_in]).transpose());
+        for (name, wanted) in [("b", of_a), ("a", of_b)] {
+            let found = of_factors.take(&format!("{module}{LORA}{name}")).unwrap();
+            let found: Vec<f32> = found.try_into_vec_as().unwrap();
+            let wanted: Vec<f32> = wanted.try_into_vec_as().unwrap();
+            assert_near(&found, &wanted, 2e-6);
+        }
+    }
+    assert_eq!(of_factors.names(), Vec::<String>::new());
+}
+
+#[test]
+fn on_disk_and_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("adapter");
+    adapter().save(&path, None).unwrap();
+    assert_eq!(Adapter::load(&path).unwrap(), adapter());
+    assert!(adapter().save(&path, None).is_err());
+    // What this library does not compute is refused.
+    let config = path.join("adapter_config.json");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(
+        &config,
+        text.replace("\"use_dora\": false", "\"use_dora\": true"),
+    )
+    .unwrap();
+    let message = Adapter::load(&path).unwrap_err().to_string();
+    assert!(message.contains("use_dora is true"), "{message}");
+}
+
+/// `tests/fixtures/make_lora.py`: what PEFT wrote is read, and says what it says there.
+#[test]
+fn an_adapter_of_peft_says_what_it_says_there() {
+    let fixtures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let base = fixtures.join("untied_mha");
+    let model = Llama::from_pretrained(base, &device("cpu").unwrap()).unwrap();
+    let adapter = Adapter::load(fixtures.join("lora")).unwrap();
+    assert_eq!((adapter.rank, adapter.alpha), (3, 5.0));
+    let adapted = model.with_adapter(&adapter).unwrap();
+    let path = fixtures.join("lora/expected.safetensors");
+    let mut expected = crate::weights::WeightFiles::open_file(&path).unwrap();
+    let shape = expected.shape("logits").unwrap().to_vec();
+    let wanted = expected.take("logits", &shape).unwrap();
+    let tokens: Vec<i64> = (0..shape[1] as i64).map(|i| (i * 5 + 2) % 23).collect();
+    let tokens = Tensor::<1, burn::tensor::Int>::from_data(tokens.as_slice(), &adapted.device());
+    let exit = Exits::new([adapted.config().n_layers]).unwrap().last();
+    let found = adapted
+        .sub_model(&tokens.reshape([1, shape[1]]), exit)
+        .unwrap();
+    assert_near(&found.try_into_vec_as::<f32>().unwrap(), &wanted, 2e-5);
+}
+
+#[test]
+fn what_does_not_fit_is_named() {
+    let refused = |lora: Lora, part: &str| {
+        let message = lora.fresh(&config()).unwrap_err().to_string();
+        assert!(message.contains(part), "{message}");
+    };
+    refused(Lora::new(0), "lora rank is 0");
+    refused(
+        Lora {
+            targets: vec!["query".to_owned()],
+            ..Lora::new(1)
+        },
+        "lora target is `query`: expected q_proj",
+    );
+    refused(
+        Lora {
+            layers: Some(vec![1, 3]),
+            ..Lora::new(1)
+        },
+        "block 3 of a model of 3",
+    );
+    refused(
+        Lora {
+            alpha: f64::NAN,
+            ..Lora::new(1)
+        },
+        "lora alpha",
+    );
+    let attached = model().with_adapter(&adapter()).unwrap();
+    let twice = attached.with_adapter(&adapter()).unwrap_err().to_string();
+    assert!(twice.contains("already"), "{twice}");
+    let wide = LlamaConfig {
+        d_model: 10,
+        ..config()
+    };
+    let wide = Llama::random(wide, 1, &device("cpu").unwrap()).unwrap();
+    let shape = wide.with_adapter(&adapter()).unwrap_err().to_string();
+    assert!(shape.contains("the weight is"), "{shape}");
+    let shallow = LlamaConfig {
+        n_layers: 2,
+        ..config()
+    };
+    let shallow = Llama::random(shallow, 1, &device("cpu").unwrap()).unwrap();
+    let absent = shallow.with_adapter(&adapter()).unwrap_err().to_string();
+    assert!(
+        absent.contains("layers.2") && absent.contains("no such module"),
+        "{absent}"
+    );
+}
