@@ -33,6 +33,9 @@ struct Args {
     /// Exits that answer questions (triviaqa) [default: all scored]
     #[arg(long)]
     answer_exits: Option<Exits>,
+    /// Losses and accuracy only: no questions are answered
+    #[arg(long, conflicts_with = "answer_exits")]
+    no_answers: bool,
     /// Use the first N rows only
     #[arg(long)]
     limit: Option<usize>,
@@ -103,6 +106,17 @@ fn main() -> Result<()> {
     let batches = ordered_batches(&examples, tokenizer.pad(), args.batch)?;
     let model = Llama::from_pretrained(&args.model, &device)?;
 
+    if !args.no_answers && args.format == Format::TriviaQa {
+        let with_blocks = model.exits_with_blocks();
+        let answering = args.answer_exits.as_ref().unwrap_or(&exits);
+        let own = answering.iter().find(|exit| with_blocks.contains(exit));
+        ensure!(
+            own.is_none(),
+            "exit {} has a block of its own (Balcony) and answers as a model of its own only: `extract` it, or add --no-answers or \
+             --answer-exits",
+            own.map_or(0, Exit::depth)
+        );
+    }
     let mut progress = Progress::new("scoring", batches.len() as u64, 0);
     let scores = exit_scores(&model, &exits, &batches, || progress.step(""))?;
     progress.finish();
@@ -114,7 +128,7 @@ fn main() -> Result<()> {
             predictions: vec![],
         })
         .collect();
-    if args.format == Format::TriviaQa {
+    if args.format == Format::TriviaQa && !args.no_answers {
         answer_exits(&args, &records, &model, &tokenizer, &mut rows)?;
     }
     print_table(&rows);

@@ -40,6 +40,13 @@ fn main() -> Result<()> {
         ..SaveOptions::default()
     };
     part.save_pretrained(&args.out, &options)?;
-    println!("{} of {depth} blocks: {}", args.depth, args.out.display());
+    let blocks = part.config().n_layers;
+    let own = blocks - args.depth;
+    let own = if own > 0 { " and the exit's own" } else { "" };
+    println!(
+        "{} of {depth} blocks{own}: {}",
+        args.depth,
+        args.out.display()
+    );
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Draws training logs: the loss at every exit over steps, several runs together, as SVG.
 //!
 //! Lines are the running mean of the training loss, circles the validation loss. An exit has one colour in all runs, a run one dash
-//! pattern. Colours are those of Okabe and Ito, which the colour-blind tell apart.
+//! pattern.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,6 +13,7 @@ use plotters::coord::Shift;
 use plotters::element::DashedPathElement;
 use plotters::prelude::*;
 use soft_burn::{ExitLoss, LogLine};
+use soft_examples::palette::{COLOURS, dash};
 
 #[derive(Parser, Debug)]
 #[command(about = "Draw training logs: the loss at every exit over steps")]
@@ -41,17 +42,6 @@ struct Curves {
     training: BTreeMap<usize, Points>,
     validation: BTreeMap<usize, Points>,
 }
-
-const COLOURS: [RGBColor; 8] = [
-    RGBColor(0, 114, 178),
-    RGBColor(213, 94, 0),
-    RGBColor(0, 158, 115),
-    RGBColor(204, 121, 167),
-    RGBColor(230, 159, 0),
-    RGBColor(86, 180, 233),
-    RGBColor(120, 100, 30),
-    RGBColor(0, 0, 0),
-];
 
 fn main() -> Result<()> {
     let args = Args::parse();
@@ -128,11 +118,6 @@ impl Curves {
             .chain(self.validation.values())
             .flatten()
     }
-}
-
-/// Dash pattern of a run: length of dash and gap in pixels; the first run has none.
-fn dash(run: usize) -> (u32, u32) {
-    [(1, 0), (8, 4), (2, 3), (12, 3)][run % 4]
 }
 
 fn draw(

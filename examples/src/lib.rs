@@ -2,11 +2,13 @@
 //! tables, a tiny world to talk about.
 
 pub mod decoding;
+pub mod palette;
 pub mod progress;
 pub mod prompts;
 pub mod recipe;
 pub mod statistics;
 pub mod table;
+pub mod tensorboard;
 pub mod tiny_world;
 
 /// The README's Rust code, compiled as a documentation test.

@@ -77,6 +77,37 @@ fn wrong_recipes_are_refused_and_flags_override() {
         &[],
         "rotational=R, gradual=STEPS or ramp=STEPS",
     );
+    // Known to be wrong without model or data, which are not there.
+    let soft = |more: &str| format!("exits = \"2,4\"\n{more}");
+    for (wrong, part) in [
+        ("exit_weights = [0.5, 0.6]", "weights that sum to 1"),
+        (
+            "exit_weights = [1]",
+            "weights of the exits is 1 for 2 exits",
+        ),
+        ("sampled_exits = 0", "0 exits sampled"),
+        ("sampled_exits = 3", "3 of 2"),
+        (
+            "lora = 4\nlora_targets = \"query\"",
+            "lora target is `query`",
+        ),
+        ("lora = 0", "lora rank is 0"),
+        ("lora = 4\nlast_blocks = 1", "lora is some, and last blocks"),
+        (
+            "method = \"balcony\"\nlora = 4",
+            "lora is some, and method balcony",
+        ),
+        ("method = \"sft\"\nsampled_exits = 1", "and method sft"),
+        ("layer_dropout = 1.5", "layer dropout is 1.5"),
+        ("distill = 2", "distillation share is 2"),
+        ("gradient_limit_from = 3", "--gradient-limit"),
+        (
+            "device = \"cpu,cpu\"\naccumulation = 1",
+            "2 devices for 1 micro-batches",
+        ),
+    ] {
+        refused(&soft(wrong), &[], part);
+    }
     refused(
         "constant = 1",
         &[],

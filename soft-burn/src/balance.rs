@@ -19,7 +19,8 @@ use crate::parameters::flat_gradient;
 #[serde(deny_unknown_fields)]
 pub struct Balance {
     /// Largest norm of the gradient that an intermediate exit sends into its hidden states, and with it into the final norm, as a
-    /// multiple of the full depth's in the same micro-batch. Larger ones are scaled down. Default: no limit.
+    /// multiple of the full depth's in the same micro-batch, each per unit of its weight in the loss. Larger ones are scaled down.
+    /// Default: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<f64>,
     /// The first step with the limit: exits may learn unhindered before, and the full depth recovers after. Default: the first of all.
@@ -75,16 +76,28 @@ impl SharedHead {
     }
 }
 
-/// What each exit's gradient is multiplied by, so that no norm is above `limit` times the full depth's. Without the full depth among
-/// them there is nothing to measure by, and no limit.
-pub(crate) fn factors(norms: &[(Exit, f64)], full: Exit, limit: f64) -> Vec<f64> {
-    let of_full = norms.iter().find(|(exit, _)| *exit == full);
-    let most = of_full.map_or(f64::INFINITY, |(_, norm)| limit * norm);
-    let factor = |&(exit, norm): &(Exit, f64)| match exit == full || norm <= most {
-        true => 1.0,
-        false => most / norm,
+/// What an exit sends into its hidden states.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sent {
+    pub exit: Exit,
+    pub norm: f64,
+    /// The exit's weight in the loss.
+    pub weight: f64,
+}
+
+/// What each exit's gradient is multiplied by, so that no norm is above `limit` times the full depth's, each per unit of its weight.
+/// Without the full depth among them there is nothing to measure by, and no limit.
+pub(crate) fn factors(sent: &[Sent], full: Exit, limit: f64) -> Vec<f64> {
+    let of_full = sent.iter().find(|sent| sent.exit == full);
+    let per_weight = of_full.map_or(f64::INFINITY, |full| limit * full.norm / full.weight);
+    let factor = |sent: &Sent| {
+        let most = per_weight * sent.weight;
+        match sent.exit == full || sent.norm <= most {
+            true => 1.0,
+            false => most / sent.norm,
+        }
     };
-    norms.iter().map(factor).collect()
+    sent.iter().map(factor).collect()
 }
 
 /// The L2 norm of all numbers of a gradient.
@@ -100,16 +113,26 @@ mod tests {
         Exits::new([depth]).map_or_else(|_| unreachable!(), |exits| exits.last())
     }
 
+    fn sent(depth: usize, norm: f64, weight: f64) -> Sent {
+        let exit = exit(depth);
+        Sent { exit, norm, weight }
+    }
+
     #[test]
     fn only_what_is_too_large_is_scaled_down() {
-        let norms = [(exit(2), 8.0), (exit(4), 0.5), (exit(6), 2.0)];
+        let norms = [(2, 8.0), (4, 0.5), (6, 2.0)];
+        let norms = norms.map(|(depth, norm)| sent(depth, norm, 0.2));
         assert_eq!(factors(&norms, exit(6), 0.5), [0.125, 1.0, 1.0]);
         assert_eq!(factors(&norms, exit(6), 4.0), [1.0; 3]);
         assert_eq!(factors(&norms[..2], exit(6), 0.5), [1.0; 2]);
-        assert_eq!(
-            factors(&[(exit(2), 0.0), (exit(6), 0.0)], exit(6), 1.0),
-            [1.0; 2]
-        );
+        let nothing = [sent(2, 0.0, 0.5), sent(6, 0.0, 0.5)];
+        assert_eq!(factors(&nothing, exit(6), 1.0), [1.0; 2]);
+    }
+
+    #[test]
+    fn an_exit_that_counts_more_may_send_more() {
+        let norms = [sent(2, 8.0, 0.4), sent(4, 8.0, 0.1), sent(6, 2.0, 0.2)];
+        assert_eq!(factors(&norms, exit(6), 1.0), [0.5, 0.125, 1.0]);
     }
 
     #[test]

@@ -12,15 +12,13 @@ use soft_core::StreamPosition;
 
 use crate::folder::{new_folder, read_json, remove_folder, write_json};
 use crate::optimizer::NamedAdamW;
-use crate::pretrained::SaveOptions;
+use crate::pretrained::{ADAPTER, SaveOptions};
 use crate::settings::TrainSettings;
 use crate::trainer::Trainer;
-use crate::{Adapter, Error, Llama};
+use crate::{Error, Llama};
 
 const OPTIMIZER: &str = "optimizer.safetensors";
 const PROGRESS: &str = "progress.json";
-/// The folder of an adapter, beside the weights it is for.
-pub(crate) const ADAPTER: &str = "adapter";
 
 /// Where a checkpoint stands.
 #[derive(Debug, Serialize, Deserialize)]
@@ -82,11 +80,7 @@ impl Checkpoints {
         device: &Device,
     ) -> Result<(Trainer, StreamPosition), Error> {
         let progress: Progress = read_json(&folder.join(PROGRESS))?;
-        let mut model = Llama::from_pretrained(folder, device)?;
-        let adapter = folder.join(ADAPTER);
-        if adapter.exists() {
-            model = model.with_adapter(&Adapter::load(adapter)?)?;
-        }
+        let model = Llama::with_adapter_apart(folder, device)?;
         let optimizer = NamedAdamW::load(settings.optimizer, &folder.join(OPTIMIZER), device)?;
         let trainer = Trainer::at_step(model, settings.clone(), optimizer, progress.steps_done)?;
         Ok((trainer, progress.position))

@@ -4,12 +4,22 @@ use burn::tensor::Device;
 
 use crate::Error;
 
-/// The device called `name`: `cpu` (or `flex`), `cuda` or `cuda:1`, `wgpu`, `ndarray`, each when its cargo
-/// feature is on.
+/// The device called `name`: `cpu` (or `flex`), `cuda` or `cuda:1`, `wgpu`, `ndarray`, or the address of a compute server,
+/// `ws://host:port`, each when its cargo feature is on.
 ///
 /// # Errors
-/// [`Error::Device`] with the names this build knows.
+/// [`Error::Device`] with the names this build knows; [`Error::Connect`] when a server does not answer.
 pub fn device(name: &str) -> Result<Device, Error> {
+    #[cfg(feature = "remote")]
+    if name.starts_with("ws://") {
+        let host = burn::remote::RemoteHost::websocket(name);
+        return Device::remote_options(&host)
+            .init()
+            .map_err(|reason| Error::Connect {
+                address: name.to_owned(),
+                reason: reason.to_string(),
+            });
+    }
     let unknown = || Error::Device {
         name: name.to_owned(),
         expected: device_names(),
@@ -32,6 +42,16 @@ pub fn device(name: &str) -> Result<Device, Error> {
     }
 }
 
+/// The devices of a list, "cuda:0,cuda:1": the model lives on the first, the others compute a share of every step.
+///
+/// # Errors
+/// As [`device`]'s.
+pub fn devices(names: &str) -> Result<(Device, Vec<Device>), Error> {
+    let mut names = names.split(',').map(str::trim);
+    let first = device(names.next().unwrap_or_default())?;
+    Ok((first, names.map(device).collect::<Result<_, _>>()?))
+}
+
 /// The names that [`device`] accepts in this build.
 pub fn device_names() -> Vec<&'static str> {
     let all = [
@@ -40,6 +60,7 @@ pub fn device_names() -> Vec<&'static str> {
         ("cuda:N", cfg!(feature = "cuda")),
         ("wgpu", cfg!(feature = "wgpu")),
         ("ndarray", cfg!(feature = "ndarray")),
+        ("ws://HOST:PORT", cfg!(feature = "remote")),
     ];
     all.into_iter()
         .filter(|(_, on)| *on)
@@ -54,6 +75,9 @@ mod tests {
     #[test]
     fn finds_the_cpu_and_refuses_the_rest_with_the_list() {
         assert!(device("cpu").is_ok());
+        let (_, further) = devices("cpu, flex").unwrap();
+        assert_eq!(further.len(), 1);
+        assert!(devices("cpu,").is_err());
         for bad in ["gpu", "cpu:1", "cuda:x", ""] {
             let message = device(bad).unwrap_err().to_string();
             assert!(message.contains("cpu"), "{message}");

@@ -17,6 +17,14 @@ pub enum Error {
         /// Names this build accepts.
         expected: Vec<&'static str>,
     },
+    /// A compute server that cannot be reached, or refuses.
+    #[error("cannot connect to the compute server at {address}: {reason}")]
+    Connect {
+        /// Its address, as given.
+        address: String,
+        /// What went wrong.
+        reason: String,
+    },
     /// A file or folder could not be read or written.
     #[error("cannot {action} {}: {reason}", path.display())]
     Io {
@@ -211,6 +219,16 @@ pub enum Error {
         /// Step of the newest checkpoint on disk, if there is one.
         checkpoint: Option<u64>,
     },
+    /// A device stopped answering in the middle of a step.
+    #[error("device {device} failed: {reason}; {}", last_checkpoint(checkpoint))]
+    DeviceLost {
+        /// The device.
+        device: String,
+        /// What the backend said.
+        reason: String,
+        /// Step of the newest checkpoint on disk, if there is one.
+        checkpoint: Option<u64>,
+    },
     /// A weight that is no finite number: such a model is not written.
     #[error(
         "step {step}: tensor {tensor} holds a weight that is not finite; {}",
@@ -256,6 +274,7 @@ impl Error {
     pub(crate) fn with_checkpoint(mut self, newest: Option<u64>) -> Self {
         if let Self::LossNotFinite { checkpoint, .. }
         | Self::GradientNotFinite { checkpoint, .. }
+        | Self::DeviceLost { checkpoint, .. }
         | Self::WeightsNotFinite { checkpoint, .. } = &mut self
         {
             *checkpoint = newest;

@@ -32,12 +32,14 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod accumulation;
 mod attention;
 mod balance;
 mod cache;
 mod checkpoints;
 mod config;
 mod construct;
+mod data_parallel;
 mod decode;
 mod device;
 mod draft_tokens;
@@ -82,7 +84,7 @@ pub use burn;
 pub use cache::Cache;
 pub use config::{LlamaConfig, SpecialTokens};
 pub use decode::DraftHead;
-pub use device::{device, device_names};
+pub use device::{device, device_names, devices};
 pub use draft_tokens::{draft_tokens, save_draft_tokens};
 pub use error::Error;
 pub use layer_dropout::LayerDropout;

@@ -12,7 +12,7 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use soft_core::{Batch, Exit, Exits, TrainModel, sorted_loss};
 
-use crate::balance::{Balance, factors, norm_of};
+use crate::balance::{Balance, Sent, factors, norm_of};
 use crate::head_loss::{HeadLearns, Predictions, Teacher, Term, head_gradients};
 use crate::optimizer::NamedGradients;
 use crate::parameters::{flat_gradient, named_gradients};
@@ -311,12 +311,14 @@ fn through_norm(
         ));
     }
     let full = weighing.exits.last();
-    let norms = into
-        .iter()
-        .map(|(exit, _, into_hidden, _)| (*exit, into_hidden.as_ref().map_or(0.0, norm_of)));
+    let sent = into.iter().map(|(exit, _, into_hidden, _)| Sent {
+        exit: *exit,
+        norm: into_hidden.as_ref().map_or(0.0, norm_of),
+        weight: weighing.weight(*exit),
+    });
     let factors = match weighing.balance.limit {
         None => vec![1.0; into.len()],
-        Some(limit) => factors(&norms.collect::<Vec<_>>(), full, limit),
+        Some(limit) => factors(&sent.collect::<Vec<_>>(), full, limit),
     };
     let mut surrogate: Option<Tensor<1>> = None;
     for ((exit, hidden, into_hidden, into_norm), factor) in into.into_iter().zip(factors) {

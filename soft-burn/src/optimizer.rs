@@ -5,7 +5,7 @@
 //! checkpoints, so that they can be saved and found again; weight decay falls on matrices only,
 //! not on norms; clipping is by the global norm, as torch's `clip_grad_norm_`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::optim::{AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, Optimizer};
@@ -64,6 +64,13 @@ impl NamedGradients {
     pub fn add_all(&mut self, gradients: Vec<(String, Tensor<1>)>) {
         for (name, gradient) in gradients {
             self.add(name, gradient);
+        }
+    }
+
+    /// Adds gradients that another device computed.
+    pub fn add_from(&mut self, other: Self, home: &Device) {
+        for (name, gradient) in other.0 {
+            self.add(name, gradient.to_device(home));
         }
     }
 
@@ -316,14 +323,12 @@ impl NamedAdamW {
     pub fn load(settings: AdamWSettings, path: &Path, device: &Device) -> Result<Self, Error> {
         let mut files = WeightFiles::open_file(path)?;
         let mut moments = BTreeMap::new();
-        let names = files.names();
-        let masters = names.iter().filter_map(|name| name.strip_prefix(MASTER));
-        let masters: BTreeSet<_> = masters.map(str::to_owned).collect();
-        for name in names {
+        for name in files.names() {
             let Some(parameter) = name.strip_prefix(FIRST) else {
                 continue;
             };
             let steps = files.take(&format!("{STEPS}{parameter}"), &[1])?;
+            let has_master = files.shape(&format!("{MASTER}{parameter}")).is_some();
             let mut read = |prefix: &str| {
                 let name = format!("{prefix}{parameter}");
                 let shape = files.shape(&name).unwrap_or_default().to_vec();
@@ -331,7 +336,6 @@ impl NamedAdamW {
                 Ok::<_, Error>(Tensor::from_data(TensorData::new(values, shape), device))
             };
             let (first, second) = (read(FIRST)?, read(SECOND)?);
-            let has_master = masters.contains(parameter);
             let master = has_master.then(|| read(MASTER)).transpose()?;
             let steps = steps.first().map_or(0, |&steps| steps as usize);
             moments.insert(

@@ -18,11 +18,13 @@ use crate::folder::{new_folder, read_json, write_json};
 use crate::lora::LORA;
 use crate::parameters::{EXIT_BLOCKS, EXIT_HEADS, named_tensors};
 use crate::weights::{WeightFiles, WeightType, write_weights};
-use crate::{Error, Llama, LlamaConfig};
+use crate::{Adapter, Error, Llama, LlamaConfig};
 
 const EXIT_HEADS_FILE: &str = "exit_heads.safetensors";
 const EXIT_BLOCKS_FILE: &str = "exit_blocks.safetensors";
 const SOFT_FILE: &str = "soft.json";
+/// The folder of an adapter, beside the weights it is for.
+pub(crate) const ADAPTER: &str = "adapter";
 
 /// Files of a model folder that are not weights and travel with the model unchanged.
 const COMPANIONS: [&str; 9] = [
@@ -72,20 +74,29 @@ impl Default for SaveOptions<'_> {
 }
 
 impl Llama {
-    /// Loads a `LlamaForCausalLM` folder, with f32 weights whatever the file holds.
+    /// Loads a `LlamaForCausalLM` folder, with f32 weights whatever the file holds. An adapter in it, as in the checkpoints of a run that
+    /// trains one, is merged.
     ///
     /// # Errors
     /// When a file is missing or corrupt, the architecture is another, or a tensor is missing,
     /// unexpected or of another shape than config.json says.
     pub fn from_pretrained(folder: impl AsRef<Path>, device: &Device) -> Result<Self, Error> {
-        let folder = folder.as_ref();
+        Ok(Self::with_adapter_apart(folder.as_ref(), device)?.merged())
+    }
+
+    /// The same, with the adapter beside the weights.
+    pub(crate) fn with_adapter_apart(folder: &Path, device: &Device) -> Result<Self, Error> {
         let config = LlamaConfig::load(folder)?;
         let mut files = WeightFiles::open_folder(folder)?;
         skip_derived(&mut files, &config);
         let llama = construct(config, &mut files, device)?;
         files.finish()?;
-        let llama = llama.load_exit_heads(folder)?;
-        llama.load_exit_blocks(folder)
+        let llama = llama.load_exit_heads(folder)?.load_exit_blocks(folder)?;
+        let adapter = folder.join(ADAPTER);
+        match adapter.exists() {
+            true => llama.with_adapter(&Adapter::load(adapter)?),
+            false => Ok(llama),
+        }
     }
 
     fn load_exit_heads(self, folder: &Path) -> Result<Self, Error> {

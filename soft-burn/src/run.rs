@@ -18,10 +18,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use soft_core::{Batch, BatchStream, SortedLoss};
 
-use crate::checkpoints::{ADAPTER, Checkpoints};
+use crate::checkpoints::Checkpoints;
+use crate::data_parallel::guarded;
 use crate::folder::{new_folder, read_json, remove_folder, write_json};
 use crate::log::{Log, LogLine};
-use crate::pretrained::{SaveOptions, SoftInfo};
+use crate::pretrained::{ADAPTER, SaveOptions, SoftInfo};
 use crate::settings::TrainSettings;
 use crate::trainer::Trainer;
 use crate::{Error, Llama};
@@ -196,6 +197,15 @@ impl<S: BatchStream> Run<S> {
         self
     }
 
+    /// Lets `further` devices compute a share of every step ([`Trainer::with_devices`]). A run may be resumed on other devices.
+    ///
+    /// # Errors
+    /// When a device does not compute with the weights' number type.
+    pub fn with_devices(mut self, further: Vec<Device>) -> Result<Self, Error> {
+        self.trainer = self.trainer.with_devices(further)?;
+        Ok(self)
+    }
+
     /// The trainer, with model and settings.
     pub fn trainer(&self) -> &Trainer {
         &self.trainer
@@ -207,6 +217,11 @@ impl<S: BatchStream> Run<S> {
     /// I/O errors; weights that are not finite. A checkpoint that was not written whole is not
     /// there, and nothing older is removed for it.
     pub fn checkpoint(&mut self) -> Result<PathBuf, Error> {
+        let home = self.trainer.model().device();
+        guarded(&home, || self.write_checkpoint())
+    }
+
+    fn write_checkpoint(&mut self) -> Result<PathBuf, Error> {
         self.log.sync()?;
         let checkpoints = Checkpoints(self.folder.join(CHECKPOINTS));
         let soft = self.soft_info();
@@ -221,6 +236,13 @@ impl<S: BatchStream> Run<S> {
     /// # Errors
     /// I/O errors; weights that are not finite.
     pub fn finish(self) -> Result<(PathBuf, Trainer), Error> {
+        let (home, newest) = (self.trainer.model().device(), self.last_checkpoint);
+        let path = guarded(&home, || self.write_model());
+        let path = path.map_err(|error| error.with_checkpoint(newest))?;
+        Ok((path, self.trainer))
+    }
+
+    fn write_model(&self) -> Result<PathBuf, Error> {
         let path = self.folder.join(MODEL);
         let soft = self.soft_info();
         self.trainer.check_weights()?;
@@ -234,7 +256,7 @@ impl<S: BatchStream> Run<S> {
         }
         let trained = self.trainer.trained();
         trained.save_pretrained(&path, &self.save_options(&soft))?;
-        Ok((path, self.trainer))
+        Ok(path)
     }
 
     fn soft_info(&self) -> SoftInfo {
@@ -298,8 +320,8 @@ impl<S: BatchStream> Iterator for Run<S> {
         if self.failed {
             return None;
         }
-        let item = self
-            .advance()
+        let home = self.trainer.model().device();
+        let item = guarded(&home, || self.advance())
             .map_err(|error| error.with_checkpoint(self.last_checkpoint));
         self.failed = item.is_err();
         item.transpose()

@@ -22,7 +22,18 @@ pub(crate) fn fitted(model: Llama, settings: &TrainSettings) -> Result<Llama, Er
             let fresh = lora.fresh(model.config())?;
             model.with_adapter(&fresh)?
         }
-        (Some(_), true) => model,
+        (Some(lora), true) => {
+            let (found, wanted) = (model.adapter()?, lora.fresh(model.config())?);
+            if !found.is_some_and(|found| found.is_like(&wanted)) {
+                let found = format!("{lora:?}, but the model has another adapter");
+                return refuse(
+                    "lora",
+                    found,
+                    "the adapter's rank, alpha, targets and layers",
+                );
+            }
+            model
+        }
         (None, true) => {
             let found = "none, but the model has an adapter".to_owned();
             return refuse("lora", found, "some, or the adapter merged");

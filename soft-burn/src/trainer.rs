@@ -10,15 +10,17 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use burn::module::Module;
+use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use soft_core::{Batch, BatchStream, Exit, MicroBatch, SortedLoss, TrainModel};
 
-use crate::objective::Weighing;
-use crate::optimizer::{NamedAdamW, NamedGradients};
+use crate::accumulation::{ExitTotal, Job, accumulate, finite};
+use crate::data_parallel::guarded;
+use crate::optimizer::NamedAdamW;
 use crate::parameters::not_finite;
+use crate::precision::check_supported;
 use crate::settings::TrainSettings;
 use crate::trained_parts::fitted;
-use crate::training_pass::Skipping;
 use crate::weights::WeightType;
 use crate::{Error, Llama};
 
@@ -65,6 +67,8 @@ pub struct Trainer {
     settings: TrainSettings,
     weights: SortedWeights,
     steps_done: u64,
+    /// Devices beside the model's own that compute a share of every step.
+    further: Vec<Device>,
 }
 
 /// The schedule of the sorted loss, a value one cannot print.
@@ -76,22 +80,12 @@ impl std::fmt::Debug for SortedWeights {
     }
 }
 
-/// What the micro-batches of one step add up to.
-#[derive(Default)]
-struct Accumulated {
-    gradients: NamedGradients,
-    /// Sums of each exit that counted in a micro-batch.
+/// What a step found before it moved the model.
+struct Moved {
     losses: BTreeMap<Exit, ExitTotal>,
-    /// The loss that was differentiated.
     total: f64,
-}
-
-/// Sums over the micro-batches in which an exit counted.
-#[derive(Clone, Copy, Default)]
-struct ExitTotal {
-    nats: f64,
-    divergence: f64,
-    supervised: usize,
+    gradient_norm: f64,
+    learning_rate: f64,
 }
 
 impl Trainer {
@@ -120,6 +114,7 @@ impl Trainer {
             settings,
             weights,
             steps_done,
+            further: Vec::new(),
         })
     }
 
@@ -127,6 +122,20 @@ impl Trainer {
     pub fn with_sorted_loss(mut self, sorted_loss: Box<dyn SortedLoss + Send>) -> Self {
         self.weights = SortedWeights(sorted_loss);
         self
+    }
+
+    /// Lets `further` devices compute a share of every step's micro-batches, beside the model's own. Accumulate at least as many
+    /// micro-batches as there are devices. Results are those of one device to rounding.
+    ///
+    /// # Errors
+    /// When a device does not compute with the weights' number type.
+    pub fn with_devices(mut self, further: Vec<Device>) -> Result<Self, Error> {
+        let weights = self.settings.weights;
+        further
+            .iter()
+            .try_for_each(|device| check_supported(weights, device))?;
+        self.further = further;
+        Ok(self)
     }
 
     /// The model in training.
@@ -160,6 +169,13 @@ impl Trainer {
     /// A model with a weight that is not finite is worth nothing and is not written.
     pub(crate) fn check_weights(&self) -> Result<(), Error> {
         let (step, checkpoint) = (self.steps_done, None);
+        if self.model.model.layers.len() != self.model.config().n_layers {
+            return Err(Error::DeviceLost {
+                device: format!("{:?}", self.model.device()),
+                reason: "the model went with it".to_owned(),
+                checkpoint,
+            });
+        }
         match not_finite(&self.model) {
             None => Ok(()),
             Some(tensor) => Err(Error::WeightsNotFinite {
@@ -178,7 +194,7 @@ impl Trainer {
     ///
     /// # Errors
     /// When the stream fails, or a loss or gradient is not finite; the model is then as before the
-    /// step.
+    /// step. [`Error::DeviceLost`] when a device fails; the model may be lost with it, the last checkpoint is not.
     pub fn step<S: BatchStream>(&mut self, stream: &mut S) -> Result<StepReport, Error> {
         let started = Instant::now();
         let step = self.steps_done + 1;
@@ -194,18 +210,8 @@ impl Trainer {
         if supervised == 0 {
             return Err(Error::NothingToLearn { step });
         }
-
-        let accumulated = self.accumulate(&batches, supervised as f64, step)?;
-        let norm = accumulated.gradients.norm();
-        let gradient_norm =
-            norm.map_err(|tensor| self.bad_gradient(step, tensor, &accumulated.losses))?;
-        let learning_rate = self.settings.schedule.rate(step, self.settings.steps);
-        // Taken, not cloned: nobody else may hold weights that are changed in place.
-        let hollow = self.model.hollow();
-        let model = std::mem::replace(&mut self.model, hollow);
-        self.model =
-            self.optimizer
-                .step(model, accumulated.gradients, gradient_norm, learning_rate);
+        let home = self.model.device();
+        let moved = guarded(&home, || self.moved(&batches, supervised))?;
         self.steps_done = step;
 
         let tokens: usize = batches.iter().flat_map(Batch::lengths).sum();
@@ -221,10 +227,10 @@ impl Trainer {
         };
         Ok(StepReport {
             step,
-            loss: accumulated.total,
-            exits: accumulated.losses.iter().map(mean).collect(),
-            learning_rate,
-            gradient_norm,
+            loss: moved.total,
+            exits: moved.losses.iter().map(mean).collect(),
+            learning_rate: moved.learning_rate,
+            gradient_norm: moved.gradient_norm,
             tokens: tokens as u64,
             supervised_tokens: supervised as u64,
             seconds,
@@ -232,41 +238,34 @@ impl Trainer {
         })
     }
 
-    /// Losses and summed gradients of all micro-batches.
-    fn accumulate(
-        &self,
-        batches: &[Batch],
-        normaliser: f64,
-        step: u64,
-    ) -> Result<Accumulated, Error> {
-        let mut sum = Accumulated::default();
-        let dropout = self.settings.layer_dropout;
-        for (index, batch) in (0..).zip(batches) {
-            if batch.supervised_tokens() == 0 {
-                continue;
-            }
+    /// Moves the model by the gradients of all micro-batches.
+    fn moved(&mut self, batches: &[Batch], supervised: usize) -> Result<Moved, Error> {
+        let step = self.steps_done + 1;
+        let learning = (0..).zip(batches);
+        let jobs = learning.filter(|(_, batch)| batch.supervised_tokens() > 0);
+        let job = |(index, batch)| {
             let at = MicroBatch { step, index };
             let weights = self.checked_weights(at)?;
-            let weighing = Weighing {
-                exits: &self.settings.exits,
-                weights: &weights,
-                normaliser,
-                distillation: self.settings.distillation,
-                balance: self.settings.balance.at(step),
-                skipping: dropout.map(|dropout| Skipping { dropout, at }),
-            };
-            let objective = self.settings.objective;
-            let losses =
-                objective.differentiate(&self.model, batch, weighing, &mut sum.gradients)?;
-            for loss in &losses {
-                let total = sum.losses.entry(loss.exit).or_default();
-                total.nats += finite(loss.nats, loss.exit, step)?;
-                total.divergence += finite(loss.divergence, loss.exit, step)?;
-                total.supervised += batch.supervised_tokens();
-            }
-            sum.total += weighing.total(&losses);
-        }
-        Ok(sum)
+            Ok::<_, Error>(Job { at, batch, weights })
+        };
+        let jobs = jobs.map(job).collect::<Result<Vec<_>, _>>()?;
+        let (further, settings) = (&self.further, &self.settings);
+        let found = accumulate(&self.model, further, &jobs, settings, supervised as f64)?;
+        let norm = found.gradients.norm();
+        let gradient_norm =
+            norm.map_err(|tensor| self.bad_gradient(step, tensor, &found.losses))?;
+        let learning_rate = self.settings.schedule.rate(step, self.settings.steps);
+        // Taken, not cloned: nobody else may hold weights that are changed in place.
+        let hollow = self.model.hollow();
+        let model = std::mem::replace(&mut self.model, hollow);
+        let optimizer = &mut self.optimizer;
+        self.model = optimizer.step(model, found.gradients, gradient_norm, learning_rate);
+        Ok(Moved {
+            losses: found.losses,
+            total: found.total,
+            gradient_norm,
+            learning_rate,
+        })
     }
 
     /// The weights of the exits for a micro-batch; a schedule of the caller's own may be wrong.
@@ -305,7 +304,8 @@ impl Trainer {
     /// # Errors
     /// When a batch does not fit the model, there is nothing to predict, or a loss is not finite.
     pub fn validate(&self, batches: &[Batch]) -> Result<Vec<ExitLoss>, Error> {
-        let model = self.trained();
+        // An adapter stays apart: merging it would hold all its weights twice.
+        let model = self.snapshot();
         let exits = &self.settings.exits;
         let mut sums = vec![0.0; exits.len()];
         for batch in batches {
@@ -324,18 +324,4 @@ impl Trainer {
         };
         exits.iter().zip(sums).map(mean).collect()
     }
-}
-
-/// Refuses a loss that is no finite number.
-fn finite(loss: f64, exit: Exit, step: u64) -> Result<f64, Error> {
-    if loss.is_finite() {
-        return Ok(loss);
-    }
-    let (exit, value, checkpoint) = (exit.depth(), loss, None);
-    Err(Error::LossNotFinite {
-        step,
-        exit,
-        value,
-        checkpoint,
-    })
 }

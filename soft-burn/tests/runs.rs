@@ -6,13 +6,14 @@ use std::convert::Infallible;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use soft_burn::burn::tensor::GradientCheckpointingStrategy;
 use soft_burn::{
     AdamWSettings, Balance, Curriculum, Decay, Distillation, Error, LayerDropout, Llama,
     LlamaConfig, LogLine, Lora, Method, Objective, RopeScaling, Run, RunData, RunSettings,
     SampledPerBatch, SaveOptions, Schedule, SharedHead, TrainSettings, Trainer, WeightType,
     Weights, device,
 };
-use soft_core::{Batch, BatchStream, DepthWeights, Example, Exits, StreamPosition};
+use soft_core::{Batch, BatchStream, DepthWeights, Example, Exits, StreamPosition, TrainModel};
 
 const STEPS: u64 = 6;
 
@@ -269,6 +270,56 @@ fn every_option_trains_another_model() {
     }
 }
 
+/// Three devices that share four micro-batches, and one that has them in one batch.
+#[test]
+fn several_devices_are_one_with_a_larger_batch() {
+    struct Joined(Counting);
+    impl BatchStream for Joined {
+        type Error = Infallible;
+        fn next_batch(&mut self) -> Result<Batch, Infallible> {
+            let rows: Vec<Example> = (0..4)
+                .flat_map(|_| rows_of(&self.0.next_batch().unwrap()))
+                .collect();
+            Ok(Batch::from_examples(&rows.iter().collect::<Vec<_>>(), 0).unwrap())
+        }
+        fn position(&self) -> StreamPosition {
+            self.0.position()
+        }
+        fn seek(&mut self, position: StreamPosition) -> Result<(), Infallible> {
+            self.0.seek(position)
+        }
+    }
+    let trainer = |accumulation| {
+        let mut settings = Site::new().settings(Method::Soft).train;
+        settings.accumulation = accumulation;
+        Trainer::new(model(), settings).unwrap()
+    };
+    let cpu = || device("cpu").unwrap();
+    let mut many = trainer(4).with_devices(vec![cpu(), cpu()]).unwrap();
+    let mut one = trainer(1);
+    let (mut apart, mut joined) = (Counting::default(), Joined(Counting::default()));
+    for _ in 0..4 {
+        let (many, one) = (
+            many.step(&mut apart).unwrap(),
+            one.step(&mut joined).unwrap(),
+        );
+        assert_eq!(many.supervised_tokens, one.supervised_tokens);
+        for (many, one) in many.exits.iter().zip(&one.exits) {
+            assert!(
+                (many.loss - one.loss).abs() < 1e-4 * one.loss,
+                "{many:?} {one:?}"
+            );
+        }
+        assert!((many.gradient_norm - one.gradient_norm).abs() < 1e-4 * one.gradient_norm);
+    }
+}
+
+/// The rows of a batch of whole texts.
+fn rows_of(batch: &Batch) -> Vec<Example> {
+    let rows = batch.tokens().chunks(batch.seq());
+    rows.map(|row| Example::text(row.to_vec())).collect()
+}
+
 /// What is frozen stays as it was, to the bit.
 #[test]
 fn only_the_parts_of_a_method_are_trained() {
@@ -313,8 +364,14 @@ fn gradient_checkpointing_changes_no_result() {
         settings.gradient_checkpointing = checkpointing;
         let mut trainer = Trainer::new(model(), settings).unwrap();
         let mut stream = Counting::default();
-        let step = |_| trainer.step(&mut stream).unwrap().loss;
-        (0..4).map(step).collect::<Vec<_>>()
+        let mut step = |_| {
+            let loss = trainer.step(&mut stream).unwrap().loss;
+            let strategy = trainer.model().device().gradient_checkpointing_strategy();
+            let balanced = GradientCheckpointingStrategy::Balanced;
+            assert_eq!(strategy == Some(balanced), checkpointing);
+            loss
+        };
+        (0..4).map(&mut step).collect::<Vec<_>>()
     };
     for (kept, again) in losses(false).into_iter().zip(losses(true)) {
         assert!((kept - again).abs() < 1e-5 * kept, "{kept} and {again}");
@@ -496,23 +553,7 @@ fn a_rate_that_blows_up_stops_and_leaves_the_good_checkpoint() {
 #[test]
 fn ict_trains_the_new_heads_and_nothing_else() {
     let site = Site::new();
-    site.undisturbed("run", Method::Ict);
-    let file = |name: &str| fs::read(site.path(name)).unwrap();
-    assert_eq!(
-        file("run/model/model.safetensors"),
-        file("base/model.safetensors")
-    );
-    let untrained = Trainer::new(model(), site.settings(Method::Ict).train).unwrap();
-    untrained
-        .trained()
-        .save_pretrained(site.path("untrained"), &SaveOptions::default())
-        .unwrap();
-    let (before, after) = (
-        file("untrained/exit_heads.safetensors"),
-        file("run/model/exit_heads.safetensors"),
-    );
-    assert_eq!(before.len(), after.len());
-    assert_ne!(before, after);
+    trains_only(&site, site.settings(Method::Ict), "exit_heads.safetensors");
     // Both folders load again, without soft.json too, and the heads are where they were.
     for folder in ["run/model", "untrained"] {
         let loaded = Llama::from_pretrained(site.path(folder), &device("cpu").unwrap()).unwrap();
@@ -523,6 +564,79 @@ fn ict_trains_the_new_heads_and_nothing_else() {
             .collect();
         assert_eq!(depths, [1, 2]);
     }
+}
+
+/// From the targets, and from the full depth without a label; every one of the new parts moves.
+#[test]
+fn balcony_trains_the_new_blocks_and_nothing_else() {
+    for distillation in [
+        None,
+        Some(Distillation {
+            share: 1.0,
+            temperature: 1.0,
+        }),
+    ] {
+        let site = Site::new();
+        let mut settings = site.settings(Method::Balcony);
+        settings.train.distillation = distillation;
+        trains_only(&site, settings.clone(), "exit_blocks.safetensors");
+        let mut trainer = Trainer::new(model(), settings.train).unwrap();
+        let mut loss = || {
+            // From the start of the data each time: the same batches.
+            let report = trainer.step(&mut Counting::default()).unwrap();
+            assert_eq!(report.exits.len(), 2);
+            report.loss
+        };
+        let losses = [(); 6].map(|()| loss());
+        assert!(losses[5] < 0.98 * losses[0], "{losses:?}");
+    }
+}
+
+/// The run leaves the base as it was and moves every tensor of `parts`.
+fn trains_only(site: &Site, settings: RunSettings, parts: &str) -> (Vec<LogLine>, Vec<u8>) {
+    let outcome = site.whole("run", settings.clone());
+    let file = |name: String| fs::read(site.path(&name)).unwrap();
+    let base = file("base/model.safetensors".to_owned());
+    assert_eq!(file("run/model/model.safetensors".to_owned()), base);
+    let untrained = Trainer::new(model(), settings.train).unwrap().trained();
+    let options = SaveOptions::default();
+    untrained
+        .save_pretrained(site.path("untrained"), &options)
+        .unwrap();
+    let (before, after) = (
+        file(format!("untrained/{parts}")),
+        file(format!("run/model/{parts}")),
+    );
+    let before = safetensors::SafeTensors::deserialize(&before).unwrap();
+    let after = safetensors::SafeTensors::deserialize(&after).unwrap();
+    assert_eq!(before.len(), after.len());
+    for name in before.names() {
+        let (before, after) = (before.tensor(name).unwrap(), after.tensor(name).unwrap());
+        assert_ne!(before.data(), after.data(), "{name}");
+    }
+    outcome
+}
+
+/// A checkpoint of a run with an adapter is that model, for whoever loads it.
+#[test]
+fn a_checkpoint_with_an_adapter_loads_as_it_is() {
+    let site = Site::new();
+    let mut settings = site.settings(Method::Soft);
+    settings.train.lora = Some(Lora::new(2));
+    let run = site.start("run", settings).unwrap();
+    finish(run);
+    let load = |name: &str| Llama::from_pretrained(site.path(name), &device("cpu").unwrap());
+    let losses = |model: Llama| {
+        let exits = exits();
+        let scores = model.batch_scores(&batch(99), &exits).unwrap();
+        scores.iter().map(|score| score.nats).collect::<Vec<_>>()
+    };
+    let finished = losses(load("run/model").unwrap());
+    assert_eq!(
+        losses(load("run/checkpoints/step-000006").unwrap()),
+        finished
+    );
+    assert_ne!(losses(load("base").unwrap()), finished);
 }
 
 /// What an exit that is not drawn costs: nothing; and what lies behind the drawn ones stays as it was.

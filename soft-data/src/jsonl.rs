@@ -1,18 +1,19 @@
-//! JSON Lines: one row per line, either a prompt with its response or a conversation.
+//! JSON Lines: one row per line, a prompt with its response, a conversation, or a text.
 //!
-//! Knows the two layouts; how a conversation becomes text is `chatml`'s business.
+//! Knows the three layouts; how a conversation becomes text is `chatml`'s business.
 
 use std::path::Path;
 
 use crate::rows::{Field, parse, read_text};
 use crate::{Body, DataError, Message, Record, Role};
 
-const MIXED: &str = "either `messages`, or `prompt` with `response`";
+const MIXED: &str = "either `messages`, or `prompt` with `response`, or `text`";
 
-/// Reads a file with one object per line: `{"prompt": .., "response": ..}` or
-/// `{"messages": [{"role": "user", "content": ..}, {"role": "assistant", "content": ..}, ..]}`.
+/// Reads a file with one object per line: `{"prompt": .., "response": ..}`,
+/// `{"messages": [{"role": "user", "content": ..}, {"role": "assistant", "content": ..}, ..]}` or `{"text": ..}`.
 ///
-/// Both kinds may stand in one file. Blank lines are skipped, other keys ignored. Roles are
+/// All kinds may stand in one file. Of a text every token is learnt: for pre-training, and for distillation, which needs no
+/// answers. Blank lines are skipped, other keys ignored. Roles are
 /// `system`, `user` and `assistant`. A [`Record::row`] is its line number.
 ///
 /// # Errors
@@ -44,6 +45,15 @@ pub fn read_jsonl(path: impl AsRef<Path>) -> Result<Vec<Record>, DataError> {
 }
 
 fn body(row: &Field) -> Result<Body, DataError> {
+    // Beside another layout a text is one of the keys that are passed over.
+    let others = ["prompt", "response", "messages"].map(|key| row.get(key));
+    let alone = others.into_iter().all(|other| matches!(other, Ok(None)));
+    if alone && let Some(text) = row.get("text")? {
+        return Ok(Body::Completion {
+            prompt: String::new(),
+            response: spoken(&text)?.to_owned(),
+        });
+    }
     let Some(messages) = row.get("messages")? else {
         let prompt = row.require("prompt", MIXED)?.text()?.to_owned();
         let response = row.require("response", "the response")?;
@@ -143,6 +153,14 @@ mod tests {
     }
 
     #[test]
+    fn a_text_is_learnt_from_its_start() {
+        let rows = read("{\"text\": \"to be or not\"}").unwrap();
+        assert_eq!(rows, [Record::completion(1, "", "to be or not")]);
+        let beside = "{\"text\": \"a\", \"prompt\": \"b\", \"response\": \"c\"}";
+        assert_eq!(read(beside).unwrap(), [Record::completion(1, "b", "c")]);
+    }
+
+    #[test]
     fn malformed_lines_are_placed_in_the_file() {
         let error = read("{\"prompt\": \"a\", \"response\": \"b\"}\n{\"prompt\": }\n").unwrap_err();
         assert!(
@@ -182,6 +200,7 @@ mod tests {
         );
         let both = format!("{{\"messages\": [{user}], \"prompt\": \"a\"}}");
         assert!(refusal(&both).contains("found `messages` and `prompt`"));
+        assert!(refusal("{\"text\": \" \"}").contains("found a blank string"));
         assert!(matches!(read(" \n"), Err(DataError::NoRows { .. })));
     }
 }

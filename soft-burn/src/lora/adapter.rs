@@ -5,8 +5,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde_json::{Map, Value};
 
+use super::TARGETS;
 use crate::Error;
 use crate::folder::{new_folder, read_json, write_json};
 use crate::weights::{NamedTensor, WeightFiles, WeightType, write_weights};
@@ -27,32 +29,18 @@ pub(super) struct Factors {
     pub b: Vec<f32>,
 }
 
-/// What of PEFT's `adapter_config.json` matters here; the rest is passed over.
-#[derive(Debug, Serialize, Deserialize)]
+/// PEFT's `adapter_config.json` as it is written here.
+#[derive(Debug, Serialize)]
 struct PeftConfig {
-    peft_type: String,
-    task_type: Option<String>,
+    peft_type: &'static str,
+    task_type: &'static str,
     base_model_name_or_path: Option<String>,
     r: usize,
     lora_alpha: f64,
     target_modules: Vec<String>,
-    layers_to_transform: Option<Vec<usize>>,
-    #[serde(default)]
-    bias: Option<String>,
-    #[serde(default)]
-    lora_dropout: f64,
-    #[serde(default)]
-    use_rslora: bool,
-    #[serde(default)]
-    use_dora: bool,
-    #[serde(default)]
-    fan_in_fan_out: bool,
-    #[serde(default)]
+    layers_to_transform: Vec<usize>,
+    bias: &'static str,
     inference_mode: bool,
-    #[serde(default)]
-    rank_pattern: BTreeMap<String, usize>,
-    #[serde(default)]
-    alpha_pattern: BTreeMap<String, f64>,
 }
 
 const CONFIG: &str = "adapter_config.json";
@@ -118,87 +106,137 @@ impl Adapter {
         targets.sort();
         targets.dedup();
         PeftConfig {
-            peft_type: "LORA".to_owned(),
-            task_type: Some("CAUSAL_LM".to_owned()),
+            peft_type: "LORA",
+            task_type: "CAUSAL_LM",
             base_model_name_or_path: base,
             r: self.rank,
             lora_alpha: self.alpha,
             target_modules: targets,
-            layers_to_transform: Some(layers),
-            bias: Some("none".to_owned()),
-            lora_dropout: 0.0,
-            use_rslora: false,
-            use_dora: false,
-            fan_in_fan_out: false,
+            layers_to_transform: layers,
+            bias: "none",
             inference_mode: true,
-            rank_pattern: BTreeMap::new(),
-            alpha_pattern: BTreeMap::new(),
         }
+    }
+
+    /// Whether both adapt the same modules in the same way, whatever their numbers.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        let shape = |adapter: &Self| (adapter.rank, adapter.alpha);
+        shape(self) == shape(other) && self.factors.keys().eq(other.factors.keys())
     }
 
     /// Reads a folder that [`save`](Self::save) or PEFT wrote.
     ///
     /// # Errors
-    /// When a file is missing or malformed, the adapter is of another kind than plain LoRA, or a factor lacks its other half.
+    /// When a file is missing or malformed, the adapter is of another kind than plain LoRA on the linear maps of the blocks, or a factor
+    /// lacks its other half.
     pub fn load(folder: impl AsRef<Path>) -> Result<Self, Error> {
-        let path = folder.as_ref().join(CONFIG);
-        let config: PeftConfig = read_json(&path)?;
-        let refuse = |key, found: String, expected: &str| {
-            Err(Error::Config {
-                path: path.clone(),
-                key,
-                found,
-                expected: expected.to_owned(),
-            })
-        };
-        if config.peft_type != "LORA" {
-            return refuse("peft_type", config.peft_type, "LORA");
-        }
-        if config.r == 0 {
-            return refuse("r", "0".to_owned(), "at least 1");
-        }
-        let patterns = [
-            ("rank_pattern", !config.rank_pattern.is_empty()),
-            ("alpha_pattern", !config.alpha_pattern.is_empty()),
-        ];
-        if let Some((key, _)) = patterns.iter().find(|(_, some)| *some) {
-            return refuse(
-                key,
-                "not empty".to_owned(),
-                "one rank and one alpha for all modules",
-            );
-        }
-        for (key, on) in [
-            ("use_rslora", config.use_rslora),
-            ("use_dora", config.use_dora),
-            ("fan_in_fan_out", config.fan_in_fan_out),
-        ] {
-            if on {
-                return refuse(key, "true".to_owned(), "false");
-            }
-        }
-        let mut files = WeightFiles::open_file(&folder.as_ref().join(WEIGHTS))?;
+        let (rank, alpha) = read_config(&folder.as_ref().join(CONFIG))?;
+        let path = folder.as_ref().join(WEIGHTS);
+        let mut files = WeightFiles::open_file(&path)?;
         let mut factors = BTreeMap::new();
         for name in files.names() {
-            let Some(module) = name
-                .strip_prefix(PREFIX)
-                .and_then(|name| name.strip_suffix(A))
-            else {
+            let module = name.strip_prefix(PREFIX);
+            let Some(module) = module.and_then(|name| name.strip_suffix(A)) else {
                 continue;
             };
-            let width = |shape: Option<&[usize]>, at: usize| shape.map_or(0, |shape| shape[at]);
-            let other = format!("{PREFIX}{module}{B}");
-            let (d_in, d_out) = (width(files.shape(&name), 1), width(files.shape(&other), 0));
-            let a = files.take(&name, &[config.r, d_in])?;
-            let b = files.take(&other, &[d_out, config.r])?;
-            let module = module.trim_end_matches('.').to_owned();
-            factors.insert(module, Factors { a, b });
+            let module = module.trim_end_matches('.');
+            if !is_adaptable(module) {
+                return Err(Error::UnexpectedTensor { path, name });
+            }
+            let width = |name: &str, at: usize| {
+                let shape = files.shape(name).unwrap_or_default();
+                shape.get(at).copied().unwrap_or(0)
+            };
+            let other = format!("{PREFIX}{module}.{B}");
+            let (d_in, d_out) = (width(&name, 1), width(&other, 0));
+            let a = files.take(&name, &[rank, d_in])?;
+            let b = files.take(&other, &[d_out, rank])?;
+            factors.insert(module.to_owned(), Factors { a, b });
         }
         files.finish()?;
+        if factors.is_empty() {
+            let reason = "it holds no factor of an adapter".to_owned();
+            return Err(Error::Safetensors { path, reason });
+        }
         Ok(Self {
-            rank: config.r,
-            alpha: config.lora_alpha,
+            rank,
+            alpha,
             factors,
         })
     }
 }
+
+/// Whether `model.layers.3.mlp.up_proj` and its like.
+fn is_adaptable(module: &str) -> bool {
+    let rest = module.strip_prefix("model.layers.");
+    rest.and_then(|rest| rest.split_once('.'))
+        .is_some_and(|(layer, part)| {
+            layer.parse::<usize>().is_ok() && TARGETS.iter().any(|(_, known)| *known == part)
+        })
+}
+
+/// Rank and α. Fields that say the adapter is computed in another way than plain LoRA are refused, all others passed over.
+fn read_config(path: &Path) -> Result<(usize, f64), Error> {
+    let config: Map<String, Value> = read_json(path)?;
+    let refuse = |key, found: &Value, expected: &str| {
+        Err(Error::Config {
+            path: path.to_owned(),
+            key,
+            found: found.to_string(),
+            expected: expected.to_owned(),
+        })
+    };
+    let field = |key: &str| config.get(key).unwrap_or(&Value::Null);
+    if field("peft_type") != "LORA" {
+        return refuse("peft_type", field("peft_type"), "\"LORA\"");
+    }
+    for key in PLAIN_WITHOUT {
+        let empty = match field(key) {
+            Value::Null | Value::Bool(false) => true,
+            Value::Object(entries) => entries.is_empty(),
+            Value::Array(items) => items.is_empty(),
+            _ => false,
+        };
+        if !empty {
+            return refuse(key, field(key), "none: plain LoRA, one rank and one alpha");
+        }
+    }
+    // Some ways to draw the first values change the base model's weights too.
+    match field("init_lora_weights") {
+        Value::Null | Value::Bool(_) => {}
+        Value::String(way) if way == "gaussian" || way == "orthogonal" => {}
+        other => {
+            let expected = "true, false, gaussian or orthogonal, which leave the base as it is";
+            return refuse("init_lora_weights", other, expected);
+        }
+    }
+    match field("bias") {
+        Value::Null => {}
+        bias if bias == "none" => {}
+        other => return refuse("bias", other, "\"none\""),
+    }
+    let rank = match field("r").as_u64() {
+        Some(rank) if rank > 0 => rank as usize,
+        _ => return refuse("r", field("r"), "a whole number, at least 1"),
+    };
+    match field("lora_alpha").as_f64() {
+        Some(alpha) => Ok((rank, alpha)),
+        None => refuse("lora_alpha", field("lora_alpha"), "a number"),
+    }
+}
+
+/// Fields of PEFT's that are empty or false for plain LoRA.
+const PLAIN_WITHOUT: [&str; 12] = [
+    "use_rslora",
+    "use_dora",
+    "use_qalora",
+    "use_bdlora",
+    "fan_in_fan_out",
+    "lora_bias",
+    "rank_pattern",
+    "alpha_pattern",
+    "modules_to_save",
+    "layer_replication",
+    "alora_invocation_tokens",
+    "trainable_token_indices",
+];

@@ -95,11 +95,6 @@ fn merged_says_what_attached_says_and_can_be_undone() {
     assert_near(&logits(&merged), &said, 2e-5);
     let unmerged = merged.unmerged(&adapter).unwrap();
     assert_near(&logits(&unmerged), &said, 2e-5);
-    let none = Lora {
-        alpha: 1.0,
-        ..Lora::new(1)
-    };
-    assert_ne!(none.fresh(&config()).unwrap(), adapter);
     let without = unmerged.merged().unmerged(&adapter).unwrap();
     assert_near(&logits(&without), &said, 4e-5);
 }
@@ -161,13 +156,58 @@ fn on_disk_and_back() {
     // What this library does not compute is refused.
     let config = path.join("adapter_config.json");
     let text = std::fs::read_to_string(&config).unwrap();
-    std::fs::write(
-        &config,
-        text.replace("\"use_dora\": false", "\"use_dora\": true"),
-    )
-    .unwrap();
-    let message = Adapter::load(&path).unwrap_err().to_string();
-    assert!(message.contains("use_dora is true"), "{message}");
+    let refused = |added: &str, part: &str| {
+        std::fs::write(&config, text.replacen('{', &format!("{{{added},"), 1)).unwrap();
+        let message = Adapter::load(&path).unwrap_err().to_string();
+        assert!(message.contains(part), "{message}");
+    };
+    refused("\"use_dora\": true", "use_dora is true: expected none");
+    refused("\"rank_pattern\": {\"q_proj\": 4}", "rank_pattern is");
+    refused(
+        "\"init_lora_weights\": \"pissa\"",
+        "init_lora_weights is \"pissa\"",
+    );
+    let harmless = text.replacen('{', "{\"target_modules\": \"all-linear\", \"new\": 1,", 1);
+    let harmless = harmless.replacen("\"target_modules\": [", "\"others\": [", 1);
+    std::fs::write(&config, harmless).unwrap();
+    assert_eq!(Adapter::load(&path).unwrap(), adapter());
+}
+
+/// Names, shapes and numbers of the file that PEFT wrote, written again.
+#[test]
+fn what_is_written_is_what_peft_writes() {
+    let fixture = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/lora");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("adapter");
+    Adapter::load(&fixture).unwrap().save(&path, None).unwrap();
+    let tensors = |folder: &std::path::Path| {
+        let bytes = std::fs::read(folder.join("adapter_model.safetensors")).unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let all = tensors.iter();
+        let all = all.map(|(name, it)| (name.to_owned(), it.shape().to_vec(), it.data().to_vec()));
+        let mut all: Vec<_> = all.collect();
+        all.sort();
+        all
+    };
+    assert_eq!(tensors(&path), tensors(&fixture));
+    let config = |folder: &std::path::Path| -> serde_json::Map<String, serde_json::Value> {
+        let text = std::fs::read_to_string(folder.join("adapter_config.json")).unwrap();
+        serde_json::from_str(&text).unwrap()
+    };
+    let (ours, theirs) = (config(&path), config(&fixture));
+    for key in ["peft_type", "task_type", "layers_to_transform", "r", "bias"] {
+        assert_eq!(ours[key], theirs[key], "{key}");
+    }
+    assert_eq!(ours["lora_alpha"].as_f64(), theirs["lora_alpha"].as_f64());
+    let sorted = |config: &serde_json::Map<String, serde_json::Value>| {
+        let names = config["target_modules"].as_array().unwrap().iter();
+        let mut names: Vec<_> = names
+            .map(|name| name.as_str().unwrap().to_owned())
+            .collect();
+        names.sort();
+        names
+    };
+    assert_eq!(sorted(&ours), sorted(&theirs));
 }
 
 /// `tests/fixtures/make_lora.py`: what PEFT wrote is read, and says what it says there.
