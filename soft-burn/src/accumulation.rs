@@ -78,7 +78,7 @@ impl Accumulated {
             weights: &job.weights,
             normaliser,
             distillation: settings.distillation,
-            balance: settings.balance.at(at.step),
+            balance: settings.balance_at(at.step),
             skipping: dropout.map(|dropout| Skipping { dropout, at }),
         };
         let objective = settings.objective;

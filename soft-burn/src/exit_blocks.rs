@@ -1,7 +1,8 @@
 //! Blocks and norms of single exits, beside the model's own.
 //!
 //! Balcony leaves a model as it is and gives every intermediate exit one more decoder block and a norm, which learn to say what the full
-//! depth says; the head stays the shared one. An exit at depth n with a block of its own is an ordinary LLaMA of n + 1 blocks:
+//! depth says; the head stays the shared one. What such an exit learns
+//! ends at its own block: the blocks before are not moved by it, whether they are frozen or trained by the full depth. An exit at depth n with a block of its own is an ordinary LLaMA of n + 1 blocks:
 //! [`Llama::extract`] makes it one.
 //!
 //! Source: Jamialahmadi et al., *Balcony* (arXiv 2503.05005). Differs from the Sorted LLaMA paper, which adds nothing to a model. Block and norm
@@ -99,7 +100,7 @@ impl Llama {
     ) -> Tensor<2> {
         match self.exit_blocks.get(exit) {
             None => states,
-            Some(own) => own.block.forward(states, pass, None),
+            Some(own) => own.block.forward(states.detach(), pass, None),
         }
     }
 

@@ -322,8 +322,9 @@ fn through_norm(
     };
     let mut surrogate: Option<Tensor<1>> = None;
     for ((exit, hidden, into_hidden, into_norm), factor) in into.into_iter().zip(factors) {
+        let own = model.exit_blocks.get(exit).is_some();
         if let Some((name, gradient)) = into_norm
-            && weighing.balance.shared_head.moved_by(exit, full)
+            && (own || weighing.balance.shared_head.moved_by(exit, full))
         {
             gradients.add(name, flat_gradient(gradient).mul_scalar(factor));
         }

@@ -8,7 +8,7 @@ use soft_core::{
     Rotational, SampledExits, SortedLoss,
 };
 
-use crate::balance::Balance;
+use crate::balance::{Balance, SharedHead};
 use crate::layer_dropout::LayerDropout;
 use crate::lora::Lora;
 use crate::objective::Objective;
@@ -77,6 +77,9 @@ pub struct TrainSettings {
     /// Train this many of the last blocks, the final norm and an untied head only; all below stays as it is. Default: everything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_blocks: Option<usize>,
+    /// Balcony: train the model itself too, by its full depth alone, which is SFT beside the exits. Default: it is frozen.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub train_body: bool,
     /// Train low-rank adapters instead of the weights. Default: the weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lora: Option<Lora>,
@@ -208,6 +211,7 @@ impl TrainSettings {
             optimizer: AdamWSettings::default(),
             objective: Objective::default(),
             last_blocks: None,
+            train_body: false,
             lora: None,
             layer_dropout: None,
             weights: WeightType::default(),
@@ -227,6 +231,7 @@ impl TrainSettings {
     pub fn sorted_loss(&self) -> Result<Box<dyn SortedLoss + Send>, Error> {
         self.check_options()?;
         let weighed: Box<dyn SortedLoss + Send> = match &self.exit_weights {
+            None if self.train_body => Box::new(AllExits),
             None => self.method.sorted_loss(),
             Some(Weights::ByDepth(weights)) => Box::new(*weights),
             Some(Weights::PerExit(weights)) => Box::new(ExitWeights::new(weights.as_slice())?),
@@ -321,6 +326,16 @@ impl TrainSettings {
             ("lora", self.lora.is_some()),
             ("layer dropout", self.layer_dropout.is_some()),
         ];
+        if self.train_body {
+            if self.method != Method::Balcony {
+                let found = format!("so, and method {method}");
+                return refuse("train_body", found, "method balcony");
+            }
+            if self.objective == Objective::Plain {
+                let found = "plain, with train_body".to_owned();
+                return refuse("objective", found, "flat, which alone has it");
+            }
+        }
         if frozen && let Some((key, _)) = given.iter().find(|(_, given)| *given) {
             let found = format!("some, and method {method}");
             return refuse(key, found, "a method that trains blocks");
@@ -347,6 +362,17 @@ impl TrainSettings {
             }
         }
         Ok(())
+    }
+
+    /// How much the exits may move at `step`: beside a body in training, exits with blocks of their own leave the head to the full depth.
+    pub(crate) fn balance_at(&self, step: u64) -> Balance {
+        match self.train_body {
+            false => self.balance.at(step),
+            true => Balance {
+                shared_head: SharedHead::FullDepth,
+                ..Balance::default()
+            },
+        }
     }
 
     /// Refuses what a model of this shape does not have: for what can be known before its weights are read.

@@ -51,7 +51,7 @@ pub(crate) fn fitted(model: Llama, settings: &TrainSettings) -> Result<Llama, Er
     };
     Ok(match (settings.method, settings.last_blocks) {
         (Method::Ict, _) => model.freeze_all_but_exit_heads(),
-        (Method::Balcony, _) => model.freeze_all_but_exit_blocks(),
+        (Method::Balcony, _) if !settings.train_body => model.freeze_all_but_exit_blocks(),
         (_, Some(count)) => model.freeze_all_but_last(count)?,
         _ => model,
     })

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use soft_burn::burn::tensor::GradientCheckpointingStrategy;
 use soft_burn::{
-    AdamWSettings, Balance, Curriculum, Decay, Distillation, Error, LayerDropout, Llama,
+    AdamWSettings, Balance, Curriculum, Decay, Distillation, Error, ExitLoss, LayerDropout, Llama,
     LlamaConfig, LogLine, Lora, Method, Objective, RopeScaling, Run, RunData, RunSettings,
     SampledPerBatch, SaveOptions, Schedule, SharedHead, TrainSettings, Trainer, WeightType,
     Weights, device,
@@ -200,8 +200,10 @@ fn stopped_after_any_line_and_resumed_is_the_same_to_the_bit() {
     });
     let mut checkpointed = Site::new().settings(Method::Soft);
     checkpointed.train.gradient_checkpointing = true;
+    let mut with_body = Site::new().settings(Method::Balcony);
+    with_body.train.train_body = true;
     let all = methods.into_iter().chain(sampled).chain(options);
-    for settings in all.chain([checkpointed]) {
+    for settings in all.chain([checkpointed, with_body]) {
         let site = Site::new();
         let settings = || RunSettings {
             base: site.path("base"),
@@ -592,6 +594,31 @@ fn balcony_trains_the_new_blocks_and_nothing_else() {
     }
 }
 
+/// The body learns as under SFT, but for what clipping makes of the exits' gradients; its exits learn beside it.
+#[test]
+fn a_body_beside_balconies_is_trained_by_the_full_depth_alone() {
+    let trained = |method, train_body| {
+        let mut settings = Site::new().settings(method).train;
+        settings.train_body = train_body;
+        settings.optimizer.clip_norm = None;
+        // AdamW takes no notice of the weight 1/3 but for this.
+        settings.optimizer.eps = 1e-20;
+        let mut trainer = Trainer::new(model(), settings).unwrap();
+        let mut stream = Counting::default();
+        let last = (0..4).map(|_| trainer.step(&mut stream).unwrap()).last();
+        (last.unwrap(), trainer.validate(&[batch(99)]).unwrap())
+    };
+    let (sft, sft_validation) = trained(Method::Sft, false);
+    let (both, validation) = trained(Method::Balcony, true);
+    let full = |losses: &[ExitLoss]| losses.last().unwrap().loss;
+    assert!((full(&both.exits) - full(&sft.exits)).abs() < 1e-4 * full(&sft.exits));
+    let (found, wanted) = (full(&validation), full(&sft_validation));
+    assert!((found - wanted).abs() < 1e-4 * wanted, "{found} {wanted}");
+    assert_eq!(both.exits.len(), 3);
+    let (_, frozen) = trained(Method::Balcony, false);
+    assert!((full(&frozen) - wanted).abs() > 1e-3);
+}
+
 /// The run leaves the base as it was and moves every tensor of `parts`.
 fn trains_only(site: &Site, settings: RunSettings, parts: &str) -> (Vec<LogLine>, Vec<u8>) {
     let outcome = site.whole("run", settings.clone());
@@ -795,6 +822,10 @@ fn settings_that_make_no_sense_are_named() {
             settings.train.exit_weights = Some(Weights::PerExit(vec![0.5, 0.25, 0.25]));
         },
         "method sft",
+    );
+    refused(
+        |settings| settings.train.train_body = true,
+        "train_body is so",
     );
     refused(
         |settings| settings.train.last_blocks = Some(5),

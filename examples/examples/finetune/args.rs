@@ -38,6 +38,9 @@ pub struct Args {
     /// Train the last K blocks, the final norm and an untied head only [default: everything]
     #[arg(long)]
     pub last_blocks: Option<usize>,
+    /// Train the rest of the model too, by its full depth alone (balcony only): SFT, with exits beside it that do not move it
+    #[arg(long)]
+    pub train_body: bool,
     /// Train low-rank adapters of this rank instead of the weights; written to OUT/adapter as PEFT does, and merged into OUT/model
     #[arg(long)]
     pub lora: Option<usize>,
@@ -179,6 +182,7 @@ impl Args {
             },
             objective: self.objective,
             last_blocks: self.last_blocks,
+            train_body: self.train_body,
             lora: self.lora.map(|rank| self.lora(rank)),
             layer_dropout: self.layer_dropout.map(|rate| LayerDropout {
                 rate,
