@@ -1,6 +1,6 @@
 //! Two compute servers share a run: the losses and weights of one device, and a clear end when one of them dies.
 //!
-//! Real servers and a real run, on loopback: `cargo test --release -p soft-examples --features remote-server --examples --test remote`.
+//! Real servers and a real run, on loopback. The programs are built first, as in `.ci/run`: a single test does not build them.
 
 mod programs;
 
@@ -27,8 +27,10 @@ impl Server {
             .spawn()
             .unwrap();
         let mut line = String::new();
-        let stdout = child.stdout.as_mut().unwrap();
-        BufReader::new(stdout).read_line(&mut line).unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        stdout.read_line(&mut line).unwrap();
+        // The server logs there: with nobody to read it would wait for ever.
+        std::thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));
         let address = line
             .split_whitespace()
             .find(|word| word.starts_with("ws://"));
@@ -115,7 +117,7 @@ fn two_servers_are_one_device_with_both_micro_batches() {
     for (one, two) in one_losses.iter().zip(&two_losses) {
         assert!((one - two).abs() < 1e-4 * one, "{one} and {two}");
     }
-    let worst = weights(&one).iter().zip(weights(&two));
+    let worst = weights(&one).into_iter().zip(weights(&two));
     let worst = worst
         .map(|(one, two)| (one - two).abs())
         .fold(0.0, f32::max);
