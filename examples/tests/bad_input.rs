@@ -111,7 +111,12 @@ fn unknown_names() {
     let root = tempfile::tempdir().unwrap();
     let (data, out) = (file(root.path(), GOOD), root.path().join("out"));
     refused(&data, &out, &["--device", "tpu"], &["tpu", "cpu"]);
-    refused(&data, &out, &["--method", "lora"], &["soft, sft or ict"]);
+    refused(
+        &data,
+        &out,
+        &["--method", "lora"],
+        &["soft, sft, ict or balcony"],
+    );
     refused(&data, &out, &["--format", "csv"], &["csv", "alpaca"]);
     refused(&data, &out, &["--lr", "nan"], &["learning rate"]);
 }
