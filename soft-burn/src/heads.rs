@@ -11,7 +11,7 @@ use soft_core::{Exit, ExitHead, Exits};
 
 use crate::layers::{Projection, project};
 use crate::parameters::EXIT_HEADS;
-use crate::settings::check_last_blocks;
+use crate::setting_checks::check_last_blocks;
 use crate::{Error, Llama};
 
 /// The exits that have a head of their own, and those heads in the same order.

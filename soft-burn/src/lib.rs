@@ -72,6 +72,7 @@ mod pretrained;
 mod rope;
 mod run;
 mod schedule;
+mod setting_checks;
 mod settings;
 mod tensor_store;
 mod trained_parts;

@@ -8,6 +8,7 @@ use burn::tensor::{GradientCheckpointingStrategy, Tensor};
 use soft_core::{Exit, Exits, NestedModel};
 
 use crate::precision::check_supported;
+use crate::setting_checks::refuse;
 use crate::settings::{Method, TrainSettings};
 use crate::weights::WeightType;
 use crate::{Error, Llama};
@@ -88,14 +89,6 @@ fn with_parts(method: Method, model: Llama, exits: &Exits) -> Result<Llama, Erro
         Method::Balcony if blocks.1.is_empty() => model.with_exit_blocks(exits),
         _ => Ok(model),
     }
-}
-
-fn refuse<T>(key: &'static str, found: String, expected: &'static str) -> Result<T, Error> {
-    Err(Error::Setting {
-        key,
-        found,
-        expected,
-    })
 }
 
 fn listed(exits: &[Exit]) -> String {
