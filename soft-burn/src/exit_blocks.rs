@@ -59,17 +59,15 @@ impl Llama {
     pub fn with_exit_blocks(mut self, exits: &Exits) -> Result<Self, Error> {
         let exits = exits.clone().for_depth(self.config.n_layers)?;
         let intermediate: Vec<_> = exits.iter().filter(|&exit| exit != exits.last()).collect();
-        let last = self.model.layers.last().cloned();
-        let copies = intermediate.iter().zip(std::iter::repeat(last));
+        let (last, norm) = (self.model.layers.last(), &self.model.norm);
+        let copy = |_: &Exit| {
+            last.cloned().map(|block| ExitBlock {
+                block,
+                norm: norm.clone(),
+            })
+        };
         self.exit_blocks = ExitBlocks {
-            blocks: copies
-                .filter_map(|(_, block)| {
-                    Some(ExitBlock {
-                        block: block?,
-                        norm: self.model.norm.clone(),
-                    })
-                })
-                .collect(),
+            blocks: intermediate.iter().filter_map(copy).collect(),
             exits: intermediate,
         };
         Ok(self)
