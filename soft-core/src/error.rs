@@ -187,6 +187,22 @@ pub enum PolicyError {
         /// The part at fault.
         part: String,
     },
+    /// A criterion that is none.
+    #[error(
+        "expected a criterion (confidence, margin, entropy, saturation, patience), found {found:?}"
+    )]
+    UnknownCriterion {
+        /// What was given.
+        found: String,
+    },
+    /// A text that is no rule.
+    #[error(
+        "cannot read an exit rule from {found:?}: expected a criterion and its thresholds, such as confidence=0.9 or patience=2"
+    )]
+    MalformedRule {
+        /// What was given.
+        found: String,
+    },
     /// A patience of no exits.
     #[error("a patience of 0 exits: expected at least 1")]
     NoPatience,

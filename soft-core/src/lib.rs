@@ -11,7 +11,7 @@
 //! | the loss | [`sorted_loss`], [`SortedLoss`] |
 //! | how exits count in it | [`AllExits`], [`LastExit`], [`ExitWeights`], [`DepthWeights`], [`SampledExits`], [`Rotational`], [`Gradual`], [`Ramp`] |
 //! | decoding at any depth | [`Decoder`], [`DecodeSettings`], [`Mode`], [`DecodeModel`] |
-//! | when a token leaves early | [`ExitPolicy`] and its implementations, [`Thresholds`] |
+//! | when a token leaves early | [`ExitPolicy`] and its implementations, [`ExitRule`], [`Thresholds`], [`CalibratedExits`] |
 //! | how the next token is chosen | [`Sampling`], [`Distribution`], [`RowRng`] |
 //! | exact speculative sampling | [`check_draft`], [`Checked`] |
 //! | rows to learn from | [`Example`], [`Batch`], [`BatchStream`] |
@@ -50,10 +50,10 @@ pub use acceptance::{Checked, check_draft};
 pub use batch::{Batch, BatchStream, Example, StreamPosition, Target};
 pub use curriculum::{Gradual, Ramp, Rotational};
 pub use decode::{
-    Always, Both, Checks, Confidence, DecodeError, DecodeModel, DecodeSettings, Decoder,
-    DraftLength, DynamicExits, Either, Entropy, Evidence, ExitPolicy, Finish, Head, Margin,
-    Measure, MissingStates, Mode, Patience, Prompt, Saturation, Score, SettingsError, Speculation,
-    Statistics, Step, Thresholds, Tuner, Verdict,
+    Always, Both, CalibratedExits, Checks, Confidence, Criterion, DecodeError, DecodeModel,
+    DecodeSettings, Decoder, DraftLength, DynamicExits, Either, Entropy, Evidence, ExitPolicy,
+    ExitRule, Finish, Head, Margin, Measure, MissingStates, Mode, OperationCosts, Patience, Prompt,
+    Saturation, Score, SettingsError, Speculation, Statistics, Step, Thresholds, Tuner, Verdict,
 };
 pub use depth_weights::DepthWeights;
 pub use distribution::Distribution;

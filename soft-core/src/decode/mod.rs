@@ -1,7 +1,9 @@
 //! Decoding at any depth: static, dynamic, self-speculative and automatic, greedy or sampled.
 
+mod calibrated;
 mod calibration;
 mod check;
+mod cost;
 mod decoder;
 mod draft;
 mod leave;
@@ -11,6 +13,7 @@ mod packed;
 mod policy;
 mod round;
 mod row;
+mod rule;
 mod settings;
 mod start;
 mod statistics;
@@ -18,6 +21,8 @@ mod thresholds;
 mod tuner;
 mod worth;
 
+pub use calibrated::CalibratedExits;
+pub use cost::OperationCosts;
 pub use decoder::{Decoder, Step};
 pub use draft::DraftLength;
 pub use model::{DecodeModel, Head, Score};
@@ -26,6 +31,7 @@ pub use policy::{
     Saturation, Verdict,
 };
 pub use row::Finish;
+pub use rule::{Criterion, ExitRule};
 pub use settings::{
     Checks, DecodeError, DecodeSettings, DynamicExits, MissingStates, Mode, Prompt, SettingsError,
     Speculation,

@@ -192,11 +192,13 @@ impl<M: DecodeModel> Decoder<'_, M> {
         states: Packed<M::Hidden>,
         prefill: bool,
     ) -> Result<Packed<M::Hidden>, DecodeError<M::Error>> {
-        if !prefill {
-            self.statistics.block_passes += range.len() as u64;
-            self.statistics.block_states += (range.len() * states.rows.len()) as u64;
-        }
         let counts = states.counts(self.rows.len());
+        if !prefill {
+            let blocks = range.len() as u64;
+            self.statistics.block_passes += blocks;
+            self.statistics.block_states += blocks * states.rows.len() as u64;
+            self.statistics.attended += blocks * self.attended(range.start, &counts);
+        }
         let past = Past {
             cache: &mut self.cache,
             counts: &counts,
@@ -209,6 +211,16 @@ impl<M: DecodeModel> Decoder<'_, M> {
             hidden,
             rows: states.rows,
         })
+    }
+
+    /// Positions that new states look at in a block, themselves included.
+    fn attended(&self, block: usize, counts: &[usize]) -> u64 {
+        let rows = counts.iter().enumerate();
+        let of_row = rows.map(|(row, &new)| {
+            let earlier = self.cache.filled(block, row);
+            new * earlier + new * (new + 1) / 2
+        });
+        of_row.sum::<usize>() as u64
     }
 
     fn take_waiting(

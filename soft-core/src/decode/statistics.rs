@@ -25,6 +25,8 @@ pub struct Statistics {
     pub block_states: u64,
     /// Blocks run on however many states, prompts aside: readings of a block's weights.
     pub block_passes: u64,
+    /// Positions that states looked at in blocks, themselves included, prompts aside.
+    pub attended: u64,
     /// States read by a full head, prompts aside.
     pub head_states: u64,
     /// Full heads applied to however many states, prompts aside.
@@ -108,6 +110,7 @@ impl Statistics {
         self.accepted += other.accepted;
         self.block_states += other.block_states;
         self.block_passes += other.block_passes;
+        self.attended += other.attended;
         self.head_states += other.head_states;
         self.head_passes += other.head_passes;
         self.draft_head_states += other.draft_head_states;

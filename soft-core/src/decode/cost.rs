@@ -1,0 +1,59 @@
+//! The floating-point operations of decoding, from its counts.
+//!
+//! Matrix products only, two operations for each weight and state; norms, softmax and rotary positions are a few per cent of that.
+
+use serde::{Deserialize, Serialize};
+
+use super::Statistics;
+
+/// Floating-point operations of each thing that decoding counts.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OperationCosts {
+    /// One block's weights applied to one state.
+    pub block: f64,
+    /// One state looking at one position in one block: its score and its part in the mixture.
+    pub attended: f64,
+    /// The full head applied to one state.
+    pub head: f64,
+    /// The draft head applied to one state.
+    pub draft_head: f64,
+}
+
+impl OperationCosts {
+    /// Operations per token, those of the prompts' pass aside.
+    pub fn per_token(&self, counted: &Statistics) -> f64 {
+        let sum = self.block * counted.block_states as f64
+            + self.attended * counted.attended as f64
+            + self.head * counted.head_states as f64
+            + self.draft_head * counted.draft_head_states as f64;
+        sum / counted.later_tokens() as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::toy::ToyModel;
+    use crate::{DecodeSettings, Decoder, Exit, Mode, Prompt};
+
+    #[test]
+    fn operations_of_a_plain_answer_by_hand() {
+        // Three blocks; prompts of 4 and 2 tokens, 3 new ones each: the prompts' pass names the first, so that two states
+        // are fed per row, at positions 4, 5 and 2, 3. Each looks at itself and at what is before it.
+        let model = ToyModel::new(3, 4, 8, 9).restless();
+        let prompts = [vec![1, 2, 3, 4], vec![5, 6]].map(Prompt::from);
+        let settings = DecodeSettings::greedy(Mode::Static(Exit::new(3).unwrap()), 3);
+        let mut decoder = Decoder::new(&model, &prompts, settings).unwrap();
+        decoder.run().unwrap();
+        let counted = decoder.statistics();
+        assert_eq!(counted.attended, 3 * (5 + 6 + 3 + 4));
+        let costs = OperationCosts {
+            block: 100.0,
+            attended: 1.0,
+            head: 10.0,
+            draft_head: 1e9,
+        };
+        let sum = 100.0 * 12.0 + 54.0 + 10.0 * 4.0;
+        assert_eq!(costs.per_token(counted), sum / 4.0);
+    }
+}

@@ -1,0 +1,218 @@
+//! Exit policies that can be written down, for files and command lines.
+//!
+//! A rule is a criterion with its thresholds: `confidence=12:0.95,20:0.9`, `patience=2`. Knows the policies and how each looks at
+//! a token; what good thresholds are is found by calibration.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Confidence, Entropy, Evidence, ExitPolicy, Margin, Patience, Saturation, Thresholds};
+use crate::PolicyError;
+
+/// What a policy looks at to decide whether a token leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Criterion {
+    /// Highest probability: [`Confidence`].
+    Confidence,
+    /// Best probability less the second: [`Margin`].
+    Margin,
+    /// Entropy: [`Entropy`].
+    Entropy,
+    /// Cosine to the state at the exit before: [`Saturation`].
+    Saturation,
+    /// Exits in a row that agree: [`Patience`].
+    Patience,
+}
+
+impl Criterion {
+    /// Every criterion.
+    pub const ALL: [Self; 5] = [
+        Self::Confidence,
+        Self::Margin,
+        Self::Entropy,
+        Self::Saturation,
+        Self::Patience,
+    ];
+
+    /// The name, as parsed by [`FromStr`] and by serde.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Confidence => "confidence",
+            Self::Margin => "margin",
+            Self::Entropy => "entropy",
+            Self::Saturation => "saturation",
+            Self::Patience => "patience",
+        }
+    }
+
+    /// The number that is compared with a threshold; none for what was not looked at, and for patience, which looks at several exits.
+    pub fn of(self, evidence: &Evidence) -> Option<f64> {
+        let score = evidence.score.as_ref();
+        match self {
+            Self::Confidence => score.map(|score| f64::from(score.probability)),
+            Self::Margin => score.map(|score| f64::from(score.margin())),
+            Self::Entropy => score.map(|score| f64::from(score.entropy)),
+            Self::Saturation => evidence.similarity.map(f64::from),
+            Self::Patience => None,
+        }
+    }
+
+    /// Whether small numbers are the sure ones.
+    pub fn is_doubt(self) -> bool {
+        self == Self::Entropy
+    }
+
+    /// The rule with these thresholds; none for patience, which has none.
+    pub fn rule(self, thresholds: Thresholds) -> Option<ExitRule> {
+        match self {
+            Self::Confidence => Some(ExitRule::Confidence(thresholds)),
+            Self::Margin => Some(ExitRule::Margin(thresholds)),
+            Self::Entropy => Some(ExitRule::Entropy(thresholds)),
+            Self::Saturation => Some(ExitRule::Saturation(thresholds)),
+            Self::Patience => None,
+        }
+    }
+}
+
+impl fmt::Display for Criterion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Criterion {
+    type Err = PolicyError;
+
+    fn from_str(name: &str) -> Result<Self, PolicyError> {
+        let found = Self::ALL
+            .into_iter()
+            .find(|criterion| criterion.name() == name);
+        found.ok_or_else(|| PolicyError::UnknownCriterion {
+            found: name.to_owned(),
+        })
+    }
+}
+
+/// A policy as it is written: criterion, `=`, thresholds.
+///
+/// ```
+/// use soft_core::{Criterion, ExitRule};
+///
+/// let rule: ExitRule = "margin=12:0.8,20:0.6".parse()?;
+/// assert_eq!(rule.criterion(), Criterion::Margin);
+/// assert_eq!(rule.to_string(), "margin=12:0.8,20:0.6");
+/// let policy = rule.policy();
+/// # Ok::<(), soft_core::PolicyError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum ExitRule {
+    /// [`Confidence`].
+    Confidence(Thresholds),
+    /// [`Margin`].
+    Margin(Thresholds),
+    /// [`Entropy`].
+    Entropy(Thresholds),
+    /// [`Saturation`].
+    Saturation(Thresholds),
+    /// [`Patience`] with so many exits.
+    Patience(usize),
+}
+
+impl ExitRule {
+    /// The policy that follows this rule.
+    pub fn policy(&self) -> Box<dyn ExitPolicy> {
+        match self.clone() {
+            Self::Confidence(thresholds) => Box::new(Confidence(thresholds)),
+            Self::Margin(thresholds) => Box::new(Margin(thresholds)),
+            Self::Entropy(thresholds) => Box::new(Entropy(thresholds)),
+            Self::Saturation(thresholds) => Box::new(Saturation(thresholds)),
+            Self::Patience(exits) => Box::new(Patience::new(exits)),
+        }
+    }
+
+    /// What it looks at.
+    pub fn criterion(&self) -> Criterion {
+        match self {
+            Self::Confidence(_) => Criterion::Confidence,
+            Self::Margin(_) => Criterion::Margin,
+            Self::Entropy(_) => Criterion::Entropy,
+            Self::Saturation(_) => Criterion::Saturation,
+            Self::Patience(_) => Criterion::Patience,
+        }
+    }
+}
+
+impl fmt::Display for ExitRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}=", self.criterion())?;
+        match self {
+            Self::Confidence(thresholds)
+            | Self::Margin(thresholds)
+            | Self::Entropy(thresholds)
+            | Self::Saturation(thresholds) => thresholds.fmt(f),
+            Self::Patience(exits) => exits.fmt(f),
+        }
+    }
+}
+
+impl FromStr for ExitRule {
+    type Err = PolicyError;
+
+    fn from_str(text: &str) -> Result<Self, PolicyError> {
+        let malformed = || PolicyError::MalformedRule {
+            found: text.to_owned(),
+        };
+        let (criterion, value) = text.split_once('=').ok_or_else(malformed)?;
+        let criterion: Criterion = criterion.trim().parse()?;
+        match criterion {
+            Criterion::Patience => {
+                let exits = value.trim().parse().map_err(|_| malformed())?;
+                Ok(Self::Patience(exits))
+            }
+            _ => criterion.rule(value.parse()?).ok_or_else(malformed),
+        }
+    }
+}
+
+impl TryFrom<String> for ExitRule {
+    type Error = PolicyError;
+
+    fn try_from(text: String) -> Result<Self, PolicyError> {
+        text.parse()
+    }
+}
+
+impl From<ExitRule> for String {
+    fn from(rule: ExitRule) -> Self {
+        rule.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_it_writes() {
+        let rules = [
+            "confidence=0.9",
+            "margin=12:0.8",
+            "entropy=0.5",
+            "saturation=2:0.98",
+            "patience=2",
+        ];
+        for text in rules {
+            let rule: ExitRule = text.parse().unwrap();
+            assert_eq!(rule.to_string(), text);
+            let json = serde_json::to_string(&rule).unwrap();
+            assert_eq!(serde_json::from_str::<ExitRule>(&json).unwrap(), rule);
+        }
+        for bad in ["", "confidence", "hunch=3", "patience=0.5", "margin="] {
+            assert!(bad.parse::<ExitRule>().is_err(), "{bad:?} was accepted");
+        }
+    }
+}
