@@ -9,6 +9,7 @@ use std::{fs, path::Path};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use soft_core::OperationCosts;
 
 use crate::{Error, rope::RopeScaling};
 
@@ -210,6 +211,20 @@ impl LlamaConfig {
         set("mlp_bias", false.into());
         set("torch_dtype", dtype.into());
         Value::Object(json)
+    }
+
+    /// Floating-point operations of the matrix products of decoding, where drafts read a head of `draft_tokens` tokens.
+    pub fn operation_costs(&self, draft_tokens: usize) -> OperationCosts {
+        let attention = self.n_heads * self.head_dim;
+        let heads = 2 * attention + 2 * self.n_kv_heads * self.head_dim;
+        let block = self.d_model * (heads + 3 * self.d_feed_forward);
+        let head = |tokens: usize| 2.0 * (tokens * self.d_model) as f64;
+        OperationCosts {
+            block: 2.0 * block as f64,
+            attended: 4.0 * attention as f64,
+            head: head(self.vocab),
+            draft_head: head(draft_tokens),
+        }
     }
 
     /// Number of parameters, of which a tied head counts none.

@@ -4,11 +4,10 @@
 //! head and loses nothing, since the full head checks; the list is counted from data (soft-data's `frequent_tokens`).
 //! transformers ignores the file.
 
-use std::fs;
 use std::path::Path;
 
 use crate::Error;
-use crate::folder::{read_json, write_json};
+use crate::folder::{read_json, replace_json};
 
 pub(crate) const DRAFT_TOKENS_FILE: &str = "draft_tokens.json";
 
@@ -30,8 +29,5 @@ pub fn draft_tokens(folder: impl AsRef<Path>) -> Result<Option<Vec<u32>>, Error>
 /// # Errors
 /// I/O errors.
 pub fn save_draft_tokens(folder: impl AsRef<Path>, tokens: &[u32]) -> Result<(), Error> {
-    let path = folder.as_ref().join(DRAFT_TOKENS_FILE);
-    let partial = path.with_extension("partial");
-    write_json(&partial, &tokens)?;
-    fs::rename(&partial, &path).map_err(Error::io("rename", &partial))
+    replace_json(&folder.as_ref().join(DRAFT_TOKENS_FILE), &tokens)
 }

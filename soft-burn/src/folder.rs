@@ -67,6 +67,13 @@ pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), Erro
     written.map_err(Error::io("write", path))
 }
 
+/// Writes a file that may be there already: it is replaced whole or left as it was.
+pub(crate) fn replace_json(path: &Path, value: &impl Serialize) -> Result<(), Error> {
+    let partial = path.with_extension("partial");
+    write_json(&partial, value)?;
+    fs::rename(&partial, path).map_err(Error::io("rename", &partial))
+}
+
 /// Removes a folder under another name, so that no half of it is ever seen under its own.
 pub(crate) fn remove_folder(path: &Path) -> Result<(), Error> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();

@@ -10,11 +10,11 @@ use std::path::Path;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use soft_core::Exits;
+use soft_core::{CalibratedExits, Exits};
 
 use crate::construct::{WeightSource, construct, construct_exit_blocks, construct_exit_heads};
 use crate::draft_tokens::DRAFT_TOKENS_FILE;
-use crate::folder::{new_folder, read_json, write_json};
+use crate::folder::{new_folder, read_json, replace_json, write_json};
 use crate::lora::LORA;
 use crate::parameters::{EXIT_BLOCKS, EXIT_HEADS, named_tensors};
 use crate::weights::{WeightFiles, WeightType, write_weights};
@@ -50,6 +50,9 @@ pub struct SoftInfo {
     /// Where it comes from: base model, data, settings. Free form.
     #[serde(default)]
     pub provenance: Value,
+    /// Exit thresholds with a promise, the rule to prefer first; none until they are calibrated.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub calibrated: Vec<CalibratedExits>,
 }
 
 /// What to write beside the weights.
@@ -204,6 +207,14 @@ impl SoftInfo {
         } else {
             Ok(None)
         }
+    }
+
+    /// Writes `soft.json` of `folder`; one that is there is replaced whole or left as it was.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn save(&self, folder: impl AsRef<Path>) -> Result<(), Error> {
+        replace_json(&folder.as_ref().join(SOFT_FILE), self)
     }
 }
 

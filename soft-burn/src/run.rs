@@ -270,6 +270,7 @@ impl<S: BatchStream> Run<S> {
                 "steps": self.trainer.steps_done(),
                 "soft": env!("CARGO_PKG_VERSION"),
             }),
+            calibrated: Vec::new(),
         }
     }
 

@@ -1,0 +1,247 @@
+//! A file of results that grows as they come, so that a long evaluation goes on where it was stopped.
+//!
+//! JSON lines: first the settings, then one line per result, written at once. A journal is only gone on with under the settings it was
+//! begun with. A last line that a kill cut short is cut off; nothing else is ever changed. Knows keys and values, nothing of what they mean.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::EvalError;
+
+/// Results by key, kept in a file.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    file: File,
+    entries: HashMap<String, Value>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Entry<T> {
+    key: String,
+    value: T,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Header {
+    settings: Value,
+}
+
+impl Journal {
+    /// Opens the journal at `path`, or begins one.
+    ///
+    /// # Errors
+    /// When the file was begun with other settings, holds anything but a journal, or cannot be read or written.
+    pub fn open(path: impl AsRef<Path>, settings: &impl Serialize) -> Result<Self, EvalError> {
+        let path = path.as_ref();
+        let settings = serde_json::to_value(settings).map_err(|error| EvalError::Content {
+            path: path.to_owned(),
+            line: None,
+            expected: "settings that can be written as JSON",
+            found: error.to_string(),
+        })?;
+        let bytes = match path.exists() {
+            true => std::fs::read(path).map_err(EvalError::io("read", path))?,
+            false => Vec::new(),
+        };
+        // A kill may have cut a line in the middle of a character.
+        let whole = bytes.iter().rposition(|byte| *byte == b'\n');
+        let whole = whole.map_or(0, |end| end + 1);
+        let text = std::str::from_utf8(&bytes[..whole]);
+        let text = text.map_err(|error| content(path, 0, "UTF-8", &error.to_string()))?;
+        let mut lines = text.lines().enumerate();
+        let begun = lines.next();
+        if let Some((_, header)) = begun {
+            let header: Header = parse(path, 1, "the settings of a journal", header)?;
+            check(path, &header.settings, &settings)?;
+        } else if !bytes.iter().zip(b"{\"settings\":").all(|(a, b)| a == b) {
+            // No whole line, and no beginning of one of ours: somebody else's file.
+            return Err(content(
+                path,
+                1,
+                "the settings of a journal",
+                "another text",
+            ));
+        }
+        let mut entries = HashMap::new();
+        for (index, line) in lines {
+            let entry: Entry<Value> =
+                parse(path, index + 1, "a result, {\"key\", \"value\"}", line)?;
+            entries.insert(entry.key, entry.value);
+        }
+        let mut options = OpenOptions::new();
+        let opened = options.create(true).append(true).open(path);
+        let file = opened.map_err(EvalError::io("write", path))?;
+        file.set_len(whole as u64)
+            .map_err(EvalError::io("write", path))?;
+        let mut journal = Self {
+            path: path.to_owned(),
+            file,
+            entries,
+        };
+        if begun.is_none() {
+            journal.write(&Header { settings })?;
+        }
+        Ok(journal)
+    }
+
+    /// The result of this key, if it is there.
+    ///
+    /// # Errors
+    /// When what is there is not of this type.
+    pub fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, EvalError> {
+        let Some(value) = self.entries.get(key) else {
+            return Ok(None);
+        };
+        let read = serde_json::from_value(value.clone());
+        read.map(Some).map_err(|error| EvalError::Content {
+            path: self.path.clone(),
+            line: None,
+            expected: "a result of this evaluation",
+            found: format!("`{key}`: {error}"),
+        })
+    }
+
+    /// Number of results.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is no result yet.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Adds a result, in place of an earlier one of the same key.
+    ///
+    /// # Errors
+    /// I/O errors; a value that is no JSON.
+    pub fn record(&mut self, key: &str, value: &impl Serialize) -> Result<(), EvalError> {
+        let value = serde_json::to_value(value).map_err(|error| {
+            content(
+                &self.path,
+                0,
+                "a value that can be written as JSON",
+                &error.to_string(),
+            )
+        })?;
+        self.write(&Entry {
+            key: key.to_owned(),
+            value: &value,
+        })?;
+        self.entries.insert(key.to_owned(), value);
+        Ok(())
+    }
+
+    fn write(&mut self, line: &impl Serialize) -> Result<(), EvalError> {
+        // One write, so that a kill leaves a part of a line at worst.
+        let mut text = serde_json::to_string(line).map_err(|error| {
+            content(
+                &self.path,
+                0,
+                "a value that can be written as JSON",
+                &error.to_string(),
+            )
+        })?;
+        text.push('\n');
+        let written = self.file.write_all(text.as_bytes());
+        written.map_err(EvalError::io("write", &self.path))
+    }
+}
+
+fn parse<T: DeserializeOwned>(
+    path: &Path,
+    line: usize,
+    expected: &'static str,
+    text: &str,
+) -> Result<T, EvalError> {
+    serde_json::from_str(text).map_err(|error| content(path, line, expected, &error.to_string()))
+}
+
+fn content(path: &Path, line: usize, expected: &'static str, found: &str) -> EvalError {
+    EvalError::Content {
+        path: path.to_owned(),
+        line: (line > 0).then_some(line),
+        expected,
+        found: found.to_owned(),
+    }
+}
+
+/// Refuses settings that differ and names the first one that does.
+fn check(path: &Path, was: &Value, now: &Value) -> Result<(), EvalError> {
+    if was == now {
+        return Ok(());
+    }
+    let (old, new) = (was.as_object(), now.as_object());
+    let keys = old.into_iter().chain(new).flat_map(|object| object.keys());
+    let differs = |key: &&String| was.get(key.as_str()) != now.get(key.as_str());
+    let key = keys.into_iter().find(differs).cloned().unwrap_or_default();
+    let show = |value: &Value| match value.get(&key) {
+        Some(value) => value.to_string(),
+        None if key.is_empty() => value.to_string(),
+        None => "absent".to_owned(),
+    };
+    Err(EvalError::OtherSettings {
+        path: path.to_owned(),
+        was: show(was),
+        now: show(now),
+        key,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn goes_on_after_a_kill_at_any_byte() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("answers.jsonl");
+        let settings = json!({"model": "m", "exits": [2, 4]});
+        let mut journal = Journal::open(&path, &settings).unwrap();
+        journal.record("a", &"Zürich, or\nso").unwrap();
+        journal.record("b", &7).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        for length in 0..=whole.len() {
+            std::fs::write(&path, &whole[..length]).unwrap();
+            let mut journal = Journal::open(&path, &settings).unwrap();
+            let lines = whole[..length]
+                .iter()
+                .filter(|byte| **byte == b'\n')
+                .count();
+            assert_eq!(journal.len(), lines.saturating_sub(1), "{length}");
+            for (key, value) in [("a", json!("Zürich, or\nso")), ("b", json!(7))] {
+                if journal.get::<Value>(key).unwrap().is_none() {
+                    journal.record(key, &value).unwrap();
+                }
+            }
+            assert_eq!(std::fs::read(&path).unwrap(), whole, "{length}");
+        }
+    }
+
+    #[test]
+    fn other_settings_and_other_files_are_refused_and_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("answers.jsonl");
+        Journal::open(&path, &json!({"model": "m", "limit": 5})).unwrap();
+        let error = Journal::open(&path, &json!({"model": "m", "limit": 6})).unwrap_err();
+        let message = error.to_string();
+        assert!(message.contains("`limit` was 5, now it is 6"), "{message}");
+        for text in [
+            "precious",
+            "precious\nlines\n",
+            "{\"settings\":{}}\nprecious\n",
+        ] {
+            std::fs::write(&path, text).unwrap();
+            assert!(Journal::open(&path, &json!({})).is_err(), "{text}");
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! What every exit would say at every position of a text, and when a policy would leave.
+//!
+//! One pass of the whole model per text; any number of policies and thresholds are then tried on what was seen, for nothing. Keys and
+//! values that an early exit leaves out are computed later and exactly (`soft_core::MissingStates::Deferred`), so that what is traced
+//! here is what a decoder meets that writes this text. Knows no tokenizer and no file.
+
+use std::ops::Range;
+
+use soft_core::{
+    DecodeModel, Evidence, Exit, ExitPolicy, Exits, Head, Measure, Past, Score, Verdict,
+};
+
+/// One position of a text.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenTrace {
+    /// What each early exit knows of the next token, shallowest first.
+    pub early: Vec<EarlyTrace>,
+    /// The token that the full model names.
+    pub full: u32,
+}
+
+/// One early exit at one position.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EarlyTrace {
+    /// The head's score.
+    pub score: Score,
+    /// Cosine to the state at the exit before (the embedding before the first).
+    pub similarity: f32,
+}
+
+/// Where a policy leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Left {
+    /// Index of the exit.
+    pub exit: usize,
+    /// The token that it names.
+    pub token: u32,
+    /// Heads applied on the way.
+    pub heads: usize,
+}
+
+/// Traces the tokens that follow the `positions` of `text`: those at index `positions.start + 1` to `positions.end`.
+///
+/// # Errors
+/// As the model's own.
+///
+/// # Panics
+/// When `positions` leave the text.
+pub fn trace<M: DecodeModel>(
+    model: &M,
+    exits: &Exits,
+    text: &[u32],
+    positions: Range<usize>,
+) -> Result<Vec<TokenTrace>, M::Error> {
+    assert!(positions.end <= text.len(), "positions beyond the text");
+    if positions.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut cache = model.empty_cache(1, positions.end)?;
+    let wanted: Vec<usize> = positions.clone().collect();
+    let tokens = model.tokens(&[text[..positions.end].to_vec()])?;
+    let mut hidden = model.embed(&tokens)?;
+    let mut before = model.select(&hidden, &wanted)?;
+    let mut early: Vec<Vec<EarlyTrace>> = vec![Vec::new(); wanted.len()];
+    let mut full = Vec::new();
+    for (segment, exit) in exits.segments().zip(exits.iter()) {
+        let past = Past {
+            cache: &mut cache,
+            counts: &[positions.end],
+        };
+        hidden = model.blocks(hidden, segment, Some(past))?;
+        let states = model.select(&hidden, &wanted)?;
+        if exit == exits.last() {
+            full = model.best_tokens(&states, Head::Full(exit))?;
+            break;
+        }
+        let scores = model.scores(&states, Head::Full(exit))?;
+        let similarities = model.similarities(&before, &states)?;
+        for ((early, score), similarity) in early.iter_mut().zip(scores).zip(similarities) {
+            early.push(EarlyTrace { score, similarity });
+        }
+        before = states;
+    }
+    let traces = early.into_iter().zip(full);
+    Ok(traces
+        .map(|(early, full)| TokenTrace { early, full })
+        .collect())
+}
+
+impl TokenTrace {
+    /// Where a policy leaves that is shown what it asks for; `exits` are those traced.
+    pub fn leave(&self, policy: &mut dyn ExitPolicy, exits: &[Exit]) -> Left {
+        policy.next_token();
+        let mut heads = 0;
+        for (index, (early, &exit)) in self.early.iter().zip(exits).enumerate() {
+            let mut evidence = Evidence::default();
+            let verdict = loop {
+                match policy.judge(exit, &evidence) {
+                    Verdict::Ask(Measure::Score) => evidence.score = Some(early.score),
+                    Verdict::Ask(Measure::Similarity) => {
+                        evidence.similarity = Some(early.similarity);
+                    }
+                    verdict => break verdict,
+                }
+            };
+            heads += usize::from(evidence.score.is_some());
+            if verdict == Verdict::Leave {
+                // The token itself takes a head, if none was looked at.
+                heads += usize::from(evidence.score.is_none());
+                let token = early.score.token;
+                return Left {
+                    exit: index,
+                    token,
+                    heads,
+                };
+            }
+        }
+        Left {
+            exit: self.early.len(),
+            token: self.full,
+            heads: heads + 1,
+        }
+    }
+}
+
+/// What a policy does on texts.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct PolicyOutcome {
+    /// Tokens.
+    pub tokens: u64,
+    /// Of these, those that left with another token than the full model's.
+    pub disagreeing: u64,
+    /// Tokens that left at each exit, the full depth last.
+    pub by_exit: Vec<u64>,
+    /// Mean depth of the exits left at.
+    pub mean_depth: f64,
+    /// Heads applied per token.
+    pub heads_per_token: f64,
+}
+
+impl PolicyOutcome {
+    /// Share of tokens that disagree with the full model; 0 without tokens.
+    pub fn disagreement(&self) -> f64 {
+        self.disagreeing as f64 / self.tokens.max(1) as f64
+    }
+
+    /// Tries a policy on traced texts.
+    pub fn of<'a>(
+        policy: &dyn ExitPolicy,
+        exits: &Exits,
+        texts: impl IntoIterator<Item = &'a Vec<TokenTrace>>,
+    ) -> Self {
+        let depths: Vec<_> = exits.iter().collect();
+        let mut outcome = Self {
+            by_exit: vec![0; depths.len()],
+            ..Self::default()
+        };
+        let mut heads = 0;
+        for text in texts {
+            let mut policy = policy.for_row();
+            for token in text {
+                let left = token.leave(&mut *policy, &depths);
+                outcome.tokens += 1;
+                outcome.disagreeing += u64::from(left.token != token.full);
+                outcome.by_exit[left.exit] += 1;
+                heads += left.heads;
+            }
+        }
+        let depth_sum: f64 = outcome
+            .by_exit
+            .iter()
+            .zip(&depths)
+            .map(|(&tokens, exit)| tokens as f64 * exit.depth() as f64)
+            .sum();
+        let tokens = outcome.tokens.max(1) as f64;
+        outcome.mean_depth = depth_sum / tokens;
+        outcome.heads_per_token = heads as f64 / tokens;
+        outcome
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use soft_core::toy::ToyModel;
+    use soft_core::{
+        Checks, Confidence, DecodeSettings, Decoder, DynamicExits, Margin, MissingStates, Mode,
+        Patience, Prompt, Saturation, Thresholds,
+    };
+
+    /// A dynamic answer, with the exit of each of its tokens.
+    fn decoded(model: &ToyModel, exits: &Exits, policy: Box<dyn ExitPolicy>) -> Vec<(u32, usize)> {
+        let settings = DecodeSettings::greedy(
+            Mode::Dynamic(DynamicExits {
+                exits: exits.clone(),
+                policy,
+                missing: MissingStates::Deferred,
+                checks: Checks::All,
+            }),
+            30,
+        );
+        let prompt = Prompt::from(vec![3, 1, 2]);
+        let decoder = Decoder::new(model, std::slice::from_ref(&prompt), settings).unwrap();
+        let step =
+            |step: Result<soft_core::Step, _>| step.map(|step| (step.token, step.exit.depth()));
+        decoder.map(step).collect::<Result<_, _>>().unwrap()
+    }
+
+    #[test]
+    fn a_trace_of_a_dynamic_answer_leaves_where_the_decoder_left() {
+        let exits = Exits::new([1, 2, 4]).unwrap();
+        let policies: [fn() -> Box<dyn ExitPolicy>; 4] = [
+            || Box::new(Confidence(Thresholds::all(0.3))),
+            || Box::new(Margin(Thresholds::all(0.1))),
+            || Box::new(Saturation(Thresholds::all(0.9))),
+            || Box::new(Patience::new(2)),
+        ];
+        let mut early = 0;
+        for seed in 0..20 {
+            let model = ToyModel::new(4, 6, 12, seed).restless();
+            for policy in policies {
+                let answer = decoded(&model, &exits, policy());
+                let tokens = answer.iter().map(|(token, _)| *token);
+                let text: Vec<u32> = [3, 1, 2].into_iter().chain(tokens).collect();
+                let traces = trace(&model, &exits, &text, 2..text.len() - 1).unwrap();
+                let depths: Vec<_> = exits.iter().collect();
+                let mut policy = policy();
+                for (index, ((token, depth), traced)) in answer.iter().zip(&traces).enumerate() {
+                    // The prompt's pass names the first token with the full model.
+                    if index == 0 {
+                        assert_eq!(*token, traced.full);
+                        continue;
+                    }
+                    let left = traced.leave(&mut *policy, &depths);
+                    assert_eq!((left.token, depths[left.exit].depth()), (*token, *depth));
+                    early += usize::from(*depth < 4);
+                }
+            }
+        }
+        assert!(early > 100, "only {early} tokens left early");
+    }
+
+    #[test]
+    fn outcomes_count_heads_and_depths() {
+        let score = |token, probability| Score {
+            token,
+            probability,
+            second: 0.0,
+            entropy: 0.0,
+        };
+        let token = |first: Score, second: Score, full| TokenTrace {
+            early: vec![first, second]
+                .into_iter()
+                .map(|score| EarlyTrace {
+                    score,
+                    similarity: 0.0,
+                })
+                .collect(),
+            full,
+        };
+        let text = vec![
+            token(score(1, 0.9), score(2, 0.9), 2), // leaves at 2, wrong
+            token(score(1, 0.1), score(2, 0.9), 2), // leaves at 4, right
+            token(score(1, 0.1), score(2, 0.1), 3), // full depth
+        ];
+        let exits = Exits::new([2, 4, 8]).unwrap();
+        let outcome = PolicyOutcome::of(&Confidence(Thresholds::all(0.5)), &exits, [&text]);
+        assert_eq!(outcome.by_exit, [1, 1, 1]);
+        assert_eq!((outcome.tokens, outcome.disagreeing), (3, 1));
+        assert!((outcome.mean_depth - 14.0 / 3.0).abs() < 1e-12);
+        assert!((outcome.heads_per_token - 6.0 / 3.0).abs() < 1e-12);
+    }
+}
