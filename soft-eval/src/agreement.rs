@@ -1,0 +1,227 @@
+//! How far every exit of one model is from the full depth of another, position by position of an answer.
+//!
+//! The figures of Sorted LLaMA's analysis (section 5): KL divergence of the next-token distributions and cosine similarity of the last hidden
+//! states, by exit and output position, for a model against itself and for two models against each other; and how often both name the same token.
+//! Both models read the same text, so that what differs is the models and not what they wrote before. Knows no text, only tokens.
+
+use serde::{Deserialize, Serialize};
+use soft_core::{DecodeModel, Exit, Exits, Head};
+
+/// A prompt and an answer to it, usually that of the full model in the comparison.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AnsweredPrompt {
+    /// Tokens of the prompt, at least one.
+    pub prompt: Vec<u32>,
+    /// Tokens of the answer.
+    pub answer: Vec<u32>,
+}
+
+/// Means over all answers that are so long.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PositionAgreement {
+    /// Answers that have this position.
+    pub answers: u64,
+    /// Share of them where exit and full model name the same token.
+    pub top1: f64,
+    /// KL(exit ‖ full model) of the next-token distributions, in nats.
+    pub kl: f64,
+    /// Cosine of the hidden states before the final norm.
+    pub cosine: f64,
+}
+
+/// One exit against the full model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ExitAgreement {
+    /// Depth of the sub-model.
+    pub exit: Exit,
+    /// By position of the answer, its first token first.
+    pub positions: Vec<PositionAgreement>,
+}
+
+/// What a model makes of one text, at the positions of its answer.
+struct Reading<H> {
+    /// Of each exit: hidden states, and logits of every position.
+    exits: Vec<(H, Vec<Vec<f32>>)>,
+}
+
+/// Compares every exit of `model` with the full depth of `reference`, over the first `positions` tokens of each answer. `progress` is
+/// called after each answer.
+///
+/// Both models may be the same one. Hidden states of different models are compared as they are.
+///
+/// # Errors
+/// As the models' own.
+pub fn agreement<M: DecodeModel>(
+    model: &M,
+    reference: &M,
+    exits: &Exits,
+    answers: &[AnsweredPrompt],
+    positions: usize,
+    mut progress: impl FnMut(),
+) -> Result<Vec<ExitAgreement>, M::Error> {
+    let mut sums = vec![vec![PositionAgreement::default(); positions]; exits.len()];
+    let full = Exits::new([reference.depth()]).ok();
+    for answer in answers {
+        let same = std::ptr::eq(model, reference) && exits.last().depth() == model.depth();
+        let ours = read(model, exits, answer, positions)?;
+        let theirs = match full.as_ref().filter(|_| !same) {
+            Some(full) => Some(read(reference, full, answer, positions)?),
+            None => None,
+        };
+        let target = theirs.as_ref().unwrap_or(&ours).exits.last();
+        let Some((target, wanted)) = target.filter(|(_, rows)| !rows.is_empty()) else {
+            progress();
+            continue;
+        };
+        for ((hidden, rows), sums) in ours.exits.iter().zip(&mut sums) {
+            let cosines = model.similarities(hidden, target)?;
+            for (((row, wanted), cosine), sum) in rows.iter().zip(wanted).zip(cosines).zip(sums) {
+                sum.answers += 1;
+                sum.top1 += f64::from(u8::from(best(row) == best(wanted)));
+                sum.kl += kl(row, wanted);
+                sum.cosine += f64::from(cosine);
+            }
+        }
+        progress();
+    }
+    let means = exits.iter().zip(sums).map(|(exit, sums)| ExitAgreement {
+        exit,
+        positions: sums.into_iter().map(PositionAgreement::mean).collect(),
+    });
+    Ok(means.collect())
+}
+
+impl PositionAgreement {
+    /// Sums to means.
+    fn mean(self) -> Self {
+        let answers = self.answers.max(1) as f64;
+        Self {
+            answers: self.answers,
+            top1: self.top1 / answers,
+            kl: self.kl / answers,
+            cosine: self.cosine / answers,
+        }
+    }
+}
+
+impl ExitAgreement {
+    /// Mean over all positions, each answer's token counting the same.
+    pub fn overall(&self) -> PositionAgreement {
+        let mut sum = PositionAgreement::default();
+        for position in &self.positions {
+            let answers = position.answers as f64;
+            sum.answers += position.answers;
+            sum.top1 += answers * position.top1;
+            sum.kl += answers * position.kl;
+            sum.cosine += answers * position.cosine;
+        }
+        sum.mean()
+    }
+}
+
+/// Hidden states and logits that predict the first `positions` tokens of the answer.
+fn read<M: DecodeModel>(
+    model: &M,
+    exits: &Exits,
+    text: &AnsweredPrompt,
+    positions: usize,
+) -> Result<Reading<M::Hidden>, M::Error> {
+    let length = text.answer.len().min(positions);
+    let mut reading = Reading { exits: Vec::new() };
+    if length == 0 {
+        return Ok(reading);
+    }
+    let mut tokens = text.prompt.clone();
+    tokens.extend(&text.answer[..length - 1]);
+    let wanted: Vec<usize> = (text.prompt.len() - 1..tokens.len()).collect();
+    let tokens = model.tokens(&[tokens])?;
+    model.visit_exits(&tokens, exits, |exit, hidden| {
+        let states = model.select(hidden, &wanted)?;
+        let rows = model.logit_rows(&states, Head::Full(exit))?;
+        reading.exits.push((states, rows));
+        Ok(())
+    })?;
+    Ok(reading)
+}
+
+/// The token with the highest score, the lowest id of several.
+fn best(logits: &[f32]) -> usize {
+    let mut best = 0;
+    for (token, logit) in logits.iter().enumerate() {
+        if *logit > logits[best] {
+            best = token;
+        }
+    }
+    best
+}
+
+/// KL divergence in nats of softmax(`ours`) from softmax(`theirs`).
+fn kl(ours: &[f32], theirs: &[f32]) -> f64 {
+    let log_sum = |row: &[f32]| {
+        let highest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let sum: f64 = row.iter().map(|x| f64::from(x - highest).exp()).sum();
+        f64::from(highest) + sum.ln()
+    };
+    let (our_sum, their_sum) = (log_sum(ours), log_sum(theirs));
+    let term = |(ours, theirs): (&f32, &f32)| {
+        let log_p = f64::from(*ours) - our_sum;
+        log_p.exp() * (log_p - (f64::from(*theirs) - their_sum))
+    };
+    ours.iter().zip(theirs).map(term).sum::<f64>().max(0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use soft_core::NestedModel;
+    use soft_core::toy::ToyModel;
+
+    #[test]
+    fn divergence_by_hand() {
+        // (1/4, 3/4) from (1/2, 1/2): 0.25 ln 0.5 + 0.75 ln 1.5; shifts of logits change nothing.
+        let hand = 0.25 * 0.5f64.ln() + 0.75 * 1.5f64.ln();
+        let found = kl(&[5.0, 5.0 + 3f32.ln()], &[-1.0, -1.0]);
+        assert!((found - hand).abs() < 1e-6, "{found} {hand}");
+        assert_eq!(kl(&[0.3, 0.1], &[0.3, 0.1]), 0.0);
+    }
+
+    fn answers() -> Vec<AnsweredPrompt> {
+        let one = |prompt: &[u32], answer: &[u32]| AnsweredPrompt {
+            prompt: prompt.to_vec(),
+            answer: answer.to_vec(),
+        };
+        vec![one(&[1, 2], &[3, 4, 5]), one(&[3], &[]), one(&[6], &[7])]
+    }
+
+    #[test]
+    fn a_model_agrees_with_itself_and_positions_count_the_answers_that_have_them() {
+        let model = ToyModel::new(3, 4, 8, 9);
+        let exits = Exits::new([1, 3]).unwrap();
+        let found = agreement(&model, &model, &exits, &answers(), 5, || ()).unwrap();
+        let counts: Vec<_> = found[0].positions.iter().map(|p| p.answers).collect();
+        assert_eq!(counts, [2, 1, 1, 0, 0]);
+        let full = found[1].overall();
+        assert_eq!((full.answers, full.top1, full.kl), (4, 1.0, 0.0));
+        assert!((full.cosine - 1.0).abs() < 1e-6);
+        assert!(found[0].overall().kl > 0.0);
+    }
+
+    #[test]
+    fn figures_are_those_of_sub_models_on_the_same_text() {
+        let (model, other) = (ToyModel::new(3, 4, 8, 9), ToyModel::new(2, 4, 8, 10));
+        let exits = Exits::new([2, 3]).unwrap();
+        let found = agreement(&model, &other, &exits, &answers()[..1], 2, || ()).unwrap();
+        let text = vec![vec![1, 2, 3]];
+        let ours = model.sub_model(&text, Exit::new(2).unwrap()).unwrap();
+        let theirs = other.sub_model(&text, Exit::new(2).unwrap()).unwrap();
+        for (index, position) in found[0].positions.iter().enumerate() {
+            let row = |logits: &Vec<Vec<Vec<f64>>>| -> Vec<f32> {
+                logits[0][index + 1].iter().map(|x| *x as f32).collect()
+            };
+            let (ours, theirs) = (row(&ours), row(&theirs));
+            assert!((position.kl - kl(&ours, &theirs)).abs() < 1e-9);
+            let same = best(&ours) == best(&theirs);
+            assert_eq!(position.top1, f64::from(u8::from(same)));
+        }
+    }
+}

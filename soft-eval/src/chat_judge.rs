@@ -1,0 +1,171 @@
+//! A judge behind any server that speaks OpenAI's chat API: OpenAI's own, llama.cpp's, vLLM's, Ollama's.
+//!
+//! Knows HTTP. What is asked is [`judge_prompt`](crate::judge_prompt); what is answered is read by [`Verdict::parse`](crate::Verdict::parse). A server that is busy or
+//! silent is asked again after growing pauses; one that refuses for good is not.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::{Comparison, EvalError, Judge, Judgement, Verdict, judge_prompt};
+
+/// Where the server is and how patient to be with it.
+#[derive(Clone)]
+pub struct ChatSettings {
+    /// Address up to the version, such as `https://api.openai.com/v1` or `http://localhost:8080/v1`.
+    pub url: String,
+    /// The model's name there.
+    pub model: String,
+    /// Sent as a bearer token when given.
+    pub key: Option<String>,
+    /// Longest wait for one reply.
+    pub timeout: Duration,
+    /// Attempts for one verdict, at least 1.
+    pub attempts: u32,
+    /// Pause after the first failure; each further one is twice as long. A server's own `Retry-After` in seconds takes its place.
+    pub pause: Duration,
+    /// Longest reply in tokens.
+    pub max_tokens: u32,
+}
+
+impl ChatSettings {
+    /// A minute for each of five attempts, pauses from one second on, replies of at most 64 tokens.
+    pub fn new(url: impl Into<String>, model: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            model: model.into(),
+            key: None,
+            timeout: Duration::from_secs(60),
+            attempts: 5,
+            pause: Duration::from_secs(1),
+            max_tokens: 64,
+        }
+    }
+}
+
+/// The key stays out of logs.
+impl std::fmt::Debug for ChatSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ChatSettings")
+            .field("url", &self.url)
+            .field("model", &self.model)
+            .field("timeout", &self.timeout)
+            .field("attempts", &self.attempts)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Asks a chat server.
+#[derive(Debug)]
+pub struct ChatJudge {
+    settings: ChatSettings,
+    agent: ureq::Agent,
+}
+
+/// Why an attempt failed.
+struct Failure {
+    reason: String,
+    /// Whether another attempt may help.
+    passing: bool,
+    /// How long the server wants to be left alone.
+    wait: Option<Duration>,
+}
+
+impl ChatJudge {
+    /// A judge with these settings; nothing is sent yet.
+    pub fn new(settings: ChatSettings) -> Self {
+        let config = ureq::Agent::config_builder()
+            .timeout_global(Some(settings.timeout))
+            // Statuses are read here, with the server's words.
+            .http_status_as_error(false)
+            .build();
+        Self {
+            settings,
+            agent: config.into(),
+        }
+    }
+
+    fn ask(&self, question: &str) -> Result<String, Failure> {
+        let settings = &self.settings;
+        let url = format!("{}/chat/completions", settings.url.trim_end_matches('/'));
+        let mut request = self.agent.post(&url);
+        if let Some(key) = &settings.key {
+            request = request.header("Authorization", format!("Bearer {key}"));
+        }
+        let sent = request.send_json(json!({
+            "model": settings.model,
+            "messages": [{ "role": "user", "content": question }],
+            "temperature": 0,
+            "max_tokens": settings.max_tokens,
+        }));
+        let mut response = sent.map_err(|error| Failure::passing(error.to_string()))?;
+        let status = response.status();
+        let wait = response.headers().get("retry-after");
+        let wait = wait.and_then(|value| value.to_str().ok()?.trim().parse().ok());
+        let body = response.body_mut().read_to_string();
+        let body = body.map_err(|error| Failure::passing(error.to_string()))?;
+        if !status.is_success() {
+            return Err(Failure {
+                reason: format!("status {}: {}", status.as_u16(), shortened(&body)),
+                passing: status.is_server_error() || [408, 429].contains(&status.as_u16()),
+                wait: wait.map(Duration::from_secs),
+            });
+        }
+        let reply: Value = serde_json::from_str(&body).unwrap_or(Value::Null);
+        let text = reply["choices"][0]["message"]["content"].as_str();
+        text.map(str::to_owned).ok_or_else(|| Failure {
+            reason: format!("no chat completion in {:?}", shortened(&body)),
+            passing: false,
+            wait: None,
+        })
+    }
+}
+
+impl Failure {
+    fn passing(reason: String) -> Self {
+        Self {
+            reason,
+            passing: true,
+            wait: None,
+        }
+    }
+}
+
+fn shortened(text: &str) -> String {
+    text.trim().chars().take(300).collect()
+}
+
+impl Judge for ChatJudge {
+    fn compare(&mut self, comparison: &Comparison) -> Result<Judgement, EvalError> {
+        let question = judge_prompt(comparison);
+        let attempts = self.settings.attempts.max(1);
+        let mut pause = self.settings.pause;
+        for attempt in 1.. {
+            match self.ask(&question) {
+                Ok(reply) => {
+                    return Ok(Judgement {
+                        verdict: Verdict::parse(&reply),
+                        reply: Some(reply),
+                    });
+                }
+                Err(failure) if failure.passing && attempt < attempts => {
+                    sleep(failure.wait.unwrap_or(pause));
+                    pause *= 2;
+                }
+                Err(failure) => {
+                    let tries = if attempt == 1 { "attempt" } else { "attempts" };
+                    let reason = format!(
+                        "{} after {attempt} {tries}: {}",
+                        self.settings.url, failure.reason
+                    );
+                    return Err(EvalError::Judge { reason });
+                }
+            }
+        }
+        // `1..` ends before any such number of attempts.
+        Err(EvalError::Judge {
+            reason: "no attempt was made".to_owned(),
+        })
+    }
+}

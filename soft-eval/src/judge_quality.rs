@@ -1,0 +1,291 @@
+//! How far a judge can be trusted: its verdicts beside those of people.
+//!
+//! For PandaLM's test set: pairs of responses with the verdicts of three annotators (arXiv 2306.05087). The people's verdict is that of the
+//! majority; the judge's is what it says in both orders, a tie when the orders contradict each other. Knows texts and verdicts.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Bootstrap, Comparison, EvalError, Interval, Judge, Verdict, VerdictFile};
+
+/// A pair of responses that people have judged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HumanVerdict {
+    /// What was asked.
+    pub instruction: String,
+    /// Material that the instruction is about; may be empty.
+    pub input: String,
+    /// One response.
+    pub first: String,
+    /// The other.
+    pub second: String,
+    /// Each annotator's verdict.
+    pub verdicts: Vec<Verdict>,
+}
+
+/// A row of PandaLM's test set; other keys are ignored.
+#[derive(Deserialize)]
+struct Row {
+    instruction: String,
+    #[serde(default)]
+    input: String,
+    response1: String,
+    response2: String,
+    annotator1: u8,
+    annotator2: u8,
+    annotator3: u8,
+}
+
+/// Reads PandaLM's `testset-v1.json`: 0 is a tie, 1 and 2 the better response.
+///
+/// # Errors
+/// When the file cannot be read or is of another form.
+pub fn read_pandalm(path: impl AsRef<std::path::Path>) -> Result<Vec<HumanVerdict>, EvalError> {
+    let path = path.as_ref();
+    let text = std::fs::read_to_string(path).map_err(EvalError::io("read", path))?;
+    let content = |found: String| EvalError::Content {
+        path: path.to_owned(),
+        line: None,
+        expected: "an array of {\"instruction\", \"input\", \"response1\", \"response2\", \"annotator1\", \"annotator2\", \"annotator3\"} with verdicts 0, 1 or 2",
+        found,
+    };
+    let rows: Vec<Row> = serde_json::from_str(&text).map_err(|error| content(error.to_string()))?;
+    let numbered = rows.into_iter().enumerate();
+    let read = numbered.map(|(index, row)| {
+        let verdict = |number: u8| match number {
+            0 => Ok(Verdict::Tie),
+            1 => Ok(Verdict::First),
+            2 => Ok(Verdict::Second),
+            _ => Err(content(format!("verdict {number} in row {}", index + 1))),
+        };
+        let verdicts = [row.annotator1, row.annotator2, row.annotator3];
+        Ok(HumanVerdict {
+            verdicts: verdicts
+                .into_iter()
+                .map(verdict)
+                .collect::<Result<_, _>>()?,
+            instruction: row.instruction,
+            input: row.input,
+            first: row.response1,
+            second: row.response2,
+        })
+    });
+    read.collect()
+}
+
+impl HumanVerdict {
+    /// The verdict that more annotators gave than any other; none when no verdict has most.
+    pub fn majority(&self) -> Option<Verdict> {
+        let count = |wanted: Verdict| self.verdicts.iter().filter(|v| **v == wanted).count();
+        let most = Verdict::CLEAR.into_iter().map(count).max()?;
+        let mut winners = Verdict::CLEAR.into_iter().filter(|v| count(*v) == most);
+        let winner = winners.next().filter(|_| most > 0);
+        winner.filter(|_| winners.next().is_none())
+    }
+
+    fn comparison(&self) -> Comparison<'_> {
+        Comparison {
+            instruction: &self.instruction,
+            input: &self.input,
+            first: &self.first,
+            second: &self.second,
+        }
+    }
+}
+
+/// A judge beside people.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JudgeQuality {
+    /// Pairs that have a majority of people and were judged.
+    pub pairs: u64,
+    /// Pairs left out because the annotators have no majority.
+    pub without_majority: u64,
+    /// Share of pairs where the judge says what the majority says.
+    pub accuracy: Interval,
+    /// Mean F1 over the three verdicts.
+    pub macro_f1: f64,
+    /// Cohen's kappa: agreement beyond chance, 1 at best.
+    pub kappa: f64,
+    /// The same of one annotator with another, over all pairs of annotators: what people reach among themselves.
+    pub human_kappa: f64,
+    /// Share of pairs where one annotator says what another says.
+    pub human_agreement: f64,
+    /// Share of pairs that the judge decided alike in both orders.
+    pub consistent: f64,
+}
+
+/// Has a judge compare what people have compared, in both orders. Verdicts that `verdicts` holds are not asked for again.
+///
+/// # Errors
+/// When no pair has a majority; when the judge gives no reply; I/O errors.
+pub fn judge_quality(
+    people: &[HumanVerdict],
+    judge: &mut dyn Judge,
+    verdicts: &mut VerdictFile,
+    mut progress: impl FnMut(),
+) -> Result<JudgeQuality, EvalError> {
+    let (mut pairs, mut consistent) = (Vec::new(), 0);
+    for human in people {
+        progress();
+        let Some(wanted) = human.majority() else {
+            continue;
+        };
+        let mut ask = |comparison: Comparison| -> Result<Verdict, EvalError> {
+            if let Some(verdict) = verdicts.get(&comparison) {
+                return Ok(verdict);
+            }
+            let judgement = judge.compare(&comparison)?;
+            verdicts.record(&comparison, &judgement)?;
+            Ok(judgement.verdict)
+        };
+        let one = ask(human.comparison())?;
+        let other = ask(human.comparison().reversed())?.reversed();
+        consistent += u64::from(one == other);
+        pairs.push((wanted, both_orders(one, other)));
+    }
+    let right: Vec<f64> = pairs
+        .iter()
+        .map(|(wanted, found)| f64::from(u8::from(wanted == found)))
+        .collect();
+    let accuracy = Bootstrap::default().mean(&right);
+    let among: Vec<_> = people.iter().flat_map(pairs_of_annotators).collect();
+    Ok(JudgeQuality {
+        pairs: pairs.len() as u64,
+        without_majority: (people.len() - pairs.len()) as u64,
+        accuracy: accuracy.ok_or_else(|| EvalError::Setting {
+            setting: "people's verdicts",
+            expected: "at least one pair with a majority",
+            found: "none".to_owned(),
+        })?,
+        macro_f1: macro_f1(&pairs),
+        kappa: kappa(&pairs),
+        human_kappa: kappa(&among),
+        human_agreement: agreement(&among),
+        consistent: consistent as f64 / pairs.len() as f64,
+    })
+}
+
+/// One verdict out of two orders: what both say, or a tie and one side make that side, as the half points of a score do.
+fn both_orders(one: Verdict, other: Verdict) -> Verdict {
+    let value = |verdict| match verdict {
+        Verdict::First => 1,
+        Verdict::Second => -1,
+        Verdict::Tie | Verdict::Unclear => 0,
+    };
+    match value(one) + value(other) {
+        1.. => Verdict::First,
+        0 => Verdict::Tie,
+        _ => Verdict::Second,
+    }
+}
+
+fn pairs_of_annotators(human: &HumanVerdict) -> Vec<(Verdict, Verdict)> {
+    let mut pairs = Vec::new();
+    for (index, one) in human.verdicts.iter().enumerate() {
+        let others = human.verdicts.iter().skip(index + 1);
+        pairs.extend(others.map(|other| (*one, *other)));
+    }
+    pairs
+}
+
+fn agreement(pairs: &[(Verdict, Verdict)]) -> f64 {
+    let same = pairs.iter().filter(|(a, b)| a == b).count();
+    same as f64 / pairs.len().max(1) as f64
+}
+
+/// Cohen, 1960.
+fn kappa(pairs: &[(Verdict, Verdict)]) -> f64 {
+    let number = pairs.len().max(1) as f64;
+    let mut counts: BTreeMap<Verdict, [f64; 2]> = BTreeMap::new();
+    for (one, other) in pairs {
+        counts.entry(*one).or_default()[0] += 1.0;
+        counts.entry(*other).or_default()[1] += 1.0;
+    }
+    let chance: f64 = counts.values().map(|[a, b]| a * b / number / number).sum();
+    match chance < 1.0 {
+        true => (agreement(pairs) - chance) / (1.0 - chance),
+        false => 1.0,
+    }
+}
+
+fn macro_f1(pairs: &[(Verdict, Verdict)]) -> f64 {
+    let of = |wanted: Verdict| {
+        let count = |of: &dyn Fn(&(Verdict, Verdict)) -> bool| {
+            pairs.iter().filter(|pair| of(pair)).count() as f64
+        };
+        let hits = count(&|(a, b)| *a == wanted && *b == wanted);
+        let named = count(&|(_, b)| *b == wanted);
+        let there = count(&|(a, _)| *a == wanted);
+        2.0 * hits / (named + there).max(1.0)
+    };
+    Verdict::CLEAR.into_iter().map(of).sum::<f64>() / 3.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Verdict::{First, Second, Tie};
+
+    #[test]
+    fn figures_by_hand() {
+        // Three classes, 10 pairs: 6 agree.
+        let mut pairs = vec![(First, First); 3];
+        pairs.extend([(Second, Second), (Second, Second), (Tie, Tie)]);
+        pairs.extend([(First, Second), (First, Tie), (Second, First), (Tie, First)]);
+        assert!((agreement(&pairs) - 0.6).abs() < 1e-12);
+        // Left: 5, 3, 2 of first, second, tie; right: 5, 3, 2. Chance 0.25 + 0.09 + 0.04.
+        assert!((kappa(&pairs) - (0.6 - 0.38) / 0.62).abs() < 1e-12);
+        // F1: first 2·3/10, second 2·2/6, tie 2·1/4.
+        let f1 = (0.6 + 2.0 / 3.0 + 0.5) / 3.0;
+        assert!((macro_f1(&pairs) - f1).abs() < 1e-12);
+    }
+
+    fn human(verdicts: [Verdict; 3], first: &str) -> HumanVerdict {
+        HumanVerdict {
+            instruction: "Say.".to_owned(),
+            input: String::new(),
+            first: first.to_owned(),
+            second: "b".to_owned(),
+            verdicts: verdicts.to_vec(),
+        }
+    }
+
+    #[test]
+    fn the_majority_counts_or_none() {
+        assert_eq!(human([First, First, Tie], "a").majority(), Some(First));
+        assert_eq!(human([First, Second, Tie], "a").majority(), None);
+        assert_eq!(human([Tie, Tie, Tie], "a").majority(), Some(Tie));
+    }
+
+    struct Longer;
+
+    impl Judge for Longer {
+        fn compare(&mut self, comparison: &Comparison) -> Result<crate::Judgement, EvalError> {
+            let longer = comparison.first.len() > comparison.second.len();
+            Ok(crate::Judgement {
+                verdict: if longer { First } else { Second },
+                reply: None,
+            })
+        }
+    }
+
+    #[test]
+    fn a_judge_is_measured_on_pairs_with_a_majority() {
+        let people = [
+            human([First, First, Second], "aaa"),
+            human([Second, Second, Second], "aaaa"),
+            human([First, Second, Tie], "aa"),
+            // Equal lengths: Longer contradicts itself, which is a tie.
+            human([Tie, Tie, First], "a"),
+        ];
+        let folder = tempfile::tempdir().unwrap();
+        let mut verdicts = VerdictFile::open(folder.path().join("verdicts.jsonl")).unwrap();
+        let found = judge_quality(&people, &mut Longer, &mut verdicts, || ()).unwrap();
+        assert_eq!((found.pairs, found.without_majority), (3, 1));
+        assert!((found.accuracy.estimate - 2.0 / 3.0).abs() < 1e-12);
+        assert!((found.consistent - 2.0 / 3.0).abs() < 1e-12);
+        // Among people: of 12 pairs of annotators 1 + 3 + 0 + 1 agree.
+        assert!((found.human_agreement - 5.0 / 12.0).abs() < 1e-12);
+    }
+}

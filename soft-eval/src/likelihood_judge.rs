@@ -1,0 +1,284 @@
+//! A model as a judge, by what it finds likely; nothing is generated.
+//!
+//! Two ways. [`VerdictLikelihood`] asks which response is better and compares the likelihood of the three answers: for models that were trained to
+//! follow instructions or to judge. [`ResponseLikelihood`] asks nothing: the response that the model itself would sooner have given is the
+//! better one, which a plain language model can tell. How good either is on a given model is measured with [`judge_quality`](crate::judge_quality).
+//! Knows no tokenizer: turning text into tokens is given.
+
+use soft_core::{DecodeModel, Exit, Head, KvCache, Past};
+
+use crate::{Comparison, EvalError, Judge, Judgement, Verdict, judge_prompt};
+
+/// Text to tokens.
+pub trait Encode {
+    /// Tokens of a text that begins with `prompt`, and of `continuation` behind it.
+    ///
+    /// # Errors
+    /// A reason, for people.
+    fn encode(&self, prompt: &str, continuation: &str) -> Result<(Vec<u32>, Vec<u32>), String>;
+}
+
+impl<F: Fn(&str, &str) -> Result<(Vec<u32>, Vec<u32>), String>> Encode for F {
+    fn encode(&self, prompt: &str, continuation: &str) -> Result<(Vec<u32>, Vec<u32>), String> {
+        self(prompt, continuation)
+    }
+}
+
+/// Log-likelihoods in nats of several continuations of one prompt, by the full model. The prompt is read once.
+///
+/// # Errors
+/// As the model's own.
+pub fn log_likelihoods<M: DecodeModel>(
+    model: &M,
+    prompt: &[u32],
+    continuations: &[Vec<u32>],
+) -> Result<Vec<f64>, M::Error> {
+    let longest = continuations.iter().map(Vec::len).max().unwrap_or(0);
+    let mut cache = model.empty_cache(1, prompt.len() + longest)?;
+    let mut reader = Reader {
+        model,
+        cache: &mut cache,
+    };
+    let after_prompt = reader.read(prompt, prompt.len() - 1)?;
+    let mut found = Vec::new();
+    for continuation in continuations {
+        let mut rows = after_prompt.clone();
+        // The last token predicts nothing that is asked for.
+        if let [fed @ .., _] = continuation.as_slice()
+            && !fed.is_empty()
+        {
+            rows.extend(reader.read(fed, 0)?);
+            reader.cache.truncate(0, prompt.len());
+        }
+        let terms = continuation.iter().zip(&rows);
+        found.push(terms.map(|(token, row)| log_probability(row, *token)).sum());
+    }
+    Ok(found)
+}
+
+struct Reader<'a, M: DecodeModel> {
+    model: &'a M,
+    cache: &'a mut M::Cache,
+}
+
+impl<M: DecodeModel> Reader<'_, M> {
+    /// Reads tokens and returns the logits from position `from` of them on.
+    fn read(&mut self, tokens: &[u32], from: usize) -> Result<Vec<Vec<f32>>, M::Error> {
+        let model = self.model;
+        let hidden = model.embed(&model.tokens(&[tokens.to_vec()])?)?;
+        let past = Past {
+            cache: self.cache,
+            counts: &[tokens.len()],
+        };
+        let hidden = model.blocks(hidden, 0..model.depth(), Some(past))?;
+        let wanted: Vec<usize> = (from..tokens.len()).collect();
+        let states = model.select(&hidden, &wanted)?;
+        let Ok(full) = Exit::new(model.depth()) else {
+            return Ok(Vec::new());
+        };
+        model.logit_rows(&states, Head::Full(full))
+    }
+}
+
+fn log_probability(logits: &[f32], token: u32) -> f64 {
+    let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|x| f64::from(x - highest).exp()).sum();
+    f64::from(logits[token as usize] - highest) - sum.ln()
+}
+
+/// Asks which response is better and takes the likeliest answer.
+#[derive(Debug)]
+pub struct VerdictLikelihood<'m, M, E> {
+    /// The model that judges.
+    pub model: &'m M,
+    /// Its tokenizer, and its chat template if it has one.
+    pub encode: E,
+}
+
+/// Takes the response that the model finds likelier per token.
+#[derive(Debug)]
+pub struct ResponseLikelihood<'m, M, E> {
+    /// The model that judges.
+    pub model: &'m M,
+    /// Its tokenizer.
+    pub encode: E,
+    /// The prompt that an instruction and its input make.
+    pub prompt: fn(&str, &str) -> String,
+    /// Responses whose likelihoods per token differ by no more nats than this tie.
+    pub margin: f64,
+}
+
+impl<M: DecodeModel, E: Encode> Judge for VerdictLikelihood<'_, M, E> {
+    fn compare(&mut self, comparison: &Comparison) -> Result<Judgement, EvalError> {
+        let question = judge_prompt(comparison);
+        let (mut prompt, mut answers) = (Vec::new(), Vec::new());
+        for answer in [" 1", " 2", " tie"] {
+            let (tokens, continuation) = encoded(&self.encode, &question, answer)?;
+            prompt = tokens;
+            answers.push(continuation);
+        }
+        check_length(self.model, &prompt, &answers)?;
+        let likelihoods = log_likelihoods(self.model, &prompt, &answers).map_err(no_verdict)?;
+        let mut best = 0;
+        for (index, likelihood) in likelihoods.iter().enumerate() {
+            if *likelihood > likelihoods[best] {
+                best = index;
+            }
+        }
+        Ok(Judgement {
+            verdict: Verdict::CLEAR[best],
+            reply: None,
+        })
+    }
+}
+
+impl<M: DecodeModel, E: Encode> Judge for ResponseLikelihood<'_, M, E> {
+    fn compare(&mut self, comparison: &Comparison) -> Result<Judgement, EvalError> {
+        let prompt = (self.prompt)(comparison.instruction, comparison.input);
+        let mut per_token = [f64::NEG_INFINITY; 2];
+        for (found, response) in per_token
+            .iter_mut()
+            .zip([comparison.first, comparison.second])
+        {
+            // No response is likelier than none by this measure: it has no token.
+            if response.trim().is_empty() {
+                continue;
+            }
+            let (prompt, continuation) = encoded(&self.encode, &prompt, response)?;
+            let continuation = [continuation];
+            check_length(self.model, &prompt, &continuation)?;
+            let nats = log_likelihoods(self.model, &prompt, &continuation).map_err(no_verdict)?;
+            *found = nats[0] / continuation[0].len() as f64;
+        }
+        let [first, second] = per_token;
+        let verdict = if first == second || (first - second).abs() <= self.margin {
+            Verdict::Tie
+        } else if first > second {
+            Verdict::First
+        } else {
+            Verdict::Second
+        };
+        Ok(Judgement {
+            verdict,
+            reply: None,
+        })
+    }
+}
+
+fn encoded(
+    encode: &impl Encode,
+    prompt: &str,
+    continuation: &str,
+) -> Result<(Vec<u32>, Vec<u32>), EvalError> {
+    let tokens = encode.encode(prompt, continuation);
+    let (prompt, continuation) = tokens.map_err(|reason| EvalError::Judge { reason })?;
+    if prompt.is_empty() || continuation.is_empty() {
+        let reason = "a prompt or a response without tokens".to_owned();
+        return Err(EvalError::Judge { reason });
+    }
+    Ok((prompt, continuation))
+}
+
+fn check_length<M: DecodeModel>(
+    model: &M,
+    prompt: &[u32],
+    continuations: &[Vec<u32>],
+) -> Result<(), EvalError> {
+    let longest = continuations.iter().map(Vec::len).max().unwrap_or(0);
+    let (found, context) = (prompt.len() + longest, model.context());
+    if found <= context {
+        return Ok(());
+    }
+    Err(EvalError::Judge {
+        reason: format!("a comparison of {found} tokens, and the model's context holds {context}"),
+    })
+}
+
+fn no_verdict(error: impl std::error::Error) -> EvalError {
+    EvalError::Judge {
+        reason: error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use soft_core::NestedModel;
+    use soft_core::toy::ToyModel;
+
+    #[test]
+    fn likelihoods_are_those_of_the_whole_text_read_at_once() {
+        let model = ToyModel::new(3, 4, 8, 9).restless();
+        let prompt = [1, 2, 3];
+        let continuations = vec![vec![4], vec![5, 6, 7], vec![5, 1]];
+        let found = log_likelihoods(&model, &prompt, &continuations).unwrap();
+        for (continuation, found) in continuations.iter().zip(found) {
+            let text = [&prompt[..], continuation].concat();
+            let logits = model
+                .sub_model(&vec![text.clone()], Exit::new(3).unwrap())
+                .unwrap();
+            let wanted: f64 = (prompt.len()..text.len())
+                .map(|index| {
+                    let row = &logits[0][index - 1];
+                    let sum: f64 = row.iter().map(|x| x.exp()).sum();
+                    row[text[index] as usize] - sum.ln()
+                })
+                .sum();
+            assert!((found - wanted).abs() < 1e-4, "{found} {wanted}");
+        }
+    }
+
+    /// Letters are tokens.
+    fn letters(prompt: &str, continuation: &str) -> Result<(Vec<u32>, Vec<u32>), String> {
+        let tokens = |text: &str| text.bytes().map(|byte| u32::from(byte % 8)).collect();
+        Ok((tokens(&prompt[..prompt.len().min(9)]), tokens(continuation)))
+    }
+
+    #[test]
+    fn the_likelier_response_wins_in_either_order() {
+        let model = ToyModel::new(3, 4, 8, 9).restless();
+        let mut judge = ResponseLikelihood {
+            model: &model,
+            encode: letters,
+            prompt: |instruction, _| instruction.to_owned(),
+            margin: 0.0,
+        };
+        let comparison = Comparison {
+            instruction: "abcd",
+            input: "",
+            first: "efg",
+            second: "hhh",
+        };
+        let verdict = judge.compare(&comparison).unwrap().verdict;
+        assert_ne!(verdict, Verdict::Tie);
+        let reversed = judge.compare(&comparison.reversed()).unwrap().verdict;
+        assert_eq!(reversed, verdict.reversed());
+        judge.margin = 100.0;
+        assert_eq!(judge.compare(&comparison).unwrap().verdict, Verdict::Tie);
+        judge.margin = 0.0;
+        let empty = Comparison {
+            second: " ",
+            ..comparison
+        };
+        assert_eq!(judge.compare(&empty).unwrap().verdict, Verdict::First);
+    }
+
+    #[test]
+    fn texts_beyond_the_context_are_an_error() {
+        let model = ToyModel::new(3, 4, 8, 9);
+        let mut judge = VerdictLikelihood {
+            model: &model,
+            encode: |prompt: &str, continuation: &str| {
+                Ok((vec![1; prompt.len()], vec![2; continuation.len()]))
+            },
+        };
+        let comparison = Comparison {
+            instruction: "a",
+            input: "",
+            first: "b",
+            second: "c",
+        };
+        let error = judge.compare(&comparison).unwrap_err().to_string();
+        assert!(error.contains("context holds 64"), "{error}");
+    }
+}

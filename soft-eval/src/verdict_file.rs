@@ -1,0 +1,266 @@
+//! Verdicts in a file: for people and other tools to give, and for runs that go on where they stopped.
+//!
+//! JSON lines of `{"instruction", "input", "first", "second", "verdict", "reply"}`. A verdict is `"1"`, `"2"`, `"tie"`, `"unclear"`, or null where
+//! one is still to be given. A verdict belongs to its texts, so that the same comparison is never judged twice.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Comparison, EvalError, Judge, Judgement, Verdict};
+
+/// The verdicts of a file, and where further ones go.
+#[derive(Debug)]
+pub struct VerdictFile {
+    path: PathBuf,
+    file: File,
+    given: HashMap<Texts, Option<Verdict>>,
+}
+
+/// A comparison that owns its texts.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+struct Texts {
+    instruction: String,
+    #[serde(default)]
+    input: String,
+    first: String,
+    second: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Line {
+    #[serde(flatten)]
+    texts: Texts,
+    #[serde(default)]
+    verdict: Option<Verdict>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reply: Option<String>,
+}
+
+impl Texts {
+    fn of(comparison: &Comparison) -> Self {
+        Self {
+            instruction: comparison.instruction.to_owned(),
+            input: comparison.input.to_owned(),
+            first: comparison.first.to_owned(),
+            second: comparison.second.to_owned(),
+        }
+    }
+}
+
+impl VerdictFile {
+    /// Opens the file, or begins one. A last line that a kill cut short is cut off.
+    ///
+    /// # Errors
+    /// When a line is no comparison, or the file cannot be read or written.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, EvalError> {
+        let path = path.as_ref();
+        let text = match path.exists() {
+            true => std::fs::read(path).map_err(EvalError::io("read", path))?,
+            false => Vec::new(),
+        };
+        let (given, whole) = read(path, &text)?;
+        let mut options = OpenOptions::new();
+        let opened = options.create(true).append(true).open(path);
+        let mut file = opened.map_err(EvalError::io("write", path))?;
+        let written = file.set_len(whole as u64).and_then(|()| {
+            // An editor may have left the last line without its end.
+            match text[..whole].last() {
+                None | Some(b'\n') => Ok(()),
+                Some(_) => file.write_all(b"\n"),
+            }
+        });
+        written.map_err(EvalError::io("write", path))?;
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            given,
+        })
+    }
+
+    /// The verdict on a comparison, if it was given.
+    pub fn get(&self, comparison: &Comparison) -> Option<Verdict> {
+        self.given.get(&Texts::of(comparison)).copied().flatten()
+    }
+
+    /// Adds a verdict.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn record(
+        &mut self,
+        comparison: &Comparison,
+        judgement: &Judgement,
+    ) -> Result<(), EvalError> {
+        let verdict = Some(judgement.verdict);
+        self.write(comparison, verdict, judgement.reply.clone())
+    }
+
+    /// Adds a comparison for somebody to judge, unless it is listed already.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn request(&mut self, comparison: &Comparison) -> Result<(), EvalError> {
+        match self.given.contains_key(&Texts::of(comparison)) {
+            true => Ok(()),
+            false => self.write(comparison, None, None),
+        }
+    }
+
+    /// The error that sends somebody to fill in verdicts.
+    pub(crate) fn missing(&self, missing: usize) -> EvalError {
+        EvalError::MissingVerdicts {
+            path: self.path.clone(),
+            missing,
+        }
+    }
+
+    fn write(
+        &mut self,
+        comparison: &Comparison,
+        verdict: Option<Verdict>,
+        reply: Option<String>,
+    ) -> Result<(), EvalError> {
+        let texts = Texts::of(comparison);
+        let line = Line {
+            texts: texts.clone(),
+            verdict,
+            reply,
+        };
+        let text = serde_json::to_string(&line).map_err(|error| EvalError::Content {
+            path: self.path.clone(),
+            line: None,
+            expected: "texts that can be written as JSON",
+            found: error.to_string(),
+        })?;
+        let written = self.file.write_all(format!("{text}\n").as_bytes());
+        written.map_err(EvalError::io("write", &self.path))?;
+        self.given.insert(texts, verdict);
+        Ok(())
+    }
+}
+
+type Given = HashMap<Texts, Option<Verdict>>;
+
+/// What the file holds, and how many of its bytes are whole lines.
+fn read(path: &Path, bytes: &[u8]) -> Result<(Given, usize), EvalError> {
+    let mut given = Given::new();
+    let mut start = 0;
+    for (index, line) in bytes.split_inclusive(|byte| *byte == b'\n').enumerate() {
+        if line.iter().all(u8::is_ascii_whitespace) {
+            start += line.len();
+            continue;
+        }
+        match serde_json::from_slice::<Line>(line) {
+            // A later line counts: a verdict behind the request for it.
+            Ok(line) => {
+                let verdict = line.verdict;
+                let known = given.entry(line.texts).or_insert(verdict);
+                *known = verdict.or(*known);
+            }
+            // Only a write cut short has no end of line.
+            Err(_) if line.last() != Some(&b'\n') && begins_as_ours(line) => break,
+            Err(error) => {
+                return Err(EvalError::Content {
+                    path: path.to_owned(),
+                    line: Some(index + 1),
+                    expected: "{\"instruction\", \"input\", \"first\", \"second\", \"verdict\"} with a verdict of \"1\", \"2\", \"tie\" or null",
+                    found: error.to_string(),
+                });
+            }
+        }
+        start += line.len();
+    }
+    Ok((given, start))
+}
+
+fn begins_as_ours(line: &[u8]) -> bool {
+    line.iter().zip(b"{\"instruction\":").all(|(a, b)| a == b)
+}
+
+/// A judge that asks nobody: verdicts that are not in the file are missing.
+impl Judge for VerdictFile {
+    fn compare(&mut self, comparison: &Comparison) -> Result<Judgement, EvalError> {
+        match self.get(comparison) {
+            Some(verdict) => Ok(Judgement {
+                verdict,
+                reply: None,
+            }),
+            None => {
+                self.request(comparison)?;
+                Err(self.missing(1))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COMPARISON: Comparison = Comparison {
+        instruction: "Name a colour.",
+        input: "",
+        first: "Red.",
+        second: "Zürich",
+    };
+
+    #[test]
+    fn people_fill_in_what_was_requested() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("verdicts.jsonl");
+        let mut file = VerdictFile::open(&path).unwrap();
+        let error = file.compare(&COMPARISON).unwrap_err().to_string();
+        assert!(error.contains("verdicts.jsonl"), "{error}");
+        file.request(&COMPARISON).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text.lines().count(), 1);
+        let filled = text.trim_end().replace("null", "\"1\"");
+        std::fs::write(&path, filled).unwrap();
+        let mut file = VerdictFile::open(&path).unwrap();
+        assert_eq!(file.compare(&COMPARISON).unwrap().verdict, Verdict::First);
+        assert_eq!(file.get(&COMPARISON.reversed()), None);
+        file.request(&COMPARISON.reversed()).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 2);
+    }
+
+    #[test]
+    fn a_kill_at_any_byte_loses_one_verdict_at_most() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("verdicts.jsonl");
+        let mut file = VerdictFile::open(&path).unwrap();
+        let judgement = |verdict| Judgement {
+            verdict,
+            reply: Some("because\nof ü".to_owned()),
+        };
+        file.record(&COMPARISON, &judgement(Verdict::Tie)).unwrap();
+        file.record(&COMPARISON.reversed(), &judgement(Verdict::Second))
+            .unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        let first = whole.iter().position(|byte| *byte == b'\n').unwrap();
+        for length in first..=whole.len() {
+            std::fs::write(&path, &whole[..length]).unwrap();
+            let file = VerdictFile::open(&path).unwrap();
+            assert_eq!(file.get(&COMPARISON), Some(Verdict::Tie), "{length}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_verdict_is_refused_and_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("verdicts.jsonl");
+        let texts = "\"instruction\": \"a\", \"first\": \"b\", \"second\": \"c\"";
+        for text in [
+            format!("{{{texts}, \"verdict\": \"3\"}}\n"),
+            format!("{{{texts}}}\nprecious"),
+            "precious".to_owned(),
+        ] {
+            std::fs::write(&path, &text).unwrap();
+            assert!(VerdictFile::open(&path).is_err(), "{text}");
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+        }
+    }
+}
