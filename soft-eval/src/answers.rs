@@ -13,10 +13,10 @@ use std::collections::HashMap;
 ///
 /// Nothing is normalised: `paris` and `Paris.` are not `Paris`.
 pub fn exact_match<A: AsRef<str>>(prediction: &str, answers: impl IntoIterator<Item = A>) -> bool {
-    let prediction = prediction.trim();
+    let prediction = prediction.trim_matches(is_space);
     answers
         .into_iter()
-        .any(|answer| answer.as_ref().trim() == prediction)
+        .any(|answer| answer.as_ref().trim_matches(is_space) == prediction)
 }
 
 /// Whether `prediction` is one of `answers` after [`normalise`].

@@ -1,0 +1,34 @@
+//! Exact match and F1 of 2,000 random answers, beside an independent Python computation (`fixtures/make_answers.py`).
+
+#![allow(clippy::unwrap_used)] // a test's way to fail
+
+use serde::Deserialize;
+use soft_eval::{exact_match, exact_match_normalised, f1};
+
+#[derive(Deserialize)]
+struct Row {
+    prediction: String,
+    answers: Vec<String>,
+    exact: bool,
+    normalised: bool,
+    f1: f64,
+}
+
+#[test]
+fn random_answers_score_as_in_python() {
+    let text = include_str!("fixtures/answers.jsonl");
+    let rows = text.lines().map(|line| serde_json::from_str::<Row>(line).unwrap());
+    let (mut exact, mut normalised, mut partial) = (0, 0, 0);
+    for (index, row) in rows.enumerate() {
+        let place = || format!("row {}: {:?} and {:?}", index + 1, row.prediction, row.answers);
+        assert_eq!(exact_match(&row.prediction, &row.answers), row.exact, "{}", place());
+        let same = exact_match_normalised(&row.prediction, &row.answers);
+        assert_eq!(same, row.normalised, "{}", place());
+        let found = f1(&row.prediction, &row.answers);
+        assert!((found - row.f1).abs() < 1e-12, "{found} {} {}", row.f1, place());
+        exact += usize::from(row.exact);
+        normalised += usize::from(row.normalised);
+        partial += usize::from(row.f1 > 0.0 && row.f1 < 1.0);
+    }
+    assert!(exact > 100 && normalised > exact && partial > 200);
+}
