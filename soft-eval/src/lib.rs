@@ -1,4 +1,38 @@
-//! From nested models to figures: how good is every exit?
+//! From nested models to tables and figures: how good is every exit, what does leaving early cost, and how sure is that?
+//!
+//! Works on any backend of soft-core's traits and knows no tensor library; most of it knows no model either.
+//!
+//! | question | answer |
+//! | --- | --- |
+//! | how well does every exit predict? | [`exit_scores`] |
+//! | are answers right? | [`exact_match`], [`exact_match_normalised`], [`f1`], [`AnswerScores`] |
+//! | how sure is that mean, or that difference? | [`Bootstrap`] |
+//! | how far is every exit from the full depth? | [`agreement`](agreement()) |
+//! | which response is better? | [`judge_pairs`] with a [`Judge`]: [`VerdictLikelihood`], [`ResponseLikelihood`], [`VerdictFile`], `ChatJudge` (feature `http`) |
+//! | and how good is the judge? | [`judge_quality`](judge_quality()) |
+//! | when may tokens leave, if at most 5 % may differ from the full model's? | [`trace`](trace()), [`calibrate`] |
+//! | how fast is each way of decoding? | [`measure_speed`], [`frontier`](frontier()) |
+//!
+//! [`Journal`] and [`VerdictFile`] keep results as they come, so that long evaluations go on where they stopped. [`results`] are what evaluations leave
+//! behind; the feature `report` makes HTML, Markdown and figures of them.
+//!
+//! ```
+//! use soft_core::{Criterion, Exits, toy::ToyModel};
+//! use soft_eval::{CalibrationSettings, calibrate, trace};
+//!
+//! let model = ToyModel::new(4, 6, 12, 3).restless();
+//! let exits: Exits = "1,2,4".parse()?;
+//! // What every exit says along 40 texts, after their first two tokens.
+//! let texts: Vec<Vec<u32>> = (0..40u32).map(|i| (0..20).map(|j| (i * i + 3 * j) % 12).collect()).collect();
+//! let traces = texts.iter().map(|text| trace(&model, &exits, text, 1..19));
+//! let traces = traces.collect::<Result<Vec<_>, _>>()?;
+//! // With 95 % confidence at most half of the tokens of such texts differ from the full model's.
+//! let found = calibrate(Criterion::Margin, &exits, &traces, &CalibrationSettings::at_most(0.5))?;
+//! assert!(found.tested.disagreement() < 0.5);
+//! println!("{}: mean depth {:.1}", found.calibrated.rule, found.calibrated.mean_depth);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
 mod agreement;
 mod answers;
 mod bootstrap;
@@ -14,9 +48,13 @@ mod judge;
 mod judge_quality;
 mod likelihood_judge;
 mod pairwise;
+#[cfg(feature = "report")]
+pub mod report;
+pub mod results;
 mod speed;
 mod trace;
 mod verdict_file;
+
 pub use agreement::{AnsweredPrompt, ExitAgreement, PositionAgreement, agreement};
 pub use answers::{exact_match, exact_match_normalised, f1, normalise};
 pub use bootstrap::{Bootstrap, Interval};

@@ -17,15 +17,34 @@ struct Row {
 #[test]
 fn random_answers_score_as_in_python() {
     let text = include_str!("fixtures/answers.jsonl");
-    let rows = text.lines().map(|line| serde_json::from_str::<Row>(line).unwrap());
+    let rows = text
+        .lines()
+        .map(|line| serde_json::from_str::<Row>(line).unwrap());
     let (mut exact, mut normalised, mut partial) = (0, 0, 0);
     for (index, row) in rows.enumerate() {
-        let place = || format!("row {}: {:?} and {:?}", index + 1, row.prediction, row.answers);
-        assert_eq!(exact_match(&row.prediction, &row.answers), row.exact, "{}", place());
+        let place = || {
+            format!(
+                "row {}: {:?} and {:?}",
+                index + 1,
+                row.prediction,
+                row.answers
+            )
+        };
+        assert_eq!(
+            exact_match(&row.prediction, &row.answers),
+            row.exact,
+            "{}",
+            place()
+        );
         let same = exact_match_normalised(&row.prediction, &row.answers);
         assert_eq!(same, row.normalised, "{}", place());
         let found = f1(&row.prediction, &row.answers);
-        assert!((found - row.f1).abs() < 1e-12, "{found} {} {}", row.f1, place());
+        assert!(
+            (found - row.f1).abs() < 1e-12,
+            "{found} {} {}",
+            row.f1,
+            place()
+        );
         exact += usize::from(row.exact);
         normalised += usize::from(row.normalised);
         partial += usize::from(row.f1 > 0.0 && row.f1 < 1.0);

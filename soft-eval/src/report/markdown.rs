@@ -1,0 +1,65 @@
+//! A report as Markdown, with figures as files beside it.
+
+use std::fmt::Write;
+
+use super::document::{Block, Document, Table};
+
+/// The document; figures are looked for in `figures/`.
+pub(super) fn markdown(document: &Document) -> String {
+    let mut text = format!("# {}\n", document.title);
+    for section in &document.sections {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "\n## {}\n", section.heading);
+        for block in &section.blocks {
+            match block {
+                Block::Text(paragraph) => {
+                    let _ = writeln!(text, "{paragraph}\n");
+                }
+                Block::Table(table) => text.push_str(&lines(table)),
+                Block::Figure(figure) => {
+                    let _ = writeln!(text, "![{}](figures/{}.svg)\n", figure.caption, figure.name);
+                }
+                Block::Samples(samples) => {
+                    let wanted = samples.wanted.as_ref();
+                    let wanted = wanted.map_or(String::new(), |wanted| format!(" [{wanted}]"));
+                    let _ = writeln!(
+                        text,
+                        "> {}{wanted}\n",
+                        samples.prompt.trim().replace('\n', "\n> ")
+                    );
+                    for answer in &samples.answers {
+                        let words: String =
+                            answer.pieces.iter().map(|piece| piece.0.as_str()).collect();
+                        let (model, mode) = (&answer.model, &answer.mode);
+                        let _ = writeln!(
+                            text,
+                            "- {model}, {mode}: {}",
+                            words.trim().replace('\n', " ⏎ ")
+                        );
+                    }
+                    text.push('\n');
+                }
+            }
+        }
+    }
+    text
+}
+
+fn lines(table: &Table) -> String {
+    let line = |cells: &[String]| {
+        let cells: Vec<_> = cells
+            .iter()
+            .map(|cell| cell.replace('|', "\\|").replace('\n', " "))
+            .collect();
+        format!("| {} |\n", cells.join(" | "))
+    };
+    let mut text = line(&table.headings);
+    let rules: Vec<_> = (0..table.headings.len())
+        .map(|column| if column == 0 { "---" } else { "---:" })
+        .collect();
+    text.push_str(&format!("|{}|\n", rules.join("|")));
+    for row in &table.rows {
+        text.push_str(&line(row));
+    }
+    format!("{text}\n{}\n\n", table.caption)
+}

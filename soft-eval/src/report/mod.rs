@@ -1,0 +1,52 @@
+//! Evaluations as a report: one HTML file, the same as Markdown and JSON, and every figure as SVG and PNG.
+//!
+//! `results` has what goes in, `sections` says which table and figure shows what, `document` is the report without a format, `html` and `markdown`
+//! write it.
+
+mod document;
+pub mod figures;
+mod html;
+mod markdown;
+mod numbers;
+pub mod palette;
+mod png;
+mod sections;
+
+use std::path::Path;
+
+pub use png::png;
+
+use crate::EvalError;
+use crate::results::{Evaluation, write_whole};
+
+/// Writes `index.html`, `report.md`, `report.json` and `figures/` into `folder`, which is made if it is not there; files of these names are replaced.
+///
+/// # Errors
+/// I/O errors; a figure that cannot be drawn.
+pub fn write_report(
+    folder: impl AsRef<Path>,
+    title: &str,
+    evaluations: &[Evaluation],
+) -> Result<(), EvalError> {
+    let folder = folder.as_ref();
+    let document = sections::document(title, evaluations)?;
+    let figures = folder.join("figures");
+    std::fs::create_dir_all(&figures).map_err(EvalError::io("create", &figures))?;
+    for figure in document.figures() {
+        let path = |end: &str| figures.join(format!("{}.{end}", figure.name));
+        write_whole(&path("svg"), figure.svg.as_bytes())?;
+        write_whole(&path("png"), &png(&figure.name, &figure.svg, 2.0)?)?;
+    }
+    let json = serde_json::to_string_pretty(evaluations).map_err(|error| EvalError::Content {
+        path: folder.join("report.json"),
+        line: None,
+        expected: "figures that can be written as JSON",
+        found: error.to_string(),
+    })?;
+    write_whole(&folder.join("report.json"), json.as_bytes())?;
+    write_whole(
+        &folder.join("report.md"),
+        markdown::markdown(&document).as_bytes(),
+    )?;
+    write_whole(&folder.join("index.html"), html::page(&document).as_bytes())
+}

@@ -1,0 +1,336 @@
+//! What evaluations found, as files: each says what it is, and how to get it again.
+//!
+//! Programs write one file per evaluation; a report is made of a folder of them. Knows figures and names, no models.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use soft_core::{CalibratedExits, Criterion, Exit};
+
+use crate::{
+    EvalError, ExitAgreement, ExitScores, Interval, JudgeQuality, PairwiseScore, PolicyOutcome,
+    Setting, SpeedFigures,
+};
+
+/// One evaluation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// How it came about.
+    pub provenance: Provenance,
+    /// What was found.
+    pub findings: Vec<Finding>,
+}
+
+/// How to get an evaluation again.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Provenance {
+    /// The command line.
+    pub command: String,
+    /// Version of the program.
+    pub version: String,
+    /// System, architecture, processors.
+    pub machine: String,
+    /// Seeds, by what they are for.
+    pub seeds: Vec<(String, u64)>,
+    /// Models and data: path and fingerprint.
+    pub inputs: Vec<Input>,
+    /// Wall time in seconds.
+    pub seconds: f64,
+}
+
+/// A file or folder that went in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Input {
+    /// Where it was.
+    pub path: PathBuf,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// CRC-32C of the content.
+    pub crc32c: String,
+}
+
+/// A table's worth of results.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Finding {
+    /// Loss and accuracy at every exit of a model.
+    Exits(ExitTable),
+    /// Answers to questions, by exit or decoding mode.
+    Answers(AnswerTable),
+    /// Two models on the same texts.
+    Difference(DifferenceTable),
+    /// Exits beside a full model, position by position.
+    Agreement(AgreementTable),
+    /// Responses compared by a judge.
+    Judged(JudgedTable),
+    /// A judge compared with people.
+    JudgeQuality(JudgeQualityTable),
+    /// Thresholds with a promise.
+    Calibration(CalibrationTable),
+    /// Ways of decoding.
+    Speed(SpeedTable),
+    /// Answers to read.
+    Samples(SampleTable),
+}
+
+/// Loss and accuracy at every exit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ExitTable {
+    /// The model's name in tables.
+    pub model: String,
+    /// What it was scored on.
+    pub data: String,
+    /// One row per exit.
+    pub rows: Vec<ExitRow>,
+}
+
+/// One exit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ExitRow {
+    /// Means over tokens.
+    pub scores: ExitScores,
+    /// The loss with its interval, texts resampled.
+    pub loss: Option<Interval>,
+}
+
+/// Answers to questions.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AnswerTable {
+    /// The model's name in tables.
+    pub model: String,
+    /// The questions.
+    pub data: String,
+    /// Number of questions.
+    pub questions: u64,
+    /// One row per way of decoding.
+    pub rows: Vec<AnswerRow>,
+}
+
+/// One way of decoding.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AnswerRow {
+    /// The way: `exit=12`, `dynamic`, `speculative=12`.
+    pub mode: String,
+    /// The exit, where it is one for all tokens.
+    pub exit: Option<Exit>,
+    /// Share equal to an accepted answer to the letter.
+    pub exact_match: Interval,
+    /// Share equal after TriviaQA's normalisation.
+    pub exact_match_normalised: Interval,
+    /// Mean of the best F1.
+    pub f1: Interval,
+}
+
+/// Two models on the same texts: ours less theirs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DifferenceTable {
+    /// The model whose figures come first.
+    pub ours: String,
+    /// The model they are compared with.
+    pub theirs: String,
+    /// The texts.
+    pub data: String,
+    /// One row per exit; the full depth's is the full-depth tax.
+    pub rows: Vec<DifferenceRow>,
+}
+
+/// One exit of both.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DifferenceRow {
+    /// The exit.
+    pub exit: Exit,
+    /// Loss in nats per token, ours less theirs.
+    pub loss: Interval,
+    /// Theirs, to compare with.
+    pub their_loss: f64,
+    /// Accuracy, from −1 to 1.
+    pub accuracy: Interval,
+    /// Exact match after normalisation, where questions were answered.
+    pub exact_match: Option<Interval>,
+}
+
+/// Exits of a model beside the full depth of another, or of itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AgreementTable {
+    /// The model with the exits.
+    pub model: String,
+    /// The model whose full depth is compared with.
+    pub reference: String,
+    /// The prompts whose answers are read.
+    pub data: String,
+    /// One row per exit.
+    pub exits: Vec<ExitAgreement>,
+}
+
+/// Responses compared by a judge.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JudgedTable {
+    /// Who judged.
+    pub judge: String,
+    /// The instructions.
+    pub data: String,
+    /// One row per pair of sub-models.
+    pub rows: Vec<JudgedRow>,
+}
+
+/// One sub-model against another.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JudgedRow {
+    /// The model whose score it is.
+    pub ours: String,
+    /// Its exit.
+    pub exit: Exit,
+    /// The other model.
+    pub theirs: String,
+    /// Its exit.
+    pub their_exit: Exit,
+    /// How ours did.
+    pub score: PairwiseScore,
+}
+
+/// A judge compared with people.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JudgeQualityTable {
+    /// The judge.
+    pub judge: String,
+    /// The people's verdicts.
+    pub data: String,
+    /// How well it did.
+    pub quality: JudgeQuality,
+}
+
+/// Thresholds with a promise, for every criterion.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CalibrationTable {
+    /// The model's name in tables.
+    pub model: String,
+    /// The texts.
+    pub data: String,
+    /// One row per criterion, the one recommended first.
+    pub rows: Vec<CalibrationRow>,
+}
+
+/// One criterion.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CalibrationRow {
+    /// What it looks at.
+    pub criterion: Criterion,
+    /// The rule and its promise.
+    pub calibrated: CalibratedExits,
+    /// On the texts that candidates were made on.
+    pub tuning: PolicyOutcome,
+    /// On the texts it was tested with.
+    pub tested: PolicyOutcome,
+    /// On texts that took no part.
+    pub checked: PolicyOutcome,
+    /// Of so many random splits, in how many texts that took no part kept the promise.
+    pub kept: Option<(u64, u64)>,
+}
+
+/// Ways of decoding, measured side by side; the first is plain decoding.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SpeedTable {
+    /// The model's name in tables.
+    pub model: String,
+    /// The prompts.
+    pub data: String,
+    /// Number of prompts.
+    pub prompts: u64,
+    /// One row per mode.
+    pub rows: Vec<SpeedFigures>,
+    /// Speed and agreement of each mode, in the same order.
+    pub settings: Vec<Setting>,
+    /// Index of the recommended mode.
+    pub recommended: Option<usize>,
+    /// Least agreement that was asked for in the recommendation.
+    pub least_agreement: f64,
+}
+
+/// Answers to read side by side.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SampleTable {
+    /// What was asked.
+    pub prompt: String,
+    /// An accepted answer, where there is one.
+    pub wanted: Option<String>,
+    /// The deepest depth, for colours.
+    pub depth: usize,
+    /// One answer per model and way of decoding.
+    pub answers: Vec<Sample>,
+}
+
+/// One answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// The model.
+    pub model: String,
+    /// The way of decoding.
+    pub mode: String,
+    /// The text, piece by piece with the depth that named it.
+    pub pieces: Vec<(String, usize)>,
+}
+
+impl Evaluation {
+    /// Reads a file that [`save`](Self::save) wrote.
+    ///
+    /// # Errors
+    /// When it cannot be read or is none.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self, EvalError> {
+        let path = path.as_ref();
+        let text = std::fs::read_to_string(path).map_err(EvalError::io("read", path))?;
+        serde_json::from_str(&text).map_err(|error| EvalError::Content {
+            path: path.to_owned(),
+            line: None,
+            expected: "an evaluation, {\"provenance\", \"findings\"}",
+            found: error.to_string(),
+        })
+    }
+
+    /// Writes the evaluation as JSON; a file that is there is replaced whole.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<(), EvalError> {
+        let path = path.as_ref();
+        let text = serde_json::to_string_pretty(self).map_err(|error| EvalError::Content {
+            path: path.to_owned(),
+            line: None,
+            expected: "figures that can be written as JSON",
+            found: error.to_string(),
+        })?;
+        write_whole(path, format!("{text}\n").as_bytes())
+    }
+
+    /// The evaluations in a folder, by file name: all files that end in `.json`.
+    ///
+    /// # Errors
+    /// When the folder has none, or one is no evaluation.
+    pub fn load_folder(folder: impl AsRef<Path>) -> Result<Vec<Self>, EvalError> {
+        let folder = folder.as_ref();
+        let entries = std::fs::read_dir(folder).map_err(EvalError::io("read", folder))?;
+        let paths = entries.map(|entry| entry.map(|entry| entry.path()));
+        let paths = paths.collect::<Result<Vec<_>, _>>();
+        let mut paths = paths.map_err(EvalError::io("read", folder))?;
+        paths.retain(|path| path.extension().is_some_and(|end| end == "json"));
+        paths.sort();
+        if paths.is_empty() {
+            return Err(EvalError::Content {
+                path: folder.to_owned(),
+                line: None,
+                expected: "evaluations, files that end in .json",
+                found: "none".to_owned(),
+            });
+        }
+        paths.iter().map(Self::load).collect()
+    }
+}
+
+/// Writes a file beside its name and renames it.
+pub(crate) fn write_whole(path: &Path, content: &[u8]) -> Result<(), EvalError> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".partial");
+    let partial = path.with_file_name(name);
+    std::fs::write(&partial, content).map_err(EvalError::io("write", &partial))?;
+    std::fs::rename(&partial, path).map_err(EvalError::io("write", path))
+}
