@@ -160,7 +160,8 @@ fn loss_at_every_exit() {
         let every = Exits::every(1, 1..=model.depth()).unwrap();
         model
             .visit_exits(&tokens, &every, |exit, hidden| {
-                let sum = model.target_scores(hidden, exit, &targets)?.nats;
+                let scores = model.target_scores(hidden, exit, &targets)?;
+                let sum: f64 = scores.iter().map(|score| score.nats).sum();
                 let (found, wanted) = (
                     sum / batch.supervised_tokens() as f64,
                     expected.scalar(&format!("loss.exit_{exit}")),

@@ -4,7 +4,7 @@
 //! five positions in six carry no target, and the head is the widest layer there is.
 
 use burn::tensor::{Int, Tensor, activation};
-use soft_core::{Batch, Exit, ExitHead, TargetScores, TrainModel};
+use soft_core::{Batch, Exit, ExitHead, TargetScore, TrainModel};
 
 use crate::precision::to_f32;
 use crate::{Error, Llama};
@@ -94,18 +94,22 @@ impl TrainModel for Llama {
         hidden: &Tensor<3>,
         exit: Exit,
         targets: &Targets,
-    ) -> Result<TargetScores, Error> {
+    ) -> Result<Vec<TargetScore>, Error> {
         if targets.is_empty() {
-            return Ok(TargetScores::default());
+            return Ok(Vec::new());
         }
         let logits = self.target_logits(hidden, exit, targets)?;
         let best = logits.clone().argmax(1).reshape([targets.len()]);
-        let right = best.equal(targets.tokens.clone()).int().sum();
-        let loss = cross_entropy(logits, targets.tokens.clone());
-        Ok(TargetScores {
-            nats: loss.into_scalar::<f32>().into(),
-            correct: right.into_scalar::<i64>().unsigned_abs(),
-        })
+        let right = best.equal(targets.tokens.clone()).int();
+        let nats = cross_entropies(logits, targets.tokens.clone());
+        let nats: Vec<f32> = nats.try_into_vec_as()?;
+        let right: Vec<i64> = right.try_into_vec_as()?;
+        let scores = nats.into_iter().zip(right);
+        let score = |(nats, right): (f32, i64)| TargetScore {
+            nats: nats.into(),
+            correct: right != 0,
+        };
+        Ok(scores.map(score).collect())
     }
 
     fn weighted_sum(&self, terms: &[(f64, Tensor<1>)]) -> Tensor<1> {
@@ -118,12 +122,10 @@ impl TrainModel for Llama {
     }
 }
 
-/// Σ −log softmax(logits)\[target\] in nats; `[n, vocab]` and `[n]` to `[1]`.
-fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
+/// −log softmax(logits)\[target\] in nats; `[n, vocab]` and `[n]` to `[n]`.
+fn cross_entropies(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
     let n = targets.dims()[0];
     let log_probabilities = activation::log_softmax(to_f32(logits), 1);
-    log_probabilities
-        .gather(1, targets.reshape([n, 1]))
-        .sum()
-        .neg()
+    let chosen = log_probabilities.gather(1, targets.reshape([n, 1]));
+    chosen.reshape([n]).neg()
 }

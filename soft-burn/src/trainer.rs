@@ -12,7 +12,7 @@ use std::time::Instant;
 use burn::module::Module;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
-use soft_core::{Batch, BatchStream, Exit, MicroBatch, SortedLoss, TrainModel};
+use soft_core::{Batch, BatchStream, Exit, MicroBatch, ScoreSum, SortedLoss, TrainModel};
 
 use crate::accumulation::{ExitTotal, Job, accumulate, finite};
 use crate::data_parallel::guarded;
@@ -307,15 +307,14 @@ impl Trainer {
         // An adapter stays apart: merging it would hold all its weights twice.
         let model = self.snapshot();
         let exits = &self.settings.exits;
-        let mut sums = vec![0.0; exits.len()];
+        let mut sums = vec![ScoreSum::default(); exits.len()];
         for batch in batches {
             for (sum, scores) in sums.iter_mut().zip(model.batch_scores(batch, exits)?) {
-                *sum += scores.nats;
+                sum.add_all(&scores);
             }
         }
-        let supervised: usize = batches.iter().map(Batch::supervised_tokens).sum();
-        let mean = |(exit, sum): (Exit, f64)| {
-            let loss = sum / supervised as f64;
+        let mean = |(exit, sum): (Exit, ScoreSum)| {
+            let loss = sum.nats / sum.targets as f64;
             finite(loss, exit, self.steps_done).map(|loss| ExitLoss {
                 exit,
                 loss,

@@ -656,7 +656,11 @@ fn a_checkpoint_with_an_adapter_loads_as_it_is() {
     let losses = |model: Llama| {
         let exits = exits();
         let scores = model.batch_scores(&batch(99), &exits).unwrap();
-        scores.iter().map(|score| score.nats).collect::<Vec<_>>()
+        scores
+            .concat()
+            .iter()
+            .map(|score| score.nats)
+            .collect::<Vec<_>>()
     };
     let finished = losses(load("run/model").unwrap());
     assert_eq!(

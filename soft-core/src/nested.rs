@@ -151,7 +151,7 @@ pub trait TrainModel: NestedModel {
         targets: &Self::Targets,
     ) -> Result<Self::Loss, Self::Error>;
 
-    /// Loss and right predictions over the targets as plain numbers, nothing to differentiate.
+    /// Loss and right prediction of every target as plain numbers, in the order of the batch's targets; nothing to differentiate.
     ///
     /// # Errors
     /// As [`NestedModel::logits`].
@@ -160,13 +160,17 @@ pub trait TrainModel: NestedModel {
         hidden: &Self::Hidden,
         exit: Exit,
         targets: &Self::Targets,
-    ) -> Result<TargetScores, Self::Error>;
+    ) -> Result<Vec<TargetScore>, Self::Error>;
 
     /// [`target_scores`](Self::target_scores) of every exit on one batch, in one pass.
     ///
     /// # Errors
     /// As the steps it is made of.
-    fn batch_scores(&self, batch: &Batch, exits: &Exits) -> Result<Vec<TargetScores>, Self::Error>
+    fn batch_scores(
+        &self,
+        batch: &Batch,
+        exits: &Exits,
+    ) -> Result<Vec<Vec<TargetScore>>, Self::Error>
     where
         Self: Sized,
     {
@@ -183,11 +187,36 @@ pub trait TrainModel: NestedModel {
     fn weighted_sum(&self, terms: &[(f64, Self::Loss)]) -> Self::Loss;
 }
 
-/// How a sub-model did on the targets of one batch.
+/// How a sub-model did on one target.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct TargetScores {
+pub struct TargetScore {
+    /// Cross-entropy in nats.
+    pub nats: f64,
+    /// Whether the target got the highest score.
+    pub correct: bool,
+}
+
+/// How a sub-model did on several targets.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ScoreSum {
     /// Cross-entropy in nats, summed over the targets.
     pub nats: f64,
     /// Targets that got the highest score.
     pub correct: u64,
+    /// Targets.
+    pub targets: u64,
+}
+
+impl ScoreSum {
+    /// Adds one target.
+    pub fn add(&mut self, score: TargetScore) {
+        self.nats += score.nats;
+        self.correct += u64::from(score.correct);
+        self.targets += 1;
+    }
+
+    /// Adds several.
+    pub fn add_all(&mut self, scores: &[TargetScore]) {
+        scores.iter().for_each(|score| self.add(*score));
+    }
 }

@@ -14,7 +14,7 @@ use thiserror::Error;
 
 use crate::conformance::Observed;
 use crate::{
-    Batch, BatchError, DecodeModel, Exit, KvCache, NestedModel, Past, Target, TargetScores,
+    Batch, BatchError, DecodeModel, Exit, KvCache, NestedModel, Past, Target, TargetScore,
     TrainModel,
 };
 
@@ -273,6 +273,12 @@ fn toy_block(weight: &[Vec<f64>], state: &[f64], seen: &mut Vec<Vec<f64>>) -> Ve
         .collect()
 }
 
+/// Cross-entropy of a token under its logits.
+fn nats(logits: &[f64], token: u32) -> f64 {
+    let normaliser: f64 = logits.iter().map(|logit| logit.exp()).sum();
+    normaliser.ln() - logits[token as usize]
+}
+
 fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
@@ -293,13 +299,8 @@ impl TrainModel for ToyModel {
         exit: Exit,
         targets: &Self::Targets,
     ) -> Result<f64, ToyError> {
-        let logits = self.logits(hidden, exit)?;
-        let nats = |target: &Target| {
-            let scores = &logits[target.row][target.position];
-            let normaliser: f64 = scores.iter().map(|score| score.exp()).sum();
-            normaliser.ln() - scores[target.token as usize]
-        };
-        Ok(targets.iter().map(nats).sum())
+        let scores = self.target_scores(hidden, exit, targets)?;
+        Ok(scores.iter().map(|score| score.nats).sum())
     }
 
     fn target_scores(
@@ -307,14 +308,16 @@ impl TrainModel for ToyModel {
         hidden: &ToyHidden,
         exit: Exit,
         targets: &Self::Targets,
-    ) -> Result<TargetScores, ToyError> {
+    ) -> Result<Vec<TargetScore>, ToyError> {
         let logits = self.logits(hidden, exit)?;
-        let right =
-            |target: &&Target| best_token(&logits[target.row][target.position]) == target.token;
-        Ok(TargetScores {
-            nats: self.loss(hidden, exit, targets)?,
-            correct: targets.iter().filter(right).count() as u64,
-        })
+        let score = |target: &Target| {
+            let row = &logits[target.row][target.position];
+            TargetScore {
+                nats: nats(row, target.token),
+                correct: best_token(row) == target.token,
+            }
+        };
+        Ok(targets.iter().map(score).collect())
     }
 
     fn weighted_sum(&self, terms: &[(f64, f64)]) -> f64 {

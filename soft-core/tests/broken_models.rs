@@ -8,7 +8,7 @@ use soft_core::conformance::{DecodingLaws, Laws, Observed};
 use soft_core::toy::{ToyCache, ToyDraftHead, ToyError, ToyHidden, ToyModel};
 use soft_core::{
     Batch, DecodeModel, Exit, Exits, Head, KvCache, NestedModel, Past, Prompt, Score, Target,
-    TargetScores, TrainModel,
+    TargetScore, TrainModel,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -168,7 +168,7 @@ impl TrainModel for Broken {
         hidden: &ToyHidden,
         exit: Exit,
         targets: &Vec<Target>,
-    ) -> Result<TargetScores, ToyError> {
+    ) -> Result<Vec<TargetScore>, ToyError> {
         self.model.target_scores(hidden, exit, targets)
     }
 

@@ -3,7 +3,7 @@
 //! One pass through the model serves all exits. Means are over supervised tokens, not over batches.
 
 use serde::{Deserialize, Serialize};
-use soft_core::{Batch, Exit, Exits, TargetScores, TrainModel};
+use soft_core::{Batch, Exit, Exits, ScoreSum, TrainModel};
 
 use crate::{exact_match, exact_match_normalised, f1};
 
@@ -30,25 +30,54 @@ pub fn exit_scores<M: TrainModel>(
     model: &M,
     exits: &Exits,
     batches: &[Batch],
-    mut progress: impl FnMut(),
+    progress: impl FnMut(),
 ) -> Result<Vec<ExitScores>, M::Error> {
-    let mut sums = vec![TargetScores::default(); exits.len()];
+    let rows = row_scores(model, exits, batches, progress)?;
+    let exits = exits.iter().zip(&rows);
+    Ok(exits
+        .map(|(exit, rows)| ExitScores::of(exit, rows))
+        .collect())
+}
+
+/// The sums of every exit over every row, `[exit][row]`: what intervals are made of.
+///
+/// # Errors
+/// As the model's own.
+pub fn row_scores<M: TrainModel>(
+    model: &M,
+    exits: &Exits,
+    batches: &[Batch],
+    mut progress: impl FnMut(),
+) -> Result<Vec<Vec<ScoreSum>>, M::Error> {
+    let mut rows: Vec<Vec<ScoreSum>> = vec![Vec::new(); exits.len()];
     for batch in batches {
-        for (sum, scores) in sums.iter_mut().zip(model.batch_scores(batch, exits)?) {
-            sum.nats += scores.nats;
-            sum.correct += scores.correct;
+        for (rows, scores) in rows.iter_mut().zip(model.batch_scores(batch, exits)?) {
+            let mut sums = vec![ScoreSum::default(); batch.rows()];
+            for (target, score) in batch.targets().iter().zip(scores) {
+                sums[target.row].add(score);
+            }
+            rows.extend(sums);
         }
         progress();
     }
-    let tokens: usize = batches.iter().map(Batch::supervised_tokens).sum();
-    let mean = |(exit, sum): (Exit, TargetScores)| ExitScores {
-        exit,
-        loss: sum.nats / tokens as f64,
-        perplexity: (sum.nats / tokens as f64).exp(),
-        accuracy: sum.correct as f64 / tokens as f64,
-        tokens: tokens as u64,
-    };
-    Ok(exits.iter().zip(sums).map(mean).collect())
+    Ok(rows)
+}
+
+impl ExitScores {
+    /// Means over the tokens of these rows.
+    pub fn of(exit: Exit, rows: &[ScoreSum]) -> Self {
+        let tokens: u64 = rows.iter().map(|row| row.targets).sum();
+        let nats: f64 = rows.iter().map(|row| row.nats).sum();
+        let correct: u64 = rows.iter().map(|row| row.correct).sum();
+        let loss = nats / tokens as f64;
+        Self {
+            exit,
+            loss,
+            perplexity: loss.exp(),
+            accuracy: correct as f64 / tokens as f64,
+            tokens,
+        }
+    }
 }
 
 /// Mean scores of answers to questions.

@@ -18,7 +18,8 @@ use crate::EvalError;
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
-    file: File,
+    /// None when results are not to be kept.
+    file: Option<File>,
     entries: HashMap<String, Value>,
 }
 
@@ -34,6 +35,15 @@ struct Header {
 }
 
 impl Journal {
+    /// A journal that keeps nothing beyond its own life.
+    pub fn unsaved() -> Self {
+        Self {
+            path: PathBuf::new(),
+            file: None,
+            entries: HashMap::new(),
+        }
+    }
+
     /// Opens the journal at `path`, or begins one.
     ///
     /// # Errors
@@ -82,7 +92,7 @@ impl Journal {
             .map_err(EvalError::io("write", path))?;
         let mut journal = Self {
             path: path.to_owned(),
-            file,
+            file: Some(file),
             entries,
         };
         if begun.is_none() {
@@ -140,6 +150,9 @@ impl Journal {
     }
 
     fn write(&mut self, line: &impl Serialize) -> Result<(), EvalError> {
+        let Some(file) = &mut self.file else {
+            return Ok(());
+        };
         // One write, so that a kill leaves a part of a line at worst.
         let mut text = serde_json::to_string(line).map_err(|error| {
             content(
@@ -150,7 +163,7 @@ impl Journal {
             )
         })?;
         text.push('\n');
-        let written = self.file.write_all(text.as_bytes());
+        let written = file.write_all(text.as_bytes());
         written.map_err(EvalError::io("write", &self.path))
     }
 }

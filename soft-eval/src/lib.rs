@@ -11,7 +11,7 @@
 //! | which response is better? | [`judge_pairs`] with a [`Judge`]: [`VerdictLikelihood`], [`ResponseLikelihood`], [`VerdictFile`], `ChatJudge` (feature `http`) |
 //! | and how good is the judge? | [`judge_quality`](judge_quality()) |
 //! | when may tokens leave, if at most 5 % may differ from the full model's? | [`trace`](trace()), [`calibrate`] |
-//! | how fast is each way of decoding? | [`measure_speed`], [`frontier`](frontier()) |
+//! | how fast is each way of decoding? | [`SpeedMeter`], [`frontier`](frontier()) |
 //!
 //! [`Journal`] and [`VerdictFile`] keep results as they come, so that long evaluations go on where they stopped. [`results`] are what evaluations leave
 //! behind; the feature `report` makes HTML, Markdown and figures of them.
@@ -62,13 +62,13 @@ pub use calibration::{Calibration, CalibrationSettings, calibrate};
 #[cfg(feature = "http")]
 pub use chat_judge::{ChatJudge, ChatSettings};
 pub use error::EvalError;
-pub use exit_scores::{AnswerScores, ExitScores, exit_scores};
+pub use exit_scores::{AnswerScores, ExitScores, exit_scores, row_scores};
 pub use frontier::{Setting, fastest, frontier};
 pub use journal::Journal;
 pub use judge::{Comparison, Judge, Judgement, Verdict, judge_prompt};
 pub use judge_quality::{HumanVerdict, JudgeQuality, judge_quality, read_pandalm};
 pub use likelihood_judge::{Encode, ResponseLikelihood, VerdictLikelihood, log_likelihoods};
 pub use pairwise::{Pair, PairwiseScore, judge_pairs};
-pub use speed::{SpeedFigures, SpeedMode, SpeedRun, measure_speed, speed_figures};
+pub use speed::{SpeedFigures, SpeedMeter, SpeedMode, SpeedSample, speed_figures};
 pub use trace::{EarlyTrace, Left, PolicyOutcome, TokenTrace, trace};
 pub use verdict_file::VerdictFile;

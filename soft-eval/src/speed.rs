@@ -20,79 +20,85 @@ pub struct SpeedMode<'a> {
     pub settings: Box<dyn Fn() -> DecodeSettings + 'a>,
 }
 
-/// What a mode made of all prompts.
-#[derive(Clone, Debug, Default)]
-pub struct SpeedRun {
-    /// The mode's name.
-    pub name: String,
-    /// Counts and times of all prompts.
+/// What one mode made of one prompt.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SpeedSample {
+    /// Counts and times.
     pub statistics: Statistics,
-    /// Time of each prompt's answer in seconds, the prompt's own pass not counted.
-    pub seconds: Vec<f64>,
-    /// The answers.
-    pub answers: Vec<Vec<u32>>,
-    /// The depth that named each of their tokens.
-    pub depths: Vec<Vec<usize>>,
+    /// The answer.
+    pub answer: Vec<u32>,
+    /// The depth that named each of its tokens.
+    pub depths: Vec<usize>,
 }
 
-/// Decodes all prompts in all modes. `progress` is called after each prompt.
-///
-/// # Errors
-/// As the decoder's.
-pub fn measure_speed<M: DecodeModel>(
-    model: &M,
-    prompts: &[Prompt],
-    modes: &[SpeedMode],
-    mut progress: impl FnMut(),
-) -> Result<Vec<SpeedRun>, DecodeError<M::Error>> {
-    let run = |mode: &SpeedMode| SpeedRun {
-        name: mode.name.clone(),
-        ..SpeedRun::default()
-    };
-    let mut runs: Vec<SpeedRun> = modes.iter().map(run).collect();
-    let mut tuners: Vec<Option<Tuner>> = modes.iter().map(|_| None).collect();
-    if let Some(prompt) = prompts.first() {
-        for mode in modes {
-            Decoder::new(model, std::slice::from_ref(prompt), (mode.settings)())?.run()?;
+/// Decodes prompts in several modes.
+pub struct SpeedMeter<'a, M> {
+    model: &'a M,
+    modes: &'a [SpeedMode<'a>],
+    tuners: Vec<Option<Tuner>>,
+    measured: usize,
+}
+
+impl<'a, M: DecodeModel> SpeedMeter<'a, M> {
+    /// A meter that has measured nothing yet.
+    pub fn new(model: &'a M, modes: &'a [SpeedMode<'a>]) -> Self {
+        Self {
+            model,
+            modes,
+            tuners: modes.iter().map(|_| None).collect(),
+            measured: 0,
         }
     }
-    for (index, prompt) in prompts.iter().enumerate() {
-        for turn in 0..modes.len() {
-            let mode = (index + turn) % modes.len();
-            let mut settings = (modes[mode].settings)();
-            // Automatic mode goes on with what it learnt from earlier prompts.
-            if let (Mode::Auto(fresh), Some(learnt)) = (&mut settings.mode, tuners[mode].take()) {
-                *fresh = learnt;
+
+    /// Decodes a prompt in every mode; the first prompt twice, the first time only to warm up. One sample per mode.
+    ///
+    /// # Errors
+    /// As the decoder's.
+    pub fn measure(&mut self, prompt: &Prompt) -> Result<Vec<SpeedSample>, DecodeError<M::Error>> {
+        if self.measured == 0 {
+            for mode in 0..self.modes.len() {
+                self.decode(mode, prompt)?;
             }
-            let mut decoder = Decoder::new(model, std::slice::from_ref(prompt), settings)?;
-            let steps = decoder.by_ref().collect::<Result<Vec<_>, _>>()?;
-            runs[mode].add(&steps, decoder.statistics());
-            tuners[mode] = decoder.into_tuner();
         }
-        progress();
+        let mut samples = vec![SpeedSample::default(); self.modes.len()];
+        for turn in 0..self.modes.len() {
+            let mode = (self.measured + turn) % self.modes.len();
+            samples[mode] = self.decode(mode, prompt)?;
+        }
+        self.measured += 1;
+        Ok(samples)
     }
-    Ok(runs)
+
+    fn decode(
+        &mut self,
+        mode: usize,
+        prompt: &Prompt,
+    ) -> Result<SpeedSample, DecodeError<M::Error>> {
+        let mut settings = (self.modes[mode].settings)();
+        // Automatic mode goes on with what it learnt from earlier prompts.
+        if let (Mode::Auto(fresh), Some(learnt)) = (&mut settings.mode, self.tuners[mode].take()) {
+            *fresh = learnt;
+        }
+        let mut decoder = Decoder::new(self.model, std::slice::from_ref(prompt), settings)?;
+        let steps = decoder.by_ref().collect::<Result<Vec<_>, _>>()?;
+        let sample = SpeedSample {
+            statistics: decoder.statistics().clone(),
+            answer: steps.iter().map(|step| step.token).collect(),
+            depths: steps.iter().map(|step| step.exit.depth()).collect(),
+        };
+        self.tuners[mode] = decoder.into_tuner();
+        Ok(sample)
+    }
 }
 
-impl SpeedRun {
-    fn add(&mut self, steps: &[soft_core::Step], statistics: &Statistics) {
-        let time = statistics.draft + statistics.full;
-        self.seconds.push(time.as_secs_f64());
-        self.answers
-            .push(steps.iter().map(|step| step.token).collect());
-        self.depths
-            .push(steps.iter().map(|step| step.exit.depth()).collect());
-        self.statistics.add(statistics);
-    }
-
-    /// Seconds per token of each answer of more than one token: the prompt's pass gives the first.
-    fn per_token(&self) -> Vec<Option<f64>> {
-        let pairs = self.seconds.iter().zip(&self.answers);
-        let of = |(seconds, answer): (&f64, &Vec<u32>)| match answer.len() {
+impl SpeedSample {
+    /// Seconds per token, the prompt's pass, which gives the first, left out; none for an answer of fewer than two tokens.
+    fn per_token(&self) -> Option<f64> {
+        let time = self.statistics.draft + self.statistics.full;
+        match self.answer.len() {
             0 | 1 => None,
-            tokens => Some(seconds / (tokens - 1) as f64),
-        };
-        pairs.map(of).collect()
+            tokens => Some(time.as_secs_f64() / (tokens - 1) as f64),
+        }
     }
 }
 
@@ -118,50 +124,72 @@ pub struct SpeedFigures {
     /// Share of answers equal to the first mode's.
     pub same_answers: f64,
     /// Share of the first mode's tokens up to the first that differs.
-    pub agreement: f64,
+    pub same_beginning: f64,
     /// Floating-point operations per token in units of 10⁹, heads included.
     pub giga_flops: f64,
     /// Blocks applied per token.
     pub blocks: f64,
+    /// Readings of a block's weights per token.
+    pub block_readings: f64,
     /// Full heads applied per token.
     pub heads: f64,
     /// Draft heads applied per token.
     pub draft_heads: f64,
     /// Tokens by the depth that named them.
     pub by_depth: Vec<(usize, u64)>,
+    /// Seconds in which no token ran to the full depth.
+    pub draft_seconds: f64,
+    /// Seconds in which one did.
+    pub full_seconds: f64,
     /// Seconds for all prompts' passes.
     pub prefill_seconds: f64,
 }
 
-/// Figures of every mode, beside the first one.
-pub fn speed_figures(runs: &[SpeedRun], costs: &OperationCosts) -> Vec<SpeedFigures> {
-    let Some(plain) = runs.first() else {
-        return Vec::new();
+/// Figures of every mode, beside the first one; `prompts` has the samples of every mode for each prompt.
+pub fn speed_figures(
+    modes: &[String],
+    prompts: &[Vec<SpeedSample>],
+    costs: &OperationCosts,
+) -> Vec<SpeedFigures> {
+    let of_mode = |mode: usize| -> Vec<&SpeedSample> {
+        prompts
+            .iter()
+            .filter_map(|samples| samples.get(mode))
+            .collect()
     };
-    runs.iter().map(|run| figures(run, plain, costs)).collect()
+    let plain = of_mode(0);
+    let numbered = modes.iter().enumerate();
+    let figures = numbered.map(|(mode, name)| figures(name, &of_mode(mode), &plain, costs));
+    figures.collect()
 }
 
-fn figures(run: &SpeedRun, plain: &SpeedRun, costs: &OperationCosts) -> SpeedFigures {
-    let s = &run.statistics;
-    let (ours, theirs) = (run.per_token(), plain.per_token());
-    let ratios: Vec<f64> = ours
-        .iter()
-        .zip(&theirs)
-        .filter_map(|(ours, theirs)| Some((*theirs)? / (*ours)?))
+fn figures(
+    name: &str,
+    samples: &[&SpeedSample],
+    plain: &[&SpeedSample],
+    costs: &OperationCosts,
+) -> SpeedFigures {
+    let mut s = Statistics::default();
+    samples.iter().for_each(|sample| s.add(&sample.statistics));
+    let pairs = || samples.iter().zip(plain);
+    let ratios: Vec<f64> = pairs()
+        .filter_map(|(ours, theirs)| Some(theirs.per_token()? / ours.per_token()?))
         .collect();
     let speedup = Bootstrap::default().interval(ratios.len(), |sample| {
         quantile(sample.map(|index| ratios[index]).collect(), 0.5)
     });
-    let times: Vec<f64> = ours.into_iter().flatten().map(|s| 1000.0 * s).collect();
+    let times = samples.iter().filter_map(|sample| sample.per_token());
+    let times: Vec<f64> = times.map(|seconds| 1000.0 * seconds).collect();
     let at = |share| quantile(times.clone(), share);
-    let pairs = || run.answers.iter().zip(&plain.answers);
-    let same = pairs().filter(|(a, b)| a == b).count();
-    let agreeing: usize = pairs()
-        .map(|(a, b)| a.iter().zip(b).take_while(|(a, b)| a == b).count())
-        .sum();
-    let all: usize = plain.answers.iter().map(Vec::len).sum();
+    let same = pairs().filter(|(a, b)| a.answer == b.answer).count();
+    let common = |(a, b): (&&SpeedSample, &&SpeedSample)| {
+        let tokens = a.answer.iter().zip(&b.answer);
+        tokens.take_while(|(a, b)| a == b).count()
+    };
+    let agreeing: usize = pairs().map(common).sum();
+    let all: usize = plain.iter().map(|sample| sample.answer.len()).sum();
     SpeedFigures {
-        mode: run.name.clone(),
+        mode: name.to_owned(),
         tokens: s.tokens(),
         tokens_per_second: 1.0 / s.time_per_token().as_secs_f64().max(1e-12),
         ms_per_token: at(0.5),
@@ -169,13 +197,16 @@ fn figures(run: &SpeedRun, plain: &SpeedRun, costs: &OperationCosts) -> SpeedFig
         speedup,
         mean_depth: if s.tokens() == 0 { 0.0 } else { s.mean_depth() },
         acceptance: (s.checked > 0).then(|| s.acceptance_rate()),
-        same_answers: same as f64 / run.answers.len().max(1) as f64,
-        agreement: agreeing as f64 / all.max(1) as f64,
-        giga_flops: costs.per_token(s) / 1e9,
+        same_answers: same as f64 / samples.len().max(1) as f64,
+        same_beginning: agreeing as f64 / all.max(1) as f64,
+        giga_flops: costs.per_token(&s) / 1e9,
         blocks: s.blocks_per_token(),
+        block_readings: s.block_passes_per_token(),
         heads: s.heads_per_token(),
         draft_heads: s.draft_heads_per_token(),
         by_depth: s.tokens_by_depth.iter().map(|(d, t)| (*d, *t)).collect(),
+        draft_seconds: s.draft.as_secs_f64(),
+        full_seconds: s.full.as_secs_f64(),
         prefill_seconds: s.prefill.as_secs_f64(),
     }
 }
@@ -217,16 +248,20 @@ mod tests {
     fn modes_are_compared_answer_by_answer() {
         let model = ToyModel::new(4, 6, 12, 3).restless();
         let prompts: Vec<_> = (0..5).map(|i| Prompt::from(vec![i, 2 * i + 1])).collect();
-        let runs = measure_speed(&model, &prompts, &modes(), || ()).unwrap();
+        let modes = modes();
+        let mut meter = SpeedMeter::new(&model, &modes);
+        let samples = prompts.iter().map(|prompt| meter.measure(prompt).unwrap());
+        let samples: Vec<_> = samples.collect();
+        let names: Vec<_> = modes.iter().map(|mode| mode.name.clone()).collect();
         let costs = OperationCosts {
             block: 1e9,
             attended: 0.0,
             head: 0.0,
             draft_head: 0.0,
         };
-        let found = speed_figures(&runs, &costs);
-        assert_eq!((found[0].tokens, found[0].agreement), (60, 1.0));
-        assert_eq!((found[2].agreement, found[2].same_answers), (1.0, 1.0));
+        let found = speed_figures(&names, &samples, &costs);
+        assert_eq!((found[0].tokens, found[0].same_beginning), (60, 1.0));
+        assert_eq!((found[2].same_beginning, found[2].same_answers), (1.0, 1.0));
         assert!(found[1].same_answers < 1.0);
         assert_eq!((found[0].mean_depth, found[1].mean_depth), (4.0, 1.0));
         assert_eq!((found[0].giga_flops, found[1].giga_flops), (4.0, 1.0));

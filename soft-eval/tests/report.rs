@@ -14,7 +14,7 @@ use soft_eval::results::{
 };
 use soft_eval::{
     AnsweredPrompt, CalibrationSettings, ExitScores, Interval, JudgeQuality, PairwiseScore,
-    Setting, SpeedMode, agreement, calibrate, measure_speed, speed_figures, trace,
+    Setting, SpeedMeter, SpeedMode, agreement, calibrate, speed_figures, trace,
 };
 
 fn around(estimate: f64) -> Interval {
@@ -76,13 +76,13 @@ fn findings() -> Vec<Finding> {
         }),
     };
     let prompts: Vec<_> = (0..4).map(|i| Prompt::from(vec![i, 3])).collect();
-    let runs = measure_speed(
-        &model,
-        &prompts,
-        &[mode("full", 4), mode("exit=2", 2)],
-        || (),
-    )
-    .unwrap();
+    let modes = [mode("full", 4), mode("exit=2", 2)];
+    let mut meter = SpeedMeter::new(&model, &modes);
+    let samples: Vec<_> = prompts
+        .iter()
+        .map(|prompt| meter.measure(prompt).unwrap())
+        .collect();
+    let names = modes.each_ref().map(|mode| mode.name.clone());
     let costs = OperationCosts {
         block: 1e9,
         attended: 0.0,
@@ -183,7 +183,7 @@ fn findings() -> Vec<Finding> {
             model: "SoFT".to_owned(),
             data: "prompts".to_owned(),
             prompts: 4,
-            rows: speed_figures(&runs, &costs),
+            rows: speed_figures(&names, &samples, &costs),
             settings: vec![setting("full", 1.0, 1.0), setting("exit=2", 1.9, 0.6)],
             recommended: Some(0),
             least_agreement: 0.95,
