@@ -5,22 +5,23 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use serde::Serialize;
-use soft_burn::{Llama, LlamaConfig, SoftInfo, device};
-use soft_core::{DecodeSettings, Decoder, Exit, Exits, Mode, Prompt};
-use soft_data::{
-    Format, Record, Tokenizer, TriviaQuestion, encode, encode_prompt, ordered_batches,
-};
-use soft_eval::{AnswerScores, ExitScores, exit_scores};
+use soft_burn::{LlamaConfig, SoftInfo, device};
+use soft_core::{Exit, Exits};
+use soft_data::{Format, Record, encode, encode_prompt, ordered_batches};
+use soft_eval::results::{AnswerRow, AnswerTable, ExitRow, ExitTable, Finding};
+use soft_eval::{Interval, row_scores};
+use soft_examples::evaluation::{OutputArgs, Recorder};
 use soft_examples::progress::Progress;
-use soft_examples::table::{figure, table};
+use soft_examples::subject::{NamedFolder, Questions, Subject};
+use soft_examples::table::{figure, percent, table};
+use soft_examples::trivia::{first_line, trivia_scores};
 
 #[derive(Parser, Debug)]
 #[command(about = "Loss, perplexity, accuracy and answers at every exit of a model")]
 struct Args {
-    /// Model folder
+    /// Model folder; NAME=FOLDER to name it in tables
     #[arg(long)]
-    model: PathBuf,
+    model: NamedFolder,
     /// File of rows to score
     #[arg(long)]
     data: PathBuf,
@@ -33,8 +34,11 @@ struct Args {
     /// Exits that answer questions (triviaqa) [default: all scored]
     #[arg(long)]
     answer_exits: Option<Exits>,
+    /// Further ways of decoding that answer questions, as for `generate`: dynamic, speculative=12, ...; may be given several times
+    #[arg(long)]
+    mode: Vec<String>,
     /// Losses and accuracy only: no questions are answered
-    #[arg(long, conflicts_with = "answer_exits")]
+    #[arg(long, conflicts_with_all = ["answer_exits", "mode"])]
     no_answers: bool,
     /// Use the first N rows only
     #[arg(long)]
@@ -51,64 +55,46 @@ struct Args {
     /// Device: cpu, cuda, cuda:1, wgpu, ndarray, as compiled in
     #[arg(long, default_value = "cpu")]
     device: String,
-    /// Also write the figures, and the answers, to this JSON file
-    #[arg(long)]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    output: OutputArgs,
     /// Questions whose answers are shown for every exit
     #[arg(long, default_value_t = 3)]
     show: usize,
 }
 
-/// One row of the table.
-#[derive(Serialize)]
-struct Row {
-    #[serde(flatten)]
-    scores: ExitScores,
-    answers: Option<AnswerScores>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    predictions: Vec<String>,
-}
-
-#[derive(Serialize)]
-struct Report {
-    model: PathBuf,
-    data: PathBuf,
-    limit: Option<usize>,
-    exits: Vec<Row>,
-}
-
 fn main() -> Result<()> {
     let args = Args::parse();
-    if let Some(path) = &args.json {
-        ensure!(!path.exists(), "{} is there already", path.display());
-    }
+    args.output.check()?;
     let device = device(&args.device)?;
-    let config = LlamaConfig::load(&args.model)?;
-    let exits = match (&args.exits, SoftInfo::load(&args.model)?) {
+    let config = LlamaConfig::load(&args.model.folder)?;
+    let exits = match (&args.exits, SoftInfo::load(&args.model.folder)?) {
         (Some(exits), _) => exits.clone(),
         (None, Some(info)) => info.exits,
         (None, None) => Exits::every(1, 1..=config.n_layers)?,
     };
     // Any depth can be looked at, the full one need not be among them.
     exits.check_within(config.n_layers)?;
-    if let Some(answering) = &args.answer_exits {
-        let unknown = answering.iter().find(|&exit| !exits.contains(exit));
-        ensure!(
-            unknown.is_none(),
-            "--answer-exits {answering} are not all among the exits scored, {exits}"
-        );
-    }
+    let answering = args.answer_exits.as_ref().unwrap_or(&exits);
+    let unknown = answering.iter().find(|&exit| !exits.contains(exit));
+    ensure!(
+        unknown.is_none(),
+        "--answer-exits {answering} are not all among the exits scored, {exits}"
+    );
     let mut records = args.format.read(&args.data)?;
     records.truncate(args.limit.unwrap_or(usize::MAX));
-    let tokenizer = Tokenizer::from_folder(&args.model, config.vocab)?;
-    let (examples, report) = encode(&records, &tokenizer, args.max_len.min(config.max_positions))?;
+    let subject = Subject::load(&args.model, &device)?;
+    let longest = args.max_len.min(config.max_positions);
+    let (examples, report) = encode(&records, &subject.tokenizer, longest)?;
     eprintln!("{}: {report}", args.data.display());
-    let batches = ordered_batches(&examples, tokenizer.pad(), args.batch)?;
-    let model = Llama::from_pretrained(&args.model, &device)?;
+    let batches = ordered_batches(&examples, subject.tokenizer.pad(), args.batch)?;
 
-    if !args.no_answers && args.format == Format::TriviaQa {
-        let with_blocks = model.exits_with_blocks();
-        let answering = args.answer_exits.as_ref().unwrap_or(&exits);
+    let answers = args.format == Format::TriviaQa && !args.no_answers;
+    ensure!(
+        answers || args.mode.is_empty(),
+        "--mode is for questions, which only triviaqa rows have"
+    );
+    if answers {
+        let with_blocks = subject.model.exits_with_blocks();
         let own = answering.iter().find(|exit| with_blocks.contains(exit));
         ensure!(
             own.is_none(),
@@ -116,146 +102,157 @@ fn main() -> Result<()> {
              --answer-exits",
             own.map_or(0, Exit::depth)
         );
+        for mode in &args.mode {
+            subject.settings(mode, args.max_new_tokens)?;
+        }
     }
+    let mut recorder = Recorder::begin();
+    recorder.input(&args.model.folder)?;
+    recorder.input(&args.data)?;
     let mut progress = Progress::new("scoring", batches.len() as u64, 0);
-    let scores = exit_scores(&model, &exits, &batches, || progress.step(""))?;
+    let rows = row_scores(&subject.model, &exits, &batches, || progress.step(""))?;
     progress.finish();
-    let mut rows: Vec<Row> = scores
-        .into_iter()
-        .map(|scores| Row {
-            scores,
-            answers: None,
-            predictions: vec![],
-        })
-        .collect();
-    if args.format == Format::TriviaQa && !args.no_answers {
-        answer_exits(&args, &records, &model, &tokenizer, &mut rows)?;
+    let scored = exits.iter().zip(&rows);
+    let scored: Vec<_> = scored.map(|(exit, rows)| ExitRow::of(exit, rows)).collect();
+    let mut answered = Vec::new();
+    if answers {
+        let modes = answering
+            .iter()
+            .map(|exit| (format!("exit={exit}"), Some(exit)));
+        let modes = modes.chain(args.mode.iter().map(|mode| (mode.clone(), None)));
+        answered = answer(&args, &records, &subject, &recorder, modes.collect())?;
     }
-    print_table(&rows);
-    show_answers(&args, &records, &rows);
-    if let Some(path) = &args.json {
-        let report = Report {
-            model: args.model.clone(),
-            data: args.data.clone(),
-            limit: args.limit,
-            exits: rows,
-        };
-        let text = serde_json::to_string_pretty(&report)?;
-        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
-        println!("figures: {}", path.display());
+    print_exits(&scored);
+    print_answers(&args, &records, &answered);
+    let data = data_name(&args, records.len());
+    let mut findings = vec![Finding::Exits(ExitTable {
+        model: subject.name.clone(),
+        data: data.clone(),
+        rows: scored,
+    })];
+    if answers {
+        findings.push(Finding::Answers(AnswerTable {
+            model: subject.name.clone(),
+            data,
+            questions: records.len() as u64,
+            rows: answered.into_iter().map(|answered| answered.row).collect(),
+        }));
     }
-    Ok(())
+    args.output.save(&recorder.finish(findings))
 }
 
-/// Greedy answers of every row whose exit was asked for, and their scores.
-fn answer_exits(
+/// What was scored, as tables name it.
+fn data_name(args: &Args, rows: usize) -> String {
+    let file = args.data.file_stem().unwrap_or_default().to_string_lossy();
+    format!("{file}, {rows} rows")
+}
+
+/// The answers of one way of decoding.
+struct Answered {
+    row: AnswerRow,
+    predictions: Vec<String>,
+}
+
+/// Answers of every mode to all questions, and their scores.
+fn answer(
     args: &Args,
     records: &[Record],
-    model: &Llama,
-    tokenizer: &Tokenizer,
-    rows: &mut [Row],
-) -> Result<()> {
-    let asked = |exit: Exit| {
-        args.answer_exits
-            .as_ref()
-            .is_none_or(|exits| exits.contains(exit))
+    subject: &Subject,
+    recorder: &Recorder,
+    modes: Vec<(String, Option<Exit>)>,
+) -> Result<Vec<Answered>> {
+    let prompts = records
+        .iter()
+        .map(|record| encode_prompt(record, &subject.tokenizer));
+    let questions = Questions {
+        name: "questions",
+        prompts: &prompts.collect::<Result<Vec<_>, _>>()?,
+        max_new_tokens: args.max_new_tokens,
+        batch: args.batch,
     };
-    let batches = records.len().div_ceil(args.batch);
-    let exits = rows.iter().filter(|row| asked(row.scores.exit)).count();
-    let mut progress = Progress::new("answering", (exits * batches) as u64, 0);
-    for row in rows.iter_mut().filter(|row| asked(row.scores.exit)) {
-        for records in records.chunks(args.batch) {
-            let prompts = records
-                .iter()
-                .map(|record| encode_prompt(record, tokenizer).map(Prompt::from));
-            let prompts = prompts.collect::<Result<Vec<_>, _>>()?;
-            let settings =
-                DecodeSettings::greedy(Mode::Static(row.scores.exit), args.max_new_tokens)
-                    .stop_at(tokenizer.stop_tokens());
-            for answer in Decoder::new(model, &prompts, settings)?.answers()? {
-                row.predictions
-                    .push(first_line(&tokenizer.decode(&answer)?));
-            }
-            progress.step(&format!("exit {}", row.scores.exit));
-        }
-        let questions = records.iter().filter_map(|record| record.trivia.as_ref());
-        let accepted =
-            |question: &TriviaQuestion| question.accepted().map(str::to_owned).collect::<Vec<_>>();
-        let answered = row
-            .predictions
-            .iter()
-            .map(String::as_str)
-            .zip(questions.map(accepted));
-        row.answers = Some(AnswerScores::of(answered));
+    let mut journal = args.output.open_journal(&serde_json::json!({
+        "program": "evaluate",
+        "inputs": recorder.fingerprints(),
+        "max_new_tokens": args.max_new_tokens,
+    }))?;
+    let total = modes.len() * records.len();
+    let mut progress = Progress::new("answering", total as u64, 0);
+    let mut answered = Vec::new();
+    for (mode, exit) in modes {
+        let found = subject.answers(&mode, &questions, &mut journal, || progress.step(&mode))?;
+        let texts = found.iter().map(|answer| subject.text(answer));
+        let predictions = texts.map(|text| Ok(first_line(&text?)));
+        let predictions = predictions.collect::<Result<Vec<_>>>()?;
+        let scores = trivia_scores(records, &predictions);
+        let row = AnswerRow::of(mode, exit, &scores).context("there is no question to answer")?;
+        answered.push(Answered { row, predictions });
     }
     progress.finish();
-    Ok(())
+    Ok(answered)
 }
 
-/// An untuned model goes on with questions of its own; only its first line is an answer.
-fn first_line(answer: &str) -> String {
-    answer
-        .trim()
-        .lines()
-        .next()
-        .unwrap_or_default()
-        .trim()
-        .to_owned()
-}
-
-fn print_table(rows: &[Row]) {
-    let with_answers = rows.iter().any(|row| row.answers.is_some());
-    let mut headings = vec!["exit", "loss", "perplexity", "accuracy"];
-    if with_answers {
-        headings.extend(["EM", "EM normalised", "F1"]);
-    }
-    let line = |row: &Row| {
-        let scores = &row.scores;
-        let mut cells = vec![
-            scores.exit.to_string(),
-            figure(scores.loss),
-            figure(scores.perplexity),
-            percent(scores.accuracy),
-        ];
-        if with_answers {
-            let answers = row.answers.as_ref();
-            let cell = |pick: fn(&AnswerScores) -> f64| {
-                answers.map_or("-".into(), |scores| percent(pick(scores)))
-            };
-            cells.extend([
-                cell(|a| a.exact_match),
-                cell(|a| a.exact_match_normalised),
-                cell(|a| a.f1),
-            ]);
-        }
-        cells
+fn print_exits(rows: &[ExitRow]) {
+    let headings = ["exit", "loss", "95 %", "perplexity", "accuracy"];
+    let line = |row: &ExitRow| {
+        let ends = row.loss.map_or("-".to_owned(), |loss| {
+            format!("{}..{}", figure(loss.low), figure(loss.high))
+        });
+        vec![
+            row.scores.exit.to_string(),
+            figure(row.scores.loss),
+            ends,
+            figure(row.scores.perplexity),
+            percent(row.scores.accuracy),
+        ]
     };
     println!("{}", table(&headings, rows.iter().map(line)));
     if let Some(row) = rows.first() {
-        let questions = row.answers.as_ref().map_or(String::new(), |answers| {
-            format!(", {} questions", answers.questions)
-        });
         println!(
-            "{} supervised tokens{questions}; loss in nats per token; accuracy, EM and F1 in %",
+            "{} supervised tokens; loss in nats per token with its 95 % interval; accuracy in %",
             row.scores.tokens
         );
     }
 }
 
-fn show_answers(args: &Args, records: &[Record], rows: &[Row]) {
+fn print_answers(args: &Args, records: &[Record], answered: &[Answered]) {
+    if answered.is_empty() {
+        return;
+    }
+    let share = |interval: &Interval| {
+        let Interval {
+            estimate,
+            low,
+            high,
+        } = interval;
+        format!(
+            "{} ({}..{})",
+            percent(*estimate),
+            percent(*low),
+            percent(*high)
+        )
+    };
+    let line = |answered: &Answered| {
+        let row = &answered.row;
+        vec![
+            row.mode.clone(),
+            share(&row.exact_match),
+            share(&row.exact_match_normalised),
+            share(&row.f1),
+        ]
+    };
+    let headings = ["decoding", "EM", "EM normalised", "F1"];
+    println!("\n{}", table(&headings, answered.iter().map(line)));
+    println!("{} questions; in %, with 95 % intervals", records.len());
     for (index, record) in records.iter().take(args.show).enumerate() {
         let Some(question) = &record.trivia else {
             return;
         };
         println!("\n{}  [{}]", question.question, question.answer);
-        for row in rows {
-            if let Some(answer) = row.predictions.get(index) {
-                println!("  {:>3}  {answer}", row.scores.exit);
-            }
+        for answered in answered {
+            println!(
+                "  {:>8}  {}",
+                answered.row.mode, answered.predictions[index]
+            );
         }
     }
-}
-
-fn percent(share: f64) -> String {
-    format!("{:.1}", 100.0 * share)
 }

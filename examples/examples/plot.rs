@@ -13,7 +13,7 @@ use plotters::coord::Shift;
 use plotters::element::DashedPathElement;
 use plotters::prelude::*;
 use soft_burn::{ExitLoss, LogLine};
-use soft_examples::palette::{COLOURS, dash};
+use soft_eval::report::palette::{COLOURS, dash};
 
 #[derive(Parser, Debug)]
 #[command(about = "Draw training logs: the loss at every exit over steps")]

@@ -6,9 +6,8 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use soft_burn::{LlamaConfig, SoftInfo, draft_tokens};
 use soft_core::{
-    Checks, Confidence, DecodeSettings, DraftLength, DynamicExits, Entropy, Example, Exit,
-    ExitPolicy, Exits, Margin, MissingStates, Mode, Patience, Sampling, Saturation, Speculation,
-    Thresholds, Tuner,
+    CalibratedExits, Checks, Criterion, DecodeSettings, DraftLength, DynamicExits, Example, Exit,
+    ExitRule, Exits, MissingStates, Mode, Sampling, Speculation, Thresholds, Tuner,
 };
 use soft_data::{Tokenizer, frequent_tokens};
 
@@ -24,17 +23,20 @@ pub fn draft_tokens_of(examples: &[Example], vocab: usize) -> Option<Vec<u32>> {
 /// Settings of a decoder.
 #[derive(Args, Debug, Clone)]
 pub struct DecodingArgs {
-    /// full, exit=12, dynamic, speculative (drafts at the first exit), speculative=12, speculative=dynamic or auto
+    /// full, exit=12, dynamic, dynamic:RULE such as dynamic:margin=12:0.8,20:0.6, speculative (drafts at the first exit), speculative=12,
+    /// speculative=dynamic or auto
     #[arg(long, default_value = "full")]
     pub mode: String,
     /// Exits to use, the last one the full depth [default: those the model was trained at]
     #[arg(long)]
     pub exits: Option<Exits>,
     /// When a token leaves, where --mode is dynamic: confidence or margin (above the threshold), entropy (below, in nats),
-    /// saturation (cosine to the exit before, above) or patience=2 (exits in a row that agree) [default: confidence]
+    /// saturation (cosine to the exit before, above) or patience=2 (exits in a row that agree) [default: what the folder was calibrated
+    /// with, else confidence]
     #[arg(long)]
     pub policy: Option<String>,
-    /// Thresholds of the policy: one for all exits, or each with its own: 12:0.95,20:0.9 [default: 0.9; entropy 0.5; saturation 0.98]
+    /// Thresholds of the policy: one for all exits, or each with its own: 12:0.95,20:0.9 [default: calibrated ones, else 0.9; entropy 0.5;
+    /// saturation 0.98]
     #[arg(long)]
     pub thresholds: Option<Thresholds>,
     /// Keys and values that an early exit left out are copied up (an approximation) instead of computed later
@@ -82,6 +84,8 @@ pub struct Trained {
     pub exits: Option<Exits>,
     /// Frequent tokens to draft with.
     pub draft_tokens: Option<Vec<u32>>,
+    /// Rules with calibrated thresholds, the preferred one first.
+    pub calibrated: Vec<CalibratedExits>,
 }
 
 impl Trained {
@@ -98,10 +102,12 @@ impl Trained {
                 outside.map_or("none".to_owned(), u32::to_string)
             );
         }
+        let info = SoftInfo::load(folder)?;
         Ok(Self {
             depth: config.n_layers,
-            exits: SoftInfo::load(folder)?.map(|info| info.exits),
+            exits: info.as_ref().map(|info| info.exits.clone()),
             draft_tokens,
+            calibrated: info.map_or(Vec::new(), |info| info.calibrated),
         })
     }
 
@@ -114,13 +120,35 @@ impl Trained {
 }
 
 impl DecodingArgs {
+    /// A greedy mode with everything else as by default.
+    pub fn of_mode(mode: &str, max_new_tokens: usize) -> Self {
+        Self {
+            mode: mode.to_owned(),
+            exits: None,
+            policy: None,
+            thresholds: None,
+            copy_states: false,
+            thrifty: false,
+            draft_length: None,
+            full_draft_head: false,
+            max_new_tokens,
+            ignore_eos: false,
+            temperature: 0.0,
+            top_k: None,
+            top_p: None,
+            min_p: None,
+            repetition_penalty: 1.0,
+        }
+    }
+
     /// Refuses what the mode has no use for and would pass over in silence.
     pub fn refuse_unused(&self) -> Result<()> {
         let mode = self.mode.as_str();
         let decides = ["dynamic", "speculative=dynamic"].contains(&mode);
+        let ruled = mode.starts_with("dynamic:");
         let drafts = mode.starts_with("speculative");
-        let (auto, dynamic) = (mode == "auto", mode == "dynamic");
-        let chooses = decides || auto || mode == "speculative";
+        let (auto, dynamic) = (mode == "auto", mode == "dynamic" || ruled);
+        let chooses = decides || dynamic || auto || mode == "speculative";
         let deciding = "dynamic and speculative=dynamic";
         let arguments = [
             ("--policy", self.policy.is_some(), decides, deciding),
@@ -186,25 +214,17 @@ impl DecodingArgs {
 
     fn mode(&self, trained: &Trained) -> Result<Mode> {
         let depth = trained.depth;
+        if let Some(rule) = self.mode.strip_prefix("dynamic:") {
+            return self.dynamic(trained, &rule.parse()?);
+        }
         Ok(
             match self.mode.split_once('=').unwrap_or((&self.mode, "")) {
                 ("full", "") => Mode::Static(Exit::new(depth)?),
                 ("exit", exit) => Mode::Static(exit_of(exit)?),
-                ("dynamic", "") => Mode::Dynamic(DynamicExits {
-                    exits: trained.exits(self.exits.as_ref())?,
-                    policy: self.policy()?,
-                    missing: match self.copy_states {
-                        true => MissingStates::Copied,
-                        false => MissingStates::Deferred,
-                    },
-                    checks: match self.thrifty {
-                        true => Checks::WhenWorthwhile,
-                        false => Checks::All,
-                    },
-                }),
+                ("dynamic", "") => self.dynamic(trained, &self.rule(trained)?)?,
                 ("speculative", "dynamic") => Mode::Speculative(Speculation {
                     exits: trained.exits(self.exits.as_ref())?,
-                    policy: self.policy()?,
+                    policy: self.rule(trained)?.policy(),
                     length: self.length()?,
                 }),
                 ("speculative", exit) => {
@@ -216,7 +236,7 @@ impl DecodingArgs {
                 }
                 ("auto", "") => Mode::Auto(Tuner::new(trained.exits(self.exits.as_ref())?)),
                 _ => bail!(
-                    "unknown mode {:?}: expected full, exit=N, dynamic, speculative, speculative=N, speculative=dynamic or auto",
+                    "unknown mode {:?}: expected full, exit=N, dynamic, dynamic:RULE, speculative, speculative=N, speculative=dynamic or auto",
                     self.mode
                 ),
             },
@@ -232,8 +252,49 @@ impl DecodingArgs {
         exits.iter().next().context("no exit")
     }
 
-    fn policy(&self) -> Result<Box<dyn ExitPolicy>> {
+    fn dynamic(&self, trained: &Trained, rule: &ExitRule) -> Result<Mode> {
+        Ok(Mode::Dynamic(DynamicExits {
+            exits: trained.exits(self.exits.as_ref())?,
+            policy: rule.policy(),
+            missing: match self.copy_states {
+                true => MissingStates::Copied,
+                false => MissingStates::Deferred,
+            },
+            checks: match self.thrifty {
+                true => Checks::WhenWorthwhile,
+                false => Checks::All,
+            },
+        }))
+    }
+
+    /// The calibrated rule that applies where no threshold was asked for.
+    fn calibrated<'a>(&self, trained: &'a Trained) -> Result<Option<&'a CalibratedExits>> {
+        let exits = trained.exits(self.exits.as_ref())?;
+        let policy = self.policy.as_deref();
+        let fits = |calibrated: &&CalibratedExits| {
+            let criterion = calibrated.rule.criterion();
+            calibrated.exits == exits && policy.is_none_or(|policy| policy == criterion.name())
+        };
+        let mut rules = trained.calibrated.iter();
+        Ok(rules.find(fits).filter(|_| self.thresholds.is_none()))
+    }
+
+    /// When a token leaves: as asked for, else as calibrated, else by the usual thresholds.
+    pub fn rule(&self, trained: &Trained) -> Result<ExitRule> {
+        if let Some(calibrated) = self.calibrated(trained)? {
+            return Ok(calibrated.rule.clone());
+        }
         let policy = self.policy.as_deref().unwrap_or("confidence");
+        if let Some(exits) = policy.strip_prefix("patience=") {
+            ensure!(
+                self.thresholds.is_none(),
+                "--thresholds does nothing for patience, which counts exits"
+            );
+            let exits = exits
+                .parse()
+                .with_context(|| format!("patience {exits:?}: expected a number of exits"))?;
+            return Ok(ExitRule::Patience(exits));
+        }
         let usual = match policy {
             "entropy" => 0.5,
             "saturation" => 0.98,
@@ -241,24 +302,14 @@ impl DecodingArgs {
         };
         let thresholds = self.thresholds.clone();
         let thresholds = thresholds.unwrap_or(Thresholds::all(usual));
-        Ok(match policy.split_once('=').unwrap_or((policy, "")) {
-            ("confidence", "") => Box::new(Confidence(thresholds)),
-            ("margin", "") => Box::new(Margin(thresholds)),
-            ("entropy", "") => Box::new(Entropy(thresholds)),
-            ("saturation", "") => Box::new(Saturation(thresholds)),
-            ("patience", exits) => {
-                ensure!(
-                    self.thresholds.is_none(),
-                    "--thresholds does nothing for patience, which counts exits"
-                );
-                let exits = exits
-                    .parse()
-                    .with_context(|| format!("patience {exits:?}: expected a number of exits"))?;
-                Box::new(Patience::new(exits))
-            }
-            _ => bail!(
+        let rule = policy
+            .parse()
+            .ok()
+            .and_then(|criterion: Criterion| criterion.rule(thresholds));
+        rule.with_context(|| {
+            format!(
                 "unknown policy {policy:?}: expected confidence, margin, entropy, saturation or patience=N"
-            ),
+            )
         })
     }
 

@@ -1,15 +1,20 @@
 //! What the examples share: prompts and decoding settings from the command line, progress bars,
 //! tables, a tiny world to talk about.
 
+pub mod calibration;
 pub mod decoding;
-pub mod palette;
+pub mod evaluation;
 pub mod progress;
 pub mod prompts;
 pub mod recipe;
+pub mod speed;
 pub mod statistics;
+pub mod subject;
 pub mod table;
 pub mod tensorboard;
+pub mod texts;
 pub mod tiny_world;
+pub mod trivia;
 
 /// The README's Rust code, compiled as a documentation test.
 #[cfg(doctest)]

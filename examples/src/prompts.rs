@@ -163,6 +163,34 @@ impl Reader<'_> {
     }
 }
 
+/// Something to do, and what to do it with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Instruction {
+    /// What is asked.
+    pub instruction: String,
+    /// Material that it is about; may be empty.
+    pub input: String,
+}
+
+/// The first `limit` instructions of a file: a JSON array or JSON lines of {"instruction", "input"}.
+pub fn read_instructions(path: &Path, limit: usize) -> Result<Vec<Instruction>> {
+    let read = || -> Result<Vec<Instruction>> {
+        let text = std::fs::read_to_string(path).context("cannot read the file")?;
+        let entries = entries(text.trim_start_matches('\u{feff}'))?;
+        ensure!(!entries.is_empty(), "the file holds no instruction");
+        let numbered = entries.into_iter().take(limit).enumerate();
+        let instructions = numbered.map(|(index, entry)| {
+            let missing = || format!("entry {} has no `instruction`", index + 1);
+            Ok(Instruction {
+                instruction: entry.instruction.with_context(missing)?,
+                input: entry.input.unwrap_or_default(),
+            })
+        });
+        instructions.collect()
+    };
+    read().with_context(|| path.display().to_string())
+}
+
 fn entries(text: &str) -> Result<Vec<Entry>> {
     if text.trim_start().starts_with('[') {
         return Ok(serde_json::from_str(text)?);

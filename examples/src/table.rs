@@ -28,3 +28,8 @@ pub fn figure(value: f64) -> String {
         format!("{value:.3}")
     }
 }
+
+/// A share from 0 to 1 in percent.
+pub fn percent(share: f64) -> String {
+    format!("{:.1}", 100.0 * share)
+}

@@ -246,7 +246,7 @@ fn check_finite(numbers: &[f32]) -> Result<(), Error> {
     }
 }
 
-fn unreadable(source: impl std::fmt::Display) -> Error {
+pub(crate) fn unreadable(source: impl std::fmt::Display) -> Error {
     Error::Read {
         name: "scores".to_owned(),
         reason: source.to_string(),

@@ -6,6 +6,7 @@
 use burn::tensor::{Int, Tensor, activation};
 use soft_core::{Batch, Exit, ExitHead, TargetScore, TrainModel};
 
+use crate::decode::unreadable;
 use crate::precision::to_f32;
 use crate::{Error, Llama};
 
@@ -83,10 +84,8 @@ impl TrainModel for Llama {
     }
 
     fn loss(&self, hidden: &Tensor<3>, exit: Exit, targets: &Targets) -> Result<Tensor<1>, Error> {
-        Ok(cross_entropy(
-            self.target_logits(hidden, exit, targets)?,
-            targets.tokens.clone(),
-        ))
+        let logits = self.target_logits(hidden, exit, targets)?;
+        Ok(cross_entropies(logits, targets.tokens.clone()).sum())
     }
 
     fn target_scores(
@@ -102,8 +101,8 @@ impl TrainModel for Llama {
         let best = logits.clone().argmax(1).reshape([targets.len()]);
         let right = best.equal(targets.tokens.clone()).int();
         let nats = cross_entropies(logits, targets.tokens.clone());
-        let nats: Vec<f32> = nats.try_into_vec_as()?;
-        let right: Vec<i64> = right.try_into_vec_as()?;
+        let nats: Vec<f32> = nats.try_into_vec_as().map_err(unreadable)?;
+        let right: Vec<i64> = right.try_into_vec_as().map_err(unreadable)?;
         let scores = nats.into_iter().zip(right);
         let score = |(nats, right): (f32, i64)| TargetScore {
             nats: nats.into(),

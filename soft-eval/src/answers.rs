@@ -48,6 +48,28 @@ pub fn f1<A: AsRef<str>>(prediction: &str, answers: impl IntoIterator<Item = A>)
     answers.into_iter().map(of).fold(0.0, f64::max)
 }
 
+/// How right one answer is.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct AnswerScore {
+    /// Whether it is an accepted answer to the letter, as in the paper.
+    pub exact: bool,
+    /// Whether it is one after TriviaQA's normalisation.
+    pub normalised: bool,
+    /// The best F1 against any accepted answer.
+    pub f1: f64,
+}
+
+impl AnswerScore {
+    /// Scores `prediction` against the accepted answers.
+    pub fn of<A: AsRef<str>>(prediction: &str, accepted: &[A]) -> Self {
+        Self {
+            exact: exact_match(prediction, accepted),
+            normalised: exact_match_normalised(prediction, accepted),
+            f1: f1(prediction, accepted),
+        }
+    }
+}
+
 /// A text in the form in which TriviaQA compares answers.
 ///
 /// In this order: `_` becomes a space; lower case; ASCII punctuation and the quotes ``‘’´` ``

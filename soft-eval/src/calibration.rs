@@ -41,7 +41,11 @@ impl CalibrationSettings {
         }
     }
 
-    fn validate(&self) -> Result<(), EvalError> {
+    /// Refuses shares that are none.
+    ///
+    /// # Errors
+    /// A setting outside its range.
+    pub fn validate(&self) -> Result<(), EvalError> {
         for (setting, value) in [
             ("disagreement", self.disagreement),
             ("confidence", self.confidence),
@@ -141,8 +145,8 @@ fn split<'a>(
     Ok((order, testing))
 }
 
-/// Fisher and Yates.
-pub(crate) fn shuffle<T>(items: &mut [T], seed: u64) {
+/// Puts items in a random order that the seed fixes: Fisher and Yates.
+pub fn shuffle<T>(items: &mut [T], seed: u64) {
     let mut rng = RowRng::new(seed);
     for last in (1..items.len()).rev() {
         let other = (rng.uniform() * (last + 1) as f64) as usize;

@@ -1,11 +1,9 @@
-//! Loss, perplexity and accuracy of every exit, and means of answer scores.
+//! Loss, perplexity and accuracy of every exit.
 //!
 //! One pass through the model serves all exits. Means are over supervised tokens, not over batches.
 
 use serde::{Deserialize, Serialize};
 use soft_core::{Batch, Exit, Exits, ScoreSum, TrainModel};
-
-use crate::{exact_match, exact_match_normalised, f1};
 
 /// How well one sub-model predicts the supervised tokens of some text.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -80,44 +78,6 @@ impl ExitScores {
     }
 }
 
-/// Mean scores of answers to questions.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct AnswerScores {
-    /// Questions answered.
-    pub questions: u64,
-    /// Share equal to an accepted answer to the letter, as in the paper.
-    pub exact_match: f64,
-    /// Share equal after TriviaQA's normalisation.
-    pub exact_match_normalised: f64,
-    /// Mean of the best token F1 against the accepted answers.
-    pub f1: f64,
-}
-
-impl AnswerScores {
-    /// Scores each prediction against the answers accepted for it.
-    pub fn of<'a, A, I>(answered: impl IntoIterator<Item = (&'a str, I)>) -> Self
-    where
-        A: AsRef<str>,
-        I: IntoIterator<Item = A> + Clone,
-    {
-        let mut sums = Self::default();
-        for (prediction, accepted) in answered {
-            sums.questions += 1;
-            sums.exact_match += f64::from(exact_match(prediction, accepted.clone()));
-            let normalised = exact_match_normalised(prediction, accepted.clone());
-            sums.exact_match_normalised += f64::from(normalised);
-            sums.f1 += f1(prediction, accepted);
-        }
-        let questions = sums.questions.max(1) as f64;
-        Self {
-            exact_match: sums.exact_match / questions,
-            exact_match_normalised: sums.exact_match_normalised / questions,
-            f1: sums.f1 / questions,
-            ..sums
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -154,19 +114,5 @@ mod tests {
         let output = sorted_loss(&model, (&tokens, &targets), &exits, &[0.5, 0.5], 4.0).unwrap();
         assert!((output.total - (scores[0].loss + scores[1].loss) / 2.0).abs() < 1e-12);
         assert_eq!(model.depth(), 3);
-    }
-
-    #[test]
-    fn answers_are_averaged() {
-        let answered = [
-            ("Paris", ["Paris", "City of Light"]),
-            ("a rome", ["Rome", "Roma"]),
-            ("Oslo", ["Bergen", "x"]),
-        ];
-        let scores = AnswerScores::of(answered);
-        assert_eq!(scores.questions, 3);
-        assert!((scores.exact_match - 1.0 / 3.0).abs() < 1e-12);
-        assert!((scores.exact_match_normalised - 2.0 / 3.0).abs() < 1e-12);
-        assert!((scores.f1 - 2.0 / 3.0).abs() < 1e-12);
     }
 }

@@ -5,7 +5,7 @@
 //! | question | answer |
 //! | --- | --- |
 //! | how well does every exit predict? | [`exit_scores`] |
-//! | are answers right? | [`exact_match`], [`exact_match_normalised`], [`f1`], [`AnswerScores`] |
+//! | are answers right? | [`exact_match`], [`exact_match_normalised`], [`f1`], [`AnswerScore`] |
 //! | how sure is that mean, or that difference? | [`Bootstrap`] |
 //! | how far is every exit from the full depth? | [`agreement`](agreement()) |
 //! | which response is better? | [`judge_pairs`] with a [`Judge`]: [`VerdictLikelihood`], [`ResponseLikelihood`], [`VerdictFile`], `ChatJudge` (feature `http`) |
@@ -56,13 +56,13 @@ mod trace;
 mod verdict_file;
 
 pub use agreement::{AnsweredPrompt, ExitAgreement, PositionAgreement, agreement};
-pub use answers::{exact_match, exact_match_normalised, f1, normalise};
+pub use answers::{AnswerScore, exact_match, exact_match_normalised, f1, normalise};
 pub use bootstrap::{Bootstrap, Interval};
-pub use calibration::{Calibration, CalibrationSettings, calibrate};
+pub use calibration::{Calibration, CalibrationSettings, calibrate, shuffle};
 #[cfg(feature = "http")]
 pub use chat_judge::{ChatJudge, ChatSettings};
 pub use error::EvalError;
-pub use exit_scores::{AnswerScores, ExitScores, exit_scores, row_scores};
+pub use exit_scores::{ExitScores, exit_scores, row_scores};
 pub use frontier::{Setting, fastest, frontier};
 pub use journal::Journal;
 pub use judge::{Comparison, Judge, Judgement, Verdict, judge_prompt};

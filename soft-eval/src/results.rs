@@ -5,11 +5,11 @@
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use soft_core::{CalibratedExits, Criterion, Exit};
+use soft_core::{CalibratedExits, Criterion, Exit, ScoreSum};
 
 use crate::{
-    EvalError, ExitAgreement, ExitScores, Interval, JudgeQuality, PairwiseScore, PolicyOutcome,
-    Setting, SpeedFigures,
+    AnswerScore, Bootstrap, EvalError, ExitAgreement, ExitScores, Interval, JudgeQuality,
+    PairwiseScore, PolicyOutcome, Setting, SpeedFigures,
 };
 
 /// One evaluation.
@@ -120,6 +120,58 @@ pub struct AnswerRow {
     pub exact_match_normalised: Interval,
     /// Mean of the best F1.
     pub f1: Interval,
+}
+
+impl AnswerRow {
+    /// Means over questions; none without questions.
+    pub fn of(mode: impl Into<String>, exit: Option<Exit>, scores: &[AnswerScore]) -> Option<Self> {
+        let mean = |of: fn(&AnswerScore) -> f64| {
+            Bootstrap::default().mean(&scores.iter().map(of).collect::<Vec<_>>())
+        };
+        Some(Self {
+            mode: mode.into(),
+            exit,
+            exact_match: mean(|score| f64::from(u8::from(score.exact)))?,
+            exact_match_normalised: mean(|score| f64::from(u8::from(score.normalised)))?,
+            f1: mean(|score| score.f1)?,
+        })
+    }
+}
+
+impl ExitRow {
+    /// Means over the tokens of these rows.
+    pub fn of(exit: Exit, rows: &[ScoreSum]) -> Self {
+        let parts = rows.iter().map(|row| (row.nats, row.targets as f64));
+        Self {
+            scores: ExitScores::of(exit, rows),
+            loss: Bootstrap::default().ratio(&parts.collect::<Vec<_>>()),
+        }
+    }
+}
+
+impl DifferenceRow {
+    /// Ours less theirs, over the same rows; none when there is nothing to compare.
+    pub fn of(exit: Exit, ours: &[ScoreSum], theirs: &[ScoreSum]) -> Option<Self> {
+        let bootstrap = Bootstrap::default();
+        let mean = |rows: &[ScoreSum], sample: &[usize], of: fn(&ScoreSum) -> f64| {
+            let sum: f64 = sample.iter().map(|&index| of(&rows[index])).sum();
+            let tokens: u64 = sample.iter().map(|&index| rows[index].targets).sum();
+            sum / tokens as f64
+        };
+        let difference = |of: fn(&ScoreSum) -> f64| {
+            bootstrap.interval(ours.len().min(theirs.len()), |sample| {
+                let sample: Vec<usize> = sample.collect();
+                mean(ours, &sample, of) - mean(theirs, &sample, of)
+            })
+        };
+        Some(Self {
+            exit,
+            loss: difference(|row| row.nats)?,
+            their_loss: ExitScores::of(exit, theirs).loss,
+            accuracy: difference(|row| row.correct as f64)?,
+            exact_match: None,
+        })
+    }
 }
 
 /// Two models on the same texts: ours less theirs.
@@ -333,4 +385,43 @@ pub(crate) fn write_whole(path: &Path, content: &[u8]) -> Result<(), EvalError> 
     let partial = path.with_file_name(name);
     std::fs::write(&partial, content).map_err(EvalError::io("write", &partial))?;
     std::fs::rename(&partial, path).map_err(EvalError::io("write", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sum(nats: f64, targets: u64, correct: u64) -> ScoreSum {
+        ScoreSum {
+            nats,
+            correct,
+            targets,
+        }
+    }
+
+    #[test]
+    fn differences_are_those_of_the_means_over_tokens() {
+        let ours = [sum(4.0, 2, 1), sum(9.0, 3, 0)];
+        let theirs = [sum(2.0, 2, 2), sum(6.0, 3, 1)];
+        let row = DifferenceRow::of(Exit::new(4).unwrap(), &ours, &theirs).unwrap();
+        assert!((row.loss.estimate - (13.0 - 8.0) / 5.0).abs() < 1e-12);
+        assert!((row.their_loss - 1.6).abs() < 1e-12);
+        assert!((row.accuracy.estimate - (1.0 - 3.0) / 5.0).abs() < 1e-12);
+        // Every text is worse by a nat per token, so every resample is.
+        assert!((row.loss.low - 1.0).abs() < 1e-12 && (row.loss.high - 1.0).abs() < 1e-12);
+        assert!(DifferenceRow::of(Exit::new(4).unwrap(), &[], &[]).is_none());
+    }
+
+    #[test]
+    fn answers_are_averaged() {
+        let scores = [
+            AnswerScore::of("Paris", &["Paris", "City of Light"]),
+            AnswerScore::of("a rome", &["Rome", "Roma"]),
+            AnswerScore::of("Oslo", &["Bergen", "x"]),
+        ];
+        let row = AnswerRow::of("exit=4", None, &scores).unwrap();
+        assert!((row.exact_match.estimate - 1.0 / 3.0).abs() < 1e-12);
+        assert!((row.exact_match_normalised.estimate - 2.0 / 3.0).abs() < 1e-12);
+        assert!((row.f1.estimate - 2.0 / 3.0).abs() < 1e-12);
+    }
 }

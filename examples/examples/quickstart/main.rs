@@ -2,7 +2,10 @@
 //!
 //! Nothing to download: it starts from `examples/tiny-llama`, which `pretrain_tiny` made. The comparison
 //! is that of Sorted LLaMA's tables 1 and 2: SFT, SFT+ICT (one more head per exit, blocks frozen)
-//! and SoFT, each read at every exit, on prompts held out from fine-tuning.
+//! and SoFT, each read at every exit, on prompts held out from fine-tuning. It ends with a report of all that
+//! the other programs measure: `report.rs`.
+
+mod report;
 
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -13,10 +16,12 @@ use soft_burn::{
     AdamWSettings, Decay, Llama, LogLine, Method, Run, RunData, RunSettings, Schedule,
     TrainSettings, device,
 };
-use soft_core::{Batch, DecodeSettings, Decoder, Exit, Exits, Mode, Prompt};
+use soft_core::{Batch, Exits, ScoreSum};
 use soft_data::{Loader, LoaderConfig, Record, Tokenizer, encode, encode_prompt, ordered_batches};
-use soft_eval::{ExitScores, exact_match, exit_scores};
+use soft_eval::results::{AnswerRow, ExitRow};
+use soft_eval::{AnswerScore, Journal, row_scores};
 use soft_examples::progress::Progress;
+use soft_examples::subject::{Answer, NamedFolder, Questions, Subject};
 use soft_examples::table::table;
 use soft_examples::tiny_world::{Instruction, Split, World, vocabulary};
 
@@ -25,6 +30,8 @@ const WORLD: u64 = 7;
 const BATCH: usize = 32;
 /// Optimiser steps of SFT and of SoFT; ICT adds its own to the model that SFT left.
 const STEPS: u64 = 360;
+/// Most tokens of an answer.
+const ANSWER: usize = 12;
 
 fn main() -> Result<()> {
     let base = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tiny-llama");
@@ -46,23 +53,28 @@ fn main() -> Result<()> {
     );
 
     // Equal cost: ICT's epochs come out of SFT's, so that all three take the same steps.
-    let untuned = quickstart.load(&base)?;
     let sft = quickstart.train("sft", Method::Sft, STEPS, &base)?;
     let half = quickstart.train("sft-half", Method::Sft, STEPS / 2, &base)?;
     let ict = quickstart.train("sft+ict", Method::Ict, STEPS / 2, &half)?;
     let soft = quickstart.train("soft", Method::Soft, STEPS, &base)?;
 
-    let mut measured = vec![quickstart.measure("untuned", &untuned)?];
-    for (name, folder) in [("SFT", &sft), ("SFT+ICT", &ict), ("SoFT", &soft)] {
-        measured.push(quickstart.measure(name, &quickstart.load(folder)?)?);
-    }
+    let models = [
+        ("untuned", &base),
+        ("SFT", &sft),
+        ("SFT+ICT", &ict),
+        ("SoFT", &soft),
+    ];
+    let measured = models.map(|(name, folder)| quickstart.measure(name, folder));
+    let measured = measured.into_iter().collect::<Result<Vec<_>>>()?;
     print_scores(&quickstart.exits, &measured);
     quickstart.print_answers(&measured);
     println!(
         "\nSFT+ICT spends half of its steps on SFT and half on the heads, so that all three take as many steps."
     );
-    println!("model: {}", soft.display());
-    println!("log:   {}", out.join("soft/log.jsonl").display());
+    let report = quickstart.report(&measured, &soft)?;
+    println!("model:  {}", soft.display());
+    println!("log:    {}", out.join("soft/log.jsonl").display());
+    println!("report: {}", report.display());
     println!(
         "\nnow let its first blocks draft for the rest:\n  cargo run --release --example generate -- --model {} --mode speculative \\\n      --prompt {:?}",
         soft.display(),
@@ -94,11 +106,14 @@ struct Quickstart {
 
 /// One method's figures and answers at every exit.
 struct Measured {
-    name: &'static str,
-    scores: Vec<ExitScores>,
+    subject: Subject,
+    /// Sums over every held-out row, per exit.
+    rows: Vec<Vec<ScoreSum>>,
+    scores: Vec<ExitRow>,
     /// Answers to all held-out prompts, per exit.
-    answers: Vec<Vec<String>>,
-    exact_match: Vec<f64>,
+    answers: Vec<Vec<Answer>>,
+    texts: Vec<Vec<String>>,
+    answer_scores: Vec<AnswerRow>,
 }
 
 impl Quickstart {
@@ -169,73 +184,87 @@ impl Quickstart {
         Ok(run.finish()?.0)
     }
 
-    fn measure(&self, name: &'static str, model: &Llama) -> Result<Measured> {
-        let scores = exit_scores(model, &self.exits, &self.validation, || ())?;
-        let answers = self.exits.iter().map(|exit| self.answers(model, exit));
-        let answers = answers.collect::<Result<Vec<_>>>()?;
-        let exact_match = answers
-            .iter()
-            .map(|answers| self.exact_match(answers))
-            .collect();
+    fn measure(&self, name: &str, folder: &Path) -> Result<Measured> {
+        let named = NamedFolder {
+            name: name.to_owned(),
+            folder: folder.to_owned(),
+        };
+        let subject = Subject::load(&named, &self.device)?;
+        let rows = row_scores(&subject.model, &self.exits, &self.validation, || ())?;
+        let prompts = self.prompts()?;
+        let questions = Questions {
+            name: "held out",
+            prompts: &prompts,
+            max_new_tokens: ANSWER,
+            batch: 96,
+        };
+        let (mut answers, mut texts, mut answer_scores) = (Vec::new(), Vec::new(), Vec::new());
+        for exit in self.exits.iter() {
+            let mode = format!("exit={exit}");
+            let of_exit = subject.answers(&mode, &questions, &mut Journal::unsaved(), || ())?;
+            let said = of_exit.iter().map(|answer| subject.text(answer));
+            let said = said.collect::<Result<Vec<_>>>()?;
+            let pairs = said.iter().zip(&self.held_out);
+            let scores = pairs.map(|(said, asked)| AnswerScore::of(said, &[&asked.response]));
+            let row = AnswerRow::of(mode, Some(exit), &scores.collect::<Vec<_>>());
+            answer_scores.push(row.context("nothing is held out")?);
+            answers.push(of_exit);
+            texts.push(said);
+        }
+        let scores = self.exits.iter().zip(&rows);
         Ok(Measured {
-            name,
-            scores,
+            scores: scores.map(|(exit, rows)| ExitRow::of(exit, rows)).collect(),
+            subject,
+            rows,
             answers,
-            exact_match,
+            texts,
+            answer_scores,
         })
     }
 
-    fn answers(&self, model: &Llama, exit: Exit) -> Result<Vec<String>> {
-        let mut texts = Vec::new();
-        for records in self.held_out_records.chunks(96) {
-            let prompts = records
-                .iter()
-                .map(|record| encode_prompt(record, &self.tokenizer).map(Prompt::from));
-            let prompts = prompts.collect::<Result<Vec<_>, _>>()?;
-            let settings = DecodeSettings::greedy(Mode::Static(exit), 12)
-                .stop_at(self.tokenizer.stop_tokens());
-            for answer in Decoder::new(model, &prompts, settings)?.answers()? {
-                texts.push(self.tokenizer.decode(&answer)?);
-            }
-        }
-        Ok(texts)
+    /// Tokens of the held-out prompts.
+    fn prompts(&self) -> Result<Vec<Vec<u32>>> {
+        let prompts = self.held_out_records.iter();
+        let prompts = prompts.map(|record| encode_prompt(record, &self.tokenizer));
+        Ok(prompts.collect::<Result<_, _>>()?)
     }
 
-    fn exact_match(&self, answers: &[String]) -> f64 {
-        let right = answers.iter().zip(&self.held_out);
-        let right = right
-            .filter(|(answer, asked)| exact_match(answer, [&asked.response]))
-            .count();
-        right as f64 / answers.len() as f64
+    /// The first held-out prompt of each of three kinds.
+    fn shown(&self) -> Vec<usize> {
+        let mut shown: Vec<usize> = Vec::new();
+        for (index, asked) in self.held_out.iter().enumerate() {
+            let known = |&other: &usize| self.held_out[other].task == asked.task;
+            if shown.len() < 3 && !shown.iter().any(known) {
+                shown.push(index);
+            }
+        }
+        shown
     }
 
     /// A few held-out prompts with the answer of each exit, after SFT and after SoFT.
     fn print_answers(&self, measured: &[Measured]) {
-        let mut tasks = Vec::new();
-        for (index, asked) in self.held_out.iter().enumerate() {
-            if tasks.contains(&asked.task) || tasks.len() == 3 {
-                continue;
-            }
-            tasks.push(asked.task);
+        for index in self.shown() {
+            let asked = &self.held_out[index];
             println!("\n{} [{}]", asked.prompt, asked.response);
-            let tuned = measured
-                .iter()
-                .filter(|measured| ["SFT", "SoFT"].contains(&measured.name));
-            for measured in tuned {
-                for (exit, answers) in self.exits.iter().zip(&measured.answers) {
-                    let mark = if answers[index].trim() == asked.response {
+            for measured in tuned(measured) {
+                for (exit, texts) in self.exits.iter().zip(&measured.texts) {
+                    let text = &texts[index];
+                    let mark = if text.trim() == asked.response {
                         "✓"
                     } else {
                         " "
                     };
-                    println!(
-                        "  {mark} {:<5} exit {exit}: {}",
-                        measured.name, answers[index]
-                    );
+                    println!("  {mark} {:<5} exit {exit}: {text}", measured.subject.name);
                 }
             }
         }
     }
+}
+
+/// The models that are compared answer by answer.
+fn tuned(measured: &[Measured]) -> impl Iterator<Item = &Measured> {
+    let wanted = |measured: &&Measured| ["SFT", "SoFT"].contains(&measured.subject.name.as_str());
+    measured.iter().filter(wanted)
 }
 
 fn records(instructions: &[Instruction]) -> Vec<Record> {
@@ -252,13 +281,14 @@ fn print_scores(exits: &Exits, measured: &[Measured]) {
     let mut rows = Vec::new();
     for measured in measured {
         for (index, exit) in exits.iter().enumerate() {
-            let scores = &measured.scores[index];
+            let scores = &measured.scores[index].scores;
+            let exact = measured.answer_scores[index].exact_match.estimate;
             rows.push(vec![
-                measured.name.to_owned(),
+                measured.subject.name.clone(),
                 exit.to_string(),
                 format!("{:.3}", scores.loss),
                 format!("{:.1}", 100.0 * scores.accuracy),
-                format!("{:.1}", 100.0 * measured.exact_match[index]),
+                format!("{:.1}", 100.0 * exact),
             ]);
         }
     }

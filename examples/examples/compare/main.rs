@@ -1,0 +1,442 @@
+//! Compares two checkpoints the way Sorted LLaMA does: losses and answers of every exit in pairs (the full-depth tax among them), KL divergence and
+//! cosine similarity of every exit with either full model by output position (section 5), responses to instructions judged in both orders (section 4).
+
+mod args;
+mod judging;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use soft_burn::{Llama, device};
+use soft_core::{Exit, Exits};
+use soft_data::{Format, Record, alpaca_prompt, encode, encode_prompt, ordered_batches};
+use soft_eval::results::{
+    AgreementTable, DifferenceRow, DifferenceTable, Finding, Sample, SampleTable,
+};
+use soft_eval::{AnsweredPrompt, Bootstrap, Interval, Journal, agreement, row_scores};
+use soft_examples::evaluation::Recorder;
+use soft_examples::progress::Progress;
+use soft_examples::prompts::{Instruction, read_instructions};
+use soft_examples::subject::{Answer, Questions, Subject};
+use soft_examples::table::{figure, percent, table};
+use soft_examples::trivia::{first_line, trivia_scores};
+
+use args::Args;
+
+/// Prompts of which the report shows the answers of every exit.
+const SAMPLES: usize = 3;
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    args.check()?;
+    let judge = args.judge_choice()?;
+    let device = device(&args.device)?;
+    let ours = Subject::load(&args.ours, &device)?;
+    let theirs = Subject::load(&args.theirs, &device)?;
+    let exits = ours.trained.exits(args.exits.as_ref())?;
+    exits
+        .clone()
+        .for_depth(theirs.trained.depth)
+        .with_context(|| theirs.name.clone())?;
+    let mut recorder = Recorder::begin();
+    let folders = [&args.ours.folder, &args.theirs.folder];
+    let files = [&args.data, &args.instructions, &args.people];
+    for path in folders.into_iter().chain(files.into_iter().flatten()) {
+        recorder.input(path)?;
+    }
+    let journal = args.output.open_journal(&serde_json::json!({
+        "program": "compare",
+        "inputs": recorder.fingerprints(),
+        "max_new_tokens": args.max_new_tokens,
+    }))?;
+    let mut comparison = Comparison {
+        records: args.records()?,
+        instructions: args.read_instructions()?,
+        args: &args,
+        ours,
+        theirs,
+        exits,
+        journal,
+        findings: Vec::new(),
+    };
+    comparison.differences()?;
+    comparison.agreement()?;
+    if let Some(judge) = judge {
+        let judged = judging::Judging::begin(&args, &judge)?;
+        comparison.judged(judged)?;
+    }
+    comparison.samples()?;
+    args.output.save(&recorder.finish(comparison.findings))
+}
+
+impl Args {
+    fn records(&self) -> Result<Vec<Record>> {
+        let mut records = match (&self.data, self.format) {
+            (Some(path), Some(format)) => format.read(path)?,
+            _ => Vec::new(),
+        };
+        records.truncate(self.limit.unwrap_or(usize::MAX));
+        Ok(records)
+    }
+
+    fn read_instructions(&self) -> Result<Vec<Instruction>> {
+        let limit = self.instructions_limit.unwrap_or(usize::MAX);
+        match &self.instructions {
+            Some(path) => read_instructions(path, limit),
+            None => Ok(Vec::new()),
+        }
+    }
+}
+
+/// A comparison on its way.
+struct Comparison<'a> {
+    args: &'a Args,
+    ours: Subject,
+    theirs: Subject,
+    exits: Exits,
+    records: Vec<Record>,
+    instructions: Vec<Instruction>,
+    journal: Journal,
+    findings: Vec<Finding>,
+}
+
+impl Comparison<'_> {
+    /// What tables call the rows.
+    fn rows_name(&self) -> String {
+        let stem = self.args.data.as_ref().and_then(|path| path.file_stem());
+        let stem = stem.unwrap_or_default().to_string_lossy();
+        format!("{stem}, {} rows", self.records.len())
+    }
+
+    /// What tables call the instructions.
+    fn instructions_name(&self) -> String {
+        let stem = self
+            .args
+            .instructions
+            .as_ref()
+            .and_then(|path| path.file_stem());
+        let stem = stem.unwrap_or_default().to_string_lossy();
+        format!("{stem}, {} instructions", self.instructions.len())
+    }
+
+    /// Losses, accuracy and answers of both at every exit, in pairs.
+    fn differences(&mut self) -> Result<()> {
+        if self.records.is_empty() {
+            return Ok(());
+        }
+        let mut scores = Vec::new();
+        for subject in [&self.ours, &self.theirs] {
+            let config = subject.model.config();
+            let longest = self.args.max_len.min(config.max_positions);
+            let (examples, _) = encode(&self.records, &subject.tokenizer, longest)?;
+            let batches = ordered_batches(&examples, subject.tokenizer.pad(), self.args.batch)?;
+            let mut progress = Progress::new("scoring", batches.len() as u64, 0);
+            let rows = row_scores(&subject.model, &self.exits, &batches, || {
+                progress.step(&subject.name)
+            })?;
+            progress.finish();
+            scores.push(rows);
+        }
+        let mut rows = Vec::new();
+        for (index, exit) in self.exits.clone().iter().enumerate() {
+            let row = DifferenceRow::of(exit, &scores[0][index], &scores[1][index]);
+            let mut row = row.context("the rows have no token to compare")?;
+            row.exact_match = self.exact_match(exit)?;
+            rows.push(row);
+        }
+        print_differences(&self.ours.name, &self.theirs.name, &rows);
+        self.findings.push(Finding::Difference(DifferenceTable {
+            ours: self.ours.name.clone(),
+            theirs: self.theirs.name.clone(),
+            data: self.rows_name(),
+            rows,
+        }));
+        Ok(())
+    }
+
+    /// How many more questions ours answers rightly at this exit, after normalisation; none where none are asked.
+    fn exact_match(&mut self, exit: Exit) -> Result<Option<Interval>> {
+        let asked = match &self.args.answer_exits {
+            Some(exits) => exits.contains(exit),
+            None => exit == self.exits.last(),
+        };
+        if self.args.format != Some(Format::TriviaQa) || !asked {
+            return Ok(None);
+        }
+        let mut right = Vec::new();
+        for subject in [&self.ours, &self.theirs] {
+            let prompts = self
+                .records
+                .iter()
+                .map(|record| encode_prompt(record, &subject.tokenizer));
+            let prompts = prompts.collect::<Result<Vec<_>, _>>()?;
+            let answers = answers(
+                subject,
+                self.args,
+                ("questions", &prompts),
+                exit,
+                &mut self.journal,
+            )?;
+            let texts = answers.iter().map(|answer| subject.text(answer));
+            let texts = texts
+                .map(|text| Ok(first_line(&text?)))
+                .collect::<Result<Vec<_>>>()?;
+            let scores = trivia_scores(&self.records, &texts);
+            let scores = scores
+                .iter()
+                .map(|score| f64::from(u8::from(score.normalised)));
+            right.push(scores.collect::<Vec<_>>());
+        }
+        Ok(Bootstrap::default().difference(&right[0], &right[1]))
+    }
+
+    /// Tokens of the prompts whose answers are looked at position by position.
+    fn prompts(&self, subject: &Subject) -> Result<Vec<Vec<u32>>> {
+        if self.instructions.is_empty() {
+            let prompts = self
+                .records
+                .iter()
+                .map(|record| encode_prompt(record, &subject.tokenizer));
+            return Ok(prompts.collect::<Result<_, _>>()?);
+        }
+        let texts = self.instructions.iter();
+        let texts = texts.map(|asked| alpaca_prompt(&asked.instruction, &asked.input));
+        Ok(texts
+            .map(|text| subject.tokenizer.encode_start(&text))
+            .collect::<Result<_, _>>()?)
+    }
+
+    /// The paper's four pairings of exits and full models.
+    fn agreement(&mut self) -> Result<()> {
+        if self.args.positions == 0 {
+            return Ok(());
+        }
+        let data = match self.instructions.is_empty() {
+            true => self.rows_name(),
+            false => self.instructions_name(),
+        };
+        let full = self.exits.last();
+        let mut rows = Vec::new();
+        for reference in [&self.ours, &self.theirs] {
+            let prompts = self.prompts(reference)?;
+            let answers = answers(
+                reference,
+                self.args,
+                ("prompts", &prompts),
+                full,
+                &mut self.journal,
+            )?;
+            let texts = prompts.into_iter().zip(answers);
+            let texts = texts.map(|(prompt, answer)| AnsweredPrompt {
+                prompt,
+                answer: answer.tokens,
+            });
+            let texts: Vec<_> = texts.collect();
+            for subject in [&self.ours, &self.theirs] {
+                let (model, other): (&Llama, &Llama) = (&subject.model, &reference.model);
+                let key = format!(
+                    "agreement/{}/{}/{}/{}",
+                    subject.name, reference.name, self.exits, self.args.positions
+                );
+                let exits = match self.journal.get(&key)? {
+                    Some(exits) => exits,
+                    None => {
+                        let mut progress = Progress::new("agreement", texts.len() as u64, 0);
+                        let name = format!("{} exits, {} full depth", subject.name, reference.name);
+                        let found = agreement(
+                            model,
+                            other,
+                            &self.exits,
+                            &texts,
+                            self.args.positions,
+                            || progress.step(&name),
+                        )?;
+                        progress.finish();
+                        self.journal.record(&key, &found)?;
+                        found
+                    }
+                };
+                let table = AgreementTable {
+                    model: subject.name.clone(),
+                    reference: reference.name.clone(),
+                    data: data.clone(),
+                    exits,
+                };
+                rows.extend(agreement_rows(&table));
+                self.findings.push(Finding::Agreement(table));
+            }
+        }
+        let headings = [
+            "exits of",
+            "full depth of",
+            "exit",
+            "same token %",
+            "KL, nats",
+            "cosine",
+        ];
+        println!(
+            "\nagreement with the full depth on its own answers\n{}",
+            table(&headings, rows)
+        );
+        Ok(())
+    }
+
+    /// Responses of every pair of exits, and the judge's own quality.
+    fn judged(&mut self, mut judging: judging::Judging) -> Result<()> {
+        if !self.instructions.is_empty() {
+            let exits = self
+                .args
+                .judge_exits
+                .clone()
+                .unwrap_or_else(|| self.exits.clone());
+            let mut responses = Vec::new();
+            for subject in [&self.ours, &self.theirs] {
+                let prompts = self.prompts(subject)?;
+                let mut of_exits = Vec::new();
+                for exit in exits.iter() {
+                    let answers = answers(
+                        subject,
+                        self.args,
+                        ("prompts", &prompts),
+                        exit,
+                        &mut self.journal,
+                    )?;
+                    let texts = answers.iter().map(|answer| subject.text(answer));
+                    of_exits.push((exit, texts.collect::<Result<Vec<_>>>()?));
+                }
+                responses.push((subject.name.clone(), of_exits));
+            }
+            let data = self.instructions_name();
+            let finding = judging.judge(&data, &self.instructions, &responses)?;
+            self.findings.push(finding);
+        }
+        self.findings.extend(judging.quality(self.args)?);
+        Ok(())
+    }
+
+    /// Answers of every exit of both to a few prompts.
+    fn samples(&mut self) -> Result<()> {
+        let of_rows = self.instructions.is_empty();
+        let asked: Vec<(String, Option<String>)> = match of_rows {
+            true => self
+                .records
+                .iter()
+                .filter_map(|record| record.trivia.as_ref())
+                .map(|question| (question.question.clone(), Some(question.answer.clone())))
+                .collect(),
+            false => self
+                .instructions
+                .iter()
+                .map(|asked| {
+                    (
+                        format!("{}\n{}", asked.instruction, asked.input)
+                            .trim()
+                            .to_owned(),
+                        None,
+                    )
+                })
+                .collect(),
+        };
+        let shown = asked.len().min(SAMPLES);
+        let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); shown];
+        for subject in [&self.ours, &self.theirs] {
+            let mut prompts = self.prompts(subject)?;
+            prompts.truncate(shown);
+            for exit in self.exits.iter() {
+                let answers = answers(
+                    subject,
+                    self.args,
+                    ("prompts", &prompts),
+                    exit,
+                    &mut self.journal,
+                )?;
+                for ((samples, prompt), answer) in samples.iter_mut().zip(&prompts).zip(&answers) {
+                    samples.push(subject.sample(&format!("exit {exit}"), prompt, answer)?);
+                }
+            }
+        }
+        for ((prompt, wanted), answers) in asked.into_iter().zip(samples) {
+            self.findings.push(Finding::Samples(SampleTable {
+                prompt,
+                wanted,
+                depth: self.exits.last().depth(),
+                answers,
+            }));
+        }
+        Ok(())
+    }
+}
+
+/// Greedy answers of one exit to named prompts, from the journal as far as it has them.
+fn answers(
+    subject: &Subject,
+    args: &Args,
+    (name, prompts): (&str, &[Vec<u32>]),
+    exit: Exit,
+    journal: &mut Journal,
+) -> Result<Vec<Answer>> {
+    let questions = Questions {
+        name,
+        prompts,
+        max_new_tokens: args.max_new_tokens,
+        batch: args.batch,
+    };
+    let mode = format!("exit={exit}");
+    let mut progress = Progress::new("answering", prompts.len() as u64, 0);
+    let message = format!("{} {mode}", subject.name);
+    let answers = subject.answers(&mode, &questions, journal, || progress.step(&message))?;
+    progress.finish();
+    Ok(answers)
+}
+
+fn agreement_rows(table: &AgreementTable) -> Vec<Vec<String>> {
+    let row = |exit: &soft_eval::ExitAgreement| {
+        let mean = exit.overall();
+        vec![
+            table.model.clone(),
+            table.reference.clone(),
+            exit.exit.to_string(),
+            percent(mean.top1),
+            figure(mean.kl),
+            figure(mean.cosine),
+        ]
+    };
+    table.exits.iter().map(row).collect()
+}
+
+fn print_differences(ours: &str, theirs: &str, rows: &[DifferenceRow]) {
+    let signed = |value: &Interval| {
+        format!(
+            "{:+.3} ({:+.3}..{:+.3})",
+            value.estimate, value.low, value.high
+        )
+    };
+    let line = |row: &DifferenceRow| {
+        vec![
+            row.exit.to_string(),
+            signed(&row.loss),
+            format!("{:+.1}", 100.0 * row.loss.estimate / row.their_loss),
+            signed(&row.accuracy.scaled(100.0)),
+            row.exact_match
+                .as_ref()
+                .map_or("-".to_owned(), |em| signed(&em.scaled(100.0))),
+        ]
+    };
+    let headings = [
+        "exit",
+        "loss, nats",
+        "loss, %",
+        "accuracy, points",
+        "EM normalised, points",
+    ];
+    println!(
+        "{ours} less {theirs}, with 95 % intervals\n{}",
+        table(&headings, rows.iter().map(line))
+    );
+    if let Some(row) = rows.last() {
+        println!(
+            "full-depth tax: {:+.1} % of the loss of {theirs} at exit {}",
+            100.0 * row.loss.estimate / row.their_loss,
+            row.exit
+        );
+    }
+}

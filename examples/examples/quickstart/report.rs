@@ -1,0 +1,188 @@
+//! The quickstart's report: what `evaluate`, `compare`, `calibrate` and `sweep` measure on real models, on its small one.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use soft_core::{Criterion, Exit, Prompt};
+use soft_eval::report::write_report;
+use soft_eval::results::{
+    AgreementTable, AnswerTable, CalibrationTable, DifferenceRow, DifferenceTable, ExitTable,
+    Finding, SampleTable,
+};
+use soft_eval::{AnsweredPrompt, Bootstrap, CalibrationSettings, Journal, agreement};
+use soft_examples::calibration::{Plan, store};
+use soft_examples::decoding::{DecodingArgs, Trained};
+use soft_examples::evaluation::Recorder;
+use soft_examples::speed::Contest;
+use soft_examples::texts::traces;
+
+use super::{ANSWER, Measured, Quickstart, tuned};
+
+/// What tables call the held-out prompts.
+const DATA: &str = "tiny world, held out";
+/// Prompts on which ways of decoding are timed.
+const TIMED: usize = 40;
+
+impl Quickstart {
+    /// Writes the report, calibrated thresholds of the SoFT model among it; returns the page.
+    pub fn report(&self, measured: &[Measured], soft: &Path) -> Result<PathBuf> {
+        let mut recorder = Recorder::begin();
+        recorder.input(soft)?;
+        let mut findings = self.tables(measured);
+        let pair: Vec<&Measured> = tuned(measured).collect();
+        let [sft, soft_model] = pair[..] else {
+            anyhow::bail!("expected SFT and SoFT to compare");
+        };
+        findings.push(self.difference(soft_model, sft)?);
+        for reference in [soft_model, sft] {
+            for model in [soft_model, sft] {
+                findings.push(self.agreement(model, reference)?);
+            }
+        }
+        findings.push(self.calibration(soft_model, soft)?);
+        findings.push(self.speed(soft_model, soft)?);
+        findings.extend(self.samples(&[sft, soft_model])?);
+        let folder = self.out.join("report");
+        let title = "SoFT quickstart: one small LLaMA, every depth";
+        write_report(&folder, title, &[recorder.finish(findings)])?;
+        Ok(folder.join("index.html"))
+    }
+
+    fn tables(&self, measured: &[Measured]) -> Vec<Finding> {
+        let exits = measured.iter().map(|measured| {
+            Finding::Exits(ExitTable {
+                model: measured.subject.name.clone(),
+                data: DATA.to_owned(),
+                rows: measured.scores.clone(),
+            })
+        });
+        let answers = measured.iter().map(|measured| {
+            Finding::Answers(AnswerTable {
+                model: measured.subject.name.clone(),
+                data: DATA.to_owned(),
+                questions: self.held_out.len() as u64,
+                rows: measured.answer_scores.clone(),
+            })
+        });
+        exits.chain(answers).collect()
+    }
+
+    fn difference(&self, ours: &Measured, theirs: &Measured) -> Result<Finding> {
+        let right = |measured: &Measured, index: usize| -> Vec<f64> {
+            let pairs = measured.texts[index].iter().zip(&self.held_out);
+            let right = pairs.map(|(said, asked)| said.trim() == asked.response);
+            right.map(|right| f64::from(u8::from(right))).collect()
+        };
+        let rows = self.exits.iter().enumerate().map(|(index, exit)| {
+            let row = DifferenceRow::of(exit, &ours.rows[index], &theirs.rows[index]);
+            let mut row = row.context("nothing is held out")?;
+            row.exact_match =
+                Bootstrap::default().difference(&right(ours, index), &right(theirs, index));
+            Ok(row)
+        });
+        Ok(Finding::Difference(DifferenceTable {
+            ours: ours.subject.name.clone(),
+            theirs: theirs.subject.name.clone(),
+            data: DATA.to_owned(),
+            rows: rows.collect::<Result<_>>()?,
+        }))
+    }
+
+    /// The full model's answers to the held-out prompts.
+    fn texts(&self, measured: &Measured) -> Result<Vec<AnsweredPrompt>> {
+        let answers = measured.answers.last().context("no exit")?;
+        let pairs = self.prompts()?.into_iter().zip(answers);
+        let texts = pairs.map(|(prompt, answer)| AnsweredPrompt {
+            prompt,
+            answer: answer.tokens.clone(),
+        });
+        Ok(texts.filter(|text| !text.answer.is_empty()).collect())
+    }
+
+    fn agreement(&self, model: &Measured, reference: &Measured) -> Result<Finding> {
+        let texts = self.texts(reference)?;
+        let (ours, theirs) = (&model.subject.model, &reference.subject.model);
+        Ok(Finding::Agreement(AgreementTable {
+            model: model.subject.name.clone(),
+            reference: reference.subject.name.clone(),
+            data: DATA.to_owned(),
+            exits: agreement(ours, theirs, &self.exits, &texts, 8, || ())?,
+        }))
+    }
+
+    /// Thresholds for every criterion, which go into the model's folder.
+    fn calibration(&self, measured: &Measured, folder: &Path) -> Result<Finding> {
+        let texts = self.texts(measured)?;
+        let traces = traces(&measured.subject, &self.exits, &texts)?;
+        let plan = Plan {
+            criteria: Criterion::ALL.to_vec(),
+            settings: CalibrationSettings::at_most(0.1),
+            check: 0.25,
+            splits: 0,
+        };
+        let mut rows = plan.rows(&self.exits, &traces, |_| ())?;
+        for row in &mut rows {
+            row.calibrated.data = DATA.to_owned();
+        }
+        store(folder, &self.exits, &rows)?;
+        Ok(Finding::Calibration(CalibrationTable {
+            model: measured.subject.name.clone(),
+            data: format!("{DATA}, {} answers", traces.len()),
+            rows,
+        }))
+    }
+
+    /// A few ways of decoding side by side; the dynamic one as just calibrated.
+    fn speed(&self, measured: &Measured, folder: &Path) -> Result<Finding> {
+        let subject = &measured.subject;
+        let trained = Trained::load(folder, subject.model.config())?;
+        let calibrated = trained.calibrated.first().context("no rule was stored")?;
+        let dynamic = format!("dynamic:{}", calibrated.rule);
+        let modes = [
+            ("full", "full"),
+            ("exit=4", "exit=4"),
+            ("calibrated", &dynamic),
+            ("speculative=2", "speculative=2"),
+            ("auto", "auto"),
+        ];
+        let modes =
+            modes.map(|(name, mode)| (name.to_owned(), DecodingArgs::of_mode(mode, ANSWER)));
+        let prompts: Vec<Prompt> = self
+            .prompts()?
+            .into_iter()
+            .take(TIMED)
+            .map(Prompt::from)
+            .collect();
+        let contest = Contest {
+            subject,
+            modes: &modes,
+            data: DATA.to_owned(),
+            prompts: &prompts,
+            least_agreement: 0.9,
+        };
+        Ok(Finding::Speed(contest.run(&mut Journal::unsaved())?))
+    }
+
+    fn samples(&self, models: &[&Measured]) -> Result<Vec<Finding>> {
+        let prompts = self.prompts()?;
+        let mut findings = Vec::new();
+        for index in self.shown() {
+            let mut answers = Vec::new();
+            for measured in models {
+                for (exit, of_exit) in self.exits.iter().zip(&measured.answers) {
+                    let mode = format!("exit {exit}");
+                    let answer = &of_exit[index];
+                    answers.push(measured.subject.sample(&mode, &prompts[index], answer)?);
+                }
+            }
+            let asked = &self.held_out[index];
+            findings.push(Finding::Samples(SampleTable {
+                prompt: asked.prompt.clone(),
+                wanted: Some(asked.response.clone()),
+                depth: Exit::depth(self.exits.last()),
+                answers,
+            }));
+        }
+        Ok(findings)
+    }
+}

@@ -1,0 +1,221 @@
+//! Which way of decoding is worth it on this model, these prompts and this machine? Draft depths and lengths, exit criteria and thresholds, measured
+//! side by side; the frontier of speed against agreement with the full model, and a recommendation.
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use soft_burn::device;
+use soft_core::{Criterion, Exits};
+use soft_eval::frontier;
+use soft_eval::results::{Finding, SpeedTable};
+use soft_examples::decoding::DecodingArgs;
+use soft_examples::evaluation::{OutputArgs, Recorder};
+use soft_examples::prompts::{PromptArgs, Reader};
+use soft_examples::speed::Contest;
+use soft_examples::subject::{NamedFolder, Subject};
+use soft_examples::table::{percent, table as text_table};
+
+#[derive(Parser, Debug)]
+#[command(about = "Measure ways of decoding side by side and recommend one")]
+struct Args {
+    /// Model folder; NAME=FOLDER to name it in tables
+    #[arg(long)]
+    model: NamedFolder,
+    #[command(flatten)]
+    source: PromptArgs,
+    /// Exits to use, the last one the full depth [default: those the model was trained at]
+    #[arg(long)]
+    exits: Option<Exits>,
+    /// Depths to draft at [default: the two shallowest exits]; "" for none
+    #[arg(long)]
+    drafts: Option<String>,
+    /// Draft lengths: numbers, adaptive, confident=0.3
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "2,4,adaptive,confident=0.3"
+    )]
+    lengths: Vec<String>,
+    /// Criteria of dynamic exits; "" for none
+    #[arg(long, default_value = "confidence")]
+    criteria: String,
+    /// Thresholds of each criterion, the same at all exits; for patience, numbers of exits. [default: 0.7,0.9,0.97; entropy 1,0.3,0.1; saturation
+    /// 0.9,0.95,0.98; patience 2,3]
+    #[arg(long, value_delimiter = ',')]
+    thresholds: Vec<f64>,
+    /// Further modes, as for `generate`; may be given several times
+    #[arg(long)]
+    mode: Vec<String>,
+    /// The recommended mode shares at least this much of its tokens with the full model
+    #[arg(long, default_value_t = 0.95)]
+    least_agreement: f64,
+    /// Most tokens of an answer
+    #[arg(long, default_value_t = 64)]
+    max_new_tokens: usize,
+    /// Device: cpu, cuda, cuda:1, wgpu, ndarray, as compiled in
+    #[arg(long, default_value = "cpu")]
+    device: String,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    args.output.check()?;
+    let subject = Subject::load(&args.model, &device(&args.device)?)?;
+    let modes = args.modes(&subject)?;
+    let mut recorder = Recorder::begin();
+    recorder.input(&args.model.folder)?;
+    if let Some(path) = &args.source.prompts {
+        recorder.input(path)?;
+    }
+    let names: Vec<String> = modes.iter().map(|(name, _)| name.clone()).collect();
+    let mut journal = args.output.open_journal(&serde_json::json!({
+        "program": "sweep",
+        "inputs": recorder.fingerprints(),
+        "max_new_tokens": args.max_new_tokens,
+        "modes": names,
+    }))?;
+    let prompts = args.source.read(&Reader {
+        folder: &args.model.folder,
+        tokenizer: &subject.tokenizer,
+        context: subject.model.config().max_positions,
+    })?;
+    let source = args.source.prompts.as_ref();
+    let source = source.and_then(|path| path.file_stem());
+    let contest = Contest {
+        subject: &subject,
+        modes: &modes,
+        data: source.map_or("one prompt".into(), |stem| {
+            stem.to_string_lossy().into_owned()
+        }),
+        prompts: &prompts,
+        least_agreement: args.least_agreement,
+    };
+    let table = contest.run(&mut journal)?;
+    print_rows(&table);
+    let findings = vec![Finding::Speed(table)];
+    args.output.save(&recorder.finish(findings))
+}
+
+/// Modes by name, each with the arguments that make its settings.
+type Modes = Vec<(String, DecodingArgs)>;
+
+impl Args {
+    /// Plain decoding, then everything to compare with it; each is checked before anything is measured.
+    fn modes(&self, subject: &Subject) -> Result<Modes> {
+        let exits = subject.trained.exits(self.exits.as_ref())?;
+        let of_mode = |mode: &str| DecodingArgs::of_mode(mode, self.max_new_tokens);
+        let mut modes: Modes = vec![("full".to_owned(), of_mode("full"))];
+        for depth in self.draft_depths(&exits)? {
+            for length in &self.lengths {
+                let mut decoding = of_mode(&format!("speculative={depth}"));
+                decoding.draft_length = Some(length.clone());
+                modes.push((format!("draft {depth} × {length}"), decoding));
+            }
+        }
+        for name in self.criteria.split(',').filter(|name| !name.is_empty()) {
+            for threshold in self.thresholds_of(name.parse()?) {
+                modes.push((
+                    format!("{name}={threshold}"),
+                    of_mode(&format!("dynamic:{name}={threshold}")),
+                ));
+            }
+        }
+        let calibrated = subject.trained.calibrated.iter();
+        for calibrated in calibrated.filter(|calibrated| calibrated.exits == exits) {
+            let rule = &calibrated.rule;
+            let promise = percent(calibrated.disagreement);
+            let name = format!("{}, calibrated to {promise} %", rule.criterion());
+            modes.push((name, of_mode(&format!("dynamic:{rule}"))));
+        }
+        modes.extend(self.mode.iter().map(|mode| (mode.clone(), of_mode(mode))));
+        for (name, decoding) in &mut modes {
+            let chooses = decoding.mode.starts_with("dynamic")
+                || ["auto", "speculative"].contains(&decoding.mode.as_str());
+            decoding.exits = chooses.then(|| exits.clone());
+            let settings = decoding.settings(&subject.trained, &subject.tokenizer);
+            settings.with_context(|| format!("mode {name:?}"))?;
+        }
+        Ok(modes)
+    }
+
+    fn draft_depths(&self, exits: &Exits) -> Result<Vec<usize>> {
+        match self.drafts.as_deref() {
+            Some("") => Ok(Vec::new()),
+            Some(depths) => Ok(depths.parse::<Exits>()?.depths()),
+            None => {
+                let early = exits.depths();
+                Ok(early[..early.len() - 1].iter().take(2).copied().collect())
+            }
+        }
+    }
+
+    fn thresholds_of(&self, criterion: Criterion) -> Vec<f64> {
+        if !self.thresholds.is_empty() {
+            return self.thresholds.clone();
+        }
+        match criterion {
+            Criterion::Confidence | Criterion::Margin => vec![0.7, 0.9, 0.97],
+            Criterion::Entropy => vec![1.0, 0.3, 0.1],
+            Criterion::Saturation => vec![0.9, 0.95, 0.98],
+            Criterion::Patience => vec![2.0, 3.0],
+        }
+    }
+}
+
+fn print_rows(table: &SpeedTable) {
+    let SpeedTable {
+        rows,
+        settings,
+        recommended,
+        least_agreement,
+        ..
+    } = table;
+    let best = frontier(settings);
+    let lines = rows.iter().zip(settings).enumerate();
+    let lines = lines.map(|(index, (row, setting))| {
+        let mark = match (*recommended == Some(index), best.contains(&index)) {
+            (true, _) => "recommended",
+            (_, true) => "frontier",
+            _ => "",
+        };
+        let speed = row.speedup.map_or("-".to_owned(), |speedup| {
+            format!(
+                "{:.2} ({:.2}..{:.2})",
+                speedup.estimate, speedup.low, speedup.high
+            )
+        });
+        vec![
+            row.mode.clone(),
+            format!("{:.1}", row.ms_per_token),
+            speed,
+            percent(setting.agreement),
+            format!("{:.1}", row.mean_depth),
+            row.acceptance.map_or("-".to_owned(), percent),
+            format!("{:.3}", row.giga_flops),
+            mark.to_owned(),
+        ]
+    });
+    let headings = [
+        "mode",
+        "ms/token",
+        "speed (95 %)",
+        "agreement %",
+        "mean depth",
+        "accepted %",
+        "GFLOP/token",
+        "",
+    ];
+    println!("{}", text_table(&headings, lines));
+    println!(
+        "speed: times plain decoding, median over prompts; agreement: share of tokens that the full model names on the same text"
+    );
+    match recommended {
+        Some(index) => println!(
+            "recommended for at least {} % agreement: {}",
+            percent(*least_agreement),
+            settings[*index].name
+        ),
+        None => println!("no mode reaches {} % agreement", percent(*least_agreement)),
+    }
+}

@@ -1,0 +1,94 @@
+//! Calibrating every criterion on part of some texts and trying the rules on the others.
+
+use std::path::Path;
+
+use anyhow::Result;
+use soft_burn::SoftInfo;
+use soft_core::{Criterion, Exits};
+use soft_eval::results::CalibrationRow;
+use soft_eval::{CalibrationSettings, PolicyOutcome, TokenTrace, calibrate, shuffle};
+
+/// What to calibrate, and how texts are divided.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Criteria to calibrate.
+    pub criteria: Vec<Criterion>,
+    /// What is promised; its seed is that of the first split.
+    pub settings: CalibrationSettings,
+    /// Share of the texts that take no part and on which rules are tried in the end.
+    pub check: f64,
+    /// Further random splits in which to count how often texts that took no part keep the promise.
+    pub splits: u64,
+}
+
+impl Plan {
+    /// One row per criterion, that which leaves earliest first. `progress` is called after each calibration.
+    pub fn rows(
+        &self,
+        exits: &Exits,
+        traces: &[Vec<TokenTrace>],
+        mut progress: impl FnMut(Criterion),
+    ) -> Result<Vec<CalibrationRow>> {
+        let mut rows = Vec::new();
+        for &criterion in &self.criteria {
+            let mut row = self.row(criterion, exits, traces, 0)?;
+            progress(criterion);
+            let mut kept = 0;
+            for split in 1..=self.splits {
+                let found = self.row(criterion, exits, traces, split)?;
+                kept += u64::from(found.checked.disagreement() <= self.settings.disagreement);
+                progress(criterion);
+            }
+            row.kept = (self.splits > 0).then_some((kept, self.splits));
+            rows.push(row);
+        }
+        // By the texts that candidates were made on: those that tested the promise must not choose.
+        rows.sort_by(|a, b| a.tuning.mean_depth.total_cmp(&b.tuning.mean_depth));
+        Ok(rows)
+    }
+
+    /// Calibrates on one split of the texts.
+    fn row(
+        &self,
+        criterion: Criterion,
+        exits: &Exits,
+        traces: &[Vec<TokenTrace>],
+        split: u64,
+    ) -> Result<CalibrationRow> {
+        let settings = CalibrationSettings {
+            seed: self.settings.seed.wrapping_add(split),
+            ..self.settings
+        };
+        let mut traces = traces.to_vec();
+        // Not the seed with which the rest is split once more.
+        shuffle(&mut traces, settings.seed ^ 0x5eed);
+        let checked = (self.check * traces.len() as f64).round() as usize;
+        let most = traces.len().saturating_sub(1);
+        let others = traces.split_off(traces.len() - checked.clamp(1.min(most), most));
+        let found = calibrate(criterion, exits, &traces, &settings)?;
+        let policy = found.calibrated.rule.policy();
+        Ok(CalibrationRow {
+            criterion,
+            checked: PolicyOutcome::of(&*policy, exits, &others),
+            calibrated: found.calibrated,
+            tuning: found.tuning,
+            tested: found.tested,
+            kept: None,
+        })
+    }
+}
+
+/// Writes the rules into `soft.json`, in place of those that were there for these exits.
+pub fn store(folder: &Path, exits: &Exits, rows: &[CalibrationRow]) -> Result<()> {
+    let info = SoftInfo::load(folder)?;
+    let mut info = info.unwrap_or_else(|| SoftInfo {
+        exits: exits.clone(),
+        method: "none".to_owned(),
+        provenance: serde_json::Value::Null,
+        calibrated: Vec::new(),
+    });
+    info.calibrated.retain(|old| old.exits != *exits);
+    let rules = rows.iter().map(|row| row.calibrated.clone());
+    info.calibrated.splice(0..0, rules);
+    Ok(info.save(folder)?)
+}

@@ -1,0 +1,147 @@
+//! What every evaluation says of itself: command, version, machine, seeds, fingerprints of what went in.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use soft_eval::results::{Evaluation, Finding, Input, Provenance};
+use soft_eval::{Bootstrap, Journal};
+
+/// An evaluation on its way.
+pub struct Recorder {
+    started: Instant,
+    provenance: Provenance,
+}
+
+impl Recorder {
+    /// Begins now.
+    pub fn begin() -> Self {
+        let mut arguments = std::env::args();
+        let program = arguments.next().unwrap_or_default();
+        let program = Path::new(&program).file_stem().unwrap_or_default();
+        let mut command = program.to_string_lossy().into_owned();
+        for argument in arguments {
+            command.push(' ');
+            command.push_str(&quoted(&argument));
+        }
+        let processors = std::thread::available_parallelism().map_or(0, usize::from);
+        let (system, architecture) = (std::env::consts::OS, std::env::consts::ARCH);
+        Self {
+            started: Instant::now(),
+            provenance: Provenance {
+                command,
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                machine: format!("{system} {architecture}, {processors} processors"),
+                seeds: vec![("bootstrap".to_owned(), Bootstrap::default().seed)],
+                ..Provenance::default()
+            },
+        }
+    }
+
+    /// Notes a file, or of a model folder its weights.
+    pub fn input(&mut self, path: &Path) -> Result<()> {
+        let fingerprints = fingerprints(path)?;
+        self.provenance.inputs.extend(fingerprints);
+        Ok(())
+    }
+
+    /// Notes a seed.
+    pub fn seed(&mut self, name: &str, seed: u64) {
+        self.provenance.seeds.push((name.to_owned(), seed));
+    }
+
+    /// The fingerprints noted so far, as settings of a journal.
+    pub fn fingerprints(&self) -> Vec<&str> {
+        let inputs = self.provenance.inputs.iter();
+        inputs.map(|input| input.crc32c.as_str()).collect()
+    }
+
+    /// The evaluation with what was found.
+    pub fn finish(mut self, findings: Vec<Finding>) -> Evaluation {
+        self.provenance.seconds = self.started.elapsed().as_secs_f64();
+        Evaluation {
+            provenance: self.provenance,
+            findings,
+        }
+    }
+}
+
+fn quoted(argument: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "-_./=:,+@%".contains(c);
+    match !argument.is_empty() && argument.chars().all(plain) {
+        true => argument.to_owned(),
+        false => format!("'{}'", argument.replace('\'', "'\\''")),
+    }
+}
+
+fn fingerprints(path: &Path) -> Result<Vec<Input>> {
+    if !path.is_dir() {
+        return Ok(vec![fingerprint(path)?]);
+    }
+    let entries = std::fs::read_dir(path).with_context(|| path.display().to_string())?;
+    let paths = entries.map(|entry| entry.map(|entry| entry.path()));
+    let mut paths: Vec<PathBuf> = paths.collect::<Result<_, _>>()?;
+    paths.retain(|path| path.extension().is_some_and(|end| end == "safetensors"));
+    paths.sort();
+    paths.iter().map(|path| fingerprint(path)).collect()
+}
+
+fn fingerprint(path: &Path) -> Result<Input> {
+    let cannot = || format!("cannot read {}", path.display());
+    let mut file = File::open(path).with_context(cannot)?;
+    let (mut sum, mut bytes) = (0, 0);
+    let mut part = vec![0; 1 << 20];
+    loop {
+        let read = file.read(&mut part).with_context(cannot)?;
+        if read == 0 {
+            break;
+        }
+        sum = crc32c::crc32c_append(sum, &part[..read]);
+        bytes += read as u64;
+    }
+    Ok(Input {
+        path: path.to_owned(),
+        bytes,
+        crc32c: format!("{sum:08x}"),
+    })
+}
+
+/// Where an evaluation goes.
+#[derive(clap::Args, Debug, Clone)]
+pub struct OutputArgs {
+    /// Write the figures to this new JSON file, for `report`
+    #[arg(long)]
+    pub json: Option<PathBuf>,
+    /// Keep results in this file as they come: the same command goes on where it was stopped
+    #[arg(long)]
+    pub journal: Option<PathBuf>,
+}
+
+impl OutputArgs {
+    /// Refuses to overwrite, before anything is computed.
+    pub fn check(&self) -> Result<()> {
+        if let Some(path) = &self.json {
+            ensure!(!path.exists(), "{} is there already", path.display());
+        }
+        Ok(())
+    }
+
+    /// The journal asked for, of an evaluation with these settings.
+    pub fn open_journal(&self, settings: &impl serde::Serialize) -> Result<Journal> {
+        match &self.journal {
+            Some(path) => Ok(Journal::open(path, settings)?),
+            None => Ok(Journal::unsaved()),
+        }
+    }
+
+    /// Writes the file, if one was asked for.
+    pub fn save(&self, evaluation: &Evaluation) -> Result<()> {
+        if let Some(path) = &self.json {
+            evaluation.save(path)?;
+            println!("figures: {}", path.display());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,179 @@
+//! Texts to look at exits on: the rows of a file, or a model's own answers to their prompts.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
+use clap::{Args, ValueEnum};
+use soft_core::{Exits, Prompt};
+use soft_data::{Format, encode, encode_prompt};
+use soft_eval::{AnsweredPrompt, Journal, TokenTrace, trace};
+
+use crate::progress::Progress;
+use crate::prompts::{PromptArgs, Reader};
+use crate::subject::{Questions, Subject};
+
+/// Which texts.
+#[derive(Args, Debug, Clone)]
+pub struct TextArgs {
+    /// File of prompts, or of rows with --format
+    #[arg(long)]
+    pub prompts: PathBuf,
+    /// Layout of rows: alpaca, triviaqa or jsonl
+    #[arg(long)]
+    pub format: Option<Format>,
+    /// Use the first N only
+    #[arg(long)]
+    pub limit: Option<usize>,
+    /// What is read: the full model's own greedy answers, which is what a decoder meets, or the responses of the rows
+    #[arg(long, value_enum, default_value_t = Text::Answers)]
+    pub text: Text,
+    /// Longest answer or response in tokens
+    #[arg(long, default_value_t = 64)]
+    pub max_new_tokens: usize,
+    /// Prompts decoded at a time
+    #[arg(long, default_value_t = 16)]
+    pub batch: usize,
+}
+
+/// Where the tokens behind a prompt come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Text {
+    /// The full model's greedy answers.
+    Answers,
+    /// The responses of the rows.
+    Rows,
+}
+
+impl TextArgs {
+    /// What tables call these texts.
+    pub fn name(&self) -> String {
+        let file = self
+            .prompts
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy();
+        match self.text {
+            Text::Answers => format!("answers to {file}"),
+            Text::Rows => file.into_owned(),
+        }
+    }
+
+    /// The tokens of every prompt.
+    pub fn read_prompts(&self, subject: &Subject, folder: &std::path::Path) -> Result<Vec<Prompt>> {
+        let source = PromptArgs {
+            prompt: None,
+            chat: None,
+            prompts: Some(self.prompts.clone()),
+            format: self.format,
+            limit: self.limit,
+            seed: 0,
+        };
+        source.read(&Reader {
+            folder,
+            tokenizer: &subject.tokenizer,
+            context: subject.model.config().max_positions,
+        })
+    }
+
+    /// Prompts with what follows them; those without anything are left out.
+    pub fn read(
+        &self,
+        subject: &Subject,
+        folder: &std::path::Path,
+        journal: &mut Journal,
+    ) -> Result<Vec<AnsweredPrompt>> {
+        let mut texts = match self.text {
+            Text::Answers => {
+                let prompts = self.read_prompts(subject, folder)?;
+                answered(subject, &tokens(&prompts), self, journal)?
+            }
+            Text::Rows => self.rows(subject)?,
+        };
+        texts.retain(|text| !text.answer.is_empty());
+        ensure!(
+            !texts.is_empty(),
+            "{} has no text to read",
+            self.prompts.display()
+        );
+        Ok(texts)
+    }
+
+    fn rows(&self, subject: &Subject) -> Result<Vec<AnsweredPrompt>> {
+        let format = self.format;
+        ensure!(
+            format.is_some(),
+            "--text rows reads the responses of rows: give their --format"
+        );
+        let mut records = match format {
+            Some(format) => format.read(&self.prompts)?,
+            None => Vec::new(),
+        };
+        records.truncate(self.limit.unwrap_or(usize::MAX));
+        let context = subject.model.config().max_positions;
+        let mut texts = Vec::new();
+        for record in &records {
+            let prompt = encode_prompt(record, &subject.tokenizer)?;
+            let Ok((examples, _)) =
+                encode(std::slice::from_ref(record), &subject.tokenizer, context)
+            else {
+                continue;
+            };
+            let tokens = examples.first().map_or(&[][..], |example| example.tokens());
+            let answer = tokens.get(prompt.len()..).unwrap_or_default();
+            if !prompt.is_empty() {
+                texts.push(AnsweredPrompt {
+                    prompt,
+                    answer: answer.iter().take(self.max_new_tokens).copied().collect(),
+                });
+            }
+        }
+        Ok(texts)
+    }
+}
+
+/// The tokens of prompts.
+pub fn tokens(prompts: &[Prompt]) -> Vec<Vec<u32>> {
+    prompts.iter().map(|prompt| prompt.tokens.clone()).collect()
+}
+
+/// The full model's greedy answers.
+fn answered(
+    subject: &Subject,
+    prompts: &[Vec<u32>],
+    args: &TextArgs,
+    journal: &mut Journal,
+) -> Result<Vec<AnsweredPrompt>> {
+    let questions = Questions {
+        name: "texts",
+        prompts,
+        max_new_tokens: args.max_new_tokens,
+        batch: args.batch,
+    };
+    let mut progress = Progress::new("answering", prompts.len() as u64, 0);
+    let answers = subject.answers("full", &questions, journal, || progress.step(&subject.name))?;
+    progress.finish();
+    let pairs = prompts.iter().zip(answers);
+    let pair = |(prompt, answer): (&Vec<u32>, crate::subject::Answer)| AnsweredPrompt {
+        prompt: prompt.clone(),
+        answer: answer.tokens,
+    };
+    Ok(pairs.map(pair).collect())
+}
+
+/// What every exit says along the answers.
+pub fn traces(
+    subject: &Subject,
+    exits: &Exits,
+    texts: &[AnsweredPrompt],
+) -> Result<Vec<Vec<TokenTrace>>> {
+    let mut progress = Progress::new("reading", texts.len() as u64, 0);
+    let mut traces = Vec::with_capacity(texts.len());
+    for text in texts {
+        let tokens = [&text.prompt[..], &text.answer].concat();
+        let positions = text.prompt.len() - 1..tokens.len() - 1;
+        traces.push(trace(&subject.model, exits, &tokens, positions)?);
+        progress.step("");
+    }
+    progress.finish();
+    Ok(traces)
+}
