@@ -66,6 +66,9 @@ fn run(args: &Args) -> Result<()> {
         tokenizer: &tokenizer,
         context: config.max_positions,
     })?;
+    if args.decoding.decides() {
+        eprintln!("leaves by {}", args.decoding.rule(&trained)?);
+    }
     let mut session = Session {
         args,
         tokenizer: &tokenizer,

@@ -141,10 +141,15 @@ impl DecodingArgs {
         }
     }
 
+    /// Whether a policy decides where tokens leave.
+    pub fn decides(&self) -> bool {
+        ["dynamic", "speculative=dynamic"].contains(&self.mode.as_str())
+    }
+
     /// Refuses what the mode has no use for and would pass over in silence.
     pub fn refuse_unused(&self) -> Result<()> {
         let mode = self.mode.as_str();
-        let decides = ["dynamic", "speculative=dynamic"].contains(&mode);
+        let decides = self.decides();
         let ruled = mode.starts_with("dynamic:");
         let drafts = mode.starts_with("speculative");
         let (auto, dynamic) = (mode == "auto", mode == "dynamic" || ruled);

@@ -57,22 +57,29 @@ fn section_of(number: usize, section: &Section) -> Markup {
 fn table_of(table: &Table) -> Markup {
     html! {
         div.scroll tabindex="0" {
-            table {
-                caption { (table.caption) }
+            table aria-label=(table.caption) {
                 thead { tr { @for heading in &table.headings { th scope="col" { (heading) } } } }
                 tbody {
                     @for row in &table.rows {
-                        tr { @for cell in row { td class=[is_long(cell).then_some("long")] { (cell) } } }
+                        tr { @for cell in row { (cell_of(cell)) } }
                     }
                 }
             }
         }
+        // Outside of what scrolls, so that it can be read on a narrow screen.
+        p.caption { (table.caption) }
     }
 }
 
-/// Rules and commands break where they must, numbers nowhere.
-fn is_long(cell: &str) -> bool {
-    cell.chars().count() > 32
+/// Rules and commands break behind a comma or where they must, numbers nowhere.
+fn cell_of(cell: &str) -> Markup {
+    html! {
+        @if cell.chars().count() > 32 {
+            td.long { @for part in cell.split_inclusive(',') { (part) wbr; } }
+        } @else {
+            td { (cell) }
+        }
+    }
 }
 
 fn samples_of(samples: &SampleTable) -> Markup {

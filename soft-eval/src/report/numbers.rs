@@ -10,6 +10,15 @@ pub fn number(value: f64) -> String {
     }
 }
 
+/// Three digits that count.
+pub fn digits(value: f64) -> String {
+    if value == 0.0 {
+        return "0".to_owned();
+    }
+    let decimals = (2.0 - value.abs().log10().floor()).clamp(0.0, 9.0) as usize;
+    format!("{value:.decimals$}")
+}
+
 /// A share from 0 to 1 in percent.
 pub fn percent(share: f64) -> String {
     format!("{:.1}", 100.0 * share)
@@ -62,4 +71,24 @@ pub fn signed_interval(value: &Interval, decimals: usize) -> String {
 /// Judgements, of which an instruction has two, as wins, losses or ties.
 pub fn points(judgements: u64) -> String {
     format!("{:.1}", judgements as f64 / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digits_that_count() {
+        let cases = [
+            (0.0, "0"),
+            (0.001234, "0.00123"),
+            (0.5, "0.500"),
+            (12.345, "12.3"),
+            (1234.5, "1234"),
+        ];
+        for (value, text) in cases {
+            assert_eq!(digits(value), text);
+        }
+        assert_eq!(number(1234567.0), "1.23e6");
+    }
 }

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use super::document::{Document, Section};
 use super::figures::{Curve, Curves, HeatMap, Points, Shares};
-use super::numbers::{interval, number, percent, percent_interval, points, ratio, signed_interval};
+use super::numbers::{
+    digits, interval, number, percent, percent_interval, points, ratio, signed_interval,
+};
 use crate::results::{
     AgreementTable, AnswerTable, CalibrationTable, DifferenceTable, Evaluation, ExitTable, Finding,
     JudgeQualityTable, JudgedTable, SampleTable, SpeedTable,
@@ -287,6 +289,9 @@ fn differences(tables: &[&DifferenceTable]) -> Section {
     section
 }
 
+/// One of the figures of a position.
+type Figure = fn(&PositionAgreement) -> f64;
+
 fn agreement(tables: &[&AgreementTable], names: &mut Names) -> Result<Section, EvalError> {
     let mut section = Section::new("Exits beside the full depth, token by token");
     section.text(
@@ -320,7 +325,7 @@ fn agreement(tables: &[&AgreementTable], names: &mut Names) -> Result<Section, E
             .iter()
             .map(|exit| exit.exit.to_string())
             .collect();
-        let kinds: [(&str, &str, fn(&PositionAgreement) -> f64, (f64, f64)); 3] = [
+        let kinds: [(&str, &str, Figure, (f64, f64)); 3] = [
             ("KL divergence in nats", "kl", |p| p.kl, (0.0, most_nats)),
             ("cosine similarity", "cosine", |p| p.cosine, (0.0, 1.0)),
             ("share of equal tokens", "top1", |p| p.top1, (0.0, 1.0)),
@@ -547,7 +552,7 @@ fn speed(table: &SpeedTable, names: &mut Names) -> Result<Section, EvalError> {
                 percent(row.same_answers),
                 format!("{:.1}", row.mean_depth),
                 row.acceptance.map_or("–".to_owned(), percent),
-                format!("{:.3}", row.giga_flops),
+                digits(row.giga_flops),
                 format!("{:.2}", row.heads),
             ]
         });
