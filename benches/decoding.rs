@@ -4,7 +4,6 @@
 //! `cargo bench --bench decoding` measures a 135M-shaped model with random weights, which shows costs but no
 //! acceptance. `cargo bench --bench decoding -- --model FOLDER --prompts FILE` decodes real prompts.
 
-use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
@@ -12,19 +11,20 @@ use clap::Parser;
 use soft_benches::smollm2;
 use soft_burn::{Llama, device};
 use soft_core::{
-    DecodeModel, DecodeSettings, Decoder, Exit, Head, Mode, NestedModel, Past, Prompt, Statistics,
-    Tuner,
+    DecodeModel, DecodeSettings, Decoder, Exit, Head, Mode, NestedModel, Past, Prompt,
 };
-use soft_data::Tokenizer;
-use soft_examples::decoding::{DecodingArgs, Trained, keep_what_was_learnt};
+use soft_eval::{Journal, SpeedFigures};
+use soft_examples::decoding::DecodingArgs;
 use soft_examples::prompts::{PromptArgs, Reader};
-use soft_examples::table::table;
+use soft_examples::speed::Contest;
+use soft_examples::subject::{NamedFolder, Subject};
+use soft_examples::table::{percent, table};
 
 #[derive(Parser)]
 struct Args {
     /// Model folder [default: a 135M-shaped model with random weights]
     #[arg(long)]
-    model: Option<PathBuf>,
+    model: Option<NamedFolder>,
     #[command(flatten)]
     source: PromptArgs,
     #[command(flatten)]
@@ -43,49 +43,28 @@ struct Args {
 fn main() -> Result<()> {
     let args = Args::parse();
     let device = device("cpu")?;
-    let model = match &args.model {
-        Some(folder) => Llama::from_pretrained(folder, &device)?,
-        None => Llama::random(smollm2(), 42, &device)?,
+    let Some(folder) = &args.model else {
+        let model = Llama::random(smollm2(), 42, &device)?;
+        passes(&model, args.times)?;
+        return batches(&model, args.times.min(5));
     };
-    let prompts = match &args.model {
-        Some(folder) => Some(Prompts::read(&args, folder, &model)?),
-        None => None,
-    };
-    passes(&model, args.times)?;
-    batches(&model, args.times.min(5))?;
-    prompts.map_or(Ok(()), |prompts| modes(&args, &model, &prompts))
-}
-
-/// What a model's folder and the arguments say of its decoding.
-struct Prompts {
-    tokenizer: Tokenizer,
-    trained: Trained,
-    prompts: Vec<Prompt>,
-}
-
-impl Prompts {
-    fn read(args: &Args, folder: &Path, model: &Llama) -> Result<Self> {
-        let config = model.config();
-        let tokenizer = Tokenizer::from_folder(folder, config.vocab)?;
-        let trained = Trained::load(folder, config)?;
-        let prompts = args.source.read(&Reader {
-            folder,
-            tokenizer: &tokenizer,
-            context: config.max_positions,
-        })?;
-        ensure!(
-            !args.modes.is_empty(),
-            "no --modes to compare: try --modes speculative,auto"
-        );
-        for mode in &args.modes {
-            args.of_mode(mode).settings(&trained, &tokenizer)?;
-        }
-        Ok(Self {
-            tokenizer,
-            trained,
-            prompts,
-        })
+    ensure!(
+        !args.modes.is_empty(),
+        "no --modes to compare: try --modes speculative,auto"
+    );
+    let subject = Subject::load(folder, &device)?;
+    let prompts = args.source.read(&Reader {
+        folder: &folder.folder,
+        tokenizer: &subject.tokenizer,
+        context: subject.model.config().max_positions,
+    })?;
+    for mode in &args.modes {
+        args.of_mode(mode)
+            .settings(&subject.trained, &subject.tokenizer)?;
     }
+    passes(&subject.model, args.times)?;
+    batches(&subject.model, args.times.min(5))?;
+    modes(&args, &subject, &prompts)
 }
 
 impl Args {
@@ -181,40 +160,19 @@ fn batches(model: &Llama, times: usize) -> Result<()> {
     Ok(())
 }
 
-/// What one mode made of all prompts.
-#[derive(Default)]
-struct Outcome {
-    statistics: Statistics,
-    /// Generation time of each prompt, its own pass not counted.
-    seconds: Vec<f64>,
-    answers: Vec<Vec<u32>>,
-}
-
-fn modes(args: &Args, model: &Llama, given: &Prompts) -> Result<()> {
-    let prompts = &given.prompts;
-    let names: Vec<String> = std::iter::once("full".to_owned())
-        .chain(args.modes.iter().cloned())
+fn modes(args: &Args, subject: &Subject, prompts: &[Prompt]) -> Result<()> {
+    let names = std::iter::once("full").chain(args.modes.iter().map(String::as_str));
+    let modes: Vec<_> = names
+        .map(|name| (name.to_owned(), args.of_mode(name)))
         .collect();
-    let mut outcomes: Vec<Outcome> = names.iter().map(|_| Outcome::default()).collect();
-    let mut tuners: Vec<Option<Tuner>> = names.iter().map(|_| None).collect();
-    for (index, prompt) in prompts.iter().enumerate() {
-        // In turns, and not always in the same order.
-        for turn in 0..names.len() {
-            let mode = (index + turn) % names.len();
-            let decoding = args.of_mode(&names[mode]);
-            let mut settings = decoding.settings(&given.trained, &given.tokenizer)?;
-            keep_what_was_learnt(&mut settings, &mut tuners[mode]);
-            let mut decoder = Decoder::new(model, std::slice::from_ref(prompt), settings)?;
-            decoder.run()?;
-            let outcome = &mut outcomes[mode];
-            let statistics = decoder.statistics();
-            let time = statistics.draft + statistics.full;
-            outcome.seconds.push(time.as_secs_f64());
-            outcome.answers.push(decoder.answer(0).to_vec());
-            outcome.statistics.add(statistics);
-            tuners[mode] = decoder.into_tuner();
-        }
-    }
+    let contest = Contest {
+        subject,
+        modes: &modes,
+        data: String::new(),
+        prompts,
+        least_agreement: 1.0,
+    };
+    let found = contest.run(&mut Journal::unsaved())?;
     println!(
         "\n{} prompts, at most {} new tokens, one at a time",
         prompts.len(),
@@ -225,66 +183,50 @@ fn modes(args: &Args, model: &Llama, given: &Prompts) -> Result<()> {
         "tokens",
         "tokens/s",
         "ms/token",
-        "speed",
         "median speed",
         "mean depth",
         "accepted %",
         "same answers %",
+        "same beginning %",
         "agreement %",
         "blocks/token",
         "readings/token",
         "heads/token",
         "draft heads/token",
+        "GFLOP/token",
         "draft s",
         "full s",
         "prompts s",
     ];
-    let plain = &outcomes[0];
-    let rows = names
-        .iter()
-        .zip(&outcomes)
-        .map(|(name, outcome)| row(name, outcome, plain));
+    let rows = found.rows.iter().zip(&found.settings);
+    let rows = rows.map(|(figures, setting)| row(figures, setting.agreement));
     println!("{}", table(&headings, rows));
     Ok(())
 }
 
-fn row(name: &str, outcome: &Outcome, plain: &Outcome) -> Vec<String> {
-    let s = &outcome.statistics;
-    let per_token = |outcome: &Outcome| outcome.statistics.time_per_token().as_secs_f64();
-    let ratios = outcome.answers.iter().zip(&outcome.seconds);
-    let ratios = ratios.zip(plain.answers.iter().zip(&plain.seconds));
-    let ratios: Vec<f64> = ratios
-        .filter(|((a, _), (b, _))| a.len() > 1 && b.len() > 1)
-        .map(|((a, time), (b, plain))| plain / (b.len() - 1) as f64 * (a.len() - 1) as f64 / time)
-        .collect();
-    let pairs = || outcome.answers.iter().zip(&plain.answers);
-    let same = pairs().filter(|(a, b)| a == b).count() as f64 / outcome.answers.len() as f64;
-    let agreeing: usize = pairs()
-        .map(|(a, b)| a.iter().zip(b).take_while(|(a, b)| a == b).count())
-        .sum();
-    let all: usize = plain.answers.iter().map(Vec::len).sum();
-    let accepted = match s.checked {
-        0 => "–".to_owned(),
-        _ => format!("{:.0}", 100.0 * s.acceptance_rate()),
-    };
+fn row(figures: &SpeedFigures, agreement: f64) -> Vec<String> {
+    let f = figures;
     vec![
-        name.to_owned(),
-        s.tokens().to_string(),
-        format!("{:.1}", 1.0 / per_token(outcome)),
-        format!("{:.1}", 1000.0 * per_token(outcome)),
-        format!("{:.2}", per_token(plain) / per_token(outcome)),
-        format!("{:.2}", median(ratios)),
-        format!("{:.1}", s.mean_depth()),
-        accepted,
-        format!("{:.0}", 100.0 * same),
-        format!("{:.0}", 100.0 * agreeing as f64 / all.max(1) as f64),
-        format!("{:.1}", s.blocks_per_token()),
-        format!("{:.1}", s.block_passes_per_token()),
-        format!("{:.2}", s.heads_per_token()),
-        format!("{:.2}", s.draft_heads_per_token()),
-        format!("{:.1}", s.draft.as_secs_f64()),
-        format!("{:.1}", s.full.as_secs_f64()),
-        format!("{:.1}", s.prefill.as_secs_f64()),
+        f.mode.clone(),
+        f.tokens.to_string(),
+        format!("{:.1}", f.tokens_per_second),
+        format!("{:.1}", f.ms_per_token),
+        f.speedup.map_or("–".to_owned(), |speedup| {
+            format!("{:.2}", speedup.estimate)
+        }),
+        format!("{:.1}", f.mean_depth),
+        f.acceptance.map_or("–".to_owned(), percent),
+        percent(f.same_answers),
+        percent(f.same_beginning),
+        percent(agreement),
+        format!("{:.1}", f.blocks),
+        format!("{:.1}", f.block_readings),
+        format!("{:.2}", f.heads),
+        format!("{:.2}", f.draft_heads),
+        format!("{:.3}", f.giga_flops),
+        format!("{:.1}", f.draft_seconds),
+        format!("{:.1}", f.full_seconds),
+        format!("{:.1}", f.prefill_seconds),
     ]
 }
 

@@ -21,6 +21,11 @@ pub mod trivia;
 #[doc = include_str!("../../README.md")]
 pub struct Readme;
 
+/// The Rust code of the page on evaluation.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/evaluation.md")]
+pub struct Evaluation;
+
 /// The Rust code of the page on decoding.
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/decoding.md")]
