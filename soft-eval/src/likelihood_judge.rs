@@ -5,6 +5,8 @@
 //! better one, which a plain language model can tell. How good either is on a given model is measured with [`judge_quality`](crate::judge_quality).
 //! Knows no tokenizer: turning text into tokens is given.
 
+use std::collections::HashMap;
+
 use soft_core::{DecodeModel, Exit, Head, KvCache, Past};
 
 use crate::{Comparison, EvalError, Judge, Judgement, Verdict, judge_prompt};
@@ -106,6 +108,8 @@ pub struct ResponseLikelihood<'m, M, E> {
     pub prompt: fn(&str, &str) -> String,
     /// Responses whose likelihoods per token differ by no more nats than this tie.
     pub margin: f64,
+    /// Log-likelihood per token of each prompt and response read so far: none is read twice.
+    pub known: &'m mut HashMap<(String, String), f64>,
 }
 
 impl<M: DecodeModel, E: Encode> Judge for VerdictLikelihood<'_, M, E> {
@@ -135,22 +139,8 @@ impl<M: DecodeModel, E: Encode> Judge for VerdictLikelihood<'_, M, E> {
 impl<M: DecodeModel, E: Encode> Judge for ResponseLikelihood<'_, M, E> {
     fn compare(&mut self, comparison: &Comparison) -> Result<Judgement, EvalError> {
         let prompt = (self.prompt)(comparison.instruction, comparison.input);
-        let mut per_token = [f64::NEG_INFINITY; 2];
-        for (found, response) in per_token
-            .iter_mut()
-            .zip([comparison.first, comparison.second])
-        {
-            // No response is likelier than none by this measure: it has no token.
-            if response.trim().is_empty() {
-                continue;
-            }
-            let (prompt, continuation) = encoded(&self.encode, &prompt, response)?;
-            let continuation = [continuation];
-            check_length(self.model, &prompt, &continuation)?;
-            let nats = log_likelihoods(self.model, &prompt, &continuation).map_err(no_verdict)?;
-            *found = nats[0] / continuation[0].len() as f64;
-        }
-        let [first, second] = per_token;
+        let first = self.per_token(&prompt, comparison.first)?;
+        let second = self.per_token(&prompt, comparison.second)?;
         let verdict = if first == second || (first - second).abs() <= self.margin {
             Verdict::Tie
         } else if first > second {
@@ -162,6 +152,26 @@ impl<M: DecodeModel, E: Encode> Judge for ResponseLikelihood<'_, M, E> {
             verdict,
             reply: None,
         })
+    }
+}
+
+impl<M: DecodeModel, E: Encode> ResponseLikelihood<'_, M, E> {
+    /// Log-likelihood per token; a response that says nothing has no token and loses to any other.
+    fn per_token(&mut self, prompt: &str, response: &str) -> Result<f64, EvalError> {
+        if response.trim().is_empty() {
+            return Ok(f64::NEG_INFINITY);
+        }
+        let key = (prompt.to_owned(), response.to_owned());
+        if let Some(known) = self.known.get(&key) {
+            return Ok(*known);
+        }
+        let (prompt, continuation) = encoded(&self.encode, prompt, response)?;
+        let continuation = [continuation];
+        check_length(self.model, &prompt, &continuation)?;
+        let nats = log_likelihoods(self.model, &prompt, &continuation).map_err(no_verdict)?;
+        let found = nats[0] / continuation[0].len() as f64;
+        self.known.insert(key, found);
+        Ok(found)
     }
 }
 
@@ -237,11 +247,13 @@ mod tests {
     #[test]
     fn the_likelier_response_wins_in_either_order() {
         let model = ToyModel::new(3, 4, 8, 9).restless();
+        let mut known = HashMap::new();
         let mut judge = ResponseLikelihood {
             model: &model,
             encode: letters,
             prompt: |instruction, _| instruction.to_owned(),
             margin: 0.0,
+            known: &mut known,
         };
         let comparison = Comparison {
             instruction: "abcd",
@@ -261,6 +273,7 @@ mod tests {
             ..comparison
         };
         assert_eq!(judge.compare(&empty).unwrap().verdict, Verdict::First);
+        assert_eq!(known.len(), 2, "each response is read once");
     }
 
     #[test]

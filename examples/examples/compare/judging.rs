@@ -1,5 +1,6 @@
 //! The judge of `compare`: made from the command line, asked about responses, measured beside people.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -48,7 +49,10 @@ impl Judging {
                 format!("{} asked", folder.name),
             ),
             JudgeChoice::Response(folder) => (
-                Some(Box::new(Likelier(ModelJudge::load(folder, args)?))),
+                Some(Box::new(Likelier(
+                    ModelJudge::load(folder, args)?,
+                    HashMap::new(),
+                ))),
                 format!("likelihood under {}", folder.name),
             ),
         };
@@ -186,7 +190,7 @@ struct ModelJudge {
 struct Asked(ModelJudge);
 
 /// Finds one response likelier.
-struct Likelier(ModelJudge);
+struct Likelier(ModelJudge, HashMap<(String, String), f64>);
 
 impl ModelJudge {
     fn load(folder: &NamedFolder, args: &Args) -> Result<Self> {
@@ -251,6 +255,7 @@ impl Judge for Likelier {
             encode,
             prompt: alpaca_prompt,
             margin: 0.0,
+            known: &mut self.1,
         };
         judge.compare(comparison)
     }
