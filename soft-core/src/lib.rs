@@ -60,7 +60,9 @@ pub use distribution::Distribution;
 pub use error::{BatchError, ExitError, PolicyError, SamplingError};
 pub use exit::{Exit, Exits};
 pub use loss_schedules::{AllExits, ExitWeights, IntermediateExits, LastExit, SampledExits};
-pub use nested::{ExitHead, KvCache, NestedModel, Past, ScoreSum, TargetScore, TrainModel};
+pub use nested::{
+    ExitHead, KvCache, NestedModel, NoCache, Past, ScoreSum, TargetScore, TrainModel,
+};
 pub use row_rng::RowRng;
 pub use sampling::Sampling;
 pub use sorted::{MicroBatch, SortedLoss, SortedLossOutput, sorted_loss};

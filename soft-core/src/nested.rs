@@ -126,6 +126,26 @@ pub trait KvCache {
     fn truncate(&mut self, row: usize, positions: usize);
 }
 
+/// The cache of a model that looks at nothing before a position, and so needs none.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoCache;
+
+impl KvCache for NoCache {
+    fn rows(&self) -> usize {
+        0
+    }
+
+    fn filled(&self, _block: usize, _row: usize) -> usize {
+        0
+    }
+
+    fn capacity(&self) -> usize {
+        0
+    }
+
+    fn truncate(&mut self, _row: usize, _positions: usize) {}
+}
+
 /// What training adds to a nested model.
 pub trait TrainModel: NestedModel {
     /// The positions to learn from and their next tokens, on the model's device.

@@ -1,0 +1,52 @@
+//! A schedule of the sorted loss of one's own: exits take turns in pairs, each with the full depth. Fine-tunes the quickstart's model with it for a
+//! few steps. Run it: `cargo run --release --example custom_loss`.
+
+use anyhow::Result;
+use soft_burn::{Decay, Llama, Method, Schedule, TrainSettings, Trainer, device};
+use soft_core::{Exits, MicroBatch, SortedLoss};
+use soft_data::{Loader, LoaderConfig, Record, Tokenizer, encode};
+use soft_examples::tiny_world::{Split, World};
+
+/// Each step one exit and the full depth, half and half. A pure function of the step, so that a resumed run goes on as it would have.
+struct InTurns;
+
+impl SortedLoss for InTurns {
+    fn weights(&self, exits: &Exits, at: MicroBatch) -> Vec<f64> {
+        let full = exits.len() - 1;
+        let mut weights = vec![0.0; exits.len()];
+        weights[full] += 0.5;
+        weights[at.step as usize % full.max(1)] += 0.5;
+        weights
+    }
+}
+
+fn main() -> Result<()> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tiny-llama");
+    let model = Llama::from_pretrained(folder, &device("cpu")?)?;
+    let tokenizer = Tokenizer::from_folder(folder, model.config().vocab)?;
+    let asked = World::new(7).instructions(Split::Train);
+    let records = asked.iter().enumerate().map(|(row, asked)| {
+        Record::completion(row + 1, &asked.prompt, format!(" {}", asked.response))
+    });
+    let (examples, _) = encode(&records.collect::<Vec<_>>(), &tokenizer, 128)?;
+    let mut batches = Loader::new(examples, tokenizer.pad(), LoaderConfig::default())?;
+    let settings = TrainSettings {
+        schedule: Schedule {
+            peak: 1e-3,
+            warmup_steps: 0,
+            decay: Decay::Constant,
+        },
+        ..TrainSettings::new(Method::Soft, "2:8:2".parse()?, 12)
+    };
+    let trainer = Trainer::new(model, settings)?;
+    let mut trainer = trainer.with_sorted_loss(Box::new(InTurns));
+    while trainer.steps_done() < 12 {
+        let report = trainer.step(&mut batches)?;
+        let losses = report.exits.iter();
+        let losses: Vec<_> = losses
+            .map(|exit| format!("exit {}: {:.3}", exit.exit, exit.loss))
+            .collect();
+        println!("step {:>2}  {}", report.step, losses.join("  "));
+    }
+    Ok(())
+}

@@ -1,0 +1,68 @@
+//! An exit policy of one's own: the first tokens of an answer, which decide what it is about, come from the full model; later ones leave as soon as
+//! an exit is sure. Run it: `cargo run --release --example custom_policy`.
+
+use anyhow::Result;
+use soft_burn::{Llama, device};
+use soft_core::{
+    Checks, DecodeSettings, Decoder, DynamicExits, Evidence, Exit, ExitPolicy, Exits, Measure,
+    MissingStates, Mode, PolicyError, Prompt, Verdict,
+};
+use soft_data::Tokenizer;
+
+/// Leaves above `least`, but not before the token of this number.
+#[derive(Clone)]
+struct AfterTheFirst {
+    tokens: usize,
+    least: f32,
+    seen: usize,
+}
+
+impl ExitPolicy for AfterTheFirst {
+    fn judge(&mut self, _exit: Exit, evidence: &Evidence) -> Verdict {
+        match evidence.score {
+            // What is not asked for is not computed.
+            _ if self.seen <= self.tokens => Verdict::Stay,
+            None => Verdict::Ask(Measure::Score),
+            Some(score) if score.probability > self.least => Verdict::Leave,
+            Some(_) => Verdict::Stay,
+        }
+    }
+
+    fn next_token(&mut self) {
+        self.seen += 1;
+    }
+
+    fn check(&self, _exits: &Exits) -> Result<(), PolicyError> {
+        Ok(())
+    }
+
+    /// Every row of a batch counts its own tokens.
+    fn for_row(&self) -> Box<dyn ExitPolicy> {
+        Box::new(self.clone())
+    }
+}
+
+fn main() -> Result<()> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tiny-llama");
+    let model = Llama::from_pretrained(folder, &device("cpu")?)?;
+    let tokenizer = Tokenizer::from_folder(folder, model.config().vocab)?;
+    let policy = AfterTheFirst {
+        tokens: 2,
+        least: 0.2,
+        seen: 0,
+    };
+    let dynamic = DynamicExits {
+        exits: "2,4,8".parse()?,
+        policy: Box::new(policy),
+        missing: MissingStates::Deferred,
+        checks: Checks::All,
+    };
+    let prompt = Prompt::from(tokenizer.encode_start("anka has a")?);
+    let settings = DecodeSettings::greedy(Mode::Dynamic(dynamic), 12);
+    for step in Decoder::new(&model, &[prompt], settings)? {
+        let step = step?;
+        let text = tokenizer.decode(&[step.token])?;
+        println!("{text:>10}  exit {}", step.exit);
+    }
+    Ok(())
+}
