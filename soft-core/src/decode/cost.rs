@@ -1,6 +1,7 @@
 //! The floating-point operations of decoding, from its counts.
 //!
-//! Matrix products only, two operations for each weight and state; norms, softmax and rotary positions are a few per cent of that.
+//! Matrix products only, two operations for each weight and state; norms, softmax and rotary positions are a few per cent of that. Not counted: keys
+//! and values that are copied up (`MissingStates::Copied`), and the prompts' pass.
 
 use serde::{Deserialize, Serialize};
 
@@ -55,5 +56,28 @@ mod tests {
         };
         let sum = 100.0 * 12.0 + 54.0 + 10.0 * 4.0;
         assert_eq!(costs.per_token(counted), sum / 4.0);
+    }
+
+    #[test]
+    fn the_end_of_an_answer_is_named_too() {
+        let model = ToyModel::new(3, 4, 8, 9).restless();
+        let prompt = [Prompt::from(vec![1, 2, 3, 4])];
+        let settings = || DecodeSettings::greedy(Mode::Static(Exit::new(3).unwrap()), 20);
+        let answer = Decoder::new(&model, &prompt, settings())
+            .unwrap()
+            .answers()
+            .unwrap();
+        // A token behind the first that no earlier one equals.
+        let mut later = 1..20;
+        let before = later.find(|&index| !answer[0][..index].contains(&answer[0][index]));
+        let before = before.unwrap();
+        let stop = answer[0][before];
+        let mut decoder = Decoder::new(&model, &prompt, settings().stop_at(&[stop])).unwrap();
+        decoder.run().unwrap();
+        let counted = decoder.statistics();
+        assert_eq!(counted.tokens(), before as u64);
+        // The prompt's pass named the first; the stop token took a pass of its own.
+        assert_eq!(counted.named, before as u64);
+        assert_eq!(counted.blocks_per_token(), 3.0);
     }
 }

@@ -282,6 +282,7 @@ impl<M: DecodeModel> Decoder<'_, M> {
 
     /// Adds a certain token to the answer of `row`; returns whether the row goes on.
     pub(super) fn commit(&mut self, row: usize, token: u32, exit: Exit, accepted: bool) -> bool {
+        self.statistics.named += 1;
         if self.rows[row].commit(token, &self.stop_tokens) {
             let by_depth = &mut self.statistics.tokens_by_depth;
             *by_depth.entry(exit.depth()).or_default() += 1;
@@ -311,6 +312,7 @@ impl<M: DecodeModel> Decoder<'_, M> {
         *time += round.time;
         if round.prefill {
             // What the prompts cost counts apart.
+            self.statistics.named = 0;
             self.statistics.head_states = 0;
             self.statistics.head_passes = 0;
             return;

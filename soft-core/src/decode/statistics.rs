@@ -1,7 +1,8 @@
 //! What decoding cost and where tokens came from, counted as it goes.
 //!
 //! The counted cost, block and head applications per token, depends on neither machine nor load. The prompts' pass
-//! names the first token of each row: it counts apart, and figures per token are over the tokens behind the first.
+//! names the first token of each row: it counts apart, and figures per token are over what was named behind it: tokens, and the stop token
+//! that ends an answer, which costs as much as any other.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,6 +16,8 @@ pub struct Statistics {
     pub depth: usize,
     /// Tokens of the answers, by the depth of the exit that named them.
     pub tokens_by_depth: BTreeMap<usize, u64>,
+    /// Tokens and ends of answers named behind the prompts' pass.
+    pub named: u64,
     /// Tokens drafted.
     pub drafted: u64,
     /// Drafted tokens that were checked: up to the first one rejected.
@@ -63,9 +66,9 @@ impl Statistics {
         self.accepted as f64 / self.checked as f64
     }
 
-    /// Tokens behind the first of each row; at least 1, to divide by.
+    /// What figures per token are over: [`named`](Self::named), at least 1, to divide by.
     pub fn later_tokens(&self) -> u64 {
-        self.tokens().saturating_sub(self.prompts).max(1)
+        self.named.max(1)
     }
 
     /// Block applications per token: the counted cost.
@@ -105,6 +108,7 @@ impl Statistics {
         for (&depth, &tokens) in &other.tokens_by_depth {
             *self.tokens_by_depth.entry(depth).or_default() += tokens;
         }
+        self.named += other.named;
         self.drafted += other.drafted;
         self.checked += other.checked;
         self.accepted += other.accepted;
