@@ -60,7 +60,7 @@ mod tests {
 
     #[test]
     fn the_end_of_an_answer_is_named_too() {
-        let model = ToyModel::new(3, 4, 8, 9).restless();
+        let model = ToyModel::new(3, 6, 40, 3).restless();
         let prompt = [Prompt::from(vec![1, 2, 3, 4])];
         let settings = || DecodeSettings::greedy(Mode::Static(Exit::new(3).unwrap()), 20);
         let answer = Decoder::new(&model, &prompt, settings())
