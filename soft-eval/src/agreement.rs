@@ -14,6 +14,15 @@ pub struct AnsweredPrompt {
     pub prompt: Vec<u32>,
     /// Tokens of the answer.
     pub answer: Vec<u32>,
+    /// Whether it ended by itself: then the end, too, is a decision to look at.
+    pub ended: bool,
+}
+
+impl AnsweredPrompt {
+    /// Decisions that made the answer: its tokens, and its end where it ended by itself.
+    pub fn decisions(&self) -> usize {
+        self.answer.len() + usize::from(self.ended)
+    }
 }
 
 /// Means over all answers that are so long.
@@ -41,16 +50,25 @@ pub struct ExitAgreement {
 /// What a model makes of one text, at the positions of its answer.
 struct Reading<H> {
     /// Of each exit: hidden states, and logits of every position.
-    exits: Vec<(H, Vec<Vec<f32>>)>,
+    exits: Vec<(H, Rows)>,
+}
+
+/// Logits and the best token of every position.
+struct Rows {
+    logits: Vec<Vec<f32>>,
+    best: Vec<u32>,
 }
 
 /// Compares every exit of `model` with the full depth of `reference`, over the first `positions` tokens of each answer. `progress` is
 /// called after each answer.
 ///
-/// Both models may be the same one. Hidden states of different models are compared as they are.
+/// Both models may be the same one; two have the same vocabulary and width. Hidden states of different models are compared as they are.
 ///
 /// # Errors
-/// As the models' own.
+/// As the models' own; scores that are no finite numbers.
+///
+/// # Panics
+/// When a prompt has no tokens, or the models' vocabularies or widths differ.
 pub fn agreement<M: DecodeModel>(
     model: &M,
     reference: &M,
@@ -69,16 +87,16 @@ pub fn agreement<M: DecodeModel>(
             None => None,
         };
         let target = theirs.as_ref().unwrap_or(&ours).exits.last();
-        let Some((target, wanted)) = target.filter(|(_, rows)| !rows.is_empty()) else {
+        let Some((target, wanted)) = target.filter(|(_, rows)| !rows.best.is_empty()) else {
             progress();
             continue;
         };
         for ((hidden, rows), sums) in ours.exits.iter().zip(&mut sums) {
             let cosines = model.similarities(hidden, target)?;
-            for (((row, wanted), cosine), sum) in rows.iter().zip(wanted).zip(cosines).zip(sums) {
+            for (index, (sum, cosine)) in sums.iter_mut().zip(cosines).enumerate() {
                 sum.answers += 1;
-                sum.top1 += f64::from(u8::from(best(row) == best(wanted)));
-                sum.kl += kl(row, wanted);
+                sum.top1 += f64::from(u8::from(rows.best[index] == wanted.best[index]));
+                sum.kl += kl(&rows.logits[index], &wanted.logits[index]);
                 sum.cosine += f64::from(cosine);
             }
         }
@@ -126,37 +144,32 @@ fn read<M: DecodeModel>(
     text: &AnsweredPrompt,
     positions: usize,
 ) -> Result<Reading<M::Hidden>, M::Error> {
-    let length = text.answer.len().min(positions);
+    assert!(!text.prompt.is_empty(), "a prompt without tokens");
+    let length = text.decisions().min(positions);
     let mut reading = Reading { exits: Vec::new() };
     if length == 0 {
         return Ok(reading);
     }
     let mut tokens = text.prompt.clone();
-    tokens.extend(&text.answer[..length - 1]);
+    tokens.extend(text.answer.iter().take(length - 1));
     let wanted: Vec<usize> = (text.prompt.len() - 1..tokens.len()).collect();
     let tokens = model.tokens(&[tokens])?;
     model.visit_exits(&tokens, exits, |exit, hidden| {
         let states = model.select(hidden, &wanted)?;
-        let rows = model.logit_rows(&states, Head::Full(exit))?;
+        let rows = Rows {
+            // Refuses scores that are no finite numbers, which would pass for a divergence of 0.
+            best: model.best_tokens(&states, Head::Full(exit))?,
+            logits: model.logit_rows(&states, Head::Full(exit))?,
+        };
         reading.exits.push((states, rows));
         Ok(())
     })?;
     Ok(reading)
 }
 
-/// The token with the highest score, the lowest id of several.
-fn best(logits: &[f32]) -> usize {
-    let mut best = 0;
-    for (token, logit) in logits.iter().enumerate() {
-        if *logit > logits[best] {
-            best = token;
-        }
-    }
-    best
-}
-
 /// KL divergence in nats of softmax(`ours`) from softmax(`theirs`).
 fn kl(ours: &[f32], theirs: &[f32]) -> f64 {
+    assert_eq!(ours.len(), theirs.len(), "one vocabulary");
     let log_sum = |row: &[f32]| {
         let highest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let sum: f64 = row.iter().map(|x| f64::from(x - highest).exp()).sum();
@@ -189,6 +202,7 @@ mod tests {
         let one = |prompt: &[u32], answer: &[u32]| AnsweredPrompt {
             prompt: prompt.to_vec(),
             answer: answer.to_vec(),
+            ended: false,
         };
         vec![one(&[1, 2], &[3, 4, 5]), one(&[3], &[]), one(&[6], &[7])]
     }
@@ -207,6 +221,17 @@ mod tests {
     }
 
     #[test]
+    fn the_end_of_an_answer_is_a_position_too() {
+        let model = ToyModel::new(3, 4, 8, 9);
+        let exits = Exits::new([1, 3]).unwrap();
+        let mut answers = answers();
+        answers.iter_mut().for_each(|answer| answer.ended = true);
+        let found = agreement(&model, &model, &exits, &answers, 4, || ()).unwrap();
+        let counts: Vec<_> = found[0].positions.iter().map(|p| p.answers).collect();
+        assert_eq!(counts, [3, 2, 1, 1]);
+    }
+
+    #[test]
     fn figures_are_those_of_sub_models_on_the_same_text() {
         let (model, other) = (ToyModel::new(3, 4, 8, 9), ToyModel::new(2, 4, 8, 10));
         let exits = Exits::new([2, 3]).unwrap();
@@ -220,7 +245,8 @@ mod tests {
             };
             let (ours, theirs) = (row(&ours), row(&theirs));
             assert!((position.kl - kl(&ours, &theirs)).abs() < 1e-9);
-            let same = best(&ours) == best(&theirs);
+            let best = soft_core::Score::of_logits(&ours).token;
+            let same = best == soft_core::Score::of_logits(&theirs).token;
             assert_eq!(position.top1, f64::from(u8::from(same)));
         }
     }

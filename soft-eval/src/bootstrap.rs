@@ -20,6 +20,23 @@ pub struct Interval {
 }
 
 impl Interval {
+    /// A share of successes and its 95 % interval after Wilson (1927), which has a width even where none or all succeed; none without trials.
+    pub fn of_share(successes: usize, trials: usize) -> Option<Self> {
+        if trials == 0 {
+            return None;
+        }
+        const Z: f64 = 1.959_963_984_540_054;
+        let (n, share) = (trials as f64, successes as f64 / trials as f64);
+        let middle = (share + Z * Z / (2.0 * n)) / (1.0 + Z * Z / n);
+        let spread = (share * (1.0 - share) / n + Z * Z / (4.0 * n * n)).sqrt();
+        let half = Z * spread / (1.0 + Z * Z / n);
+        Some(Self {
+            estimate: share,
+            low: (middle - half).max(0.0),
+            high: (middle + half).min(1.0),
+        })
+    }
+
     /// The same in other units.
     #[must_use]
     pub fn scaled(self, factor: f64) -> Self {
@@ -127,6 +144,16 @@ mod tests {
         assert_eq!(interval.estimate, 0.5);
         assert!((interval.low - 0.451).abs() < 0.006, "{interval:?}");
         assert!((interval.high - 0.549).abs() < 0.006, "{interval:?}");
+    }
+
+    #[test]
+    fn shares_by_hand() {
+        // Wilson's interval of 0 of 10 is (0, z²/(10 + z²)) = (0, 0.2775).
+        let none = Interval::of_share(0, 10).unwrap();
+        assert!(none.low.abs() < 1e-12 && (none.high - 0.2775).abs() < 1e-4);
+        let half = Interval::of_share(50, 100).unwrap();
+        assert!((half.low - 0.4038).abs() < 1e-4 && (half.high - 0.5962).abs() < 1e-4);
+        assert!(Interval::of_share(0, 0).is_none());
     }
 
     #[test]

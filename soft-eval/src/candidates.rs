@@ -1,4 +1,4 @@
-//! Candidate exit rules, from one that never leaves to ones that leave at little confidence.
+//! Candidate exit rules, from one that never leaves to one that always does.
 //!
 //! A rule has a threshold per exit. All thresholds of a candidate follow from one number, the price of a disagreement: a token leaves at an exit
 //! where its chance to disagree, at this confidence, is at most the price times the share of blocks that leaving saves. The chance is estimated by
@@ -15,7 +15,8 @@ const PRICES: usize = 46;
 const LOWEST_PRICE: f64 = 1e-3;
 const STEP: f64 = 1.166;
 
-/// Rules of this criterion, each leaving no later than the one before, the first one never; made on `texts`.
+/// Rules of this criterion in the order in which they are to be tested: the first never leaves, the last always does, and in between the price of a
+/// disagreement rises; made on `texts`.
 pub(crate) fn candidates(
     criterion: Criterion,
     exits: &Exits,
@@ -35,6 +36,7 @@ pub(crate) fn candidates(
         let rule = criterion.rule(Thresholds::each(thresholds));
         rules.extend(rule.filter(|rule| rules.last() != Some(rule)));
     }
+    rules.push(always(criterion));
     rules
 }
 
@@ -46,6 +48,19 @@ fn never(criterion: Criterion) -> ExitRule {
         Criterion::Entropy => ExitRule::Entropy(Thresholds::all(0.0)),
         Criterion::Saturation => ExitRule::Saturation(Thresholds::all(1.0)),
         Criterion::Patience => ExitRule::Patience(usize::MAX),
+    }
+}
+
+/// The rule that lets everything leave at the first exit.
+fn always(criterion: Criterion) -> ExitRule {
+    match criterion {
+        Criterion::Confidence => ExitRule::Confidence(Thresholds::all(0.0)),
+        // Above no margin at all: two equal best tokens stay.
+        Criterion::Margin => ExitRule::Margin(Thresholds::all(0.0)),
+        // No distribution over a vocabulary of 2⁶⁴ tokens is more doubtful.
+        Criterion::Entropy => ExitRule::Entropy(Thresholds::all(64.0)),
+        Criterion::Saturation => ExitRule::Saturation(Thresholds::all(-1.0)),
+        Criterion::Patience => ExitRule::Patience(1),
     }
 }
 

@@ -56,6 +56,9 @@ impl std::fmt::Debug for ChatSettings {
     }
 }
 
+/// Longest pause that a server's `Retry-After` is granted.
+const LONGEST_PAUSE: Duration = Duration::from_secs(120);
+
 /// Asks a chat server.
 #[derive(Debug)]
 pub struct ChatJudge {
@@ -105,16 +108,27 @@ impl ChatJudge {
         let wait = wait.and_then(|value| value.to_str().ok()?.trim().parse().ok());
         let body = response.body_mut().read_to_string();
         let body = body.map_err(|error| Failure::passing(error.to_string()))?;
+        if is_too_long(status.as_u16(), &body) {
+            // Of this pair nothing will come; the others may do.
+            return Ok(format!("status {}: {}", status.as_u16(), shortened(&body)));
+        }
         if !status.is_success() {
             return Err(Failure {
                 reason: format!("status {}: {}", status.as_u16(), shortened(&body)),
                 passing: status.is_server_error() || [408, 429].contains(&status.as_u16()),
-                wait: wait.map(Duration::from_secs),
+                wait: wait.map(|wait| Duration::from_secs(wait).min(LONGEST_PAUSE)),
             });
         }
         let reply: Value = serde_json::from_str(&body).unwrap_or(Value::Null);
-        let text = reply["choices"][0]["message"]["content"].as_str();
-        text.map(str::to_owned).ok_or_else(|| Failure {
+        let choice = &reply["choices"][0];
+        let text = match &choice["message"] {
+            // A refusal, a filter, or a model that thought until its tokens ran out: words, but no verdict.
+            Value::Object(message) if message.get("content").is_none_or(Value::is_null) => {
+                Some(choice.to_string())
+            }
+            message => message["content"].as_str().map(str::to_owned),
+        };
+        text.ok_or_else(|| Failure {
             reason: format!("no chat completion in {:?}", shortened(&body)),
             passing: false,
             wait: None,
@@ -130,6 +144,12 @@ impl Failure {
             wait: None,
         }
     }
+}
+
+/// Whether a server says that this text is more than its model can read.
+fn is_too_long(status: u16, body: &str) -> bool {
+    let body = body.to_lowercase();
+    status == 413 || status == 400 && body.contains("context") && body.contains("length")
 }
 
 fn shortened(text: &str) -> String {

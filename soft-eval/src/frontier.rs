@@ -11,6 +11,8 @@ pub struct Setting {
     pub speed: f64,
     /// Share of tokens that are the full model's, from 0 to 1.
     pub agreement: f64,
+    /// What that share is at least, with 95 % confidence: the lower end of its interval.
+    pub least: f64,
 }
 
 /// Indices of the settings that none is better than in one respect and at least as good as in the other, the slowest first.
@@ -26,12 +28,12 @@ pub fn frontier(settings: &[Setting]) -> Vec<usize> {
     indices
 }
 
-/// Index of the fastest setting of at least this agreement; none when there is none.
+/// Index of the fastest setting that has at least this agreement for sure; none when there is none.
 pub fn fastest(settings: &[Setting], least_agreement: f64) -> Option<usize> {
     let enough = settings
         .iter()
         .enumerate()
-        .filter(|(_, setting)| setting.agreement >= least_agreement);
+        .filter(|(_, setting)| setting.least >= least_agreement);
     let best = enough.max_by(|(_, a), (_, b)| a.speed.total_cmp(&b.speed));
     best.map(|(index, _)| index)
 }
@@ -46,6 +48,7 @@ mod tests {
             name: String::new(),
             speed,
             agreement,
+            least: agreement,
         };
         let settings = [
             setting(1.0, 1.0),
@@ -59,5 +62,10 @@ mod tests {
         assert_eq!(fastest(&settings, 0.95), Some(1));
         assert_eq!(fastest(&settings, 0.1), Some(5));
         assert_eq!(fastest(&settings, 1.1), None);
+        let lucky = Setting {
+            least: 0.8,
+            ..setting(9.0, 1.0)
+        };
+        assert_eq!(fastest(&[settings[0].clone(), lucky], 0.95), Some(0));
     }
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Bootstrap, Comparison, EvalError, Interval, Judge, Verdict, VerdictFile};
+use crate::{Comparison, EvalError, Interval, Judge, Verdict, VerdictFile};
 
 /// A pair of responses that people have judged.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,12 +107,14 @@ pub struct JudgeQuality {
     pub macro_f1: f64,
     /// Cohen's kappa: agreement beyond chance, 1 at best.
     pub kappa: f64,
-    /// The same of one annotator with another, over all pairs of annotators: what people reach among themselves.
+    /// The same of one annotator with another on the same pairs: what people reach among themselves.
     pub human_kappa: f64,
-    /// Share of pairs where one annotator says what another says.
+    /// How often one annotator says what another says, on the same pairs.
     pub human_agreement: f64,
     /// Share of pairs that the judge decided alike in both orders.
     pub consistent: f64,
+    /// Replies that were no verdict, of two per pair; they count as ties.
+    pub unclear: u64,
 }
 
 /// Has a judge compare what people have compared, in both orders. Verdicts that `verdicts` holds are not asked for again.
@@ -125,7 +127,8 @@ pub fn judge_quality(
     verdicts: &mut VerdictFile,
     mut progress: impl FnMut(),
 ) -> Result<JudgeQuality, EvalError> {
-    let (mut pairs, mut consistent) = (Vec::new(), 0);
+    let (mut pairs, mut among) = (Vec::new(), Vec::new());
+    let (mut consistent, mut unclear) = (0, 0);
     for human in people {
         progress();
         let Some(wanted) = human.majority() else {
@@ -142,14 +145,16 @@ pub fn judge_quality(
         let one = ask(human.comparison())?;
         let other = ask(human.comparison().reversed())?.reversed();
         consistent += u64::from(one == other);
+        unclear += [one, other]
+            .into_iter()
+            .filter(|v| *v == Verdict::Unclear)
+            .count() as u64;
         pairs.push((wanted, both_orders(one, other)));
+        // The pairs that the judge is measured on: people agree more on those than on all.
+        among.extend(pairs_of_annotators(human));
     }
-    let right: Vec<f64> = pairs
-        .iter()
-        .map(|(wanted, found)| f64::from(u8::from(wanted == found)))
-        .collect();
-    let accuracy = Bootstrap::default().mean(&right);
-    let among: Vec<_> = people.iter().flat_map(pairs_of_annotators).collect();
+    let right = pairs.iter().filter(|(wanted, found)| wanted == found);
+    let accuracy = Interval::of_share(right.count(), pairs.len());
     Ok(JudgeQuality {
         pairs: pairs.len() as u64,
         without_majority: (people.len() - pairs.len()) as u64,
@@ -163,6 +168,7 @@ pub fn judge_quality(
         human_kappa: kappa(&among),
         human_agreement: agreement(&among),
         consistent: consistent as f64 / pairs.len() as f64,
+        unclear,
     })
 }
 
@@ -280,12 +286,14 @@ mod tests {
             human([Tie, Tie, First], "a"),
         ];
         let folder = tempfile::tempdir().unwrap();
-        let mut verdicts = VerdictFile::open(folder.path().join("verdicts.jsonl")).unwrap();
+        let mut verdicts =
+            VerdictFile::open(folder.path().join("verdicts.jsonl"), "longer").unwrap();
         let found = judge_quality(&people, &mut Longer, &mut verdicts, || ()).unwrap();
         assert_eq!((found.pairs, found.without_majority), (3, 1));
         assert!((found.accuracy.estimate - 2.0 / 3.0).abs() < 1e-12);
         assert!((found.consistent - 2.0 / 3.0).abs() < 1e-12);
-        // Among people: of 12 pairs of annotators 1 + 3 + 0 + 1 agree.
-        assert!((found.human_agreement - 5.0 / 12.0).abs() < 1e-12);
+        // Among people, where there is a majority: of 9 pairs of annotators 1 + 3 + 1 agree.
+        assert!((found.human_agreement - 5.0 / 9.0).abs() < 1e-12);
+        assert_eq!(found.unclear, 0);
     }
 }

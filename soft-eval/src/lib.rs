@@ -27,7 +27,7 @@
 //! let traces = texts.iter().map(|text| trace(&model, &exits, text, 1..19));
 //! let traces = traces.collect::<Result<Vec<_>, _>>()?;
 //! // With 95 % confidence at most half of the tokens of such texts differ from the full model's.
-//! let found = calibrate(Criterion::Margin, &exits, &traces, &CalibrationSettings::at_most(0.5))?;
+//! let found = calibrate(Criterion::Margin, &exits, &traces, &CalibrationSettings::at_most(0.5, 20))?;
 //! assert!(found.tested.disagreement() < 0.5);
 //! println!("{}: mean depth {:.1}", found.calibrated.rule, found.calibrated.mean_depth);
 //! # Ok::<(), Box<dyn std::error::Error>>(())

@@ -30,6 +30,9 @@ impl<F: Fn(&str, &str) -> Result<(Vec<u32>, Vec<u32>), String>> Encode for F {
 ///
 /// # Errors
 /// As the model's own.
+///
+/// # Panics
+/// When the prompt has no tokens.
 pub fn log_likelihoods<M: DecodeModel>(
     model: &M,
     prompt: &[u32],
@@ -121,7 +124,9 @@ impl<M: DecodeModel, E: Encode> Judge for VerdictLikelihood<'_, M, E> {
             prompt = tokens;
             answers.push(continuation);
         }
-        check_length(self.model, &prompt, &answers)?;
+        if let Some(unclear) = too_long(self.model, &prompt, &answers) {
+            return Ok(unclear);
+        }
         let likelihoods = log_likelihoods(self.model, &prompt, &answers).map_err(no_verdict)?;
         let mut best = 0;
         for (index, likelihood) in likelihoods.iter().enumerate() {
@@ -139,8 +144,14 @@ impl<M: DecodeModel, E: Encode> Judge for VerdictLikelihood<'_, M, E> {
 impl<M: DecodeModel, E: Encode> Judge for ResponseLikelihood<'_, M, E> {
     fn compare(&mut self, comparison: &Comparison) -> Result<Judgement, EvalError> {
         let prompt = (self.prompt)(comparison.instruction, comparison.input);
-        let first = self.per_token(&prompt, comparison.first)?;
-        let second = self.per_token(&prompt, comparison.second)?;
+        let mut found = [0.0; 2];
+        for (found, response) in found.iter_mut().zip([comparison.first, comparison.second]) {
+            match self.per_token(&prompt, response)? {
+                Ok(nats) => *found = nats,
+                Err(unclear) => return Ok(unclear),
+            }
+        }
+        let [first, second] = found;
         let verdict = if first == second || (first - second).abs() <= self.margin {
             Verdict::Tie
         } else if first > second {
@@ -156,22 +167,28 @@ impl<M: DecodeModel, E: Encode> Judge for ResponseLikelihood<'_, M, E> {
 }
 
 impl<M: DecodeModel, E: Encode> ResponseLikelihood<'_, M, E> {
-    /// Log-likelihood per token; a response that says nothing has no token and loses to any other.
-    fn per_token(&mut self, prompt: &str, response: &str) -> Result<f64, EvalError> {
+    /// Log-likelihood per token, or why there is none; a response that says nothing has no token and loses to any other.
+    fn per_token(
+        &mut self,
+        prompt: &str,
+        response: &str,
+    ) -> Result<Result<f64, Judgement>, EvalError> {
         if response.trim().is_empty() {
-            return Ok(f64::NEG_INFINITY);
+            return Ok(Ok(f64::NEG_INFINITY));
         }
         let key = (prompt.to_owned(), response.to_owned());
         if let Some(known) = self.known.get(&key) {
-            return Ok(*known);
+            return Ok(Ok(*known));
         }
         let (prompt, continuation) = encoded(&self.encode, prompt, response)?;
         let continuation = [continuation];
-        check_length(self.model, &prompt, &continuation)?;
+        if let Some(unclear) = too_long(self.model, &prompt, &continuation) {
+            return Ok(Err(unclear));
+        }
         let nats = log_likelihoods(self.model, &prompt, &continuation).map_err(no_verdict)?;
         let found = nats[0] / continuation[0].len() as f64;
         self.known.insert(key, found);
-        Ok(found)
+        Ok(Ok(found))
     }
 }
 
@@ -189,18 +206,19 @@ fn encoded(
     Ok((prompt, continuation))
 }
 
-fn check_length<M: DecodeModel>(
+/// What a comparison that the model cannot read comes to: no verdict, with the reason.
+fn too_long<M: DecodeModel>(
     model: &M,
     prompt: &[u32],
     continuations: &[Vec<u32>],
-) -> Result<(), EvalError> {
+) -> Option<Judgement> {
     let longest = continuations.iter().map(Vec::len).max().unwrap_or(0);
     let (found, context) = (prompt.len() + longest, model.context());
-    if found <= context {
-        return Ok(());
-    }
-    Err(EvalError::Judge {
-        reason: format!("a comparison of {found} tokens, and the model's context holds {context}"),
+    (found > context).then(|| Judgement {
+        verdict: Verdict::Unclear,
+        reply: Some(format!(
+            "a comparison of {found} tokens, and the model's context holds {context}"
+        )),
     })
 }
 
@@ -277,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_beyond_the_context_are_an_error() {
+    fn texts_beyond_the_context_have_no_verdict() {
         let model = ToyModel::new(3, 4, 8, 9);
         let mut judge = VerdictLikelihood {
             model: &model,
@@ -291,7 +309,8 @@ mod tests {
             first: "b",
             second: "c",
         };
-        let error = judge.compare(&comparison).unwrap_err().to_string();
-        assert!(error.contains("context holds 64"), "{error}");
+        let judgement = judge.compare(&comparison).unwrap();
+        assert_eq!(judgement.verdict, Verdict::Unclear);
+        assert!(judgement.reply.unwrap().contains("context holds 64"));
     }
 }

@@ -164,7 +164,7 @@ mod tests {
         reply: impl Fn(&str, &str) -> Result<&'static str, ()>,
     ) -> PairwiseScore {
         let folder = tempfile::tempdir().unwrap();
-        let mut verdicts = VerdictFile::open(folder.path().join("verdicts.jsonl")).unwrap();
+        let mut verdicts = VerdictFile::open(folder.path().join("verdicts.jsonl"), "test").unwrap();
         let mut judge = Says(reply, 0);
         judge_pairs(pairs, Some(&mut judge), &mut verdicts, || ()).unwrap()
     }
@@ -220,12 +220,12 @@ mod tests {
             },
             0,
         );
-        let mut verdicts = VerdictFile::open(&path).unwrap();
+        let mut verdicts = VerdictFile::open(&path, "test").unwrap();
         let result = judge_pairs(&pairs, Some(&mut dying), &mut verdicts, || ());
         assert!(matches!(result, Err(EvalError::Judge { .. })));
         assert_eq!(dying.1, 7);
         drop(verdicts);
-        let mut verdicts = VerdictFile::open(&path).unwrap();
+        let mut verdicts = VerdictFile::open(&path, "test").unwrap();
         let mut healthy = Says(|_: &str, _: &str| Ok("1"), 0);
         let score = judge_pairs(&pairs, Some(&mut healthy), &mut verdicts, || ()).unwrap();
         assert_eq!(healthy.1, 4);
@@ -236,7 +236,7 @@ mod tests {
     fn without_a_judge_open_comparisons_are_listed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("verdicts.jsonl");
-        let mut verdicts = VerdictFile::open(&path).unwrap();
+        let mut verdicts = VerdictFile::open(&path, "test").unwrap();
         let error = judge_pairs(&[pair("a", "b")], None, &mut verdicts, || ()).unwrap_err();
         assert!(matches!(
             error,
@@ -245,7 +245,7 @@ mod tests {
         let filled = std::fs::read_to_string(&path).unwrap();
         assert_eq!(filled.matches("null").count(), 2);
         std::fs::write(&path, filled.replace("null", "\"2\"")).unwrap();
-        let mut verdicts = VerdictFile::open(&path).unwrap();
+        let mut verdicts = VerdictFile::open(&path, "test").unwrap();
         let score = judge_pairs(&[pair("a", "b")], None, &mut verdicts, || ()).unwrap();
         assert_eq!((score.wins, score.losses), (1, 1));
     }

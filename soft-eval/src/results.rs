@@ -125,15 +125,16 @@ pub struct AnswerRow {
 impl AnswerRow {
     /// Means over questions; none without questions.
     pub fn of(mode: impl Into<String>, exit: Option<Exit>, scores: &[AnswerScore]) -> Option<Self> {
-        let mean = |of: fn(&AnswerScore) -> f64| {
-            Bootstrap::default().mean(&scores.iter().map(of).collect::<Vec<_>>())
+        let share = |right: fn(&&AnswerScore) -> bool| {
+            Interval::of_share(scores.iter().filter(right).count(), scores.len())
         };
+        let f1: Vec<f64> = scores.iter().map(|score| score.f1).collect();
         Some(Self {
             mode: mode.into(),
             exit,
-            exact_match: mean(|score| f64::from(u8::from(score.exact)))?,
-            exact_match_normalised: mean(|score| f64::from(u8::from(score.normalised)))?,
-            f1: mean(|score| score.f1)?,
+            exact_match: share(|score| score.exact)?,
+            exact_match_normalised: share(|score| score.normalised)?,
+            f1: Bootstrap::default().mean(&f1)?,
         })
     }
 }
@@ -150,8 +151,12 @@ impl ExitRow {
 }
 
 impl DifferenceRow {
-    /// Ours less theirs, over the same rows; none when there is nothing to compare.
+    /// Ours less theirs, over the same rows; none when there is nothing to compare, or when there are not as many rows and tokens of both.
     pub fn of(exit: Exit, ours: &[ScoreSum], theirs: &[ScoreSum]) -> Option<Self> {
+        let tokens = |rows: &[ScoreSum]| rows.iter().map(|row| row.targets).collect::<Vec<_>>();
+        if tokens(ours) != tokens(theirs) {
+            return None;
+        }
         let bootstrap = Bootstrap::default();
         let mean = |rows: &[ScoreSum], sample: &[usize], of: fn(&ScoreSum) -> f64| {
             let sum: f64 = sample.iter().map(|&index| of(&rows[index])).sum();
@@ -159,7 +164,7 @@ impl DifferenceRow {
             sum / tokens as f64
         };
         let difference = |of: fn(&ScoreSum) -> f64| {
-            bootstrap.interval(ours.len().min(theirs.len()), |sample| {
+            bootstrap.interval(ours.len(), |sample| {
                 let sample: Vec<usize> = sample.collect();
                 mean(ours, &sample, of) - mean(theirs, &sample, of)
             })
@@ -169,7 +174,7 @@ impl DifferenceRow {
             loss: difference(|row| row.nats)?,
             their_loss: ExitScores::of(exit, theirs).loss,
             accuracy: difference(|row| row.correct as f64)?,
-            exact_match: None,
+            answers: None,
         })
     }
 }
@@ -198,8 +203,34 @@ pub struct DifferenceRow {
     pub their_loss: f64,
     /// Accuracy, from −1 to 1.
     pub accuracy: Interval,
-    /// Exact match after normalisation, where questions were answered.
-    pub exact_match: Option<Interval>,
+    /// Answers, where questions were asked.
+    pub answers: Option<AnswerDifference>,
+}
+
+/// Answers of two models to the same questions: ours less theirs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AnswerDifference {
+    /// Share equal to an accepted answer to the letter.
+    pub exact_match: Interval,
+    /// Share equal after TriviaQA's normalisation.
+    pub exact_match_normalised: Interval,
+    /// Mean of the best F1.
+    pub f1: Interval,
+}
+
+impl AnswerDifference {
+    /// Over the same questions in the same order; none without questions, or when there are not as many of both.
+    pub fn of(ours: &[AnswerScore], theirs: &[AnswerScore]) -> Option<Self> {
+        let difference = |of: fn(&AnswerScore) -> f64| {
+            let values = |scores: &[AnswerScore]| scores.iter().map(of).collect::<Vec<_>>();
+            Bootstrap::default().difference(&values(ours), &values(theirs))
+        };
+        Some(Self {
+            exact_match: difference(|score| f64::from(u8::from(score.exact)))?,
+            exact_match_normalised: difference(|score| f64::from(u8::from(score.normalised)))?,
+            f1: difference(|score| score.f1)?,
+        })
+    }
 }
 
 /// Exits of a model beside the full depth of another, or of itself.
@@ -410,6 +441,8 @@ mod tests {
         // Every text is worse by a nat per token, so every resample is.
         assert!((row.loss.low - 1.0).abs() < 1e-12 && (row.loss.high - 1.0).abs() < 1e-12);
         assert!(DifferenceRow::of(Exit::new(4).unwrap(), &[], &[]).is_none());
+        let others = [sum(2.0, 2, 2), sum(6.0, 4, 1)];
+        assert!(DifferenceRow::of(Exit::new(4).unwrap(), &ours, &others).is_none());
     }
 
     #[test]

@@ -6,8 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 use soft_core::{
-    DecodeError, DecodeModel, DecodeSettings, Decoder, Mode, OperationCosts, Prompt, Statistics,
-    Tuner,
+    DecodeError, DecodeModel, DecodeSettings, Decoder, Finish, Mode, OperationCosts, Prompt,
+    Statistics, Tuner,
 };
 
 use crate::{Bootstrap, Interval};
@@ -29,6 +29,8 @@ pub struct SpeedSample {
     pub answer: Vec<u32>,
     /// The depth that named each of its tokens.
     pub depths: Vec<usize>,
+    /// Whether it ended by a stop token.
+    pub ended: bool,
 }
 
 /// Decodes prompts in several modes.
@@ -85,6 +87,7 @@ impl<'a, M: DecodeModel> SpeedMeter<'a, M> {
             statistics: decoder.statistics().clone(),
             answer: steps.iter().map(|step| step.token).collect(),
             depths: steps.iter().map(|step| step.exit.depth()).collect(),
+            ended: decoder.finish(0) == Some(Finish::StopToken),
         };
         self.tuners[mode] = decoder.into_tuner();
         Ok(sample)
@@ -92,12 +95,12 @@ impl<'a, M: DecodeModel> SpeedMeter<'a, M> {
 }
 
 impl SpeedSample {
-    /// Seconds per token, the prompt's pass, which gives the first, left out; none for an answer of fewer than two tokens.
+    /// Seconds per token or stop token, the prompt's pass, which names the first, left out; none where it named all there is.
     fn per_token(&self) -> Option<f64> {
         let time = self.statistics.draft + self.statistics.full;
-        match self.answer.len() {
-            0 | 1 => None,
-            tokens => Some(time.as_secs_f64() / (tokens - 1) as f64),
+        match self.statistics.named {
+            0 => None,
+            named => Some(time.as_secs_f64() / named as f64),
         }
     }
 }
@@ -109,7 +112,7 @@ pub struct SpeedFigures {
     pub mode: String,
     /// Tokens of all answers.
     pub tokens: u64,
-    /// Tokens per second over everything but the prompts' passes.
+    /// Tokens per second over everything but the prompts' passes; 0 where those named all there is.
     pub tokens_per_second: f64,
     /// Milliseconds per token: the median over prompts.
     pub ms_per_token: f64,
@@ -191,7 +194,10 @@ fn figures(
     SpeedFigures {
         mode: name.to_owned(),
         tokens: s.tokens(),
-        tokens_per_second: 1.0 / s.time_per_token().as_secs_f64().max(1e-12),
+        tokens_per_second: match s.named {
+            0 => 0.0,
+            _ => 1.0 / s.time_per_token().as_secs_f64().max(1e-12),
+        },
         ms_per_token: at(0.5),
         ms_quartiles: [at(0.25), at(0.75)],
         speedup,
@@ -228,12 +234,10 @@ mod tests {
     use soft_core::{DraftLength, Exit, Speculation};
 
     fn modes() -> Vec<SpeedMode<'static>> {
-        let full = Exit::new(4).unwrap();
         let mode = |name: &str, settings: fn() -> Mode| SpeedMode {
             name: name.to_owned(),
             settings: Box::new(move || DecodeSettings::greedy(settings(), 12)),
         };
-        assert_eq!(full.depth(), 4);
         vec![
             mode("full", || Mode::Static(Exit::new(4).unwrap())),
             mode("exit=1", || Mode::Static(Exit::new(1).unwrap())),

@@ -1,7 +1,8 @@
 //! Verdicts in a file: for people and other tools to give, and for runs that go on where they stopped.
 //!
-//! JSON lines of `{"instruction", "input", "first", "second", "verdict", "reply"}`. A verdict is `"1"`, `"2"`, `"tie"`, `"unclear"`, or null where
-//! one is still to be given. A verdict belongs to its texts, so that the same comparison is never judged twice.
+//! JSON lines of `{"instruction", "input", "first", "second", "judge", "verdict", "reply"}`. A verdict is `"1"`, `"2"`, `"tie"`, `"unclear"`, or null
+//! where one is still to be given. A verdict belongs to its texts and its judge, so that no judge is asked twice and none answers for another; several may share
+//! a file.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -17,7 +18,8 @@ use crate::{Comparison, EvalError, Judge, Judgement, Verdict};
 pub struct VerdictFile {
     path: PathBuf,
     file: File,
-    given: HashMap<Texts, Option<Verdict>>,
+    judge: String,
+    given: Given,
 }
 
 /// A comparison that owns its texts.
@@ -34,6 +36,7 @@ struct Texts {
 struct Line {
     #[serde(flatten)]
     texts: Texts,
+    judge: String,
     #[serde(default)]
     verdict: Option<Verdict>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -52,17 +55,18 @@ impl Texts {
 }
 
 impl VerdictFile {
-    /// Opens the file, or begins one. A last line that a kill cut short is cut off.
+    /// Opens the file, or begins one, for the verdicts of the judge of this name. A last line that a kill cut short is cut off.
     ///
     /// # Errors
     /// When a line is no comparison, or the file cannot be read or written.
-    pub fn open(path: impl AsRef<Path>) -> Result<Self, EvalError> {
+    pub fn open(path: impl AsRef<Path>, judge: impl Into<String>) -> Result<Self, EvalError> {
         let path = path.as_ref();
         let text = match path.exists() {
             true => std::fs::read(path).map_err(EvalError::io("read", path))?,
             false => Vec::new(),
         };
-        let (given, whole) = read(path, &text)?;
+        let judge = judge.into();
+        let (given, whole) = read(path, &text, &judge)?;
         let mut options = OpenOptions::new();
         let opened = options.create(true).append(true).open(path);
         let mut file = opened.map_err(EvalError::io("write", path))?;
@@ -77,6 +81,7 @@ impl VerdictFile {
         Ok(Self {
             path: path.to_owned(),
             file,
+            judge,
             given,
         })
     }
@@ -127,6 +132,7 @@ impl VerdictFile {
         let texts = Texts::of(comparison);
         let line = Line {
             texts: texts.clone(),
+            judge: self.judge.clone(),
             verdict,
             reply,
         };
@@ -145,8 +151,8 @@ impl VerdictFile {
 
 type Given = HashMap<Texts, Option<Verdict>>;
 
-/// What the file holds, and how many of its bytes are whole lines.
-fn read(path: &Path, bytes: &[u8]) -> Result<(Given, usize), EvalError> {
+/// What the file holds of this judge, and how many of its bytes are whole lines.
+fn read(path: &Path, bytes: &[u8], judge: &str) -> Result<(Given, usize), EvalError> {
     let mut given = Given::new();
     let mut start = 0;
     for (index, line) in bytes.split_inclusive(|byte| *byte == b'\n').enumerate() {
@@ -156,18 +162,25 @@ fn read(path: &Path, bytes: &[u8]) -> Result<(Given, usize), EvalError> {
         }
         match serde_json::from_slice::<Line>(line) {
             // A later line counts: a verdict behind the request for it.
+            Ok(line) if line.judge != judge => {}
             Ok(line) => {
                 let verdict = line.verdict;
                 let known = given.entry(line.texts).or_insert(verdict);
                 *known = verdict.or(*known);
             }
-            // Only a write cut short has no end of line.
-            Err(_) if line.last() != Some(&b'\n') && begins_as_ours(line) => break,
+            // A write cut short is a line of ours that ends too early; what somebody is still editing is not.
+            Err(error)
+                if line.last() != Some(&b'\n')
+                    && begins_as_ours(line)
+                    && ends_too_early(&error) =>
+            {
+                break;
+            }
             Err(error) => {
                 return Err(EvalError::Content {
                     path: path.to_owned(),
                     line: Some(index + 1),
-                    expected: "{\"instruction\", \"input\", \"first\", \"second\", \"verdict\"} with a verdict of \"1\", \"2\", \"tie\" or null",
+                    expected: "{\"instruction\", \"input\", \"first\", \"second\", \"judge\", \"verdict\"} with a verdict of \"1\", \"2\", \"tie\" or null",
                     found: error.to_string(),
                 });
             }
@@ -175,6 +188,11 @@ fn read(path: &Path, bytes: &[u8]) -> Result<(Given, usize), EvalError> {
         start += line.len();
     }
     Ok((given, start))
+}
+
+/// A cut in the middle of a character is no JSON either, though nothing is missing for its parser but the rest.
+fn ends_too_early(error: &serde_json::Error) -> bool {
+    error.is_eof() || error.to_string().starts_with("invalid unicode code point")
 }
 
 fn begins_as_ours(line: &[u8]) -> bool {
@@ -212,7 +230,7 @@ mod tests {
     fn people_fill_in_what_was_requested() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("verdicts.jsonl");
-        let mut file = VerdictFile::open(&path).unwrap();
+        let mut file = VerdictFile::open(&path, "people").unwrap();
         let error = file.compare(&COMPARISON).unwrap_err().to_string();
         assert!(error.contains("verdicts.jsonl"), "{error}");
         file.request(&COMPARISON).unwrap();
@@ -220,18 +238,20 @@ mod tests {
         assert_eq!(text.lines().count(), 1);
         let filled = text.trim_end().replace("null", "\"1\"");
         std::fs::write(&path, filled).unwrap();
-        let mut file = VerdictFile::open(&path).unwrap();
+        let mut file = VerdictFile::open(&path, "people").unwrap();
         assert_eq!(file.compare(&COMPARISON).unwrap().verdict, Verdict::First);
         assert_eq!(file.get(&COMPARISON.reversed()), None);
         file.request(&COMPARISON.reversed()).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 2);
+        let other = VerdictFile::open(&path, "somebody else").unwrap();
+        assert_eq!(other.get(&COMPARISON), None, "no judge answers for another");
     }
 
     #[test]
     fn a_kill_at_any_byte_loses_one_verdict_at_most() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("verdicts.jsonl");
-        let mut file = VerdictFile::open(&path).unwrap();
+        let mut file = VerdictFile::open(&path, "people").unwrap();
         let judgement = |verdict| Judgement {
             verdict,
             reply: Some("because\nof ü".to_owned()),
@@ -243,7 +263,7 @@ mod tests {
         let first = whole.iter().position(|byte| *byte == b'\n').unwrap();
         for length in first..=whole.len() {
             std::fs::write(&path, &whole[..length]).unwrap();
-            let file = VerdictFile::open(&path).unwrap();
+            let file = VerdictFile::open(&path, "people").unwrap();
             assert_eq!(file.get(&COMPARISON), Some(Verdict::Tie), "{length}");
         }
     }
@@ -252,14 +272,17 @@ mod tests {
     fn what_is_no_verdict_is_refused_and_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("verdicts.jsonl");
-        let texts = "\"instruction\": \"a\", \"first\": \"b\", \"second\": \"c\"";
+        let texts =
+            "\"instruction\": \"a\", \"first\": \"b\", \"second\": \"c\", \"judge\": \"people\"";
         for text in [
             format!("{{{texts}, \"verdict\": \"3\"}}\n"),
             format!("{{{texts}}}\nprecious"),
+            // Somebody is in the middle of it.
+            format!("{{{}, \"verdict\": 1}}", texts.replace(": ", ":")),
             "precious".to_owned(),
         ] {
             std::fs::write(&path, &text).unwrap();
-            assert!(VerdictFile::open(&path).is_err(), "{text}");
+            assert!(VerdictFile::open(&path, "people").is_err(), "{text}");
             assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
         }
     }

@@ -151,6 +151,22 @@ fn words_that_are_no_verdict_are_unclear() {
 }
 
 #[test]
+fn a_pair_that_cannot_be_judged_is_unclear_and_does_not_end_the_run() {
+    for act in [
+        Act::Status(400, "this model's maximum context length is 512 tokens"),
+        Act::Status(413, "too large"),
+        Act::Raw(
+            "{\"choices\": [{\"message\": {\"content\": null}, \"finish_reason\": \"content_filter\"}]}",
+        ),
+    ] {
+        let server = Server::new(vec![act]);
+        let judgement = server.judge(3).compare(&COMPARISON).unwrap();
+        assert_eq!((judgement.verdict, server.asked()), (Verdict::Unclear, 1));
+        assert!(judgement.reply.is_some());
+    }
+}
+
+#[test]
 fn passing_troubles_are_waited_out() {
     let troubles = [
         Act::Status(503, "busy"),
@@ -231,7 +247,7 @@ fn a_server_that_dies_half_way_costs_nothing() {
     };
     let pairs: Vec<_> = (0..4).map(pair).collect();
     let judge_with = |server: &Server| {
-        let mut verdicts = VerdictFile::open(&path).unwrap();
+        let mut verdicts = VerdictFile::open(&path, "chat").unwrap();
         judge_pairs(&pairs, Some(&mut server.judge(2)), &mut verdicts, || ())
     };
     let mut script = vec![Act::Say("1"); 5];

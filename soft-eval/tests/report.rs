@@ -18,10 +18,11 @@ use soft_eval::{
 };
 
 fn around(estimate: f64) -> Interval {
+    let ends = [0.9 * estimate, 1.1 * estimate];
     Interval {
         estimate,
-        low: 0.9 * estimate,
-        high: 1.1 * estimate,
+        low: ends[0].min(ends[1]),
+        high: ends[0].max(ends[1]),
     }
 }
 
@@ -54,6 +55,7 @@ fn findings() -> Vec<Finding> {
     let answered = |i: u32| AnsweredPrompt {
         prompt: vec![i % 12, 1],
         answer: (0..18).map(|j| (i * 5 + j * 7) % 12).collect(),
+        ended: false,
     };
     let answers: Vec<_> = (0..6).map(answered).collect();
     let texts: Vec<_> = (0..30u32)
@@ -66,7 +68,7 @@ fn findings() -> Vec<Finding> {
         Criterion::Margin,
         &exits,
         &texts,
-        &CalibrationSettings::at_most(0.5),
+        &CalibrationSettings::at_most(0.5, 20),
     )
     .unwrap();
     let mode = |name: &str, depth: usize| SpeedMode {
@@ -93,6 +95,7 @@ fn findings() -> Vec<Finding> {
         name: name.to_owned(),
         speed,
         agreement,
+        least: agreement,
     };
     let answer_row = |mode: &str, depth: Option<usize>, share: f64| AnswerRow {
         mode: mode.to_owned(),
@@ -123,7 +126,7 @@ fn findings() -> Vec<Finding> {
                 loss: around(0.25),
                 their_loss: 2.5,
                 accuracy: around(-0.01),
-                exact_match: None,
+                answers: None,
             }],
         }),
         Finding::Agreement(AgreementTable {
@@ -165,6 +168,7 @@ fn findings() -> Vec<Finding> {
                 human_kappa: 0.7,
                 human_agreement: 0.8,
                 consistent: 0.9,
+                unclear: 0,
             },
         }),
         Finding::Calibration(CalibrationTable {
@@ -236,7 +240,7 @@ fn every_finding_is_in_every_format() {
         "2.250 [2.025, 2.475]",    // SFT's loss at exit 4
         "12.0 [10.8, 13.2]",       // EM after normalisation at exit 2
         "+10.0 [+9.0, +11.0] %",   // full-depth tax
-        "−0.400 [−0.360, −0.440]", // a judge's score
+        "−0.400 [−0.440, −0.360]", // a judge's score
         "20 of 20",
         "0badf00d",
         "bootstrap 42",

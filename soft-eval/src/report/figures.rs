@@ -16,6 +16,8 @@ use crate::EvalError;
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 const SIZE: (u32, u32) = (720, 420);
+/// Width of what stands beside a legend.
+const CHART: u32 = 540;
 const FONT: (&str, u32) = ("sans-serif", 15);
 
 /// One curve.
@@ -102,6 +104,12 @@ fn svg<E: Display>(
     Ok(text)
 }
 
+/// Pixels that the longest of some names takes, about.
+fn width<'a>(names: impl Iterator<Item = &'a String>) -> u32 {
+    let longest = names.map(|name| name.chars().count()).max().unwrap_or(0);
+    9 * longest as u32
+}
+
 /// Least and greatest of some values, a little apart.
 fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
     let (low, high) = values
@@ -126,7 +134,8 @@ impl Curves<'_> {
     pub fn svg(&self) -> Result<String, EvalError> {
         let rows = self.curves.len() as u32;
         let height = SIZE.1.max(24 * rows + 60);
-        svg(self.y, (SIZE.0, height), |area| self.draw(area))
+        let legend = 56 + width(self.curves.iter().map(|curve| &curve.name));
+        svg(self.y, (CHART + legend, height), |area| self.draw(area))
     }
 
     fn draw(&self, area: &Area) -> Result<(), Box<dyn std::error::Error>> {
@@ -136,7 +145,7 @@ impl Curves<'_> {
         let values = points().map(|point| point.1);
         let (low, high) = range(values.chain(ends().flat_map(|ends| [ends.0, ends.1])));
         let high = self.highest.unwrap_or(high).max(low + 1e-9);
-        let (chart_area, legend) = area.split_horizontally(SIZE.0 - 190);
+        let (chart_area, legend) = area.split_horizontally(CHART);
         let mut chart = ChartBuilder::on(&chart_area)
             .margin(12)
             .x_label_area_size(44)
@@ -301,6 +310,11 @@ fn segment<T>(value: &SegmentValue<T>, label: impl Fn(&T) -> String) -> String {
 }
 
 impl Shares<'_> {
+    /// Width of the bars' names.
+    fn names(&self) -> u32 {
+        12 + width(self.bars.iter().map(|bar| &bar.0))
+    }
+
     /// The figure as SVG.
     ///
     /// # Errors
@@ -308,18 +322,20 @@ impl Shares<'_> {
     pub fn svg(&self) -> Result<String, EvalError> {
         let bars = 34 * self.bars.len() as u32;
         let parts = 24 * self.parts.len() as u32;
-        svg(self.x, (SIZE.0, 80 + bars.max(parts)), |area| {
-            self.draw(area)
-        })
+        let size = (
+            CHART + self.names() + 40 + width(self.parts.iter()),
+            80 + bars.max(parts),
+        );
+        svg(self.x, size, |area| self.draw(area))
     }
 
     fn draw(&self, area: &Area) -> Result<(), Box<dyn std::error::Error>> {
-        let (chart_area, legend) = area.split_horizontally(SIZE.0 - 110);
+        let (chart_area, legend) = area.split_horizontally(CHART + self.names());
         let bars = self.bars.len();
         let mut chart = ChartBuilder::on(&chart_area)
             .margin(12)
             .x_label_area_size(44)
-            .y_label_area_size(190)
+            .y_label_area_size(self.names())
             .build_cartesian_2d(0.0..100.0, (0..bars.max(1) - 1).into_segmented())?;
         let name = |bar: &usize| self.bars[bars - 1 - bar].0.clone();
         chart
@@ -372,11 +388,12 @@ impl Points<'_> {
     /// When it cannot be drawn.
     pub fn svg(&self) -> Result<String, EvalError> {
         let height = SIZE.1.max(22 * self.points.len() as u32 + 40);
-        svg(self.y, (SIZE.0 + 160, height), |area| self.draw(area))
+        let legend = 60 + width(self.points.iter().map(|point| &point.0));
+        svg(self.y, (CHART + legend, height), |area| self.draw(area))
     }
 
     fn draw(&self, area: &Area) -> Result<(), Box<dyn std::error::Error>> {
-        let (chart_area, legend) = area.split_horizontally(SIZE.0 - 240);
+        let (chart_area, legend) = area.split_horizontally(CHART);
         let (left, right) = range(self.points.iter().map(|point| point.1.0));
         let (low, high) = range(self.points.iter().map(|point| point.1.1));
         let mut chart = ChartBuilder::on(&chart_area)

@@ -8,10 +8,10 @@ use super::numbers::{
     digits, interval, number, percent, percent_interval, points, ratio, signed_interval,
 };
 use crate::results::{
-    AgreementTable, AnswerTable, CalibrationTable, DifferenceTable, Evaluation, ExitTable, Finding,
-    JudgeQualityTable, JudgedTable, SampleTable, SpeedTable,
+    AgreementTable, AnswerDifference, AnswerTable, CalibrationTable, DifferenceTable, Evaluation,
+    ExitTable, Finding, JudgeQualityTable, JudgedTable, SampleTable, SpeedTable,
 };
-use crate::{EvalError, PositionAgreement, frontier};
+use crate::{EvalError, Interval, PositionAgreement, frontier};
 
 /// The findings of all evaluations, by kind.
 #[derive(Default)]
@@ -260,14 +260,20 @@ fn differences(tables: &[&DifferenceTable]) -> Section {
             ));
         }
         let line = |row: &crate::results::DifferenceRow| {
+            let answers = |of: fn(&AnswerDifference) -> &Interval| {
+                let answers = row.answers.as_ref();
+                answers.map_or("–".to_owned(), |answers| {
+                    signed_interval(&of(answers).scaled(100.0), 1)
+                })
+            };
             vec![
                 row.exit.to_string(),
                 signed_interval(&row.loss, 3),
                 signed_interval(&row.loss.scaled(100.0 / row.their_loss), 1),
                 signed_interval(&row.accuracy.scaled(100.0), 1),
-                row.exact_match
-                    .as_ref()
-                    .map_or("–".to_owned(), |em| signed_interval(&em.scaled(100.0), 1)),
+                answers(|answers| &answers.exact_match),
+                answers(|answers| &answers.exact_match_normalised),
+                answers(|answers| &answers.f1),
             ]
         };
         let headings = [
@@ -275,7 +281,9 @@ fn differences(tables: &[&DifferenceTable]) -> Section {
             "loss, nats",
             "loss, %",
             "accuracy, points",
+            "EM, points",
             "EM normalised, points",
+            "F1, points",
         ];
         section.table(
             format!(
