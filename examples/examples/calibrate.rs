@@ -14,7 +14,7 @@ use soft_examples::evaluation::{OutputArgs, Recorder};
 use soft_examples::progress::Progress;
 use soft_examples::subject::{NamedFolder, Subject};
 use soft_examples::table::{percent, table};
-use soft_examples::texts::{TextArgs, traces};
+use soft_examples::texts::TextArgs;
 
 #[derive(Parser, Debug)]
 #[command(about = "Find exit thresholds that keep a promise, and store them with the model")]
@@ -67,23 +67,22 @@ fn main() -> Result<()> {
     plan.settings.validate()?;
     let subject = Subject::load(&args.model, &device(&args.device)?)?;
     let exits = subject.trained.exits(args.exits.as_ref())?;
+    subject.check_answers(&exits)?;
     ensure!(
         exits.len() > 1,
         "exits {exits}: expected one before the full depth"
     );
     let mut recorder = Recorder::begin();
-    recorder.input(&args.model.folder)?;
+    recorder.model(&subject);
     recorder.input(&args.texts.prompts)?;
     recorder.seed("splits", args.seed);
-    let mut journal = args.output.open_journal(&serde_json::json!({
-        "program": "calibrate",
-        "inputs": recorder.fingerprints(),
-        "max_new_tokens": args.texts.max_new_tokens,
-    }))?;
+    let mut journal = args.output.open_journal("calibrate", &args.device)?;
     let texts = args
         .texts
         .read(&subject, &args.model.folder, &mut journal)?;
-    let traces = traces(&subject, &exits, &texts)?;
+    let mut progress = Progress::new("reading", texts.len() as u64, 0);
+    let traces = subject.traces(&exits, &texts, &mut journal, || progress.step(""))?;
+    progress.finish();
     let total = plan.criteria.len() as u64 * (1 + plan.splits);
     let mut progress = Progress::new("calibrating", total, 0);
     let mut rows = plan.rows(&exits, &traces, |criterion| progress.step(criterion.name()))?;
@@ -94,6 +93,14 @@ fn main() -> Result<()> {
     let tokens: usize = traces.iter().map(Vec::len).sum();
     print_rows(&args, &rows);
     println!("{} texts, {tokens} tokens; exits {exits}", traces.len());
+    let table = CalibrationTable {
+        model: subject.name.clone(),
+        data: format!("{}, {} texts", args.texts.name(), traces.len()),
+        rows,
+    };
+    let rows = table.rows.clone();
+    args.output
+        .save(&recorder.finish(vec![Finding::Calibration(table)]))?;
     if !args.dry_run {
         store(&args.model.folder, &exits, &rows)?;
         println!(
@@ -101,13 +108,7 @@ fn main() -> Result<()> {
             args.model.folder.join("soft.json").display()
         );
     }
-    let table = CalibrationTable {
-        model: subject.name.clone(),
-        data: format!("{}, {} texts", args.texts.name(), traces.len()),
-        rows,
-    };
-    args.output
-        .save(&recorder.finish(vec![Finding::Calibration(table)]))
+    Ok(())
 }
 
 impl Args {
@@ -121,7 +122,8 @@ impl Args {
             settings: CalibrationSettings {
                 confidence: self.confidence,
                 seed: self.seed,
-                ..CalibrationSettings::at_most(self.disagreement)
+                // The end of an answer is a decision too.
+                ..CalibrationSettings::at_most(self.disagreement, self.texts.max_new_tokens + 1)
             },
             check: self.check,
             splits: self.splits,
@@ -159,4 +161,10 @@ fn print_rows(args: &Args, rows: &[CalibrationRow]) {
         percent(args.disagreement),
         percent(args.confidence)
     );
+    if rows.iter().any(|row| !row.provable) {
+        println!(
+            "too few texts: even without any disagreement they could not show that this promise holds. Give more or longer ones, a smaller \
+             --max-new-tokens, or a larger --disagreement"
+        );
+    }
 }

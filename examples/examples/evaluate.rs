@@ -9,7 +9,8 @@ use soft_burn::{LlamaConfig, SoftInfo, device};
 use soft_core::{Exit, Exits};
 use soft_data::{Format, Record, encode, encode_prompt, ordered_batches};
 use soft_eval::results::{AnswerRow, AnswerTable, ExitRow, ExitTable, Finding};
-use soft_eval::{Interval, row_scores};
+use soft_eval::{Interval, Journal};
+use soft_examples::decoding::DecodingArgs;
 use soft_examples::evaluation::{OutputArgs, Recorder};
 use soft_examples::progress::Progress;
 use soft_examples::subject::{NamedFolder, Questions, Subject};
@@ -94,23 +95,19 @@ fn main() -> Result<()> {
         "--mode is for questions, which only triviaqa rows have"
     );
     if answers {
-        let with_blocks = subject.model.exits_with_blocks();
-        let own = answering.iter().find(|exit| with_blocks.contains(exit));
-        ensure!(
-            own.is_none(),
-            "exit {} has a block of its own (Balcony) and answers as a model of its own only: `extract` it, or add --no-answers or \
-             --answer-exits",
-            own.map_or(0, Exit::depth)
-        );
+        subject.check_answers(answering)?;
         for mode in &args.mode {
-            subject.settings(mode, args.max_new_tokens)?;
+            let decoding = DecodingArgs::of_mode(mode, args.max_new_tokens);
+            let decoding = decoding.with_exits(args.exits.as_ref());
+            decoding.settings(&subject.trained, &subject.tokenizer)?;
         }
     }
     let mut recorder = Recorder::begin();
-    recorder.input(&args.model.folder)?;
+    recorder.model(&subject);
     recorder.input(&args.data)?;
+    let mut journal = args.output.open_journal("evaluate", &args.device)?;
     let mut progress = Progress::new("scoring", batches.len() as u64, 0);
-    let rows = row_scores(&subject.model, &exits, &batches, || progress.step(""))?;
+    let rows = subject.row_scores(&exits, &batches, &mut journal, || progress.step(""))?;
     progress.finish();
     let scored = exits.iter().zip(&rows);
     let scored: Vec<_> = scored.map(|(exit, rows)| ExitRow::of(exit, rows)).collect();
@@ -120,7 +117,7 @@ fn main() -> Result<()> {
             .iter()
             .map(|exit| (format!("exit={exit}"), Some(exit)));
         let modes = modes.chain(args.mode.iter().map(|mode| (mode.clone(), None)));
-        answered = answer(&args, &records, &subject, &recorder, modes.collect())?;
+        answered = answer(&args, &records, &subject, &mut journal, modes.collect())?;
     }
     print_exits(&scored);
     print_answers(&args, &records, &answered);
@@ -158,28 +155,23 @@ fn answer(
     args: &Args,
     records: &[Record],
     subject: &Subject,
-    recorder: &Recorder,
+    journal: &mut Journal,
     modes: Vec<(String, Option<Exit>)>,
 ) -> Result<Vec<Answered>> {
     let prompts = records
         .iter()
         .map(|record| encode_prompt(record, &subject.tokenizer));
     let questions = Questions {
-        name: "questions",
+        exits: args.exits.as_ref(),
         prompts: &prompts.collect::<Result<Vec<_>, _>>()?,
         max_new_tokens: args.max_new_tokens,
         batch: args.batch,
     };
-    let mut journal = args.output.open_journal(&serde_json::json!({
-        "program": "evaluate",
-        "inputs": recorder.fingerprints(),
-        "max_new_tokens": args.max_new_tokens,
-    }))?;
     let total = modes.len() * records.len();
     let mut progress = Progress::new("answering", total as u64, 0);
     let mut answered = Vec::new();
     for (mode, exit) in modes {
-        let found = subject.answers(&mode, &questions, &mut journal, || progress.step(&mode))?;
+        let found = subject.answers(&mode, &questions, journal, || progress.step(&mode))?;
         let texts = found.iter().map(|answer| subject.text(answer));
         let predictions = texts.map(|text| Ok(first_line(&text?)));
         let predictions = predictions.collect::<Result<Vec<_>>>()?;

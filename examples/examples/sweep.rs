@@ -45,7 +45,7 @@ struct Args {
     /// Further modes, as for `generate`; may be given several times
     #[arg(long)]
     mode: Vec<String>,
-    /// The recommended mode shares at least this much of its tokens with the full model
+    /// The recommended mode shares at least this much of its tokens with the full model, with 95 % confidence
     #[arg(long, default_value_t = 0.95)]
     least_agreement: f64,
     /// Most tokens of an answer
@@ -64,17 +64,11 @@ fn main() -> Result<()> {
     let subject = Subject::load(&args.model, &device(&args.device)?)?;
     let modes = args.modes(&subject)?;
     let mut recorder = Recorder::begin();
-    recorder.input(&args.model.folder)?;
+    recorder.model(&subject);
     if let Some(path) = &args.source.prompts {
         recorder.input(path)?;
     }
-    let names: Vec<String> = modes.iter().map(|(name, _)| name.clone()).collect();
-    let mut journal = args.output.open_journal(&serde_json::json!({
-        "program": "sweep",
-        "inputs": recorder.fingerprints(),
-        "max_new_tokens": args.max_new_tokens,
-        "modes": names,
-    }))?;
+    let mut journal = args.output.open_journal("sweep", &args.device)?;
     let prompts = args.source.read(&Reader {
         folder: &args.model.folder,
         tokenizer: &subject.tokenizer,
@@ -104,6 +98,7 @@ impl Args {
     /// Plain decoding, then everything to compare with it; each is checked before anything is measured.
     fn modes(&self, subject: &Subject) -> Result<Modes> {
         let exits = subject.trained.exits(self.exits.as_ref())?;
+        subject.check_answers(&exits)?;
         let of_mode = |mode: &str| DecodingArgs::of_mode(mode, self.max_new_tokens);
         let mut modes: Modes = vec![("full".to_owned(), of_mode("full"))];
         for depth in self.draft_depths(&exits)? {
@@ -130,9 +125,7 @@ impl Args {
         }
         modes.extend(self.mode.iter().map(|mode| (mode.clone(), of_mode(mode))));
         for (name, decoding) in &mut modes {
-            let chooses = decoding.mode.starts_with("dynamic")
-                || ["auto", "speculative"].contains(&decoding.mode.as_str());
-            decoding.exits = chooses.then(|| exits.clone());
+            *decoding = decoding.clone().with_exits(Some(&exits));
             let settings = decoding.settings(&subject.trained, &subject.tokenizer);
             settings.with_context(|| format!("mode {name:?}"))?;
         }
@@ -189,7 +182,11 @@ fn print_rows(table: &SpeedTable) {
             row.mode.clone(),
             format!("{:.1}", row.ms_per_token),
             speed,
-            percent(setting.agreement),
+            format!(
+                "{} (from {})",
+                percent(setting.agreement),
+                percent(setting.least)
+            ),
             format!("{:.1}", row.mean_depth),
             row.acceptance.map_or("-".to_owned(), percent),
             format!("{:.3}", row.giga_flops),
@@ -208,11 +205,11 @@ fn print_rows(table: &SpeedTable) {
     ];
     println!("{}", text_table(&headings, lines));
     println!(
-        "speed: times plain decoding, median over prompts; agreement: share of tokens that the full model names on the same text"
+        "speed: times plain decoding, median over prompts; agreement: share of what is named behind the first token, ends included, that the full model names on the same text"
     );
     match recommended {
         Some(index) => println!(
-            "recommended for at least {} % agreement: {}",
+            "recommended for at least {} % agreement, the lower end of its 95 % interval: {}",
             percent(*least_agreement),
             settings[*index].name
         ),

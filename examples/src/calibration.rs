@@ -74,11 +74,13 @@ impl Plan {
             tuning: found.tuning,
             tested: found.tested,
             kept: None,
+            provable: found.provable,
         })
     }
 }
 
-/// Writes the rules into `soft.json`, in place of those that were there for these exits.
+/// Writes the rules into `soft.json` before all others, in place of those of the same criterion and exits. A folder without the file gets one, of the
+/// method "none".
 pub fn store(folder: &Path, exits: &Exits, rows: &[CalibrationRow]) -> Result<()> {
     let info = SoftInfo::load(folder)?;
     let mut info = info.unwrap_or_else(|| SoftInfo {
@@ -87,7 +89,9 @@ pub fn store(folder: &Path, exits: &Exits, rows: &[CalibrationRow]) -> Result<()
         provenance: serde_json::Value::Null,
         calibrated: Vec::new(),
     });
-    info.calibrated.retain(|old| old.exits != *exits);
+    let criteria: Vec<Criterion> = rows.iter().map(|row| row.criterion).collect();
+    info.calibrated
+        .retain(|old| old.exits != *exits || !criteria.contains(&old.rule.criterion()));
     let rules = rows.iter().map(|row| row.calibrated.clone());
     info.calibrated.splice(0..0, rules);
     Ok(info.save(folder)?)

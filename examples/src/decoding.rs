@@ -141,6 +141,26 @@ impl DecodingArgs {
         }
     }
 
+    /// The same with these exits, where the mode chooses among exits.
+    pub fn with_exits(mut self, exits: Option<&Exits>) -> Self {
+        let dynamic = self.mode.starts_with("dynamic");
+        let modes = ["auto", "speculative", "speculative=dynamic"];
+        if dynamic || modes.contains(&self.mode.as_str()) {
+            self.exits = exits.cloned();
+        }
+        self
+    }
+
+    /// Everything that decides what is decoded, what is taken from the model's folder among it: two runs of the same description do the same.
+    pub fn description(&self, trained: &Trained) -> Result<String> {
+        let rule = match self.decides() {
+            true => Some(self.rule(trained)?.to_string()),
+            false => None,
+        };
+        let exits = trained.exits(self.exits.as_ref()).ok();
+        Ok(format!("{self:?} {exits:?} {rule:?}"))
+    }
+
     /// Whether a policy decides where tokens leave.
     pub fn decides(&self) -> bool {
         ["dynamic", "speculative=dynamic"].contains(&self.mode.as_str())
@@ -287,6 +307,10 @@ impl DecodingArgs {
     /// When a token leaves: as asked for, else as calibrated, else by the usual thresholds.
     pub fn rule(&self, trained: &Trained) -> Result<ExitRule> {
         if let Some(calibrated) = self.calibrated(trained)? {
+            ensure!(
+                !self.copy_states && !self.thrifty,
+                "the thresholds that the folder was calibrated with hold neither for --copy-states nor for --thrifty: give --thresholds"
+            );
             return Ok(calibrated.rule.clone());
         }
         let policy = self.policy.as_deref().unwrap_or("confidence");

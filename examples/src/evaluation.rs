@@ -9,6 +9,8 @@ use anyhow::{Context, Result, ensure};
 use soft_eval::results::{Evaluation, Finding, Input, Provenance};
 use soft_eval::{Bootstrap, Journal};
 
+use crate::subject::Subject;
+
 /// An evaluation on its way.
 pub struct Recorder {
     started: Instant,
@@ -40,22 +42,20 @@ impl Recorder {
         }
     }
 
-    /// Notes a file, or of a model folder its weights.
+    /// Notes a file.
     pub fn input(&mut self, path: &Path) -> Result<()> {
-        let fingerprints = fingerprints(path)?;
-        self.provenance.inputs.extend(fingerprints);
+        self.provenance.inputs.push(fingerprint(path)?);
         Ok(())
+    }
+
+    /// Notes a model.
+    pub fn model(&mut self, subject: &Subject) {
+        self.provenance.inputs.extend(subject.inputs.clone());
     }
 
     /// Notes a seed.
     pub fn seed(&mut self, name: &str, seed: u64) {
         self.provenance.seeds.push((name.to_owned(), seed));
-    }
-
-    /// The fingerprints noted so far, as settings of a journal.
-    pub fn fingerprints(&self) -> Vec<&str> {
-        let inputs = self.provenance.inputs.iter();
-        inputs.map(|input| input.crc32c.as_str()).collect()
     }
 
     /// The evaluation with what was found.
@@ -76,16 +76,32 @@ fn quoted(argument: &str) -> String {
     }
 }
 
-fn fingerprints(path: &Path) -> Result<Vec<Input>> {
-    if !path.is_dir() {
-        return Ok(vec![fingerprint(path)?]);
-    }
-    let entries = std::fs::read_dir(path).with_context(|| path.display().to_string())?;
+/// Files of a model folder that decide what it computes, beside its weights.
+const SMALL_FILES: [&str; 6] = [
+    "config.json",
+    "draft_tokens.json",
+    "generation_config.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+];
+
+/// The files of a model folder.
+pub(crate) fn fingerprints(folder: &Path) -> Result<Vec<Input>> {
+    let entries = std::fs::read_dir(folder).with_context(|| folder.display().to_string())?;
     let paths = entries.map(|entry| entry.map(|entry| entry.path()));
     let mut paths: Vec<PathBuf> = paths.collect::<Result<_, _>>()?;
-    paths.retain(|path| path.extension().is_some_and(|end| end == "safetensors"));
+    paths.retain(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.ends_with(".safetensors") || SMALL_FILES.contains(&&*name)
+    });
     paths.sort();
     paths.iter().map(|path| fingerprint(path)).collect()
+}
+
+/// CRC-32C of some bytes, as text.
+pub(crate) fn fingerprint_of(bytes: &[u8]) -> String {
+    format!("{:08x}", crc32c::crc32c(bytes))
 }
 
 fn fingerprint(path: &Path) -> Result<Input> {
@@ -120,20 +136,31 @@ pub struct OutputArgs {
 }
 
 impl OutputArgs {
-    /// Refuses to overwrite, before anything is computed.
+    /// Refuses to overwrite and what cannot be written, before anything is computed.
     pub fn check(&self) -> Result<()> {
         if let Some(path) = &self.json {
             ensure!(!path.exists(), "{} is there already", path.display());
+            let name = path.file_name().context("--json names no file")?;
+            let mut trial = name.to_owned();
+            trial.push(".trial");
+            let trial = path.with_file_name(trial);
+            let written = std::fs::write(&trial, "").and_then(|()| std::fs::remove_file(&trial));
+            written.with_context(|| format!("cannot write {}", path.display()))?;
         }
         Ok(())
     }
 
-    /// The journal asked for, of an evaluation with these settings.
-    pub fn open_journal(&self, settings: &impl serde::Serialize) -> Result<Journal> {
-        match &self.journal {
-            Some(path) => Ok(Journal::open(path, settings)?),
-            None => Ok(Journal::unsaved()),
-        }
+    /// The journal asked for. Its keys say what each result is of; the program, its version and the device must be those that it was begun with.
+    pub fn open_journal(&self, program: &str, device: &str) -> Result<Journal> {
+        let Some(path) = &self.journal else {
+            return Ok(Journal::unsaved());
+        };
+        let settings = serde_json::json!({
+            "program": program,
+            "version": env!("CARGO_PKG_VERSION"),
+            "device": device,
+        });
+        Ok(Journal::open(path, &settings)?)
     }
 
     /// Writes the file, if one was asked for.

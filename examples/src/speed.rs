@@ -6,7 +6,8 @@ use anyhow::{Context, Result};
 use soft_core::{DecodeSettings, Exits, Mode, Prompt};
 use soft_eval::results::SpeedTable;
 use soft_eval::{
-    Journal, Setting, SpeedMeter, SpeedMode, SpeedSample, fastest, speed_figures, trace,
+    AnsweredPrompt, Bootstrap, Journal, Setting, SpeedMeter, SpeedMode, SpeedSample, fastest,
+    speed_figures,
 };
 
 use crate::decoding::DecodingArgs;
@@ -36,11 +37,16 @@ impl Contest<'_> {
         let draft_tokens = subject.trained.draft_tokens.as_ref().map_or(0, Vec::len);
         let costs = subject.model.config().operation_costs(draft_tokens);
         let rows = speed_figures(&names, &samples, &costs);
-        let agreements = self.agreements(&samples)?;
-        let settings = rows.iter().zip(agreements).map(|(row, agreement)| Setting {
-            name: row.mode.clone(),
-            speed: row.speedup.map_or(1.0, |speedup| speedup.estimate),
-            agreement,
+        let agreements = self.agreements(&samples, journal)?;
+        let settings = rows.iter().zip(agreements).map(|(row, counts)| {
+            let agreement = Bootstrap::default().ratio(&counts);
+            Setting {
+                name: row.mode.clone(),
+                speed: row.speedup.map_or(1.0, |speedup| speedup.estimate),
+                // Without a decision behind the first there is nothing to differ in.
+                agreement: agreement.map_or(1.0, |share| share.estimate),
+                least: agreement.map_or(1.0, |share| share.low),
+            }
         });
         let settings: Vec<_> = settings.collect();
         Ok(SpeedTable {
@@ -77,9 +83,17 @@ impl Contest<'_> {
         let modes = self.modes.iter().map(mode).collect::<Result<Vec<_>>>()?;
         let mut meter = SpeedMeter::new(&subject.model, &modes);
         let mut progress = Progress::new("decoding", self.prompts.len() as u64, 0);
+        let described = self
+            .modes
+            .iter()
+            .map(|(_, decoding)| decoding.description(&subject.trained));
+        let how = format!(
+            "speed/{}",
+            described.collect::<Result<Vec<_>>>()?.join("; ")
+        );
         let mut samples = Vec::new();
-        for (index, prompt) in self.prompts.iter().enumerate() {
-            let key = format!("prompt/{index}");
+        for prompt in self.prompts {
+            let key = subject.key(&how, &prompt.tokens);
             let of_prompt = match journal.get(&key)? {
                 Some(known) => known,
                 None => {
@@ -98,26 +112,37 @@ impl Contest<'_> {
         Ok(samples)
     }
 
-    /// Of every mode the share of its tokens that the full model names on the same text.
-    fn agreements(&self, samples: &[Vec<SpeedSample>]) -> Result<Vec<f64>> {
+    /// Of every mode, for each prompt: how many of its decisions behind the first are the full model's on the same text, and how many there are. The first
+    /// is the full model's in every mode.
+    fn agreements(
+        &self,
+        samples: &[Vec<SpeedSample>],
+        journal: &mut Journal,
+    ) -> Result<Vec<Vec<(f64, f64)>>> {
         let exits = Exits::full(self.subject.trained.depth)?;
         let total = self.modes.len() * self.prompts.len();
         let mut progress = Progress::new("comparing", total as u64, 0);
-        let mut counts = vec![[0_usize; 2]; self.modes.len()];
+        let mut counts = vec![Vec::new(); self.modes.len()];
         for (prompt, samples) in self.prompts.iter().zip(samples) {
-            for (count, sample) in counts.iter_mut().zip(samples) {
-                let text = [&prompt.tokens[..], &sample.answer].concat();
-                let positions = prompt.tokens.len() - 1..text.len() - 1;
-                let traced = trace(&self.subject.model, &exits, &text, positions)?;
-                let pairs = traced.iter().zip(&sample.answer);
-                let same = pairs.filter(|(traced, token)| traced.full == **token);
-                count[0] += same.count();
-                count[1] += sample.answer.len();
+            for (counts, sample) in counts.iter_mut().zip(samples) {
+                let text = AnsweredPrompt {
+                    prompt: prompt.tokens.clone(),
+                    answer: sample.answer.clone(),
+                    ended: sample.ended,
+                };
+                let traced = self.subject.traces(&exits, &[text], journal, || ())?;
+                let stops = self.subject.tokenizer.stop_tokens();
+                let named = sample.answer.iter().skip(1).map(Some).chain([None]);
+                let pairs = traced.iter().flatten().zip(named);
+                let same = pairs.filter(|(traced, named)| match named {
+                    Some(token) => traced.full == **token,
+                    None => stops.contains(&traced.full),
+                });
+                counts.push((same.count() as f64, traced[0].len() as f64));
                 progress.step("");
             }
         }
         progress.finish();
-        let share = |[same, all]: [usize; 2]| same as f64 / all.max(1) as f64;
-        Ok(counts.into_iter().map(share).collect())
+        Ok(counts)
     }
 }

@@ -4,15 +4,16 @@ use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use soft_burn::burn::tensor::Device;
 use soft_burn::{Llama, LlamaConfig};
-use soft_core::{DecodeSettings, Decoder, Prompt};
+use soft_core::{Batch, Decoder, Exit, Exits, Finish, Prompt, ScoreSum};
 use soft_data::Tokenizer;
-use soft_eval::Journal;
-use soft_eval::results::Sample;
+use soft_eval::results::{Input, Sample};
+use soft_eval::{AnsweredPrompt, Journal, TokenTrace, trace};
 
 use crate::decoding::{DecodingArgs, Trained};
+use crate::evaluation::{fingerprint_of, fingerprints};
 
 /// A model folder with a name: `SoFT=runs/soft/model`; without one, the folder's is taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +58,10 @@ fn own_name(folder: &Path) -> String {
 pub struct Subject {
     /// The name in tables.
     pub name: String,
+    /// Its files, as they stand in the provenance of results.
+    pub inputs: Vec<Input>,
+    /// Stands for the content of its files in journals, whatever it is called.
+    fingerprint: String,
     /// The weights.
     pub model: Llama,
     /// The tokenizer.
@@ -66,20 +71,22 @@ pub struct Subject {
 }
 
 /// An answer and the depth that named each of its tokens.
-#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Answer {
     /// The tokens.
     pub tokens: Vec<u32>,
     /// As many depths.
     pub depths: Vec<usize>,
+    /// Whether it ended by a stop token.
+    pub ended: bool,
 }
 
 /// Prompts to answer, and how.
 pub struct Questions<'a> {
-    /// What the answers are kept under, beside the model's name and the mode.
-    pub name: &'a str,
     /// The prompts' tokens.
     pub prompts: &'a [Vec<u32>],
+    /// Exits that modes choose among; those the model was trained at when none are given.
+    pub exits: Option<&'a Exits>,
     /// Most tokens of an answer.
     pub max_new_tokens: usize,
     /// Prompts decoded at a time.
@@ -92,17 +99,44 @@ impl Subject {
         let config = LlamaConfig::load(&named.folder)?;
         let tokenizer = Tokenizer::from_folder(&named.folder, config.vocab)?;
         let trained = Trained::load(&named.folder, &config)?;
+        let inputs = fingerprints(&named.folder)?;
+        let sums: Vec<&str> = inputs.iter().map(|input| input.crc32c.as_str()).collect();
         Ok(Self {
             name: named.name.clone(),
+            fingerprint: fingerprint_of(sums.join(" ").as_bytes()),
+            inputs,
             model: Llama::from_pretrained(&named.folder, device)?,
             tokenizer,
             trained,
         })
     }
 
-    /// The settings of a greedy mode.
-    pub fn settings(&self, mode: &str, max_new_tokens: usize) -> Result<DecodeSettings> {
-        DecodingArgs::of_mode(mode, max_new_tokens).settings(&self.trained, &self.tokenizer)
+    /// Refuses exits that cannot decode: those with a block of their own.
+    pub fn check_answers(&self, exits: &Exits) -> Result<()> {
+        let with_blocks = self.model.exits_with_blocks();
+        let own = exits.iter().find(|exit| with_blocks.contains(exit));
+        ensure!(
+            own.is_none(),
+            "exit {} of {} has a block of its own (Balcony) and answers as a model of its own only: `extract` it, or leave it out",
+            own.map_or(0, Exit::depth),
+            self.name
+        );
+        Ok(())
+    }
+
+    /// The arguments of a greedy mode.
+    pub fn decoding(&self, mode: &str, questions: &Questions) -> DecodingArgs {
+        DecodingArgs::of_mode(mode, questions.max_new_tokens).with_exits(questions.exits)
+    }
+
+    /// What a journal calls anything that this model makes by `how` of tokens.
+    pub fn key(&self, how: &str, tokens: &[u32]) -> String {
+        let bytes: Vec<u8> = tokens
+            .iter()
+            .flat_map(|token| token.to_le_bytes())
+            .collect();
+        let (length, sum) = (tokens.len(), fingerprint_of(&bytes));
+        format!("{how}/{}/{length}-{sum}", self.fingerprint)
     }
 
     /// Greedy answers; those that the journal holds are taken from it, the others put there. `progress` is called after each prompt.
@@ -113,10 +147,16 @@ impl Subject {
         journal: &mut Journal,
         mut progress: impl FnMut(),
     ) -> Result<Vec<Answer>> {
-        let key = |index: usize| format!("{}/{}/{mode}/{index}", questions.name, self.name);
+        let decoding = self.decoding(mode, questions);
+        let how = format!("answer/{}", decoding.description(&self.trained)?);
+        let keys = questions
+            .prompts
+            .iter()
+            .map(|prompt| self.key(&how, prompt));
+        let keys: Vec<String> = keys.collect();
         let mut answers: Vec<Option<Answer>> = Vec::new();
-        for index in 0..questions.prompts.len() {
-            answers.push(journal.get(&key(index))?);
+        for key in &keys {
+            answers.push(journal.get(key)?);
         }
         let open: Vec<usize> = (0..answers.len())
             .filter(|&i| answers[i].is_none())
@@ -127,27 +167,83 @@ impl Subject {
                 .iter()
                 .map(|&index| Prompt::from(questions.prompts[index].clone()));
             let prompts: Vec<_> = prompts.collect();
-            let settings = self.settings(mode, questions.max_new_tokens)?;
+            let settings = decoding.settings(&self.trained, &self.tokenizer)?;
             let mut decoder = Decoder::new(&self.model, &prompts, settings)?;
-            let mut found = vec![
-                Answer {
-                    tokens: vec![],
-                    depths: vec![]
-                };
-                indices.len()
-            ];
+            let mut found = vec![Answer::default(); indices.len()];
             for step in decoder.by_ref() {
                 let step = step?;
                 found[step.row].tokens.push(step.token);
                 found[step.row].depths.push(step.exit.depth());
             }
-            for (&index, answer) in indices.iter().zip(found) {
-                journal.record(&key(index), &answer)?;
+            for (row, (&index, mut answer)) in indices.iter().zip(found).enumerate() {
+                answer.ended = decoder.finish(row) == Some(Finish::StopToken);
+                journal.record(&keys[index], &answer)?;
                 answers[index] = Some(answer);
                 progress();
             }
         }
         Ok(answers.into_iter().flatten().collect())
+    }
+
+    /// Sums of every exit over every row, `[exit][row]`; those that the journal holds are taken from it. `progress` is called after each batch.
+    pub fn row_scores(
+        &self,
+        exits: &Exits,
+        batches: &[Batch],
+        journal: &mut Journal,
+        mut progress: impl FnMut(),
+    ) -> Result<Vec<Vec<ScoreSum>>> {
+        let mut rows: Vec<Vec<ScoreSum>> = vec![Vec::new(); exits.len()];
+        for batch in batches {
+            let targets = batch.targets().iter();
+            let targets = targets.flat_map(|t| [t.row as u32, t.position as u32, t.token]);
+            let content: Vec<u32> = batch.tokens().iter().copied().chain(targets).collect();
+            let key = self.key(&format!("scores/{exits}"), &content);
+            let scores = match journal.get(&key)? {
+                Some(known) => known,
+                None => {
+                    let one = std::slice::from_ref(batch);
+                    let scores = soft_eval::row_scores(&self.model, exits, one, || ())?;
+                    journal.record(&key, &scores)?;
+                    scores
+                }
+            };
+            for (rows, scores) in rows.iter_mut().zip::<Vec<Vec<ScoreSum>>>(scores) {
+                rows.extend(scores);
+            }
+            progress();
+        }
+        Ok(rows)
+    }
+
+    /// What every exit says behind the first token of each answer, which the prompt's pass names; what the journal holds is taken from it. `progress` is
+    /// called after each text.
+    pub fn traces(
+        &self,
+        exits: &Exits,
+        texts: &[AnsweredPrompt],
+        journal: &mut Journal,
+        mut progress: impl FnMut(),
+    ) -> Result<Vec<Vec<TokenTrace>>> {
+        let mut traces = Vec::with_capacity(texts.len());
+        for text in texts {
+            let tokens = [&text.prompt[..], &text.answer].concat();
+            let last = text.prompt.len() + text.decisions();
+            let positions = text.prompt.len()..(last - 1).max(text.prompt.len());
+            let how = format!("trace/{exits}/{positions:?}");
+            let key = self.key(&how, &tokens);
+            let traced = match journal.get(&key)? {
+                Some(known) => known,
+                None => {
+                    let traced = trace(&self.model, exits, &tokens, positions)?;
+                    journal.record(&key, &traced)?;
+                    traced
+                }
+            };
+            traces.push(traced);
+            progress();
+        }
+        Ok(traces)
     }
 
     /// An answer as text.

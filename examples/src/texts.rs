@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
-use soft_core::{Exits, Prompt};
-use soft_data::{Format, encode, encode_prompt};
-use soft_eval::{AnsweredPrompt, Journal, TokenTrace, trace};
+use soft_core::Prompt;
+use soft_data::{DataError, Format, encode, encode_prompt};
+use soft_eval::{AnsweredPrompt, Journal};
 
 use crate::progress::Progress;
 use crate::prompts::{PromptArgs, Reader};
@@ -89,7 +89,8 @@ impl TextArgs {
             }
             Text::Rows => self.rows(subject)?,
         };
-        texts.retain(|text| !text.answer.is_empty());
+        // What the prompt's pass names is the full model's whatever the policy: there must be more.
+        texts.retain(|text| text.decisions() > 1);
         ensure!(
             !texts.is_empty(),
             "{} has no text to read",
@@ -113,19 +114,31 @@ impl TextArgs {
         let mut texts = Vec::new();
         for record in &records {
             let prompt = encode_prompt(record, &subject.tokenizer)?;
-            let Ok((examples, _)) =
-                encode(std::slice::from_ref(record), &subject.tokenizer, context)
-            else {
-                continue;
+            ensure!(
+                !prompt.is_empty(),
+                "row {} of {}: a text without a prompt begins with no token to go on from",
+                record.row,
+                self.prompts.display()
+            );
+            let row = std::slice::from_ref(record);
+            let (examples, _) = match encode(row, &subject.tokenizer, context) {
+                // The prompt alone fills the context.
+                Err(DataError::NoExamples) => continue,
+                encoded => encoded?,
             };
             let tokens = examples.first().map_or(&[][..], |example| example.tokens());
             let answer = tokens.get(prompt.len()..).unwrap_or_default();
-            if !prompt.is_empty() {
-                texts.push(AnsweredPrompt {
-                    prompt,
-                    answer: answer.iter().take(self.max_new_tokens).copied().collect(),
-                });
-            }
+            // The last token is the end of the text, unless the row was cut.
+            let whole = answer
+                .split_last()
+                .filter(|(last, _)| subject.tokenizer.stop_tokens().contains(last));
+            let (said, ended) = whole.map_or((answer, false), |(_, said)| (said, true));
+            let cut = said.len() > self.max_new_tokens;
+            texts.push(AnsweredPrompt {
+                prompt,
+                answer: said.iter().take(self.max_new_tokens).copied().collect(),
+                ended: ended && !cut,
+            });
         }
         Ok(texts)
     }
@@ -144,8 +157,8 @@ fn answered(
     journal: &mut Journal,
 ) -> Result<Vec<AnsweredPrompt>> {
     let questions = Questions {
-        name: "texts",
         prompts,
+        exits: None,
         max_new_tokens: args.max_new_tokens,
         batch: args.batch,
     };
@@ -156,24 +169,7 @@ fn answered(
     let pair = |(prompt, answer): (&Vec<u32>, crate::subject::Answer)| AnsweredPrompt {
         prompt: prompt.clone(),
         answer: answer.tokens,
+        ended: answer.ended,
     };
     Ok(pairs.map(pair).collect())
-}
-
-/// What every exit says along the answers.
-pub fn traces(
-    subject: &Subject,
-    exits: &Exits,
-    texts: &[AnsweredPrompt],
-) -> Result<Vec<Vec<TokenTrace>>> {
-    let mut progress = Progress::new("reading", texts.len() as u64, 0);
-    let mut traces = Vec::with_capacity(texts.len());
-    for text in texts {
-        let tokens = [&text.prompt[..], &text.answer].concat();
-        let positions = text.prompt.len() - 1..tokens.len() - 1;
-        traces.push(trace(&subject.model, exits, &tokens, positions)?);
-        progress.step("");
-    }
-    progress.finish();
-    Ok(traces)
 }

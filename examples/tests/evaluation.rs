@@ -9,6 +9,7 @@ use std::process::Output;
 
 use programs::{example, tiny_llama};
 use serde_json::{Value, json};
+use soft_examples::tiny_world::{Split, World};
 
 /// A folder to work in, with a model of its own.
 struct Site {
@@ -115,30 +116,48 @@ fn evaluate_goes_on_where_it_was_stopped() {
         .collect();
     assert_eq!(modes, ["exit=4", "exit=8", "speculative=4"]);
     let journal = site.read("answers.jsonl");
-    let tokens = |mode: &str| -> Vec<Value> {
-        let lines = journal
-            .lines()
-            .skip(1)
-            .map(|line| serde_json::from_str::<Value>(line).unwrap());
-        let of_mode = lines.filter(|line| line["key"].as_str().unwrap().contains(mode));
-        of_mode
-            .map(|line| line["value"]["tokens"].clone())
-            .collect()
+    let lines = journal
+        .lines()
+        .skip(1)
+        .map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let lines: Vec<Value> = lines.collect();
+    let tokens = |mode: &str| -> Vec<&Value> {
+        let mode = format!("mode: \"{mode}\"");
+        let of_mode = lines
+            .iter()
+            .filter(|line| line["key"].as_str().unwrap().contains(&mode));
+        of_mode.map(|line| &line["value"]["tokens"]).collect()
     };
-    assert_eq!(tokens("/exit=8/"), tokens("/speculative=4/"));
-    assert_ne!(tokens("/exit=8/"), tokens("/exit=4/"));
+    assert_eq!(tokens("exit=8").len(), 24);
+    assert_eq!(tokens("exit=8"), tokens("speculative=4"));
+    assert_ne!(tokens("exit=8"), tokens("exit=4"));
 
     // Cut in the middle of a line, as a kill leaves it.
-    assert_eq!(journal.lines().count(), 1 + 3 * 24);
+    // The settings, one batch of rows scored, three answers to each question.
+    assert_eq!(journal.lines().count(), 2 + 3 * 24);
     site.write("answers.jsonl", &journal[..journal.len() / 2]);
     site.succeeds(EVALUATE, &format!("{arguments} --json again.json"));
     assert_eq!(findings(&site.json("again.json")), findings(&whole));
     assert_eq!(site.read("answers.jsonl"), journal);
 
+    // Other settings share nothing, whatever else is the same: everything is answered anew.
+    let longer = arguments.replace("--max-new-tokens 6", "--max-new-tokens 7");
+    site.succeeds(EVALUATE, &longer);
+    assert_eq!(site.read("answers.jsonl").lines().count(), 2 + 6 * 24);
+    site.refused(
+        "sweep",
+        "--model model --prompts trivia.json --format triviaqa --exits 4,8 --journal answers.jsonl",
+        &["answers.jsonl", "`program`"],
+    );
     site.refused(
         EVALUATE,
-        &format!("{arguments} --max-new-tokens 7").replace("--max-new-tokens 6", ""),
-        &["answers.jsonl", "`max_new_tokens` was 6, now it is 7"],
+        &format!("{QUESTIONS} --json whole.json"),
+        &["whole.json is there already"],
+    );
+    site.refused(
+        EVALUATE,
+        &format!("{QUESTIONS} --json nowhere/x.json"),
+        &["cannot write nowhere/x.json"],
     );
     site.refused(
         EVALUATE,
@@ -187,6 +206,35 @@ fn calibrated_thresholds_are_stored_and_used() {
     );
 }
 
+/// The promise on real text: in at least 19 of 20 random splits, for every criterion, and not because nothing leaves.
+#[test]
+fn calibration_keeps_its_promise_on_random_splits() {
+    let site = Site::new();
+    let asked = World::new(7).instructions(Split::Train);
+    let prompts = asked
+        .iter()
+        .step_by(3)
+        .map(|asked| json!({"prompt": asked.prompt}).to_string() + "\n");
+    site.write("prompts.jsonl", &prompts.collect::<String>());
+    site.succeeds(
+        "calibrate",
+        "--model model --exits 2:8:2 --prompts prompts.jsonl --max-new-tokens 12 --disagreement 0.2 --splits 20 --json calibration.json",
+    );
+    let found = site.json("calibration.json");
+    let rows = found["findings"][0]["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 5);
+    for row in rows {
+        assert_eq!(row["provable"], true);
+        let kept = row["kept"][0].as_u64().unwrap();
+        assert!(kept >= 19, "{kept} of 20: {row}");
+    }
+    let depth = rows[0]["checked"]["mean_depth"].as_f64().unwrap();
+    assert!(
+        depth < 7.0,
+        "the first rule leaves after {depth} of 8 blocks"
+    );
+}
+
 #[test]
 fn people_judge_through_a_file() {
     let site = Site::new();
@@ -198,35 +246,60 @@ fn people_judge_through_a_file() {
         &judged,
         &["verdicts are missing", "verdicts.jsonl", "fill in"],
     );
+    // People prefer what exit 2 says, wherever it stands: it is what both "one" and "other" say there.
     let open = site.read("verdicts.jsonl");
-    assert!(open.contains("\"verdict\":null"));
-    site.write("verdicts.jsonl", &open.replace("null", "\"1\""));
+    let lines = open
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let lines: Vec<Value> = lines.collect();
+    assert!(
+        lines
+            .iter()
+            .all(|line| line["judge"] == "people" && line["verdict"].is_null())
+    );
+    // Exit 2 against itself ties unasked; against exit 8 each pair is asked in both orders, ours first.
+    assert_eq!(lines.len(), 6);
+    let filled = lines.iter().enumerate().map(|(index, line)| {
+        let mut line = line.clone();
+        line["verdict"] = json!(if index % 2 == 0 { "1" } else { "2" });
+        line.to_string() + "\n"
+    });
+    site.write("verdicts.jsonl", &filled.collect::<String>());
     site.succeeds("compare", &format!("{judged} --json compare.json"));
     let found = site.json("compare.json");
-    let kinds = found["findings"].as_array().unwrap().iter();
-    let kinds: Vec<_> = kinds
-        .map(|finding| finding["kind"].as_str().unwrap())
-        .collect();
-    assert_eq!(kinds.iter().filter(|kind| **kind == "agreement").count(), 4);
-    assert_eq!(kinds.iter().filter(|kind| **kind == "samples").count(), 3);
-    let judged = found["findings"].as_array().unwrap().iter();
-    let judged = judged
-        .into_iter()
-        .find(|finding| finding["kind"] == "judged")
-        .unwrap();
-    let rows = judged["rows"].as_array().unwrap();
-    let pairs: Vec<_> = rows
-        .iter()
-        .map(|row| (row["exit"].as_u64(), row["their_exit"].as_u64()))
+    let of_kind = |kind: &str| -> Vec<&Value> {
+        let findings = found["findings"].as_array().unwrap().iter();
+        findings.filter(|finding| finding["kind"] == kind).collect()
+    };
+    assert_eq!(of_kind("agreement").len(), 4);
+    let samples = of_kind("samples");
+    assert_eq!(samples.len(), 3);
+    let modes = samples[0]["answers"].as_array().unwrap().iter();
+    let modes: Vec<_> = modes
+        .map(|answer| answer["mode"].as_str().unwrap())
         .collect();
     assert_eq!(
-        pairs,
-        [(Some(2), Some(2)), (Some(2), Some(8)), (Some(8), Some(8))]
+        modes,
+        ["exit=2", "exit=8", "dynamic", "exit=2", "exit=8", "dynamic"]
     );
-    for row in rows {
-        // One model twice, or a judge that always takes the first: nobody wins.
-        assert_eq!(row["score"]["score"]["estimate"], 0.0);
-    }
+    let rows = of_kind("judged")[0]["rows"].as_array().unwrap();
+    let scores: Vec<_> = rows
+        .iter()
+        .map(|row| {
+            let pair = (
+                row["exit"].as_u64().unwrap(),
+                row["their_exit"].as_u64().unwrap(),
+            );
+            (pair, row["score"]["score"]["estimate"].as_f64().unwrap())
+        })
+        .collect();
+    assert_eq!(scores, [((2, 2), 0.0), ((2, 8), 1.0), ((8, 8), 0.0)]);
+    let partial = format!("{judged} --judge-exits 2");
+    site.refused(
+        "compare",
+        &partial,
+        &["--judge-exits 2", "the last must be 8"],
+    );
 }
 
 #[test]
@@ -252,8 +325,9 @@ fn a_model_judges_and_is_measured() {
             (&quality["pairs"], &quality["without_majority"]),
             (&json!(1), &json!(1))
         );
-        fs::remove_file(site.path("verdicts.jsonl")).unwrap();
     }
+    // Both wrote to one file, and neither answered for the other: two orders each.
+    assert_eq!(site.read("verdicts.jsonl").lines().count(), 4);
     for (arguments, part) in [
         (format!("{people} --judge coin"), "unknown judge \"coin\""),
         (people.to_owned(), "--judge"),
@@ -314,6 +388,19 @@ fn a_sweep_and_a_comparison_become_a_report() {
     let compare = "--ours one=model --theirs other=model --exits 4,8 --data trivia.json --format triviaqa --max-new-tokens 6 --positions 4";
     let said = site.succeeds("compare", &format!("{compare} --json results/compare.json"));
     assert!(said.contains("full-depth tax: +0.0 %"), "{said}");
+    // Ours less theirs: what was not trained on the questions loses to what was.
+    let train = "--model model --data trivia.json --format triviaqa --validation 0 --method sft --steps 6 --lr 1e-3 --batch 8";
+    site.succeeds("finetune", &format!("{train} --out run"));
+    let worse = compare.replace("other=model", "other=run/model");
+    let said = site.succeeds("compare", &format!("{worse} --json worse.json"));
+    assert!(said.contains("full-depth tax: +"), "{said}");
+    let full = &site.json("worse.json")["findings"][0]["rows"][1];
+    assert!(full["loss"]["low"].as_f64().unwrap() > 0.5, "{full}");
+    assert!(
+        full["answers"]["f1"]["estimate"].as_f64().unwrap() <= 0.0,
+        "{full}"
+    );
+
     site.succeeds("report", "--results results --out report --title Tiny");
     let page = site.read("report/index.html");
     assert!(page.contains("<title>Tiny</title>") && page.contains("sweep --model tiny=model"));

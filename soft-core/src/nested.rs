@@ -8,6 +8,8 @@
 
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Batch, Exit, Exits};
 
 /// A decoder-only language model whose first n blocks are models of their own.
@@ -217,7 +219,7 @@ pub struct TargetScore {
 }
 
 /// How a sub-model did on several targets.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ScoreSum {
     /// Cross-entropy in nats, summed over the targets.
     pub nats: f64,

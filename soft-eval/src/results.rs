@@ -309,6 +309,8 @@ pub struct CalibrationRow {
     pub checked: PolicyOutcome,
     /// Of so many random splits, in how many texts that took no part kept the promise.
     pub kept: Option<(u64, u64)>,
+    /// Whether texts of this number and length could have shown the promise to hold at all.
+    pub provable: bool,
 }
 
 /// Ways of decoding, measured side by side; the first is plain decoding.

@@ -6,12 +6,14 @@
 
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
+
 use soft_core::{
     DecodeModel, Evidence, Exit, ExitPolicy, Exits, Head, Measure, Past, Score, Verdict,
 };
 
 /// One position of a text.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TokenTrace {
     /// What each early exit knows of the next token, shallowest first.
     pub early: Vec<EarlyTrace>,
@@ -20,7 +22,7 @@ pub struct TokenTrace {
 }
 
 /// One early exit at one position.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EarlyTrace {
     /// The head's score.
     pub score: Score,
@@ -39,7 +41,10 @@ pub struct Left {
     pub heads: usize,
 }
 
-/// Traces the tokens that follow the `positions` of `text`: those at index `positions.start + 1` to `positions.end`.
+/// Traces what is named behind the `positions` of `text`: the tokens at index `positions.start + 1` to `positions.end`, of which the last, behind the
+/// end of the text, may be a stop token.
+///
+/// Of an answer, begin at its first token: that one is named by the prompt's pass, which runs to the full depth whatever the policy.
 ///
 /// # Errors
 /// As the model's own.
@@ -124,7 +129,7 @@ impl TokenTrace {
 }
 
 /// What a policy does on texts.
-#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PolicyOutcome {
     /// Tokens.
     pub tokens: u64,

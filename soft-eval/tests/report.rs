@@ -181,6 +181,7 @@ fn findings() -> Vec<Finding> {
                 checked: found.tested.clone(),
                 tested: found.tested,
                 kept: Some((20, 20)),
+                provable: found.provable,
             }],
         }),
         Finding::Speed(SpeedTable {

@@ -12,6 +12,7 @@ use soft_eval::{
     ChatJudge, ChatSettings, Comparison, EvalError, Judge, Judgement, Pair, ResponseLikelihood,
     VerdictFile, VerdictLikelihood, judge_pairs, judge_quality, read_pandalm,
 };
+use soft_examples::evaluation::Recorder;
 use soft_examples::progress::Progress;
 use soft_examples::prompts::Instruction;
 use soft_examples::subject::{NamedFolder, Subject};
@@ -31,10 +32,16 @@ pub type Responses = (String, Vec<(Exit, Vec<String>)>);
 
 impl Judging {
     /// Makes the judge that was asked for.
-    pub fn begin(args: &Args, choice: &JudgeChoice) -> Result<Self> {
+    pub fn begin(args: &Args, choice: &JudgeChoice, recorder: &mut Recorder) -> Result<Self> {
         let path = args.verdicts.as_ref().context("--judge needs --verdicts")?;
-        let (judge, name): (Option<Box<dyn Judge>>, String) = match choice {
-            JudgeChoice::File => (None, "people".to_owned()),
+        let mut load = |folder: &NamedFolder| -> Result<ModelJudge> {
+            let judge = ModelJudge::load(folder, args)?;
+            recorder.model(&judge.subject);
+            Ok(judge)
+        };
+        // In the file of verdicts a judge is known by what decides its verdicts, whatever it is called.
+        let (judge, name, identity): (Option<Box<dyn Judge>>, String, String) = match choice {
+            JudgeChoice::File => (None, "people".to_owned(), "people".to_owned()),
             JudgeChoice::Chat(model) => {
                 let settings = ChatSettings {
                     key: std::env::var("OPENAI_API_KEY").ok(),
@@ -42,24 +49,37 @@ impl Judging {
                     attempts: args.attempts,
                     ..ChatSettings::new(&args.url, model)
                 };
-                (Some(Box::new(ChatJudge::new(settings))), model.clone())
+                let identity = format!("{model} at {}", args.url);
+                (
+                    Some(Box::new(ChatJudge::new(settings))),
+                    model.clone(),
+                    identity,
+                )
             }
-            JudgeChoice::Verdict(folder) => (
-                Some(Box::new(Asked(ModelJudge::load(folder, args)?))),
-                format!("{} asked", folder.name),
-            ),
-            JudgeChoice::Response(folder) => (
-                Some(Box::new(Likelier(
-                    ModelJudge::load(folder, args)?,
-                    HashMap::new(),
-                ))),
-                format!("likelihood under {}", folder.name),
-            ),
+            JudgeChoice::Verdict(folder) => {
+                let judge = load(folder)?;
+                let identity = judge.subject.key("verdict", &[]);
+                (
+                    Some(Box::new(Asked(judge))),
+                    format!("{} asked", folder.name),
+                    identity,
+                )
+            }
+            JudgeChoice::Response(folder) => {
+                let judge = load(folder)?;
+                let identity = judge.subject.key("response", &[]);
+                let name = format!("likelihood under {}", folder.name);
+                (
+                    Some(Box::new(Likelier(judge, HashMap::new()))),
+                    name,
+                    identity,
+                )
+            }
         };
         Ok(Self {
             judge,
             name,
-            verdicts: VerdictFile::open(path)?,
+            verdicts: VerdictFile::open(path, identity)?,
         })
     }
 

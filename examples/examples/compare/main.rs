@@ -4,15 +4,15 @@
 mod args;
 mod judging;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use soft_burn::{Llama, device};
+use soft_burn::device;
 use soft_core::{Exit, Exits};
 use soft_data::{Format, Record, alpaca_prompt, encode, encode_prompt, ordered_batches};
 use soft_eval::results::{
-    AgreementTable, DifferenceRow, DifferenceTable, Finding, Sample, SampleTable,
+    AgreementTable, AnswerDifference, DifferenceRow, DifferenceTable, Finding, Sample, SampleTable,
 };
-use soft_eval::{AnsweredPrompt, Bootstrap, Interval, Journal, agreement, row_scores};
+use soft_eval::{AnsweredPrompt, ExitAgreement, Interval, Journal, agreement};
 use soft_examples::evaluation::Recorder;
 use soft_examples::progress::Progress;
 use soft_examples::prompts::{Instruction, read_instructions};
@@ -37,17 +37,21 @@ fn main() -> Result<()> {
         .clone()
         .for_depth(theirs.trained.depth)
         .with_context(|| theirs.name.clone())?;
+    comparable(&args, &ours, &theirs, &exits)?;
     let mut recorder = Recorder::begin();
-    let folders = [&args.ours.folder, &args.theirs.folder];
-    let files = [&args.data, &args.instructions, &args.people];
-    for path in folders.into_iter().chain(files.into_iter().flatten()) {
+    recorder.model(&ours);
+    recorder.model(&theirs);
+    for path in [&args.data, &args.instructions, &args.people]
+        .into_iter()
+        .flatten()
+    {
         recorder.input(path)?;
     }
-    let journal = args.output.open_journal(&serde_json::json!({
-        "program": "compare",
-        "inputs": recorder.fingerprints(),
-        "max_new_tokens": args.max_new_tokens,
-    }))?;
+    let judging = match judge {
+        Some(judge) => Some(judging::Judging::begin(&args, &judge, &mut recorder)?),
+        None => None,
+    };
+    let journal = args.output.open_journal("compare", &args.device)?;
     let mut comparison = Comparison {
         records: args.records()?,
         instructions: args.read_instructions()?,
@@ -60,12 +64,46 @@ fn main() -> Result<()> {
     };
     comparison.differences()?;
     comparison.agreement()?;
-    if let Some(judge) = judge {
-        let judged = judging::Judging::begin(&args, &judge)?;
-        comparison.judged(judged)?;
+    if let Some(judging) = judging {
+        comparison.judged(judging)?;
     }
     comparison.samples()?;
     args.output.save(&recorder.finish(comparison.findings))
+}
+
+/// Refuses, before anything is computed, models whose figures mean nothing beside each other.
+fn comparable(args: &Args, ours: &Subject, theirs: &Subject, exits: &Exits) -> Result<()> {
+    let shape = |subject: &Subject| {
+        let config = subject.model.config();
+        (config.vocab, config.d_model)
+    };
+    ensure!(
+        shape(ours) == shape(theirs),
+        "{} and {} differ in vocabulary or width, {:?} and {:?}: token by token they cannot be compared",
+        ours.name,
+        theirs.name,
+        shape(ours),
+        shape(theirs)
+    );
+    let answering = match (&args.judge_exits, &args.answer_exits) {
+        _ if args.positions > 0 => vec![exits],
+        (judged, answering) => judged.iter().chain(answering).collect(),
+    };
+    for subject in [ours, theirs] {
+        for exits in &answering {
+            subject
+                .check_answers(exits)
+                .context("add --positions 0 and name --judge-exits and --answer-exits")?;
+        }
+    }
+    if let Some(judged) = &args.judge_exits {
+        ensure!(
+            judged.last() == exits.last(),
+            "--judge-exits {judged}: responses are compared with the full depth's, the last must be {}",
+            exits.last()
+        );
+    }
+    Ok(())
 }
 
 impl Args {
@@ -123,24 +161,30 @@ impl Comparison<'_> {
         if self.records.is_empty() {
             return Ok(());
         }
+        let mut encoded = Vec::new();
+        for subject in [&self.ours, &self.theirs] {
+            let longest = self.args.max_len.min(subject.model.config().max_positions);
+            encoded.push(encode(&self.records, &subject.tokenizer, longest)?.0);
+        }
+        ensure!(
+            encoded[0] == encoded[1],
+            "{} and {} read the rows as different tokens: their losses cannot be compared row by row",
+            self.ours.name,
+            self.theirs.name
+        );
+        let batches = ordered_batches(&encoded[0], self.ours.tokenizer.pad(), self.args.batch)?;
         let mut scores = Vec::new();
         for subject in [&self.ours, &self.theirs] {
-            let config = subject.model.config();
-            let longest = self.args.max_len.min(config.max_positions);
-            let (examples, _) = encode(&self.records, &subject.tokenizer, longest)?;
-            let batches = ordered_batches(&examples, subject.tokenizer.pad(), self.args.batch)?;
             let mut progress = Progress::new("scoring", batches.len() as u64, 0);
-            let rows = row_scores(&subject.model, &self.exits, &batches, || {
-                progress.step(&subject.name)
-            })?;
+            let step = || progress.step(&subject.name);
+            scores.push(subject.row_scores(&self.exits, &batches, &mut self.journal, step)?);
             progress.finish();
-            scores.push(rows);
         }
         let mut rows = Vec::new();
         for (index, exit) in self.exits.clone().iter().enumerate() {
             let row = DifferenceRow::of(exit, &scores[0][index], &scores[1][index]);
             let mut row = row.context("the rows have no token to compare")?;
-            row.exact_match = self.exact_match(exit)?;
+            row.answers = self.answer_difference(exit)?;
             rows.push(row);
         }
         print_differences(&self.ours.name, &self.theirs.name, &rows);
@@ -153,8 +197,8 @@ impl Comparison<'_> {
         Ok(())
     }
 
-    /// How many more questions ours answers rightly at this exit, after normalisation; none where none are asked.
-    fn exact_match(&mut self, exit: Exit) -> Result<Option<Interval>> {
+    /// How much better ours answers the questions at this exit; none where none are asked.
+    fn answer_difference(&mut self, exit: Exit) -> Result<Option<AnswerDifference>> {
         let asked = match &self.args.answer_exits {
             Some(exits) => exits.contains(exit),
             None => exit == self.exits.last(),
@@ -162,31 +206,20 @@ impl Comparison<'_> {
         if self.args.format != Some(Format::TriviaQa) || !asked {
             return Ok(None);
         }
-        let mut right = Vec::new();
+        let mut scores = Vec::new();
         for subject in [&self.ours, &self.theirs] {
-            let prompts = self
-                .records
-                .iter()
-                .map(|record| encode_prompt(record, &subject.tokenizer));
+            let prompts = self.records.iter();
+            let prompts = prompts.map(|record| encode_prompt(record, &subject.tokenizer));
             let prompts = prompts.collect::<Result<Vec<_>, _>>()?;
-            let answers = answers(
-                subject,
-                self.args,
-                ("questions", &prompts),
-                exit,
-                &mut self.journal,
-            )?;
+            let mode = format!("exit={exit}");
+            let answers = answers(subject, self.args, &prompts, &mode, &mut self.journal)?;
             let texts = answers.iter().map(|answer| subject.text(answer));
             let texts = texts
                 .map(|text| Ok(first_line(&text?)))
                 .collect::<Result<Vec<_>>>()?;
-            let scores = trivia_scores(&self.records, &texts);
-            let scores = scores
-                .iter()
-                .map(|score| f64::from(u8::from(score.normalised)));
-            right.push(scores.collect::<Vec<_>>());
+            scores.push(trivia_scores(&self.records, &texts));
         }
-        Ok(Bootstrap::default().difference(&right[0], &right[1]))
+        Ok(AnswerDifference::of(&scores[0], &scores[1]))
     }
 
     /// Tokens of the prompts whose answers are looked at position by position.
@@ -207,59 +240,37 @@ impl Comparison<'_> {
 
     /// The paper's four pairings of exits and full models.
     fn agreement(&mut self) -> Result<()> {
-        if self.args.positions == 0 {
+        if self.args.positions == 0 || self.records.is_empty() && self.instructions.is_empty() {
             return Ok(());
         }
         let data = match self.instructions.is_empty() {
             true => self.rows_name(),
             false => self.instructions_name(),
         };
-        let full = self.exits.last();
+        let full = format!("exit={}", self.exits.last());
         let mut rows = Vec::new();
         for reference in [&self.ours, &self.theirs] {
             let prompts = self.prompts(reference)?;
-            let answers = answers(
-                reference,
-                self.args,
-                ("prompts", &prompts),
-                full,
-                &mut self.journal,
-            )?;
+            let answers = answers(reference, self.args, &prompts, &full, &mut self.journal)?;
             let texts = prompts.into_iter().zip(answers);
             let texts = texts.map(|(prompt, answer)| AnsweredPrompt {
                 prompt,
                 answer: answer.tokens,
+                ended: answer.ended,
             });
             let texts: Vec<_> = texts.collect();
             for subject in [&self.ours, &self.theirs] {
-                let (model, other): (&Llama, &Llama) = (&subject.model, &reference.model);
-                let key = format!(
-                    "agreement/{}/{}/{}/{}",
-                    subject.name, reference.name, self.exits, self.args.positions
-                );
-                let exits = match self.journal.get(&key)? {
-                    Some(exits) => exits,
-                    None => {
-                        let mut progress = Progress::new("agreement", texts.len() as u64, 0);
-                        let name = format!("{} exits, {} full depth", subject.name, reference.name);
-                        let found = agreement(
-                            model,
-                            other,
-                            &self.exits,
-                            &texts,
-                            self.args.positions,
-                            || progress.step(&name),
-                        )?;
-                        progress.finish();
-                        self.journal.record(&key, &found)?;
-                        found
-                    }
-                };
                 let table = AgreementTable {
                     model: subject.name.clone(),
                     reference: reference.name.clone(),
                     data: data.clone(),
-                    exits,
+                    exits: pairing(
+                        subject,
+                        reference,
+                        self.args,
+                        (&self.exits, &texts),
+                        &mut self.journal,
+                    )?,
                 };
                 rows.extend(agreement_rows(&table));
                 self.findings.push(Finding::Agreement(table));
@@ -293,13 +304,8 @@ impl Comparison<'_> {
                 let prompts = self.prompts(subject)?;
                 let mut of_exits = Vec::new();
                 for exit in exits.iter() {
-                    let answers = answers(
-                        subject,
-                        self.args,
-                        ("prompts", &prompts),
-                        exit,
-                        &mut self.journal,
-                    )?;
+                    let mode = format!("exit={exit}");
+                    let answers = answers(subject, self.args, &prompts, &mode, &mut self.journal)?;
                     let texts = answers.iter().map(|answer| subject.text(answer));
                     of_exits.push((exit, texts.collect::<Result<Vec<_>>>()?));
                 }
@@ -341,16 +347,16 @@ impl Comparison<'_> {
         for subject in [&self.ours, &self.theirs] {
             let mut prompts = self.prompts(subject)?;
             prompts.truncate(shown);
-            for exit in self.exits.iter() {
-                let answers = answers(
-                    subject,
-                    self.args,
-                    ("prompts", &prompts),
-                    exit,
-                    &mut self.journal,
-                )?;
+            let with_blocks = subject.model.exits_with_blocks();
+            let exits = self.exits.iter().filter(|exit| !with_blocks.contains(exit));
+            let mut modes: Vec<String> = exits.map(|exit| format!("exit={exit}")).collect();
+            if with_blocks.is_empty() && self.exits.len() > 1 {
+                modes.push("dynamic".to_owned());
+            }
+            for mode in modes {
+                let answers = answers(subject, self.args, &prompts, &mode, &mut self.journal)?;
                 for ((samples, prompt), answer) in samples.iter_mut().zip(&prompts).zip(&answers) {
-                    samples.push(subject.sample(&format!("exit {exit}"), prompt, answer)?);
+                    samples.push(subject.sample(&mode, prompt, answer)?);
                 }
             }
         }
@@ -366,24 +372,62 @@ impl Comparison<'_> {
     }
 }
 
-/// Greedy answers of one exit to named prompts, from the journal as far as it has them.
+/// Exits of one model beside the full depth of another, on the other's answers.
+fn pairing(
+    subject: &Subject,
+    reference: &Subject,
+    args: &Args,
+    (exits, texts): (&Exits, &[AnsweredPrompt]),
+    journal: &mut Journal,
+) -> Result<Vec<ExitAgreement>> {
+    let content = texts.iter().flat_map(|text| {
+        let ends = [text.prompt.len() as u32, text.decisions() as u32];
+        ends.into_iter()
+            .chain(text.prompt.iter().chain(&text.answer).copied())
+    });
+    let content: Vec<u32> = content.collect();
+    let how = format!(
+        "agreement/{exits}/{}/{}",
+        args.positions,
+        reference.key("of", &[])
+    );
+    let key = subject.key(&how, &content);
+    if let Some(known) = journal.get(&key)? {
+        return Ok(known);
+    }
+    let mut progress = Progress::new("agreement", texts.len() as u64, 0);
+    let name = format!("{} exits, {} full depth", subject.name, reference.name);
+    // The same weights are read once.
+    let other = if subject.name == reference.name {
+        subject
+    } else {
+        reference
+    };
+    let (model, other) = (&subject.model, &other.model);
+    let step = || progress.step(&name);
+    let found = agreement(model, other, exits, texts, args.positions, step)?;
+    progress.finish();
+    journal.record(&key, &found)?;
+    Ok(found)
+}
+
+/// Greedy answers of one mode, from the journal as far as it has them.
 fn answers(
     subject: &Subject,
     args: &Args,
-    (name, prompts): (&str, &[Vec<u32>]),
-    exit: Exit,
+    prompts: &[Vec<u32>],
+    mode: &str,
     journal: &mut Journal,
 ) -> Result<Vec<Answer>> {
     let questions = Questions {
-        name,
         prompts,
+        exits: args.exits.as_ref(),
         max_new_tokens: args.max_new_tokens,
         batch: args.batch,
     };
-    let mode = format!("exit={exit}");
     let mut progress = Progress::new("answering", prompts.len() as u64, 0);
     let message = format!("{} {mode}", subject.name);
-    let answers = subject.answers(&mode, &questions, journal, || progress.step(&message))?;
+    let answers = subject.answers(mode, &questions, journal, || progress.step(&message))?;
     progress.finish();
     Ok(answers)
 }
@@ -411,14 +455,18 @@ fn print_differences(ours: &str, theirs: &str, rows: &[DifferenceRow]) {
         )
     };
     let line = |row: &DifferenceRow| {
+        let answers = |of: fn(&AnswerDifference) -> &Interval| {
+            let answers = row.answers.as_ref();
+            answers.map_or("-".to_owned(), |answers| signed(&of(answers).scaled(100.0)))
+        };
         vec![
             row.exit.to_string(),
             signed(&row.loss),
             format!("{:+.1}", 100.0 * row.loss.estimate / row.their_loss),
             signed(&row.accuracy.scaled(100.0)),
-            row.exact_match
-                .as_ref()
-                .map_or("-".to_owned(), |em| signed(&em.scaled(100.0))),
+            answers(|answers| &answers.exact_match),
+            answers(|answers| &answers.exact_match_normalised),
+            answers(|answers| &answers.f1),
         ]
     };
     let headings = [
@@ -426,7 +474,9 @@ fn print_differences(ours: &str, theirs: &str, rows: &[DifferenceRow]) {
         "loss, nats",
         "loss, %",
         "accuracy, points",
+        "EM, points",
         "EM normalised, points",
+        "F1, points",
     ];
     println!(
         "{ours} less {theirs}, with 95 % intervals\n{}",

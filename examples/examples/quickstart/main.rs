@@ -193,7 +193,7 @@ impl Quickstart {
         let rows = row_scores(&subject.model, &self.exits, &self.validation, || ())?;
         let prompts = self.prompts()?;
         let questions = Questions {
-            name: "held out",
+            exits: Some(&self.exits),
             prompts: &prompts,
             max_new_tokens: ANSWER,
             batch: 96,

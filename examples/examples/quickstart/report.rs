@@ -6,15 +6,15 @@ use anyhow::{Context, Result};
 use soft_core::{Criterion, Exit, Prompt};
 use soft_eval::report::write_report;
 use soft_eval::results::{
-    AgreementTable, AnswerTable, CalibrationTable, DifferenceRow, DifferenceTable, ExitTable,
-    Finding, SampleTable,
+    AgreementTable, AnswerDifference, AnswerTable, CalibrationTable, DifferenceRow,
+    DifferenceTable, ExitTable, Finding, SampleTable,
 };
-use soft_eval::{AnsweredPrompt, Bootstrap, CalibrationSettings, Journal, agreement};
+use soft_eval::{AnswerScore, AnsweredPrompt, CalibrationSettings, Journal, agreement};
 use soft_examples::calibration::{Plan, store};
 use soft_examples::decoding::{DecodingArgs, Trained};
 use soft_examples::evaluation::Recorder;
 use soft_examples::speed::Contest;
-use soft_examples::texts::traces;
+use soft_examples::subject::Questions;
 
 use super::{ANSWER, Measured, Quickstart, tuned};
 
@@ -27,12 +27,13 @@ impl Quickstart {
     /// Writes the report, calibrated thresholds of the SoFT model among it; returns the page.
     pub fn report(&self, measured: &[Measured], soft: &Path) -> Result<PathBuf> {
         let mut recorder = Recorder::begin();
-        recorder.input(soft)?;
         let mut findings = self.tables(measured);
         let pair: Vec<&Measured> = tuned(measured).collect();
         let [sft, soft_model] = pair[..] else {
             anyhow::bail!("expected SFT and SoFT to compare");
         };
+        recorder.model(&sft.subject);
+        recorder.model(&soft_model.subject);
         findings.push(self.difference(soft_model, sft)?);
         for reference in [soft_model, sft] {
             for model in [soft_model, sft] {
@@ -68,16 +69,15 @@ impl Quickstart {
     }
 
     fn difference(&self, ours: &Measured, theirs: &Measured) -> Result<Finding> {
-        let right = |measured: &Measured, index: usize| -> Vec<f64> {
+        let scores = |measured: &Measured, index: usize| -> Vec<AnswerScore> {
             let pairs = measured.texts[index].iter().zip(&self.held_out);
-            let right = pairs.map(|(said, asked)| said.trim() == asked.response);
-            right.map(|right| f64::from(u8::from(right))).collect()
+            let scores = pairs.map(|(said, asked)| AnswerScore::of(said, &[&asked.response]));
+            scores.collect()
         };
         let rows = self.exits.iter().enumerate().map(|(index, exit)| {
             let row = DifferenceRow::of(exit, &ours.rows[index], &theirs.rows[index]);
             let mut row = row.context("nothing is held out")?;
-            row.exact_match =
-                Bootstrap::default().difference(&right(ours, index), &right(theirs, index));
+            row.answers = AnswerDifference::of(&scores(ours, index), &scores(theirs, index));
             Ok(row)
         });
         Ok(Finding::Difference(DifferenceTable {
@@ -95,8 +95,10 @@ impl Quickstart {
         let texts = pairs.map(|(prompt, answer)| AnsweredPrompt {
             prompt,
             answer: answer.tokens.clone(),
+            ended: answer.ended,
         });
-        Ok(texts.filter(|text| !text.answer.is_empty()).collect())
+        // The prompt's pass names the first: there must be more.
+        Ok(texts.filter(|text| text.decisions() > 1).collect())
     }
 
     fn agreement(&self, model: &Measured, reference: &Measured) -> Result<Finding> {
@@ -113,10 +115,13 @@ impl Quickstart {
     /// Thresholds for every criterion, which go into the model's folder.
     fn calibration(&self, measured: &Measured, folder: &Path) -> Result<Finding> {
         let texts = self.texts(measured)?;
-        let traces = traces(&measured.subject, &self.exits, &texts)?;
+        let traces =
+            measured
+                .subject
+                .traces(&self.exits, &texts, &mut Journal::unsaved(), || ())?;
         let plan = Plan {
             criteria: Criterion::ALL.to_vec(),
-            settings: CalibrationSettings::at_most(0.1),
+            settings: CalibrationSettings::at_most(0.1, ANSWER + 1),
             check: 0.25,
             splits: 0,
         };
@@ -174,6 +179,22 @@ impl Quickstart {
                     let answer = &of_exit[index];
                     answers.push(measured.subject.sample(&mode, &prompts[index], answer)?);
                 }
+                let mode = "dynamic:confidence=0.5";
+                let questions = Questions {
+                    prompts: &prompts[index..=index],
+                    exits: Some(&self.exits),
+                    max_new_tokens: ANSWER,
+                    batch: 1,
+                };
+                let dynamic =
+                    measured
+                        .subject
+                        .answers(mode, &questions, &mut Journal::unsaved(), || ())?;
+                answers.push(
+                    measured
+                        .subject
+                        .sample(mode, &prompts[index], &dynamic[0])?,
+                );
             }
             let asked = &self.held_out[index];
             findings.push(Finding::Samples(SampleTable {

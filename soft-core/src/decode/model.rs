@@ -6,6 +6,8 @@
 
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Exit, NestedModel, Past};
 
 /// What decoding adds to a nested model.
@@ -137,7 +139,7 @@ impl<D> Clone for Head<'_, D> {
 impl<D> Copy for Head<'_, D> {}
 
 /// How sure a state is of its next token, after a softmax over the head's tokens.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Score {
     /// The token with the highest score; the lowest id of several.
     pub token: u32,

@@ -454,6 +454,7 @@ fn judges(tables: &[&JudgeQualityTable]) -> Section {
             percent(quality.human_agreement),
             number(quality.human_kappa),
             percent(quality.consistent),
+            quality.unclear.to_string(),
             quality.pairs.to_string(),
         ]
     };
@@ -465,6 +466,7 @@ fn judges(tables: &[&JudgeQualityTable]) -> Section {
         "people among themselves %",
         "their kappa",
         "same in both orders %",
+        "unclear replies",
         "pairs",
     ];
     section.table(
@@ -491,6 +493,9 @@ fn calibration(tables: &[&CalibrationTable]) -> Section {
                 promise.mean_depth,
                 promise.exits.last(),
             ));
+            if !row.provable {
+                section.text("The texts were too few or too short to show that this promise holds, even had no token disagreed.");
+            }
         }
         let line = |row: &crate::results::CalibrationRow| {
             let kept = row
@@ -556,7 +561,11 @@ fn speed(table: &SpeedTable, names: &mut Names) -> Result<Section, EvalError> {
                     row.ms_per_token, row.ms_quartiles[0], row.ms_quartiles[1]
                 ),
                 row.speedup.as_ref().map_or("–".to_owned(), ratio),
-                percent(setting.agreement),
+                format!(
+                    "{} [{}…]",
+                    percent(setting.agreement),
+                    percent(setting.least)
+                ),
                 percent(row.same_answers),
                 format!("{:.1}", row.mean_depth),
                 row.acceptance.map_or("–".to_owned(), percent),
@@ -576,7 +585,7 @@ fn speed(table: &SpeedTable, names: &mut Names) -> Result<Section, EvalError> {
         "GFLOP/token",
         "heads/token",
     ];
-    section.table("Agreement: share of tokens that the full model names on the same text; operations are counted, heads included.", &headings, rows.collect());
+    section.table("Agreement: share of what is named behind the first token, ends included, that the full model names on the same text, in brackets the lower end of its 95 % interval; operations are counted, heads included.", &headings, rows.collect());
     let points: Vec<(String, (f64, f64))> = table
         .settings
         .iter()
