@@ -59,54 +59,77 @@ struct Rows {
     best: Vec<u32>,
 }
 
-/// Compares every exit of `model` with the full depth of `reference`, over the first `positions` tokens of each answer. `progress` is
-/// called after each answer.
-///
-/// Both models may be the same one; two have the same vocabulary and width. Hidden states of different models are compared as they are.
-///
-/// # Errors
-/// As the models' own; scores that are no finite numbers.
-///
-/// # Panics
-/// When a prompt has no tokens, or the models' vocabularies or widths differ.
-pub fn agreement<M: DecodeModel>(
-    model: &M,
-    reference: &M,
-    exits: &Exits,
-    answers: &[AnsweredPrompt],
-    positions: usize,
-    mut progress: impl FnMut(),
-) -> Result<Vec<ExitAgreement>, M::Error> {
-    let mut sums = vec![vec![PositionAgreement::default(); positions]; exits.len()];
-    let full = Exits::new([reference.depth()]).ok();
-    for answer in answers {
+/// Exits of one model beside the full depth of another, or of itself.
+#[derive(Debug)]
+pub struct Pairing<'a, M> {
+    /// The model with the exits.
+    pub model: &'a M,
+    /// The model whose full depth is compared with; of the same vocabulary and width.
+    pub reference: &'a M,
+    /// The exits.
+    pub exits: &'a Exits,
+    /// Positions of an answer to look at, its first token first.
+    pub positions: usize,
+}
+
+impl<M: DecodeModel> Pairing<'_, M> {
+    /// Reads the answers with both models, side by side. `progress` is called after each. Hidden states of different models are compared as they are.
+    ///
+    /// # Errors
+    /// As the models' own; scores that are no finite numbers.
+    ///
+    /// # Panics
+    /// When a prompt has no tokens, or the models' vocabularies or widths differ.
+    pub fn agreement(
+        &self,
+        answers: &[AnsweredPrompt],
+        mut progress: impl FnMut(),
+    ) -> Result<Vec<ExitAgreement>, M::Error> {
+        let Self {
+            model,
+            reference,
+            exits,
+            positions,
+        } = *self;
+        let mut sums = vec![vec![PositionAgreement::default(); positions]; exits.len()];
+        let full = Exits::new([reference.depth()]).ok();
         let same = std::ptr::eq(model, reference) && exits.last().depth() == model.depth();
-        let ours = read(model, exits, answer, positions)?;
-        let theirs = match full.as_ref().filter(|_| !same) {
-            Some(full) => Some(read(reference, full, answer, positions)?),
-            None => None,
-        };
-        let target = theirs.as_ref().unwrap_or(&ours).exits.last();
-        let Some((target, wanted)) = target.filter(|(_, rows)| !rows.best.is_empty()) else {
-            progress();
-            continue;
-        };
-        for ((hidden, rows), sums) in ours.exits.iter().zip(&mut sums) {
-            let cosines = model.similarities(hidden, target)?;
-            for (index, (sum, cosine)) in sums.iter_mut().zip(cosines).enumerate() {
-                sum.answers += 1;
-                sum.top1 += f64::from(u8::from(rows.best[index] == wanted.best[index]));
-                sum.kl += kl(&rows.logits[index], &wanted.logits[index]);
-                sum.cosine += f64::from(cosine);
+        for answer in answers {
+            let ours = read(model, exits, answer, positions)?;
+            let theirs = match full.as_ref().filter(|_| !same) {
+                Some(full) => Some(read(reference, full, answer, positions)?),
+                None => None,
+            };
+            if let Some(target) = theirs.as_ref().unwrap_or(&ours).exits.last() {
+                add(model, &ours, target, &mut sums)?;
             }
+            progress();
         }
-        progress();
+        let means = exits.iter().zip(sums).map(|(exit, sums)| ExitAgreement {
+            exit,
+            positions: sums.into_iter().map(PositionAgreement::mean).collect(),
+        });
+        Ok(means.collect())
     }
-    let means = exits.iter().zip(sums).map(|(exit, sums)| ExitAgreement {
-        exit,
-        positions: sums.into_iter().map(PositionAgreement::mean).collect(),
-    });
-    Ok(means.collect())
+}
+
+/// Adds what one answer shows, by exit and position.
+fn add<M: DecodeModel>(
+    model: &M,
+    ours: &Reading<M::Hidden>,
+    (target, wanted): &(M::Hidden, Rows),
+    sums: &mut [Vec<PositionAgreement>],
+) -> Result<(), M::Error> {
+    for ((hidden, rows), sums) in ours.exits.iter().zip(sums) {
+        let cosines = model.similarities(hidden, target)?;
+        for (index, (sum, cosine)) in sums.iter_mut().zip(cosines).enumerate() {
+            sum.answers += 1;
+            sum.top1 += f64::from(u8::from(rows.best[index] == wanted.best[index]));
+            sum.kl += kl(&rows.logits[index], &wanted.logits[index]);
+            sum.cosine += f64::from(cosine);
+        }
+    }
+    Ok(())
 }
 
 impl PositionAgreement {
@@ -207,11 +230,27 @@ mod tests {
         vec![one(&[1, 2], &[3, 4, 5]), one(&[3], &[]), one(&[6], &[7])]
     }
 
+    fn pairing<'a>(
+        model: &'a ToyModel,
+        reference: &'a ToyModel,
+        exits: &'a Exits,
+        positions: usize,
+    ) -> Pairing<'a, ToyModel> {
+        Pairing {
+            model,
+            reference,
+            exits,
+            positions,
+        }
+    }
+
     #[test]
     fn a_model_agrees_with_itself_and_positions_count_the_answers_that_have_them() {
         let model = ToyModel::new(3, 4, 8, 9);
         let exits = Exits::new([1, 3]).unwrap();
-        let found = agreement(&model, &model, &exits, &answers(), 5, || ()).unwrap();
+        let found = pairing(&model, &model, &exits, 5)
+            .agreement(&answers(), || ())
+            .unwrap();
         let counts: Vec<_> = found[0].positions.iter().map(|p| p.answers).collect();
         assert_eq!(counts, [2, 1, 1, 0, 0]);
         let full = found[1].overall();
@@ -226,7 +265,9 @@ mod tests {
         let exits = Exits::new([1, 3]).unwrap();
         let mut answers = answers();
         answers.iter_mut().for_each(|answer| answer.ended = true);
-        let found = agreement(&model, &model, &exits, &answers, 4, || ()).unwrap();
+        let found = pairing(&model, &model, &exits, 4)
+            .agreement(&answers, || ())
+            .unwrap();
         let counts: Vec<_> = found[0].positions.iter().map(|p| p.answers).collect();
         assert_eq!(counts, [3, 2, 1, 1]);
     }
@@ -235,7 +276,9 @@ mod tests {
     fn figures_are_those_of_sub_models_on_the_same_text() {
         let (model, other) = (ToyModel::new(3, 4, 8, 9), ToyModel::new(2, 4, 8, 10));
         let exits = Exits::new([2, 3]).unwrap();
-        let found = agreement(&model, &other, &exits, &answers()[..1], 2, || ()).unwrap();
+        let found = pairing(&model, &other, &exits, 2)
+            .agreement(&answers()[..1], || ())
+            .unwrap();
         let text = vec![vec![1, 2, 3]];
         let ours = model.sub_model(&text, Exit::new(2).unwrap()).unwrap();
         let theirs = other.sub_model(&text, Exit::new(2).unwrap()).unwrap();

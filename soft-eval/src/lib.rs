@@ -7,7 +7,7 @@
 //! | how well does every exit predict? | [`exit_scores`] |
 //! | are answers right? | [`exact_match`], [`exact_match_normalised`], [`f1`], [`AnswerScore`] |
 //! | how sure is that mean, or that difference? | [`Bootstrap`] |
-//! | how far is every exit from the full depth? | [`agreement`](agreement()) |
+//! | how far is every exit from the full depth? | [`Pairing`] |
 //! | which response is better? | [`judge_pairs`] with a [`Judge`]: [`VerdictLikelihood`], [`ResponseLikelihood`], [`VerdictFile`], `ChatJudge` (feature `http`) |
 //! | and how good is the judge? | [`judge_quality`](judge_quality()) |
 //! | when may tokens leave, if at most 5 % may differ from the full model's? | [`trace`](trace()), [`calibrate`] |
@@ -55,7 +55,7 @@ mod speed;
 mod trace;
 mod verdict_file;
 
-pub use agreement::{AnsweredPrompt, ExitAgreement, PositionAgreement, agreement};
+pub use agreement::{AnsweredPrompt, ExitAgreement, Pairing, PositionAgreement};
 pub use answers::{AnswerScore, exact_match, exact_match_normalised, f1, normalise};
 pub use bootstrap::{Bootstrap, Interval};
 pub use calibration::{Calibration, CalibrationSettings, calibrate, shuffle};

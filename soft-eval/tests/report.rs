@@ -13,8 +13,8 @@ use soft_eval::results::{
     JudgedTable, Provenance, Sample, SampleTable, SpeedTable,
 };
 use soft_eval::{
-    AnsweredPrompt, CalibrationSettings, ExitScores, Interval, JudgeQuality, PairwiseScore,
-    Setting, SpeedMeter, SpeedMode, agreement, calibrate, speed_figures, trace,
+    AnsweredPrompt, CalibrationSettings, ExitScores, Interval, JudgeQuality, Pairing,
+    PairwiseScore, Setting, SpeedMeter, SpeedMode, calibrate, speed_figures, trace,
 };
 
 fn around(estimate: f64) -> Interval {
@@ -58,6 +58,12 @@ fn findings() -> Vec<Finding> {
         ended: false,
     };
     let answers: Vec<_> = (0..6).map(answered).collect();
+    let pairing = Pairing {
+        model: &model,
+        reference: &model,
+        exits: &exits,
+        positions: 20,
+    };
     let texts: Vec<_> = (0..30u32)
         .map(|i| {
             let text: Vec<u32> = (0..20).map(|j| (i * i + 3 * j) % 12).collect();
@@ -133,7 +139,7 @@ fn findings() -> Vec<Finding> {
             model: "SoFT".to_owned(),
             reference: "SoFT".to_owned(),
             data: "prompts".to_owned(),
-            exits: agreement(&model, &model, &exits, &answers, 20, || ()).unwrap(),
+            exits: pairing.agreement(&answers, || ()).unwrap(),
         }),
         Finding::Judged(JudgedTable {
             judge: "people".to_owned(),
@@ -252,6 +258,7 @@ fn every_finding_is_in_every_format() {
     }
     assert!(html.contains("Say &lt;b&gt;it&lt;/b&gt; &amp; &quot;so&quot;"));
     assert!(!html.contains("<script"));
+    assert!(markdown.contains("\\<script\\>") && !markdown.contains(" <script"));
     assert!(
         html.matches("<svg").count() == 9 && !html.contains("src="),
         "the page needs no other file"

@@ -12,7 +12,7 @@ use soft_data::{Format, Record, alpaca_prompt, encode, encode_prompt, ordered_ba
 use soft_eval::results::{
     AgreementTable, AnswerDifference, DifferenceRow, DifferenceTable, Finding, Sample, SampleTable,
 };
-use soft_eval::{AnsweredPrompt, ExitAgreement, Interval, Journal, agreement};
+use soft_eval::{AnsweredPrompt, ExitAgreement, Interval, Journal, Pairing};
 use soft_examples::evaluation::Recorder;
 use soft_examples::progress::Progress;
 use soft_examples::prompts::{Instruction, read_instructions};
@@ -403,9 +403,14 @@ fn pairing(
     } else {
         reference
     };
-    let (model, other) = (&subject.model, &other.model);
+    let pairing = Pairing {
+        model: &subject.model,
+        reference: &other.model,
+        exits,
+        positions: args.positions,
+    };
     let step = || progress.step(&name);
-    let found = agreement(model, other, exits, texts, args.positions, step)?;
+    let found = pairing.agreement(texts, step)?;
     progress.finish();
     journal.record(&key, &found)?;
     Ok(found)

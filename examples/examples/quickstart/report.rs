@@ -9,7 +9,7 @@ use soft_eval::results::{
     AgreementTable, AnswerDifference, AnswerTable, CalibrationTable, DifferenceRow,
     DifferenceTable, ExitTable, Finding, SampleTable,
 };
-use soft_eval::{AnswerScore, AnsweredPrompt, CalibrationSettings, Journal, agreement};
+use soft_eval::{AnswerScore, AnsweredPrompt, CalibrationSettings, Journal, Pairing};
 use soft_examples::calibration::{Plan, store};
 use soft_examples::decoding::{DecodingArgs, Trained};
 use soft_examples::evaluation::Recorder;
@@ -103,12 +103,17 @@ impl Quickstart {
 
     fn agreement(&self, model: &Measured, reference: &Measured) -> Result<Finding> {
         let texts = self.texts(reference)?;
-        let (ours, theirs) = (&model.subject.model, &reference.subject.model);
+        let pairing = Pairing {
+            model: &model.subject.model,
+            reference: &reference.subject.model,
+            exits: &self.exits,
+            positions: 8,
+        };
         Ok(Finding::Agreement(AgreementTable {
             model: model.subject.name.clone(),
             reference: reference.subject.name.clone(),
             data: DATA.to_owned(),
-            exits: agreement(ours, theirs, &self.exits, &texts, 8, || ())?,
+            exits: pairing.agreement(&texts, || ())?,
         }))
     }
 

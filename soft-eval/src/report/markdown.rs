@@ -21,11 +21,12 @@ pub(super) fn markdown(document: &Document) -> String {
                 }
                 Block::Samples(samples) => {
                     let wanted = samples.wanted.as_ref();
-                    let wanted = wanted.map_or(String::new(), |wanted| format!(" [{wanted}]"));
+                    let wanted =
+                        wanted.map_or(String::new(), |wanted| format!(" [{}]", escaped(wanted)));
                     let _ = writeln!(
                         text,
                         "> {}{wanted}\n",
-                        samples.prompt.trim().replace('\n', "\n> ")
+                        escaped(&samples.prompt).trim().replace('\n', "\n> ")
                     );
                     for answer in &samples.answers {
                         let words: String =
@@ -34,7 +35,7 @@ pub(super) fn markdown(document: &Document) -> String {
                         let _ = writeln!(
                             text,
                             "- {model}, {mode}: {}",
-                            words.trim().replace('\n', " ⏎ ")
+                            escaped(words.trim()).replace('\n', " ⏎ ")
                         );
                     }
                     text.push('\n');
@@ -43,6 +44,18 @@ pub(super) fn markdown(document: &Document) -> String {
         }
     }
     text
+}
+
+/// What a model or a user said is text, not markup.
+fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        if "<>&*_`[]#|\\".contains(c) {
+            escaped.push('\\');
+        }
+        escaped.push(c);
+    }
+    escaped
 }
 
 fn lines(table: &Table) -> String {

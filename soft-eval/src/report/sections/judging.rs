@@ -1,0 +1,112 @@
+//! Responses compared by judges, and the judges beside people.
+
+use super::{Names, depth};
+use crate::EvalError;
+use crate::report::document::Section;
+use crate::report::figures::{Curve, Curves};
+use crate::report::numbers::{number, percent, percent_interval, points, signed_interval};
+use crate::results::{JudgeQualityTable, JudgedRow, JudgedTable};
+
+pub(super) fn judged(tables: &[&JudgedTable], names: &mut Names) -> Result<Section, EvalError> {
+    let mut section = Section::new("Instructions, judged in pairs");
+    section.text("Each pair of responses is judged in both orders; the score is (wins − losses) / instructions, from −1 to 1.");
+    for table in tables {
+        let line = |row: &JudgedRow| {
+            let score = &row.score;
+            vec![
+                format!(
+                    "{} exit {} against {} exit {}",
+                    row.ours, row.exit, row.theirs, row.their_exit
+                ),
+                signed_interval(&score.score, 3),
+                points(score.wins),
+                points(score.losses),
+                points(score.ties),
+                score.unclear.to_string(),
+                percent(score.consistent),
+            ]
+        };
+        let headings = [
+            "pair",
+            "score",
+            "wins",
+            "losses",
+            "ties",
+            "unclear replies",
+            "same in both orders %",
+        ];
+        section.table(
+            format!(
+                "Judge: {}; {}. A win in one of the two orders counts ½.",
+                table.judge, table.data
+            ),
+            &headings,
+            table.rows.iter().map(line).collect(),
+        );
+        let mut curves: Vec<Curve> = Vec::new();
+        for row in &table.rows {
+            let same = row.exit == row.their_exit;
+            let against = if same {
+                "same exit".to_owned()
+            } else {
+                format!("exit {}", row.their_exit)
+            };
+            let name = format!("{} v. {} {against}", row.ours, row.theirs);
+            let index = curves.iter().position(|curve| curve.name == name);
+            let index = index.unwrap_or_else(|| {
+                curves.push(Curve::named(&name));
+                curves.len() - 1
+            });
+            let score = &row.score.score;
+            curves[index].add(depth(row.exit), score.estimate, Some(score));
+        }
+        let figure = Curves {
+            x: "exit: blocks run",
+            y: "score",
+            curves: &curves,
+            highest: None,
+        };
+        section.figure(
+            names.of("judged"),
+            figure.svg()?,
+            format!("Scores with 95 % intervals, judged by {}.", table.judge),
+        );
+    }
+    Ok(section)
+}
+
+pub(super) fn judges(tables: &[&JudgeQualityTable]) -> Section {
+    let mut section = Section::new("How far the judges can be trusted");
+    section.text("Verdicts of the judge, both orders together, beside those of people; kappa is agreement beyond chance, 1 at best.");
+    let line = |table: &&JudgeQualityTable| {
+        let quality = &table.quality;
+        vec![
+            table.judge.clone(),
+            percent_interval(&quality.accuracy),
+            percent(quality.macro_f1),
+            number(quality.kappa),
+            percent(quality.human_agreement),
+            number(quality.human_kappa),
+            percent(quality.consistent),
+            quality.unclear.to_string(),
+            quality.pairs.to_string(),
+        ]
+    };
+    let headings = [
+        "judge",
+        "like the majority %",
+        "macro F1 %",
+        "kappa",
+        "people among themselves %",
+        "their kappa",
+        "same in both orders %",
+        "unclear replies",
+        "pairs",
+    ];
+    section.table(
+        "Pairs in which most annotators agree.",
+        &headings,
+        tables.iter().map(line).collect(),
+    );
+    section
+}

@@ -1,0 +1,176 @@
+//! Losses, accuracy and answers at every exit, and two models' in pairs.
+
+use super::{Names, depth};
+use crate::report::document::Section;
+use crate::report::figures::{Curve, Curves};
+use crate::report::numbers::{interval, number, percent, percent_interval, signed_interval};
+use crate::results::{AnswerDifference, AnswerTable, DifferenceRow, DifferenceTable, ExitTable};
+use crate::{EvalError, Interval};
+
+pub(super) fn exits(
+    data: &str,
+    tables: &[&ExitTable],
+    names: &mut Names,
+) -> Result<Section, EvalError> {
+    let mut section = Section::new(&format!("Loss at every exit: {data}"));
+    let mut rows = Vec::new();
+    let (mut losses, mut accuracies) = (Vec::new(), Vec::new());
+    for table in tables {
+        let (mut loss, mut accuracy) = (Curve::named(&table.model), Curve::named(&table.model));
+        for row in &table.rows {
+            let scores = &row.scores;
+            rows.push(vec![
+                table.model.clone(),
+                scores.exit.to_string(),
+                row.loss
+                    .map_or_else(|| number(scores.loss), |loss| interval(&loss)),
+                number(scores.perplexity),
+                percent(scores.accuracy),
+                scores.tokens.to_string(),
+            ]);
+            loss.add(depth(scores.exit), scores.loss, row.loss.as_ref());
+            accuracy.add(depth(scores.exit), 100.0 * scores.accuracy, None);
+        }
+        losses.push(loss);
+        accuracies.push(accuracy);
+    }
+    let headings = [
+        "model",
+        "exit",
+        "loss, nats",
+        "perplexity",
+        "accuracy %",
+        "tokens",
+    ];
+    section.table(
+        "Means over tokens; in brackets the 95 % interval, texts resampled.",
+        &headings,
+        rows,
+    );
+    let x = "exit: blocks run";
+    let loss = Curves {
+        x,
+        y: "loss in nats per token",
+        curves: &losses,
+        highest: None,
+    };
+    section.figure(
+        names.of("loss"),
+        loss.svg()?,
+        format!("Loss by exit, {data}."),
+    );
+    let accuracy = Curves {
+        y: "accuracy in %",
+        curves: &accuracies,
+        ..loss
+    };
+    section.figure(
+        names.of("accuracy"),
+        accuracy.svg()?,
+        format!("Share of tokens that the exit ranks first, the text before given, {data}."),
+    );
+    Ok(section)
+}
+
+pub(super) fn answers(
+    data: &str,
+    tables: &[&AnswerTable],
+    names: &mut Names,
+) -> Result<Section, EvalError> {
+    let mut section = Section::new(&format!("Answers: {data}"));
+    let (mut rows, mut curves) = (Vec::new(), Vec::new());
+    for table in tables {
+        let mut curve = Curve::named(&table.model);
+        for row in &table.rows {
+            rows.push(vec![
+                table.model.clone(),
+                row.mode.clone(),
+                percent_interval(&row.exact_match),
+                percent_interval(&row.exact_match_normalised),
+                percent_interval(&row.f1),
+            ]);
+            if let Some(exit) = row.exit {
+                let share = row.exact_match_normalised.scaled(100.0);
+                curve.add(depth(exit), share.estimate, Some(&share));
+            }
+        }
+        curves.push(curve);
+    }
+    let questions = tables.first().map_or(0, |table| table.questions);
+    section.text(format!(
+        "{questions} questions, greedy answers. Exact match to the letter, as in the paper, and after TriviaQA's normalisation (case, punctuation, articles), \
+         each against every accepted answer; F1 over words."
+    ));
+    let headings = ["model", "decoding", "EM %", "EM normalised %", "F1 %"];
+    section.table(
+        "In brackets the 95 % interval, questions resampled.",
+        &headings,
+        rows,
+    );
+    let figure = Curves {
+        x: "exit: blocks run",
+        y: "EM in %, normalised",
+        curves: &curves,
+        highest: None,
+    };
+    section.figure(
+        names.of("answers"),
+        figure.svg()?,
+        format!("Exact match by exit with its 95 % interval, {data}."),
+    );
+    Ok(section)
+}
+
+pub(super) fn differences(tables: &[&DifferenceTable]) -> Section {
+    let mut section = Section::new("Two models on the same texts");
+    for table in tables {
+        let last = table.rows.last();
+        if let Some(row) = last {
+            let share = row.loss.scaled(100.0 / row.their_loss);
+            section.text(format!(
+                "Full-depth tax: at exit {} the loss of {} differs by {} % from that of {} ({} nats), {}.",
+                row.exit,
+                table.ours,
+                signed_interval(&share, 1),
+                table.theirs,
+                signed_interval(&row.loss, 3),
+                table.data,
+            ));
+        }
+        let line = |row: &DifferenceRow| {
+            let answers = |of: fn(&AnswerDifference) -> &Interval| {
+                let answers = row.answers.as_ref();
+                answers.map_or("–".to_owned(), |answers| {
+                    signed_interval(&of(answers).scaled(100.0), 1)
+                })
+            };
+            vec![
+                row.exit.to_string(),
+                signed_interval(&row.loss, 3),
+                signed_interval(&row.loss.scaled(100.0 / row.their_loss), 1),
+                signed_interval(&row.accuracy.scaled(100.0), 1),
+                answers(|answers| &answers.exact_match),
+                answers(|answers| &answers.exact_match_normalised),
+                answers(|answers| &answers.f1),
+            ]
+        };
+        let headings = [
+            "exit",
+            "loss, nats",
+            "loss, %",
+            "accuracy, points",
+            "EM, points",
+            "EM normalised, points",
+            "F1, points",
+        ];
+        section.table(
+            format!(
+                "{} less {}, {}; paired, in brackets the 95 % interval.",
+                table.ours, table.theirs, table.data
+            ),
+            &headings,
+            table.rows.iter().map(line).collect(),
+        );
+    }
+    section
+}
