@@ -5,11 +5,11 @@
 
 use anyhow::{Result, ensure};
 use clap::Parser;
-use soft_burn::device;
 use soft_core::{Criterion, Exits};
 use soft_eval::CalibrationSettings;
 use soft_eval::results::{CalibrationRow, CalibrationTable, Finding};
 use soft_examples::calibration::{Plan, store};
+use soft_examples::device::{DeviceArgs, listed};
 use soft_examples::evaluation::{OutputArgs, Recorder};
 use soft_examples::progress::Progress;
 use soft_examples::subject::{NamedFolder, Subject};
@@ -48,14 +48,16 @@ struct Args {
     /// Leave soft.json as it is
     #[arg(long)]
     dry_run: bool,
-    /// Device: cpu, cuda, cuda:1, wgpu, ndarray, as compiled in
-    #[arg(long, default_value = "cpu")]
-    device: String,
+    #[command(flatten)]
+    device: DeviceArgs,
     #[command(flatten)]
     output: OutputArgs,
 }
 
 fn main() -> Result<()> {
+    if listed() {
+        return Ok(());
+    }
     let args = Args::parse();
     args.output.check()?;
     ensure!(
@@ -65,7 +67,7 @@ fn main() -> Result<()> {
     );
     let plan = args.plan();
     plan.settings.validate()?;
-    let subject = Subject::load(&args.model, &device(&args.device)?)?;
+    let subject = Subject::load(&args.model, &args.device.open()?)?;
     let exits = subject.trained.exits(args.exits.as_ref())?;
     subject.check_answers(&exits)?;
     ensure!(
@@ -76,7 +78,7 @@ fn main() -> Result<()> {
     recorder.model(&subject);
     recorder.input(&args.texts.prompts)?;
     recorder.seed("splits", args.seed);
-    let mut journal = args.output.open_journal("calibrate", &args.device)?;
+    let mut journal = args.output.open_journal("calibrate", &args.device.device)?;
     let texts = args
         .texts
         .read(&subject, &args.model.folder, &mut journal)?;

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use soft_burn::{LlamaConfig, SoftInfo, device};
+use soft_burn::{LlamaConfig, SoftInfo};
 use soft_core::{Exit, Exits};
 use soft_data::{Format, Record, encode, encode_prompt, ordered_batches};
 use soft_eval::results::{AnswerRow, AnswerTable, ExitRow, ExitTable, Finding};
 use soft_eval::{Interval, Journal};
 use soft_examples::decoding::DecodingArgs;
+use soft_examples::device::{DeviceArgs, listed};
 use soft_examples::evaluation::{OutputArgs, Recorder};
 use soft_examples::progress::Progress;
 use soft_examples::subject::{NamedFolder, Questions, Subject};
@@ -53,9 +54,8 @@ struct Args {
     /// Most tokens of an answer
     #[arg(long, default_value_t = 50)]
     max_new_tokens: usize,
-    /// Device: cpu, cuda, cuda:1, wgpu, ndarray, as compiled in
-    #[arg(long, default_value = "cpu")]
-    device: String,
+    #[command(flatten)]
+    device: DeviceArgs,
     #[command(flatten)]
     output: OutputArgs,
     /// Questions whose answers are shown for every exit
@@ -64,9 +64,12 @@ struct Args {
 }
 
 fn main() -> Result<()> {
+    if listed() {
+        return Ok(());
+    }
     let args = Args::parse();
     args.output.check()?;
-    let device = device(&args.device)?;
+    let device = args.device.open()?;
     let config = LlamaConfig::load(&args.model.folder)?;
     let exits = match (&args.exits, SoftInfo::load(&args.model.folder)?) {
         (Some(exits), _) => exits.clone(),
@@ -105,7 +108,7 @@ fn main() -> Result<()> {
     let mut recorder = Recorder::begin();
     recorder.model(&subject);
     recorder.input(&args.data)?;
-    let mut journal = args.output.open_journal("evaluate", &args.device)?;
+    let mut journal = args.output.open_journal("evaluate", &args.device.device)?;
     let mut progress = Progress::new("scoring", batches.len() as u64, 0);
     let rows = subject.row_scores(&exits, &batches, &mut journal, || progress.step(""))?;
     progress.finish();

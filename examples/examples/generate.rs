@@ -7,10 +7,11 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use clap::Parser;
 use serde_json::json;
-use soft_burn::{Llama, device};
+use soft_burn::Llama;
 use soft_core::{Decoder, Finish, Prompt, Statistics, Step, Tuner};
 use soft_data::{StopStrings, TextStream, Tokenizer};
 use soft_examples::decoding::{DecodingArgs, Trained, keep_what_was_learnt};
+use soft_examples::device::{DeviceArgs, listed};
 use soft_examples::prompts::{PromptArgs, Reader};
 use soft_examples::statistics::print_statistics;
 
@@ -36,12 +37,14 @@ struct Args {
     /// One JSON object per answer, then one with the statistics, instead of text
     #[arg(long)]
     json: bool,
-    /// Device: cpu, cuda, cuda:1, wgpu, ndarray, as compiled in
-    #[arg(long, default_value = "cpu")]
-    device: String,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 fn main() -> Result<()> {
+    if listed() {
+        return Ok(());
+    }
     match run(&Args::parse()) {
         // Whoever reads has read enough, as `head` does.
         Err(error) if is_broken_pipe(&error) => Ok(()),
@@ -57,7 +60,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 fn run(args: &Args) -> Result<()> {
     ensure!(args.batch > 0, "--batch is 0: expected at least 1");
     args.decoding.refuse_unused()?;
-    let model = Llama::from_pretrained(&args.model, &device(&args.device)?)?;
+    let model = Llama::from_pretrained(&args.model, &args.device.open()?)?;
     let config = model.config();
     let tokenizer = Tokenizer::from_folder(&args.model, config.vocab)?;
     let trained = Trained::load(&args.model, config)?;

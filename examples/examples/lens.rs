@@ -10,9 +10,10 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use safetensors::tensor::{Dtype, TensorView};
 use soft_burn::burn::tensor::{Tensor, activation};
-use soft_burn::{Llama, LlamaConfig, device};
+use soft_burn::{Llama, LlamaConfig};
 use soft_core::{DecodeModel, Exits, NestedModel};
 use soft_data::Tokenizer;
+use soft_examples::device::{DeviceArgs, listed};
 use soft_examples::table::table;
 
 #[derive(Parser, Debug)]
@@ -33,17 +34,19 @@ struct Args {
     /// Write logits.exit_{n} [batch, seq, vocab] of every depth shown to this new file
     #[arg(long)]
     save: Option<PathBuf>,
-    /// Device: cpu, cuda, cuda:1, wgpu, ndarray, as compiled in
-    #[arg(long, default_value = "cpu")]
-    device: String,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 fn main() -> Result<()> {
+    if listed() {
+        return Ok(());
+    }
     let args = Args::parse();
     if let Some(path) = &args.save {
         ensure!(!path.exists(), "{} is there already", path.display());
     }
-    let device = device(&args.device)?;
+    let device = args.device.open()?;
     let config = LlamaConfig::load(&args.model)?;
     let exits = match &args.exits {
         Some(exits) => exits.clone(),

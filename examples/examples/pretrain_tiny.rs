@@ -10,10 +10,11 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use soft_burn::{
     AdamWSettings, Decay, Llama, LlamaConfig, Method, RopeScaling, SaveOptions, Schedule,
-    SpecialTokens, TrainSettings, Trainer, WeightType, device,
+    SpecialTokens, TrainSettings, Trainer, WeightType,
 };
 use soft_core::{Batch, Example, Exits};
 use soft_data::{Loader, LoaderConfig, Tokenizer, ordered_batches};
+use soft_examples::device::{DeviceArgs, listed};
 use soft_examples::progress::Progress;
 use soft_examples::tiny_world::{World, tokenizer_config_json, tokenizer_json, vocabulary};
 
@@ -38,22 +39,24 @@ struct Args {
     /// Seed of weights and order
     #[arg(long, default_value_t = 42)]
     seed: u64,
-    /// Device: cpu, cuda, cuda:1, wgpu, ndarray, as compiled in
-    #[arg(long, default_value = "cpu")]
-    device: String,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 /// The world's own seed; the quickstart asks about the same world.
 const WORLD: u64 = 7;
 
 fn main() -> Result<()> {
+    if listed() {
+        return Ok(());
+    }
     let args = Args::parse();
     anyhow::ensure!(
         !args.out.exists(),
         "{} is there already",
         args.out.display()
     );
-    let device = device(&args.device)?;
+    let device = args.device.open()?;
     let folder = tokenizer_folder()?;
     let tokenizer = Tokenizer::from_folder(folder.path(), vocabulary().len())?;
     let examples = World::new(WORLD)

@@ -3,11 +3,11 @@
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use soft_burn::device;
 use soft_core::{Criterion, Exits};
 use soft_eval::frontier;
 use soft_eval::results::{Finding, SpeedTable};
 use soft_examples::decoding::DecodingArgs;
+use soft_examples::device::{DeviceArgs, listed};
 use soft_examples::evaluation::{OutputArgs, Recorder};
 use soft_examples::prompts::{PromptArgs, Reader};
 use soft_examples::speed::Contest;
@@ -51,24 +51,26 @@ struct Args {
     /// Most tokens of an answer
     #[arg(long, default_value_t = 64)]
     max_new_tokens: usize,
-    /// Device: cpu, cuda, cuda:1, wgpu, ndarray, as compiled in
-    #[arg(long, default_value = "cpu")]
-    device: String,
+    #[command(flatten)]
+    device: DeviceArgs,
     #[command(flatten)]
     output: OutputArgs,
 }
 
 fn main() -> Result<()> {
+    if listed() {
+        return Ok(());
+    }
     let args = Args::parse();
     args.output.check()?;
-    let subject = Subject::load(&args.model, &device(&args.device)?)?;
+    let subject = Subject::load(&args.model, &args.device.open()?)?;
     let modes = args.modes(&subject)?;
     let mut recorder = Recorder::begin();
     recorder.model(&subject);
     if let Some(path) = &args.source.prompts {
         recorder.input(path)?;
     }
-    let mut journal = args.output.open_journal("sweep", &args.device)?;
+    let mut journal = args.output.open_journal("sweep", &args.device.device)?;
     let prompts = args.source.read(&Reader {
         folder: &args.model.folder,
         tokenizer: &subject.tokenizer,

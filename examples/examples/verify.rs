@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use soft_burn::{Llama, device};
+use soft_burn::Llama;
 use soft_core::{
     Checks, Confidence, DecodeModel, DecodeSettings, Decoder, DraftLength, DynamicExits, Exit,
     Exits, Head, MissingStates, Mode, NestedModel, Past, Prompt, Saturation, Speculation, Step,
@@ -18,6 +18,7 @@ use soft_core::{
 };
 use soft_data::Tokenizer;
 use soft_examples::decoding::Trained;
+use soft_examples::device::DeviceArgs;
 use soft_examples::progress::Progress;
 use soft_examples::prompts::{PromptArgs, Reader};
 use soft_examples::table::table;
@@ -44,9 +45,8 @@ struct Args {
     /// Threshold on the highest probability for dynamic exits
     #[arg(long, default_value_t = 0.5)]
     threshold: f64,
-    /// Device: cpu, cuda, cuda:1, wgpu, ndarray, as compiled in
-    #[arg(long, default_value = "cpu")]
-    device: String,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 fn main() -> Result<ExitCode> {
@@ -56,7 +56,7 @@ fn main() -> Result<ExitCode> {
         args.max_new_tokens > 0,
         "--max-new-tokens is 0: expected at least 1"
     );
-    let model = Llama::from_pretrained(&args.model, &device(&args.device)?)?;
+    let model = Llama::from_pretrained(&args.model, &args.device.open()?)?;
     let config = model.config();
     let tokenizer = Tokenizer::from_folder(&args.model, config.vocab)?;
     let trained = Trained::load(&args.model, config)?;

@@ -3,6 +3,7 @@
 
 pub mod calibration;
 pub mod decoding;
+pub mod device;
 pub mod evaluation;
 pub mod progress;
 pub mod prompts;

@@ -4,21 +4,25 @@ use burn::tensor::Device;
 
 use crate::Error;
 
-/// The device called `name`: `cpu` (or `flex`), `cuda` or `cuda:1`, `wgpu`, `ndarray`, or the address of a compute server,
-/// `ws://host:port`, each when its cargo feature is on.
+/// The backends on this machine that a build may have: name, cargo feature, whether this build has it.
+const BACKENDS: [(&str, &str, bool); 6] = [
+    ("cpu", "flex", cfg!(feature = "flex")),
+    ("ndarray", "ndarray", cfg!(feature = "ndarray")),
+    ("wgpu", "wgpu", cfg!(feature = "wgpu")),
+    ("vulkan", "vulkan", cfg!(feature = "vulkan")),
+    ("metal", "metal", cfg!(feature = "metal")),
+    ("cuda", "cuda", cfg!(feature = "cuda")),
+];
+
+/// The device called `name`: `cpu` (or `flex`), `ndarray`, `wgpu`, `vulkan`, `metal`, `cuda`, the last four also with a number as [`list_devices`] counts
+/// them (`cuda:1`), or the address of a compute server, `ws://host:port`; each when its cargo feature is on.
 ///
 /// # Errors
-/// [`Error::Device`] with the names this build knows; [`Error::Connect`] when a server does not answer.
+/// [`Error::Device`] for a name that is none; [`Error::NotCompiled`] for a backend that this build does not have; [`Error::NoSuchDevice`] for hardware that
+/// is not there; [`Error::Connect`] when a server does not answer.
 pub fn device(name: &str) -> Result<Device, Error> {
-    #[cfg(feature = "remote")]
     if name.starts_with("ws://") {
-        let host = burn::remote::RemoteHost::websocket(name);
-        return Device::remote_options(&host)
-            .init()
-            .map_err(|reason| Error::Connect {
-                address: name.to_owned(),
-                reason: reason.to_string(),
-            });
+        return remote(name);
     }
     let unknown = || Error::Device {
         name: name.to_owned(),
@@ -28,18 +32,96 @@ pub fn device(name: &str) -> Result<Device, Error> {
         Some((kind, index)) => (kind, Some(index.parse::<usize>().map_err(|_| unknown())?)),
         None => (name, None),
     };
-    match (kind, index) {
+    let kind = if kind == "flex" { "cpu" } else { kind };
+    let backend = BACKENDS.iter().find(|(backend, _, _)| *backend == kind);
+    let (_, feature, compiled) = backend.ok_or_else(unknown)?;
+    if !compiled {
+        return Err(Error::NotCompiled {
+            name: name.to_owned(),
+            feature,
+            expected: device_names(),
+        });
+    }
+    if index.is_some() && ["cpu", "ndarray"].contains(&kind) {
+        return Err(unknown());
+    }
+    let mut devices = of_backend(kind);
+    let index = index.unwrap_or(0);
+    if index < devices.len() {
+        return Ok(devices.swap_remove(index));
+    }
+    Err(Error::NoSuchDevice {
+        name: name.to_owned(),
+        found: names_of(kind, devices.len()),
+    })
+}
+
+#[cfg(feature = "remote")]
+fn remote(address: &str) -> Result<Device, Error> {
+    let host = burn::remote::RemoteHost::websocket(address);
+    Device::remote_options(&host)
+        .init()
+        .map_err(|reason| Error::Connect {
+            address: address.to_owned(),
+            reason: reason.to_string(),
+        })
+}
+
+#[cfg(not(feature = "remote"))]
+fn remote(address: &str) -> Result<Device, Error> {
+    Err(Error::NotCompiled {
+        name: address.to_owned(),
+        feature: "remote",
+        expected: device_names(),
+    })
+}
+
+/// The devices of a backend that is compiled in, in the backend's own order.
+fn of_backend(kind: &str) -> Vec<Device> {
+    match kind {
         #[cfg(feature = "flex")]
-        ("cpu" | "flex", None) => Ok(Device::flex()),
-        #[cfg(feature = "cuda")]
-        ("cuda", index) => Ok(Device::cuda(index.unwrap_or(0))),
-        #[cfg(feature = "wgpu")]
-        ("wgpu", None) => Ok(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)),
+        "cpu" => vec![Device::flex()],
         #[cfg(feature = "ndarray")]
         #[allow(deprecated)] // upstream prefers flex; people have ndarray
-        ("ndarray", None) => Ok(Device::ndarray()),
-        _ => Err(unknown()),
+        "ndarray" => vec![Device::ndarray()],
+        #[cfg(feature = "wgpu")]
+        "wgpu" => found(burn::tensor::DeviceType::Wgpu),
+        #[cfg(feature = "vulkan")]
+        "vulkan" => found(burn::tensor::DeviceType::Vulkan),
+        #[cfg(feature = "metal")]
+        "metal" => found(burn::tensor::DeviceType::Metal),
+        #[cfg(feature = "cuda")]
+        "cuda" => found(burn::tensor::DeviceType::Cuda),
+        _ => Vec::new(),
     }
+}
+
+/// The hardware that a backend finds. Without its driver Burn panics, which means none.
+#[cfg(any(
+    feature = "wgpu",
+    feature = "vulkan",
+    feature = "metal",
+    feature = "cuda"
+))]
+fn found(kind: burn::tensor::DeviceType) -> Vec<Device> {
+    let devices = std::panic::catch_unwind(move || Device::enumerate(kind).into_iter().collect());
+    devices.unwrap_or_default()
+}
+
+/// `cuda`, `cuda:1` and on.
+fn names_of(kind: &str, number: usize) -> Vec<String> {
+    let name = |index: usize| match index {
+        0 => kind.to_owned(),
+        index => format!("{kind}:{index}"),
+    };
+    (0..number).map(name).collect()
+}
+
+/// The names of all devices that this build finds on this machine. Asks every driver, which takes a moment.
+pub fn list_devices() -> Vec<String> {
+    let compiled = BACKENDS.iter().filter(|(_, _, compiled)| *compiled);
+    let devices = compiled.flat_map(|(kind, _, _)| names_of(kind, of_backend(kind).len()));
+    devices.collect()
 }
 
 /// The devices of a list, "cuda:0,cuda:1": the model lives on the first, the others compute a share of every step.
@@ -52,20 +134,22 @@ pub fn devices(names: &str) -> Result<(Device, Vec<Device>), Error> {
     Ok((first, names.map(device).collect::<Result<_, _>>()?))
 }
 
-/// The names that [`device`] accepts in this build.
+/// The names that [`device`] knows in this build; `:N` where there may be several of a kind.
 pub fn device_names() -> Vec<&'static str> {
-    let all = [
-        ("cpu", cfg!(feature = "flex")),
-        ("cuda", cfg!(feature = "cuda")),
-        ("cuda:N", cfg!(feature = "cuda")),
-        ("wgpu", cfg!(feature = "wgpu")),
-        ("ndarray", cfg!(feature = "ndarray")),
-        ("ws://HOST:PORT", cfg!(feature = "remote")),
-    ];
-    all.into_iter()
-        .filter(|(_, on)| *on)
-        .map(|(name, _)| name)
-        .collect()
+    let all = BACKENDS.iter().filter(|(_, _, compiled)| *compiled);
+    let mut names: Vec<&'static str> = all
+        .map(|(kind, _, _)| match *kind {
+            "wgpu" => "wgpu[:N]",
+            "vulkan" => "vulkan[:N]",
+            "metal" => "metal[:N]",
+            "cuda" => "cuda[:N]",
+            kind => kind,
+        })
+        .collect();
+    if cfg!(feature = "remote") {
+        names.push("ws://HOST:PORT");
+    }
+    names
 }
 
 #[cfg(all(test, feature = "flex"))]
@@ -78,6 +162,12 @@ mod tests {
         let (_, further) = devices("cpu, flex").unwrap();
         assert_eq!(further.len(), 1);
         assert!(devices("cpu,").is_err());
+        assert!(list_devices().contains(&"cpu".to_owned()));
+        #[cfg(not(feature = "cuda"))]
+        {
+            let message = device("cuda:1").map(|_| ()).unwrap_err().to_string();
+            assert!(message.contains("feature `cuda`"), "{message}");
+        }
         for bad in ["gpu", "cpu:1", "cuda:x", ""] {
             let message = device(bad).unwrap_err().to_string();
             assert!(message.contains("cpu"), "{message}");

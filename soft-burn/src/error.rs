@@ -9,7 +9,25 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A device name that is unknown or not compiled in.
+    /// A device of a backend that this build does not have.
+    #[error("device {name:?} needs the cargo feature `{feature}`, which this build is without; it has {}", expected.join(", "))]
+    NotCompiled {
+        /// The name.
+        name: String,
+        /// The feature.
+        feature: &'static str,
+        /// Names that this build knows.
+        expected: Vec<&'static str>,
+    },
+    /// Hardware that is not there.
+    #[error("device {name:?} does not exist: found {}", if found.is_empty() { "none of its kind".to_owned() } else { found.join(", ") })]
+    NoSuchDevice {
+        /// The name.
+        name: String,
+        /// The devices of this backend.
+        found: Vec<String>,
+    },
+    /// A device name that is none.
     #[error("device {name:?} is not available: expected one of {}", expected.join(", "))]
     Device {
         /// The name given.

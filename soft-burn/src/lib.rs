@@ -32,6 +32,17 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+#[cfg(all(
+    test,
+    feature = "flex",
+    any(
+        feature = "wgpu",
+        feature = "vulkan",
+        feature = "metal",
+        feature = "cuda"
+    )
+))]
+mod accelerators;
 mod accumulation;
 mod attention;
 mod balance;
@@ -85,7 +96,7 @@ pub use burn;
 pub use cache::Cache;
 pub use config::{LlamaConfig, SpecialTokens};
 pub use decode::DraftHead;
-pub use device::{device, device_names, devices};
+pub use device::{device, device_names, devices, list_devices};
 pub use draft_tokens::{draft_tokens, save_draft_tokens};
 pub use error::Error;
 pub use layer_dropout::LayerDropout;

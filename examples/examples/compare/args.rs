@@ -6,6 +6,7 @@ use anyhow::{Result, bail, ensure};
 use clap::Parser;
 use soft_core::Exits;
 use soft_data::Format;
+use soft_examples::device::DeviceArgs;
 use soft_examples::evaluation::OutputArgs;
 use soft_examples::subject::NamedFolder;
 
@@ -78,9 +79,8 @@ pub struct Args {
     /// Longest row in tokens
     #[arg(long, default_value_t = 512)]
     pub max_len: usize,
-    /// Device: cpu, cuda, cuda:1, wgpu, ndarray, as compiled in
-    #[arg(long, default_value = "cpu")]
-    pub device: String,
+    #[command(flatten)]
+    pub device: DeviceArgs,
     #[command(flatten)]
     pub output: OutputArgs,
 }

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use soft_burn::device;
 use soft_core::Exit;
 use soft_data::{ChatTemplate, Message, Role, alpaca_prompt};
 use soft_eval::results::{Finding, JudgeQualityTable, JudgedRow, JudgedTable};
@@ -215,7 +214,7 @@ struct Likelier(ModelJudge, HashMap<(String, String), f64>);
 impl ModelJudge {
     fn load(folder: &NamedFolder, args: &Args) -> Result<Self> {
         Ok(Self {
-            subject: Subject::load(folder, &device(&args.device)?)?,
+            subject: Subject::load(folder, &args.device.open()?)?,
             // A model without one is asked in plain text.
             template: ChatTemplate::from_folder(&folder.folder).ok(),
         })

@@ -6,13 +6,13 @@ mod judging;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use soft_burn::device;
 use soft_core::{Exit, Exits};
 use soft_data::{Format, Record, alpaca_prompt, encode, encode_prompt, ordered_batches};
 use soft_eval::results::{
     AgreementTable, AnswerDifference, DifferenceRow, DifferenceTable, Finding, Sample, SampleTable,
 };
 use soft_eval::{AnsweredPrompt, ExitAgreement, Interval, Journal, Pairing};
+use soft_examples::device::listed;
 use soft_examples::evaluation::Recorder;
 use soft_examples::progress::Progress;
 use soft_examples::prompts::{Instruction, read_instructions};
@@ -26,10 +26,13 @@ use args::Args;
 const SAMPLES: usize = 3;
 
 fn main() -> Result<()> {
+    if listed() {
+        return Ok(());
+    }
     let args = Args::parse();
     args.check()?;
     let judge = args.judge_choice()?;
-    let device = device(&args.device)?;
+    let device = args.device.open()?;
     let ours = Subject::load(&args.ours, &device)?;
     let theirs = Subject::load(&args.theirs, &device)?;
     let exits = ours.trained.exits(args.exits.as_ref())?;
@@ -51,7 +54,7 @@ fn main() -> Result<()> {
         Some(judge) => Some(judging::Judging::begin(&args, &judge, &mut recorder)?),
         None => None,
     };
-    let journal = args.output.open_journal("compare", &args.device)?;
+    let journal = args.output.open_journal("compare", &args.device.device)?;
     let mut comparison = Comparison {
         records: args.records()?,
         instructions: args.read_instructions()?,
