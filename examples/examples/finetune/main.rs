@@ -19,14 +19,14 @@ use soft_data::{
     EncodeReport, Holdout, Loader, LoaderConfig, Tokenizer, encode, ordered_batches, split,
 };
 use soft_examples::decoding::draft_tokens_of;
-use soft_examples::device::listed;
+use soft_examples::device;
 use soft_examples::progress::Progress;
 use soft_examples::recipe;
 use soft_examples::table::{figure, table};
 use soft_examples::tensorboard::EventFile;
 
 fn main() -> Result<()> {
-    if listed() {
+    if device::listed() {
         return Ok(());
     }
     let args: Args = recipe::parse()?;
