@@ -1,4 +1,4 @@
-//! The same code on every accelerator that this build finds on this machine: the laws, logits and training steps beside the CPU's, greedy answers token for
+//! The same code on every device but the default that this build finds on this machine, accelerators first of all: the laws, logits and training steps beside the CPU's, greedy answers token for
 //! token. Where there is none, the tests say so and pass: `cargo test -p soft-burn --features wgpu accelerators -- --nocapture` shows on what they ran.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test's way to fail
@@ -15,10 +15,10 @@ use soft_core::{
 use crate::parameters::named_tensors;
 use crate::{Llama, Method, TrainSettings, Trainer, device, list_devices};
 
-/// Every device but the CPU's, by name.
+/// Every device but the default one, by name.
 fn accelerators() -> Vec<(String, Device)> {
     let names = list_devices().into_iter();
-    let names = names.filter(|name| !["cpu", "ndarray"].contains(&name.as_str()));
+    let names = names.filter(|name| name != "cpu");
     let found: Vec<_> = names
         .map(|name| (name.clone(), device(&name).unwrap()))
         .collect();

@@ -36,6 +36,7 @@
     test,
     feature = "flex",
     any(
+        feature = "ndarray",
         feature = "wgpu",
         feature = "vulkan",
         feature = "metal",
