@@ -27,14 +27,41 @@ pub struct HumanVerdict {
 /// A row of PandaLM's test set; other keys are ignored.
 #[derive(Deserialize)]
 struct Row {
-    instruction: String,
+    instruction: Scalar,
     #[serde(default)]
-    input: String,
-    response1: String,
-    response2: String,
+    input: Scalar,
+    response1: Scalar,
+    response2: Scalar,
     annotator1: u8,
     annotator2: u8,
     annotator3: u8,
+}
+
+/// A text; or what a text became on the way through YAML, such as the input `true` that one row of the test set has.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Scalar {
+    Text(String),
+    Number(serde_json::Number),
+    Truth(bool),
+    Null(()),
+}
+
+impl Default for Scalar {
+    fn default() -> Self {
+        Self::Null(())
+    }
+}
+
+impl From<Scalar> for String {
+    fn from(scalar: Scalar) -> Self {
+        match scalar {
+            Scalar::Text(text) => text,
+            Scalar::Number(number) => number.to_string(),
+            Scalar::Truth(truth) => truth.to_string(),
+            Scalar::Null(()) => Self::new(),
+        }
+    }
 }
 
 /// Reads PandaLM's `testset-v1.json`: 0 is a tie, 1 and 2 the better response.
@@ -65,10 +92,10 @@ pub fn read_pandalm(path: impl AsRef<std::path::Path>) -> Result<Vec<HumanVerdic
                 .into_iter()
                 .map(verdict)
                 .collect::<Result<_, _>>()?,
-            instruction: row.instruction,
-            input: row.input,
-            first: row.response1,
-            second: row.response2,
+            instruction: row.instruction.into(),
+            input: row.input.into(),
+            first: row.response1.into(),
+            second: row.response2.into(),
         })
     });
     read.collect()
@@ -255,6 +282,28 @@ mod tests {
             second: "b".to_owned(),
             verdicts: verdicts.to_vec(),
         }
+    }
+
+    #[test]
+    fn the_test_set_is_read_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("testset.json");
+        let row = r#"{"idx": 3, "instruction": "Negate.", "input": true, "response1": "false", "response2": 7,
+            "annotator1": 0, "annotator2": 1, "annotator3": 2, "cmp_key": "a_b"}"#;
+        std::fs::write(&path, format!("[{row}]")).unwrap();
+        let found = &read_pandalm(&path).unwrap()[0];
+        assert_eq!((found.input.as_str(), found.second.as_str()), ("true", "7"));
+        assert_eq!(found.verdicts, [Tie, First, Second]);
+        std::fs::write(
+            &path,
+            format!(
+                "[{}]",
+                row.replace("\"annotator1\": 0", "\"annotator1\": 3")
+            ),
+        )
+        .unwrap();
+        let error = read_pandalm(&path).unwrap_err().to_string();
+        assert!(error.contains("verdict 3 in row 1"), "{error}");
     }
 
     #[test]

@@ -8,8 +8,8 @@ use soft_core::Exit;
 use soft_data::{ChatTemplate, Message, Role, alpaca_prompt};
 use soft_eval::results::{Finding, JudgeQualityTable, JudgedRow, JudgedTable};
 use soft_eval::{
-    ChatJudge, ChatSettings, Comparison, EvalError, Judge, Judgement, Pair, ResponseLikelihood,
-    VerdictFile, VerdictLikelihood, judge_pairs, judge_quality, read_pandalm,
+    ChatJudge, ChatSettings, Comparison, EvalError, HumanVerdict, Judge, Judgement, Pair,
+    ResponseLikelihood, VerdictFile, VerdictLikelihood, judge_pairs, judge_quality, read_pandalm,
 };
 use soft_examples::evaluation::Recorder;
 use soft_examples::progress::Progress;
@@ -24,6 +24,8 @@ pub struct Judging {
     judge: Option<Box<dyn Judge>>,
     name: String,
     verdicts: VerdictFile,
+    /// What people said of other pairs, to measure the judge with.
+    people: Vec<HumanVerdict>,
 }
 
 /// A model's name, and its responses by exit.
@@ -75,7 +77,13 @@ impl Judging {
                 )
             }
         };
+        let mut people = match &args.people {
+            Some(path) => read_pandalm(path)?,
+            None => Vec::new(),
+        };
+        people.truncate(args.people_limit.unwrap_or(usize::MAX));
         Ok(Self {
+            people,
             judge,
             name,
             verdicts: VerdictFile::open(path, identity)?,
@@ -140,10 +148,9 @@ impl Judging {
         let (Some(path), Some(judge)) = (&args.people, &mut self.judge) else {
             return Ok(None);
         };
-        let mut people = read_pandalm(path)?;
-        people.truncate(args.people_limit.unwrap_or(usize::MAX));
+        let people = &self.people;
         let mut progress = Progress::new("judging", people.len() as u64, 0);
-        let quality = judge_quality(&people, judge, &mut self.verdicts, || {
+        let quality = judge_quality(people, judge, &mut self.verdicts, || {
             progress.step("people's pairs")
         })?;
         progress.finish();
