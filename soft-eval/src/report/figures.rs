@@ -217,6 +217,20 @@ fn whole(value: &f64) -> String {
     }
 }
 
+/// Where the number of a point at this place stands so that it covers no other: beside the point, or further out where points crowd.
+fn free(placed: &mut Vec<(i32, i32)>, (x, y): (i32, i32)) -> (i32, i32) {
+    let around: [(i32, i32); 4] = [(6, -14), (6, 2), (-22, -14), (-22, 2)];
+    let rings =
+        (0..6i32).flat_map(|ring| around.map(|(dx, dy)| (dx + 18 * ring * dx.signum(), dy)));
+    let clear = |&(dx, dy): &(i32, i32)| {
+        let near = |&(px, py): &(i32, i32)| (x + dx - px).abs() < 17 && (y + dy - py).abs() < 14;
+        !placed.iter().any(near)
+    };
+    let (dx, dy) = rings.clone().find(clear).unwrap_or(around[0]);
+    placed.push((x + dx, y + dy));
+    (dx, dy)
+}
+
 /// A number with few digits.
 fn short(value: f64) -> String {
     match value.abs() {
@@ -412,13 +426,15 @@ impl Points<'_> {
             .draw()?;
         let joined = self.joined.iter().map(|&index| self.points[index].1);
         chart.draw_series(LineSeries::new(joined, COLOURS[0].stroke_width(2)))?;
+        let mut placed: Vec<(i32, i32)> = Vec::new();
         for (index, (name, at)) in self.points.iter().enumerate() {
             let best = self.joined.contains(&index);
             let colour = if best { COLOURS[0] } else { COLOURS[1] };
             let number = (index + 1).to_string();
+            let offset = free(&mut placed, chart.backend_coord(at));
             let label = EmptyElement::at(*at)
                 + Circle::new((0, 0), 4, colour.filled())
-                + Text::new(number.clone(), (6, -14), FONT);
+                + Text::new(number.clone(), offset, FONT);
             chart.draw_series([label])?;
             let y = 20 + 22 * index as i32;
             legend.draw(&Circle::new((8, y), 4, colour.filled()))?;

@@ -102,11 +102,7 @@ pub(super) fn answers(
          each against every accepted answer; F1 over words."
     ));
     let headings = ["model", "decoding", "EM %", "EM normalised %", "F1 %"];
-    section.table(
-        "In brackets the 95 % interval, questions resampled.",
-        &headings,
-        rows,
-    );
+    section.table("In brackets the 95 % interval.", &headings, rows);
     let figure = Curves {
         x: "exit: blocks run",
         y: "EM in %, normalised",
