@@ -1,0 +1,160 @@
+//! The promise is kept as often as stated, on texts whose tokens go together.
+
+use super::*;
+use crate::EarlyTrace;
+use soft_core::Score;
+
+/// A text of an exit whose confidence c is right with probability c^`trust`.
+fn text(rng: &mut RowRng, tokens: usize, trust: f64) -> Vec<TokenTrace> {
+    let token = |rng: &mut RowRng| {
+        let exits = [0.7, 0.9].map(|strength: f64| {
+            let confidence = rng.uniform().powf(1.0 - strength);
+            let right = rng.uniform() < confidence.powf(trust);
+            EarlyTrace {
+                score: Score {
+                    token: u32::from(right),
+                    probability: confidence as f32,
+                    second: (0.5 * (1.0 - confidence)) as f32,
+                    entropy: (3.0 * (1.0 - confidence)) as f32,
+                },
+                similarity: confidence as f32,
+            }
+        });
+        TokenTrace {
+            early: exits.to_vec(),
+            full: 1,
+        }
+    };
+    (0..tokens).map(|_| token(rng)).collect()
+}
+
+/// Texts of 1 to 30 tokens, some of which are hard throughout: tokens of a text go together.
+fn texts(seed: u64, number: usize) -> Vec<Vec<TokenTrace>> {
+    let mut rng = RowRng::new(seed);
+    let one = |_| {
+        let length = 1 + (rng.uniform() * 30.0) as usize;
+        let trust = if rng.uniform() < 0.3 { 4.0 } else { 1.0 };
+        text(&mut rng, length, trust)
+    };
+    (0..number).map(one).collect()
+}
+
+#[test]
+fn the_promise_is_kept_as_often_as_stated() {
+    let exits = Exits::new([2, 4, 6]).unwrap();
+    let fresh = texts(1_000_000, 20_000);
+    for criterion in Criterion::ALL {
+        let (mut broken, mut early) = (0, 0);
+        for seed in 0..100 {
+            let settings = CalibrationSettings {
+                seed,
+                ..CalibrationSettings::at_most(0.1, 30)
+            };
+            let found = calibrate(criterion, &exits, &texts(seed, 200), &settings).unwrap();
+            let rule = found.calibrated.rule;
+            let truth = PolicyOutcome::of(&*rule.policy(), &exits, fresh.iter().take(2000));
+            broken += usize::from(truth.disagreement() > 0.1 + 0.002);
+            early += usize::from(truth.mean_depth < 5.5);
+        }
+        // 5 of 100 expected at most; 12 has a probability of 0.4 % then.
+        assert!(broken < 12, "{criterion}: broken {broken} times of 100");
+        if criterion != Criterion::Patience {
+            assert!(early > 80, "{criterion}: of use {early} times of 100");
+        }
+    }
+}
+
+#[test]
+fn the_test_has_the_level_it_claims_and_some_power() {
+    let mut rng = RowRng::new(3);
+    let mut rejections = |share: f64, number: usize| {
+        (0..2000)
+            .filter(|_| {
+                let losses: Vec<_> = (0..number)
+                    .map(|_| f64::from(u8::from(rng.uniform() < share)))
+                    .collect();
+                rejects(&losses, 0.1, 0.05)
+            })
+            .count()
+    };
+    // Expected at most 100 of 2000, with a standard deviation of 10.
+    let wrongly = rejections(0.1, 300);
+    assert!(wrongly < 140, "{wrongly}");
+    let rightly = rejections(0.04, 300);
+    assert!(rightly > 1700, "{rightly}");
+}
+
+#[test]
+fn rare_long_texts_do_not_break_the_level() {
+    // One text in 200 is 200 tokens long and half wrong, the others have 5 right tokens: of all tokens 8.3 % disagree. With a bound of 200 that was
+    // fixed before, a promise of 8 % is shown to hold as rarely as stated; a bound taken from the texts at hand would pass in a third of the trials.
+    let mut rng = RowRng::new(8);
+    let settings = CalibrationSettings::at_most(0.08, 200);
+    let passes = (0..1000).filter(|_| {
+        let losses: Vec<_> = (0..200)
+            .map(|_| match rng.uniform() < 0.005 {
+                true => settings.loss(100, 200),
+                false => settings.loss(0, 5),
+            })
+            .collect();
+        rejects(&losses, 0.08, 0.05)
+    });
+    let passes = passes.count();
+    assert!(passes < 75, "{passes} of 1000");
+}
+
+#[test]
+fn too_few_texts_cannot_show_anything() {
+    let exits = Exits::new([2, 4, 6]).unwrap();
+    let mut rng = RowRng::new(4);
+    let short: Vec<_> = (0..20).map(|_| text(&mut rng, 5, 0.0)).collect();
+    let settings = CalibrationSettings::at_most(0.05, 64);
+    let found = calibrate(Criterion::Confidence, &exits, &short, &settings).unwrap();
+    assert!(!found.provable && found.calibrated.mean_depth == 6.0);
+    let many: Vec<_> = (0..400).map(|_| text(&mut rng, 60, 0.0)).collect();
+    let found = calibrate(Criterion::Confidence, &exits, &many, &settings).unwrap();
+    assert!(found.provable && found.calibrated.mean_depth < 3.0);
+}
+
+#[test]
+fn without_any_agreement_nothing_leaves() {
+    let mut rng = RowRng::new(9);
+    let texts: Vec<_> = (0..50).map(|_| text(&mut rng, 20, 1e9)).collect();
+    let exits = Exits::new([2, 4, 6]).unwrap();
+    for criterion in Criterion::ALL {
+        let settings = CalibrationSettings::at_most(0.02, 20);
+        let found = calibrate(criterion, &exits, &texts, &settings).unwrap();
+        assert_eq!(found.tested.by_exit[..2], [0, 0], "{criterion}");
+        assert_eq!(found.calibrated.mean_depth, 6.0);
+    }
+}
+
+#[test]
+fn losses_count_tokens_not_texts() {
+    let mut rng = RowRng::new(1);
+    let always = ExitRule::Confidence(soft_core::Thresholds::all(0.0));
+    let exits = Exits::new([2, 4, 6]).unwrap();
+    let texts = [text(&mut rng, 10, 1.0), text(&mut rng, 40, 4.0)];
+    let texts: Vec<_> = texts.iter().collect();
+    let outcome = PolicyOutcome::of(&*always.policy(), &exits, texts.iter().copied());
+    let share = outcome.disagreement();
+    let settings = CalibrationSettings::at_most(share, 40);
+    let losses = losses(&always, &exits, &texts, &settings);
+    let mean = losses.iter().sum::<f64>() / 2.0;
+    assert!((mean - share).abs() < 1e-12, "{mean} {share}");
+}
+
+#[test]
+fn nonsense_is_refused() {
+    let exits = Exits::new([2, 4]).unwrap();
+    for disagreement in [0.0, 1.0, f64::NAN] {
+        let settings = CalibrationSettings::at_most(disagreement, 30);
+        let result = calibrate(Criterion::Margin, &exits, &texts(1, 10), &settings);
+        assert!(matches!(result, Err(EvalError::Setting { .. })));
+    }
+    let settings = CalibrationSettings::at_most(0.1, 30);
+    assert!(calibrate(Criterion::Margin, &exits, &texts(1, 1), &settings).is_err());
+    let settings = CalibrationSettings::at_most(0.1, 3);
+    let error = calibrate(Criterion::Margin, &exits, &texts(1, 20), &settings).unwrap_err();
+    assert!(error.to_string().contains("longest"), "{error}");
+}
