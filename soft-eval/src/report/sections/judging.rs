@@ -46,19 +46,25 @@ pub(super) fn judged(tables: &[&JudgedTable], names: &mut Names) -> Result<Secti
         let mut curves: Vec<Curve> = Vec::new();
         for row in &table.rows {
             let same = row.exit == row.their_exit;
-            let against = if same {
-                "same exit".to_owned()
-            } else {
-                format!("exit {}", row.their_exit)
-            };
-            let name = format!("{} v. {} {against}", row.ours, row.theirs);
-            let index = curves.iter().position(|curve| curve.name == name);
-            let index = index.unwrap_or_else(|| {
-                curves.push(Curve::named(&name));
-                curves.len() - 1
-            });
-            let score = &row.score.score;
-            curves[index].add(depth(row.exit), score.estimate, Some(score));
+            let deepest = table
+                .rows
+                .iter()
+                .all(|other| other.their_exit <= row.their_exit);
+            // The full depth against itself ends both curves.
+            let against = [
+                same.then(|| "same exit".to_owned()),
+                (!same || deepest).then(|| format!("exit {}", row.their_exit)),
+            ];
+            for against in against.into_iter().flatten() {
+                let name = format!("{} v. {} {against}", row.ours, row.theirs);
+                let index = curves.iter().position(|curve| curve.name == name);
+                let index = index.unwrap_or_else(|| {
+                    curves.push(Curve::named(&name));
+                    curves.len() - 1
+                });
+                let score = &row.score.score;
+                curves[index].add(depth(row.exit), score.estimate, Some(score));
+            }
         }
         let figure = Curves {
             x: "exit: blocks run",
