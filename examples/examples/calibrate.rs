@@ -9,7 +9,7 @@ use soft_core::{Criterion, Exits};
 use soft_eval::CalibrationSettings;
 use soft_eval::results::{CalibrationRow, CalibrationTable, Finding};
 use soft_examples::calibration::{Plan, store};
-use soft_examples::device::{DeviceArgs, listed};
+use soft_examples::device::{PlaceArgs, listed};
 use soft_examples::evaluation::{OutputArgs, Recorder};
 use soft_examples::progress::Progress;
 use soft_examples::subject::{NamedFolder, Subject};
@@ -49,7 +49,7 @@ struct Args {
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
-    device: DeviceArgs,
+    device: PlaceArgs,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -67,7 +67,7 @@ fn main() -> Result<()> {
     );
     let plan = args.plan();
     plan.settings.validate()?;
-    let subject = Subject::load(&args.model, &args.device.open()?)?;
+    let subject = Subject::load(&args.model, args.device.open()?)?;
     let exits = subject.trained.exits(args.exits.as_ref())?;
     subject.check_answers(&exits)?;
     ensure!(
@@ -78,7 +78,7 @@ fn main() -> Result<()> {
     recorder.model(&subject);
     recorder.input(&args.texts.prompts)?;
     recorder.seed("splits", args.seed);
-    let mut journal = args.output.open_journal("calibrate", &args.device.device)?;
+    let mut journal = args.output.open_journal("calibrate", &args.device.name())?;
     let texts = args
         .texts
         .read(&subject, &args.model.folder, &mut journal)?;

@@ -11,7 +11,7 @@ use soft_data::{Format, Record, encode, encode_prompt, ordered_batches};
 use soft_eval::results::{AnswerRow, AnswerTable, ExitRow, ExitTable, Finding};
 use soft_eval::{Interval, Journal};
 use soft_examples::decoding::DecodingArgs;
-use soft_examples::device::{DeviceArgs, listed};
+use soft_examples::device::{PlaceArgs, listed};
 use soft_examples::evaluation::{OutputArgs, Recorder};
 use soft_examples::progress::Progress;
 use soft_examples::subject::{NamedFolder, Questions, Subject};
@@ -55,7 +55,7 @@ struct Args {
     #[arg(long, default_value_t = 50)]
     max_new_tokens: usize,
     #[command(flatten)]
-    device: DeviceArgs,
+    device: PlaceArgs,
     #[command(flatten)]
     output: OutputArgs,
     /// Questions whose answers are shown for every exit
@@ -69,7 +69,7 @@ fn main() -> Result<()> {
     }
     let args = Args::parse();
     args.output.check()?;
-    let device = args.device.open()?;
+    let place = args.device.open()?;
     let config = LlamaConfig::load(&args.model.folder)?;
     let exits = match (&args.exits, SoftInfo::load(&args.model.folder)?) {
         (Some(exits), _) => exits.clone(),
@@ -86,7 +86,7 @@ fn main() -> Result<()> {
     );
     let mut records = args.format.read(&args.data)?;
     records.truncate(args.limit.unwrap_or(usize::MAX));
-    let subject = Subject::load(&args.model, &device)?;
+    let subject = Subject::load(&args.model, place)?;
     let longest = args.max_len.min(config.max_positions);
     let (examples, report) = encode(&records, &subject.tokenizer, longest)?;
     eprintln!("{}: {report}", args.data.display());
@@ -108,7 +108,7 @@ fn main() -> Result<()> {
     let mut recorder = Recorder::begin();
     recorder.model(&subject);
     recorder.input(&args.data)?;
-    let mut journal = args.output.open_journal("evaluate", &args.device.device)?;
+    let mut journal = args.output.open_journal("evaluate", &args.device.name())?;
     let mut progress = Progress::new("scoring", batches.len() as u64, 0);
     let rows = subject.row_scores(&exits, &batches, &mut journal, || progress.step(""))?;
     progress.finish();

@@ -11,7 +11,7 @@ use soft_burn::Llama;
 use soft_core::{Decoder, Finish, Prompt, Statistics, Step, Tuner};
 use soft_data::{StopStrings, TextStream, Tokenizer};
 use soft_examples::decoding::{DecodingArgs, Trained, keep_what_was_learnt};
-use soft_examples::device::{DeviceArgs, listed};
+use soft_examples::device::{PlaceArgs, listed};
 use soft_examples::prompts::{PromptArgs, Reader};
 use soft_examples::statistics::print_statistics;
 
@@ -38,7 +38,7 @@ struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    device: DeviceArgs,
+    device: PlaceArgs,
 }
 
 fn main() -> Result<()> {
@@ -60,7 +60,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 fn run(args: &Args) -> Result<()> {
     ensure!(args.batch > 0, "--batch is 0: expected at least 1");
     args.decoding.refuse_unused()?;
-    let model = Llama::from_pretrained(&args.model, &args.device.open()?)?;
+    let model = Llama::from_pretrained(&args.model, args.device.open()?)?;
     let config = model.config();
     let tokenizer = Tokenizer::from_folder(&args.model, config.vocab)?;
     let trained = Trained::load(&args.model, config)?;

@@ -13,7 +13,7 @@ use soft_burn::burn::tensor::{Tensor, activation};
 use soft_burn::{Llama, LlamaConfig};
 use soft_core::{DecodeModel, Exits, NestedModel};
 use soft_data::Tokenizer;
-use soft_examples::device::{DeviceArgs, listed};
+use soft_examples::device::{PlaceArgs, listed};
 use soft_examples::table::table;
 
 #[derive(Parser, Debug)]
@@ -35,7 +35,7 @@ struct Args {
     #[arg(long)]
     save: Option<PathBuf>,
     #[command(flatten)]
-    device: DeviceArgs,
+    device: PlaceArgs,
 }
 
 fn main() -> Result<()> {
@@ -46,7 +46,7 @@ fn main() -> Result<()> {
     if let Some(path) = &args.save {
         ensure!(!path.exists(), "{} is there already", path.display());
     }
-    let device = args.device.open()?;
+    let place = args.device.open()?;
     let config = LlamaConfig::load(&args.model)?;
     let exits = match &args.exits {
         Some(exits) => exits.clone(),
@@ -64,7 +64,7 @@ fn main() -> Result<()> {
         _ => bail!("nothing to look at: give --prompt or --tokens"),
     };
     ensure!(!tokens.is_empty(), "the prompt has no tokens");
-    let model = Llama::from_pretrained(&args.model, &device)?;
+    let model = Llama::from_pretrained(&args.model, place)?;
     let input = model.tokens(std::slice::from_ref(&tokens))?;
 
     let mut depths = Vec::new();

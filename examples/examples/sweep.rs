@@ -7,7 +7,7 @@ use soft_core::{Criterion, Exits};
 use soft_eval::frontier;
 use soft_eval::results::{Finding, SpeedTable};
 use soft_examples::decoding::DecodingArgs;
-use soft_examples::device::{DeviceArgs, listed};
+use soft_examples::device::{PlaceArgs, listed};
 use soft_examples::evaluation::{OutputArgs, Recorder};
 use soft_examples::prompts::{PromptArgs, Reader};
 use soft_examples::speed::Contest;
@@ -52,7 +52,7 @@ struct Args {
     #[arg(long, default_value_t = 64)]
     max_new_tokens: usize,
     #[command(flatten)]
-    device: DeviceArgs,
+    device: PlaceArgs,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -63,14 +63,14 @@ fn main() -> Result<()> {
     }
     let args = Args::parse();
     args.output.check()?;
-    let subject = Subject::load(&args.model, &args.device.open()?)?;
+    let subject = Subject::load(&args.model, args.device.open()?)?;
     let modes = args.modes(&subject)?;
     let mut recorder = Recorder::begin();
     recorder.model(&subject);
     if let Some(path) = &args.source.prompts {
         recorder.input(path)?;
     }
-    let mut journal = args.output.open_journal("sweep", &args.device.device)?;
+    let mut journal = args.output.open_journal("sweep", &args.device.name())?;
     let prompts = args.source.read(&Reader {
         folder: &args.model.folder,
         tokenizer: &subject.tokenizer,

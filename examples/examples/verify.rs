@@ -18,7 +18,7 @@ use soft_core::{
 };
 use soft_data::Tokenizer;
 use soft_examples::decoding::Trained;
-use soft_examples::device::DeviceArgs;
+use soft_examples::device::PlaceArgs;
 use soft_examples::progress::Progress;
 use soft_examples::prompts::{PromptArgs, Reader};
 use soft_examples::table::table;
@@ -46,7 +46,7 @@ struct Args {
     #[arg(long, default_value_t = 0.5)]
     threshold: f64,
     #[command(flatten)]
-    device: DeviceArgs,
+    device: PlaceArgs,
 }
 
 fn main() -> Result<ExitCode> {
@@ -56,7 +56,7 @@ fn main() -> Result<ExitCode> {
         args.max_new_tokens > 0,
         "--max-new-tokens is 0: expected at least 1"
     );
-    let model = Llama::from_pretrained(&args.model, &args.device.open()?)?;
+    let model = Llama::from_pretrained(&args.model, args.device.open()?)?;
     let config = model.config();
     let tokenizer = Tokenizer::from_folder(&args.model, config.vocab)?;
     let trained = Trained::load(&args.model, config)?;

@@ -1,9 +1,9 @@
-//! The device that a program computes on, from the command line.
+//! The device that a program computes on, and in which numbers, from the command line.
 
 use anyhow::Result;
 use clap::Args;
 use soft_burn::burn::tensor::Device;
-use soft_burn::list_devices;
+use soft_burn::{Placement, WeightType, list_devices};
 
 /// Which device.
 #[derive(Args, Debug, Clone)]
@@ -20,6 +20,32 @@ impl DeviceArgs {
     /// The device.
     pub fn open(&self) -> Result<Device> {
         Ok(soft_burn::device(&self.device)?)
+    }
+}
+
+/// Which device, and in which numbers a model computes there.
+#[derive(Args, Debug, Clone)]
+pub struct PlaceArgs {
+    #[command(flatten)]
+    device: DeviceArgs,
+    /// Number type of weights and states: f32, bf16 or f16, as the device has them
+    #[arg(long, default_value = "f32")]
+    dtype: WeightType,
+}
+
+impl PlaceArgs {
+    /// The device with the number type.
+    pub fn open(&self) -> Result<Placement> {
+        Ok((&self.device.open()?, self.dtype).into())
+    }
+
+    /// What results say of it: `cpu`, or `cuda, bf16`.
+    pub fn name(&self) -> String {
+        let device = &self.device.device;
+        match self.dtype {
+            WeightType::F32 => device.clone(),
+            reduced => format!("{device}, {reduced}"),
+        }
     }
 }
 

@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Result, ensure};
-use soft_burn::burn::tensor::Device;
-use soft_burn::{Llama, LlamaConfig};
+use soft_burn::{Llama, LlamaConfig, Placement};
 use soft_core::{Batch, Decoder, Exit, Exits, Finish, Prompt, ScoreSum};
 use soft_data::Tokenizer;
 use soft_eval::results::{Input, Sample};
@@ -95,7 +94,7 @@ pub struct Questions<'a> {
 
 impl Subject {
     /// Loads a model.
-    pub fn load(named: &NamedFolder, device: &Device) -> Result<Self> {
+    pub fn load(named: &NamedFolder, place: impl Into<Placement>) -> Result<Self> {
         let config = LlamaConfig::load(&named.folder)?;
         let tokenizer = Tokenizer::from_folder(&named.folder, config.vocab)?;
         let trained = Trained::load(&named.folder, &config)?;
@@ -105,7 +104,7 @@ impl Subject {
             name: named.name.clone(),
             fingerprint: fingerprint_of(sums.join(" ").as_bytes()),
             inputs,
-            model: Llama::from_pretrained(&named.folder, device)?,
+            model: Llama::from_pretrained(&named.folder, place)?,
             tokenizer,
             trained,
         })

@@ -90,6 +90,13 @@ fn logits_are_those_of_the_cpu() {
 }
 
 #[test]
+fn logits_are_those_of_transformers() {
+    for (_, device) in accelerators() {
+        crate::golden::check_logits(&device, 1e-3);
+    }
+}
+
+#[test]
 fn greedy_answers_are_those_of_the_cpu() {
     let answers = |model: &Llama, mode: fn(usize) -> Mode| {
         let prompts: Vec<_> = rows(model).into_iter().map(Prompt::from).collect();

@@ -102,7 +102,10 @@ pub(crate) fn factors(sent: &[Sent], full: Exit, limit: f64) -> Vec<f64> {
 
 /// The L2 norm of all numbers of a gradient.
 pub(crate) fn norm_of(gradient: &Tensor<2>) -> f64 {
-    squares(&flat_gradient(gradient.clone())).sqrt()
+    squares(&[&flat_gradient(gradient.clone())])
+        .iter()
+        .sum::<f64>()
+        .sqrt()
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! source is, a file or a random generator, is all that differs.
 
 use burn::module::Param;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::Tensor;
 use soft_core::Exits;
 
 use crate::attention::Attention;
@@ -13,7 +13,7 @@ use crate::heads::ExitHeads;
 use crate::layers::{Embedding, FeedForward, Projection, RmsNorm};
 use crate::model::{Block, Body, heads_of};
 use crate::parameters::{EXIT_BLOCKS, EXIT_HEADS};
-use crate::{Error, Llama, LlamaConfig};
+use crate::{Error, Llama, LlamaConfig, Placement};
 
 /// Where weights come from: `(name, shape)` to values, row by row.
 pub(crate) trait WeightSource {
@@ -24,9 +24,10 @@ pub(crate) trait WeightSource {
 pub(crate) fn construct(
     config: LlamaConfig,
     source: &mut impl WeightSource,
-    device: &Device,
+    place: &Placement,
 ) -> Result<Llama, Error> {
-    let mut walk = Walk { source, device };
+    place.check()?;
+    let mut walk = Walk { source, place };
     let d_model = config.d_model;
     let lm_head = if config.tied {
         None
@@ -60,12 +61,12 @@ pub(crate) fn construct_exit_heads(
     exits: &Exits,
     source: &mut impl WeightSource,
 ) -> Result<Llama, Error> {
-    let device = llama.device();
+    let place = llama.placement();
     let (vocab, d_model) = (llama.config.vocab, llama.config.d_model);
     let exits: Vec<_> = exits.iter().collect();
     let mut walk = Walk {
         source,
-        device: &device,
+        place: &place,
     };
     let head =
         |exit: &soft_core::Exit| walk.projection(&format!("{EXIT_HEADS}{exit}"), vocab, d_model);
@@ -80,11 +81,11 @@ pub(crate) fn construct_exit_blocks(
     exits: &Exits,
     source: &mut impl WeightSource,
 ) -> Result<Llama, Error> {
-    let device = llama.device();
+    let place = llama.placement();
     let exits: Vec<_> = exits.iter().collect();
     let mut walk = Walk {
         source,
-        device: &device,
+        place: &place,
     };
     let own = |exit: &soft_core::Exit| {
         let name = format!("{EXIT_BLOCKS}{exit}");
@@ -100,16 +101,13 @@ pub(crate) fn construct_exit_blocks(
 
 struct Walk<'a, S> {
     source: &'a mut S,
-    device: &'a Device,
+    place: &'a Placement,
 }
 
 impl<S: WeightSource> Walk<'_, S> {
     fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<Param<Tensor<2>>, Error> {
         let values = self.source.values(name, &shape)?;
-        Ok(Param::from_data(
-            TensorData::new(values, shape),
-            self.device,
-        ))
+        Ok(Param::from_tensor(self.place.put(values, shape)))
     }
 
     fn projection(&mut self, name: &str, d_out: usize, d_in: usize) -> Result<Projection, Error> {
@@ -121,7 +119,7 @@ impl<S: WeightSource> Walk<'_, S> {
         let values = self
             .source
             .values(&format!("{name}.weight"), &[config.d_model])?;
-        let weight = Param::from_data(TensorData::new(values, [config.d_model]), self.device);
+        let weight = Param::from_tensor(self.place.put(values, [config.d_model]));
         Ok(RmsNorm {
             weight,
             eps: config.norm_eps,
@@ -157,8 +155,12 @@ impl Llama {
     /// all drawn from `seed` the same way on every device.
     ///
     /// # Errors
-    /// When the configuration describes no model.
-    pub fn random(config: LlamaConfig, seed: u64, device: &Device) -> Result<Self, Error> {
+    /// When the configuration describes no model, or the device does not compute in the number type.
+    pub fn random(
+        config: LlamaConfig,
+        seed: u64,
+        place: impl Into<Placement>,
+    ) -> Result<Self, Error> {
         config.validate()?;
         let deviation = config.initializer_range as f32;
         construct(
@@ -167,7 +169,7 @@ impl Llama {
                 uniform: SplitMix(seed),
                 deviation,
             },
-            device,
+            &place.into(),
         )
     }
 }
@@ -176,9 +178,16 @@ impl Llama {
 pub(crate) struct SplitMix(pub u64);
 
 impl SplitMix {
+    const STEP: u64 = 0x9E37_79B9_7F4A_7C15;
+
+    /// The generator after so many numbers.
+    fn after(&self, numbers: usize) -> Self {
+        Self(self.0.wrapping_add(Self::STEP.wrapping_mul(numbers as u64)))
+    }
+
     /// Uniform in (0, 1].
     pub fn uniform(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        self.0 = self.0.wrapping_add(Self::STEP);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
@@ -186,11 +195,14 @@ impl SplitMix {
     }
 }
 
-/// Normal numbers, by Box and Muller.
+/// Normal numbers, by Box and Muller: two uniform ones each.
 struct Normal {
     uniform: SplitMix,
     deviation: f32,
 }
+
+/// Numbers that are worth a thread.
+const SHARE: usize = 1 << 20;
 
 impl Normal {
     fn next(&mut self) -> f32 {
@@ -198,16 +210,51 @@ impl Normal {
         let angle = 2.0 * std::f64::consts::PI * self.uniform.uniform();
         (radius * angle.cos()) as f32 * self.deviation
     }
+
+    /// The next `count` numbers, shares of which are drawn at a time: the same whatever the threads.
+    fn many(&mut self, count: usize) -> Vec<f32> {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let share = count.div_ceil(threads).max(SHARE);
+        let mut values = vec![0.0; count];
+        std::thread::scope(|scope| {
+            for (index, share_of_values) in values.chunks_mut(share).enumerate() {
+                let mut normal = Normal {
+                    uniform: self.uniform.after(2 * index * share),
+                    deviation: self.deviation,
+                };
+                scope.spawn(move || share_of_values.fill_with(|| normal.next()));
+            }
+        });
+        self.uniform = self.uniform.after(2 * count);
+        values
+    }
 }
 
 impl WeightSource for Normal {
     fn values(&mut self, _name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
         let count = shape.iter().product();
         // The only tensors of one dimension are norm weights.
-        Ok(if shape.len() == 1 {
-            vec![1.0; count]
-        } else {
-            (0..count).map(|_| self.next()).collect()
+        Ok(match shape.len() {
+            1 => vec![1.0; count],
+            _ => self.many(count),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_those_of_one_go() {
+        let fresh = || Normal {
+            uniform: SplitMix(7),
+            deviation: 0.5,
+        };
+        let (mut shared, mut one_go) = (fresh(), fresh());
+        let count = 2 * SHARE + 3;
+        let wanted: Vec<f32> = (0..count).map(|_| one_go.next()).collect();
+        assert!(shared.many(count) == wanted);
+        assert_eq!(shared.next(), one_go.next());
     }
 }

@@ -7,6 +7,7 @@ use soft_core::{DecodeModel, Exit, Head, Past, Score};
 
 use crate::cache::Cache;
 use crate::layers::project;
+use crate::precision::to_f32;
 use crate::{Error, Llama};
 
 /// The head of an exit cut down to some tokens.
@@ -37,14 +38,14 @@ impl Llama {
         }
     }
 
-    /// Logits of packed states over the head's tokens, `[n, tokens]`.
+    /// Logits of packed states over the head's tokens, `[n, tokens]`, in f32: indices beside them in one tensor must be exact.
     fn packed_logits(&self, hidden: &Tensor<3>, head: Head<DraftHead>) -> Tensor<2> {
         let [_, n, d_model] = hidden.dims();
         let normed = self
             .model
             .norm
             .forward(hidden.clone().reshape([n, d_model]));
-        project(normed, self.head_tensor(head))
+        to_f32(project(normed, self.head_tensor(head)))
     }
 }
 
@@ -217,7 +218,7 @@ impl DecodeModel for Llama {
     }
 
     fn similarities(&self, before: &Tensor<3>, after: &Tensor<3>) -> Result<Vec<f32>, Error> {
-        let (a, b) = (before.clone(), after.clone());
+        let (a, b) = (to_f32(before.clone()), to_f32(after.clone()));
         let dot = |a: &Tensor<3>, b: &Tensor<3>| (a.clone() * b.clone()).sum_dim(2);
         let cosines = dot(&a, &b) / (dot(&a, &a) * dot(&b, &b)).sqrt();
         cosines.try_into_vec_as::<f32>().map_err(unreadable)

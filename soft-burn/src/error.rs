@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use soft_core::{BatchError, ExitError};
 use thiserror::Error;
 
+use crate::weights::WeightType;
+
 /// A failure of soft-burn.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -196,6 +198,16 @@ pub enum Error {
     ExitBlock {
         /// Depth of the exit.
         exit: usize,
+    },
+    /// A number type that a device does not compute with.
+    #[error("{device} does not compute in {found}: expected {}", expected.iter().map(|one| one.name()).collect::<Vec<_>>().join(", "))]
+    NumberType {
+        /// What was asked for.
+        found: WeightType,
+        /// The device.
+        device: String,
+        /// What it computes in.
+        expected: Vec<WeightType>,
     },
     /// A setting outside its range.
     #[error("{key} is {found}: expected {expected}")]

@@ -161,7 +161,8 @@ fn in_chunks(
         states: predictions.states.clone(),
         weight: None,
     };
-    let mut states = Vec::new();
+    // Read at the end, not chunk by chunk: each reading waits for the device.
+    let (mut hard, mut soft, mut states) = (Vec::new(), Vec::new(), Vec::new());
     for start in (0..n).step_by(positions) {
         let part = start..n.min(start + positions);
         let rows = part.start * exits..part.end * exits;
@@ -169,11 +170,11 @@ fn in_chunks(
         let tokens = predictions.tokens.clone().slice(part.clone());
         let logits = to_f32(project(x.clone(), weight.clone()));
         let (nats, mut gradient) = cross_entropy(logits.clone(), tokens, &predictions.terms);
-        add_per_exit(&mut found.nats, nats);
+        hard.push(nats.sum_dim(0));
         if let Some(teacher) = &predictions.teacher {
-            let (nats, soft) = divergence(logits, teacher, part, &predictions.terms);
-            add_per_exit(&mut found.divergence, nats);
-            gradient = gradient + soft;
+            let (nats, moved) = divergence(logits, teacher, part, &predictions.terms);
+            soft.push(nats.sum_dim(0));
+            gradient = gradient + moved;
         }
         let gradient = as_weights(gradient);
         if let Some(moving) = moving(&gradient, &x, exits, learns) {
@@ -185,6 +186,8 @@ fn in_chunks(
         }
         states.push(gradient.matmul(weight.clone()));
     }
+    add_per_exit(&mut found.nats, hard);
+    add_per_exit(&mut found.divergence, soft);
     if !states.is_empty() {
         found.states = Tensor::cat(states, 0);
     }
@@ -223,12 +226,15 @@ fn per_row(of_exit: impl Fn(&Term) -> f32, terms: &[Term], like: &Tensor<2>) -> 
     repeated.reshape([rows, 1])
 }
 
-/// Adds the rows' `[n, exits]` losses up.
-fn add_per_exit(sums: &mut [f64], rows: Tensor<2>) {
+/// Adds the losses of several chunks up, `[1, exits]` each.
+fn add_per_exit(sums: &mut [f64], chunks: Vec<Tensor<2>>) {
+    if chunks.is_empty() {
+        return;
+    }
+    let values = Tensor::cat(chunks, 0).into_data();
     let exits = sums.len();
-    let data = rows.sum_dim(0).reshape([exits]).into_data();
-    for (sum, value) in sums.iter_mut().zip(data.iter::<f32>()) {
-        *sum += f64::from(value);
+    for (index, value) in values.iter::<f32>().enumerate() {
+        sums[index % exits] += f64::from(value);
     }
 }
 

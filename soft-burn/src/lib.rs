@@ -73,12 +73,15 @@ mod log;
 mod lora;
 mod loss;
 mod model;
+#[cfg(all(test, feature = "flex"))]
+mod number_types;
 mod objective;
 #[cfg(feature = "flex")]
 mod on_host;
 mod optimizer;
 mod packed;
 mod parameters;
+mod placement;
 mod precision;
 mod pretrained;
 mod rope;
@@ -107,6 +110,7 @@ pub use loss::Targets;
 pub use model::Llama;
 pub use objective::Objective;
 pub use optimizer::AdamWSettings;
+pub use placement::Placement;
 pub use pretrained::{SaveOptions, SoftInfo};
 pub use rope::RopeScaling;
 pub use run::{Run, RunData, RunSettings};
@@ -114,3 +118,8 @@ pub use schedule::{Decay, Schedule};
 pub use settings::{Curriculum, Distillation, Method, SampledPerBatch, TrainSettings, Weights};
 pub use trainer::{ExitLoss, StepReport, Trainer};
 pub use weights::WeightType;
+
+/// The README's examples, so that they stay true.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;

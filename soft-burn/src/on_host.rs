@@ -9,7 +9,7 @@ use soft_core::Head;
 
 use crate::decode::DraftHead;
 use crate::kernels::{
-    BlockRun, BlockWeights, HeadStore, HeadWeights, HostTensor, Place, host, is_flex, tensor,
+    BlockRun, BlockWeights, HeadStore, HeadWeights, HostTensor, Place, host, is_flex_f32, tensor,
 };
 use crate::model::{Block, heads_of};
 use crate::{Error, Llama};
@@ -67,7 +67,7 @@ impl HostBlock {
 impl Llama {
     /// Whether the kernels can run this model.
     pub(crate) fn is_on_host(&self) -> bool {
-        is_flex(&self.model.norm.weight.val())
+        is_flex_f32(&self.model.norm.weight.val())
     }
 
     /// Packed states through the blocks of `range`: `[n, d_model]`.

@@ -76,9 +76,9 @@ impl NamedGradients {
 
     /// The global L2 norm, or the name of the first tensor that is not finite.
     pub fn norm(&self) -> Result<f64, String> {
+        let gradients: Vec<_> = self.0.values().collect();
         let mut sum = 0.0;
-        for (name, gradient) in &self.0 {
-            let squares = squares(gradient);
+        for (name, squares) in self.0.keys().zip(squares(&gradients)) {
             if !squares.is_finite() {
                 return Err(name.clone());
             }
@@ -99,15 +99,25 @@ impl NamedGradients {
     }
 }
 
-/// The sum of the squares of a gradient's numbers.
-pub(crate) fn squares(gradient: &Tensor<1>) -> f64 {
+/// The sum of the squares of each gradient's numbers.
+pub(crate) fn squares(gradients: &[&Tensor<1>]) -> Vec<f64> {
     #[cfg(feature = "flex")]
-    if kernels::is_flex_f32(gradient)
-        && let Ok(values) = kernels::host(gradient.clone())
-    {
-        return kernels::sum_of_squares(values.values());
+    if gradients.iter().all(|one| kernels::is_flex_f32(one)) {
+        let values = gradients.iter().map(|&one| kernels::host(one.clone()));
+        let squares = values.map(|host| Ok(kernels::sum_of_squares(host?.values())));
+        if let Ok(squares) = squares.collect::<Result<_, Error>>() {
+            return squares;
+        }
     }
-    gradient.clone().square().sum().into_scalar::<f32>().into()
+    // One reading for all: each would wait for everything that the device has yet to compute.
+    let sums = gradients.iter().map(|&one| one.clone().square().sum());
+    match gradients.is_empty() {
+        true => Vec::new(),
+        false => Tensor::cat(sums.collect(), 0)
+            .into_data()
+            .iter::<f64>()
+            .collect(),
+    }
 }
 
 /// The moments of every trained parameter.

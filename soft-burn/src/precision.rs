@@ -31,24 +31,35 @@ pub(crate) fn to_f32<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 pub(crate) fn check_supported(weight_type: WeightType, device: &Device) -> Result<(), Error> {
     match device.supports_dtype(float_type(weight_type)) {
         true => Ok(()),
-        false => Err(Error::Setting {
-            key: "weights",
-            found: format!("{} on {device:?}", weight_type.torch_name()),
-            expected: "a number type that the device computes with, as f32",
+        false => Err(Error::NumberType {
+            found: weight_type,
+            device: format!("{device:?}"),
+            expected: supported(device),
         }),
     }
 }
 
-fn float_type(weight_type: WeightType) -> FloatDType {
+/// The number types that `device` computes with.
+fn supported(device: &Device) -> Vec<WeightType> {
+    let all = WeightType::ALL.into_iter();
+    all.filter(|&one| device.supports_dtype(float_type(one)))
+        .collect()
+}
+
+pub(crate) fn float_type(weight_type: WeightType) -> FloatDType {
     match weight_type {
         WeightType::F32 => FloatDType::F32,
         WeightType::Bf16 => FloatDType::BF16,
+        WeightType::F16 => FloatDType::F16,
     }
 }
 
 impl Llama {
     /// The model with weights of this type, without autodiff.
     pub(crate) fn with_weights(self, weight_type: WeightType) -> Self {
+        if self.weight_type() == weight_type {
+            return self;
+        }
         struct Cast(FloatDType);
         impl ModuleMapper for Cast {
             fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {

@@ -18,7 +18,7 @@ use crate::folder::{new_folder, read_json, replace_json, write_json};
 use crate::lora::LORA;
 use crate::parameters::{EXIT_BLOCKS, EXIT_HEADS, named_tensors};
 use crate::weights::{WeightFiles, WeightType, write_weights};
-use crate::{Adapter, Error, Llama, LlamaConfig};
+use crate::{Adapter, Error, Llama, LlamaConfig, Placement};
 
 const EXIT_HEADS_FILE: &str = "exit_heads.safetensors";
 const EXIT_BLOCKS_FILE: &str = "exit_blocks.safetensors";
@@ -77,24 +77,38 @@ impl Default for SaveOptions<'_> {
 }
 
 impl Llama {
-    /// Loads a `LlamaForCausalLM` folder, with f32 weights whatever the file holds. An adapter in it, as in the checkpoints of a run that
-    /// trains one, is merged.
+    /// Loads a `LlamaForCausalLM` folder, with f32 weights whatever the file holds, or of the type that `place` says: `&device`, or
+    /// `(&device, WeightType::Bf16)`. An adapter in it, as in the checkpoints of a run that trains one, is merged.
     ///
     /// # Errors
     /// When a file is missing or corrupt, the architecture is another, or a tensor is missing,
-    /// unexpected or of another shape than config.json says.
-    pub fn from_pretrained(folder: impl AsRef<Path>, device: &Device) -> Result<Self, Error> {
-        Ok(Self::with_adapter_apart(folder.as_ref(), device)?.merged())
+    /// unexpected or of another shape than config.json says; when the device does not compute in the number type.
+    pub fn from_pretrained(
+        folder: impl AsRef<Path>,
+        place: impl Into<Placement>,
+    ) -> Result<Self, Error> {
+        let (folder, place) = (folder.as_ref(), place.into());
+        if !folder.join(ADAPTER).exists() {
+            return Self::without_adapter(folder, &place);
+        }
+        // Merged in f32, rounded once.
+        place.check()?;
+        let llama = Self::with_adapter_apart(folder, &place.device)?.merged();
+        Ok(llama.with_weights(place.weight_type))
     }
 
-    /// The same, with the adapter beside the weights.
-    pub(crate) fn with_adapter_apart(folder: &Path, device: &Device) -> Result<Self, Error> {
+    fn without_adapter(folder: &Path, place: &Placement) -> Result<Self, Error> {
         let config = LlamaConfig::load(folder)?;
         let mut files = WeightFiles::open_folder(folder)?;
         skip_derived(&mut files, &config);
-        let llama = construct(config, &mut files, device)?;
+        let llama = construct(config, &mut files, place)?;
         files.finish()?;
-        let llama = llama.load_exit_heads(folder)?.load_exit_blocks(folder)?;
+        llama.load_exit_heads(folder)?.load_exit_blocks(folder)
+    }
+
+    /// In f32, with the adapter beside the weights.
+    pub(crate) fn with_adapter_apart(folder: &Path, device: &Device) -> Result<Self, Error> {
+        let llama = Self::without_adapter(folder, &device.into())?;
         let adapter = folder.join(ADAPTER);
         match adapter.exists() {
             true => llama.with_adapter(&Adapter::load(adapter)?),

@@ -6,7 +6,7 @@ use crate::balance::Balance;
 use crate::layer_dropout::LayerDropout;
 use crate::objective::Objective;
 use crate::settings::{Distillation, Method, TrainSettings, Weights};
-use crate::{Error, LlamaConfig};
+use crate::{Error, LlamaConfig, WeightType};
 
 /// Refuses more last blocks than there are, and none.
 pub(crate) fn check_last_blocks(count: usize, depth: usize) -> Result<(), Error> {
@@ -36,6 +36,10 @@ pub(crate) fn refuse<T>(
 impl TrainSettings {
     /// Refuses options that do not go with the method, the exits or each other.
     pub(crate) fn check_options(&self) -> Result<(), Error> {
+        if self.weights == WeightType::F16 {
+            // Small gradients vanish in it without loss scaling, which bf16 does not need.
+            return refuse("weights", self.weights.to_string(), "f32 or bf16");
+        }
         let exits = self.exits.len();
         let given = [
             ("weights of the exits", self.exit_weights.is_some()),

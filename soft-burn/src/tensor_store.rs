@@ -4,7 +4,7 @@
 //! hold leftovers that no mask lets through and that the next positions overwrite. Slots are added
 //! by doubling, so that appending a token copies the cache only now and then.
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 
 use crate::attention::Heads;
 
@@ -57,7 +57,7 @@ impl TensorStore {
     /// Stores new keys and values, `[rows, n_kv_heads, seq, head_dim]`, and returns all that any row
     /// may see, `[rows, n_kv_heads, keys, head_dim]`.
     pub fn append(&mut self, span: &Span, k: Tensor<4>, v: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
-        let (keys, values) = self.with_room_for(span.keys);
+        let (keys, values) = self.with_room_for(span.keys, k.dtype());
         let (keys, values) = (write(keys, span, k), write(values, span, v));
         let seen = |stored: &Tensor<4>| stored.clone().narrow(2, 0, span.keys);
         let visible = (seen(&keys), seen(&values));
@@ -66,11 +66,12 @@ impl TensorStore {
     }
 
     /// What is stored, taken out, with at least so many slots.
-    fn with_room_for(&mut self, keys: usize) -> (Tensor<4>, Tensor<4>) {
+    fn with_room_for(&mut self, keys: usize, dtype: DType) -> (Tensor<4>, Tensor<4>) {
         let slots = self.stored.as_ref().map_or(0, |(keys, _)| keys.dims()[2]);
         let wanted = keys.max(2 * slots).max(MIN_SLOTS);
         let Heads { key_value, dim, .. } = self.heads;
-        let room = || Tensor::zeros([self.rows, key_value, wanted - slots, dim], &self.device);
+        let shape = [self.rows, key_value, wanted - slots, dim];
+        let room = || Tensor::zeros(shape, (&self.device, dtype));
         match self.stored.take() {
             Some(stored) if slots >= keys => stored,
             Some((keys, values)) => (

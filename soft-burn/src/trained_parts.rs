@@ -10,7 +10,6 @@ use soft_core::{Exit, Exits, NestedModel};
 use crate::precision::check_supported;
 use crate::setting_checks::refuse;
 use crate::settings::{Method, TrainSettings};
-use crate::weights::WeightType;
 use crate::{Error, Llama};
 
 /// The model ready to be trained with these settings.
@@ -42,10 +41,7 @@ pub(crate) fn fitted(model: Llama, settings: &TrainSettings) -> Result<Llama, Er
         (None, false) => model,
     };
     check_supported(settings.weights, &model.device())?;
-    let model = match settings.weights {
-        WeightType::F32 => model,
-        reduced => model.with_weights(reduced),
-    };
+    let model = model.with_weights(settings.weights);
     let model = match settings.gradient_checkpointing {
         true => checkpointed(model.train()),
         false => model.train(),

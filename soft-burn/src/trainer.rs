@@ -150,10 +150,7 @@ impl Trainer {
 
     /// The model without autodiff, in f32, an adapter apart.
     pub(crate) fn snapshot(&self) -> Llama {
-        match self.settings.weights {
-            WeightType::F32 => self.model.valid(),
-            WeightType::Bf16 => self.model.valid().with_weights(WeightType::F32),
-        }
+        self.model.valid().with_weights(WeightType::F32)
     }
 
     /// The settings of the run.

@@ -257,15 +257,49 @@ pub enum WeightType {
     F32,
     /// The upper half of those.
     Bf16,
+    /// 16 bits with more digits and a smaller range (65,504): to compute with, not to train.
+    F16,
 }
 
 impl WeightType {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::F32, Self::Bf16, Self::F16];
+
+    /// The name in settings and on command lines.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::F16 => "f16",
+        }
+    }
+
     /// The name in config.json.
     pub(crate) fn torch_name(self) -> &'static str {
         match self {
             Self::F32 => "float32",
             Self::Bf16 => "bfloat16",
+            Self::F16 => "float16",
         }
+    }
+}
+
+impl std::fmt::Display for WeightType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl std::str::FromStr for WeightType {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let named = Self::ALL.into_iter().find(|one| one.name() == text);
+        named.ok_or_else(|| Error::Setting {
+            key: "number type",
+            found: text.to_owned(),
+            expected: "f32, bf16 or f16",
+        })
     }
 }
 
@@ -286,6 +320,7 @@ impl safetensors::View for Encoded<'_> {
         match self.weight_type {
             WeightType::F32 => Dtype::F32,
             WeightType::Bf16 => Dtype::BF16,
+            WeightType::F16 => Dtype::F16,
         }
     }
 
@@ -300,13 +335,16 @@ impl safetensors::View for Encoded<'_> {
             WeightType::Bf16 => values
                 .flat_map(|&value| half::bf16::from_f32(value).to_le_bytes())
                 .collect(),
+            WeightType::F16 => values
+                .flat_map(|&value| half::f16::from_f32(value).to_le_bytes())
+                .collect(),
         }
     }
 
     fn data_len(&self) -> usize {
         let bytes = match self.weight_type {
             WeightType::F32 => 4,
-            WeightType::Bf16 => 2,
+            WeightType::Bf16 | WeightType::F16 => 2,
         };
         self.tensor.values.len() * bytes
     }

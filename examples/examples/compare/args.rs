@@ -6,7 +6,7 @@ use anyhow::{Result, bail, ensure};
 use clap::Parser;
 use soft_core::Exits;
 use soft_data::Format;
-use soft_examples::device::DeviceArgs;
+use soft_examples::device::PlaceArgs;
 use soft_examples::evaluation::OutputArgs;
 use soft_examples::subject::NamedFolder;
 
@@ -80,7 +80,7 @@ pub struct Args {
     #[arg(long, default_value_t = 512)]
     pub max_len: usize,
     #[command(flatten)]
-    pub device: DeviceArgs,
+    pub device: PlaceArgs,
     #[command(flatten)]
     pub output: OutputArgs,
 }

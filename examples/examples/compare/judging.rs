@@ -221,7 +221,7 @@ struct Likelier(ModelJudge, HashMap<(String, String), f64>);
 impl ModelJudge {
     fn load(folder: &NamedFolder, args: &Args) -> Result<Self> {
         Ok(Self {
-            subject: Subject::load(folder, &args.device.open()?)?,
+            subject: Subject::load(folder, args.device.open()?)?,
             // A model without one is asked in plain text.
             template: ChatTemplate::from_folder(&folder.folder).ok(),
         })

@@ -32,9 +32,9 @@ fn main() -> Result<()> {
     let args = Args::parse();
     args.check()?;
     let judge = args.judge_choice()?;
-    let device = args.device.open()?;
-    let ours = Subject::load(&args.ours, &device)?;
-    let theirs = Subject::load(&args.theirs, &device)?;
+    let place = args.device.open()?;
+    let ours = Subject::load(&args.ours, place.clone())?;
+    let theirs = Subject::load(&args.theirs, place)?;
     let exits = ours.trained.exits(args.exits.as_ref())?;
     exits
         .clone()
@@ -54,7 +54,7 @@ fn main() -> Result<()> {
         Some(judge) => Some(judging::Judging::begin(&args, &judge, &mut recorder)?),
         None => None,
     };
-    let journal = args.output.open_journal("compare", &args.device.device)?;
+    let journal = args.output.open_journal("compare", &args.device.name())?;
     let mut comparison = Comparison {
         records: args.records()?,
         instructions: args.read_instructions()?,

@@ -57,7 +57,7 @@ pub struct Args {
     #[arg(long)]
     pub layer_dropout: Option<f64>,
     /// Number type of the weights in training: f32, or bf16 with an f32 copy in the optimiser
-    #[arg(long, default_value = "f32", value_parser = weight_type)]
+    #[arg(long = "dtype", alias = "weights", default_value = "f32")]
     pub weights: WeightType,
     /// Compute cheap operations again in the backward pass instead of keeping their results
     #[arg(long)]
@@ -255,14 +255,6 @@ fn objective(name: &str) -> Result<Objective, String> {
         "flat" => Ok(Objective::Flat),
         "plain" => Ok(Objective::Plain),
         _ => Err("expected flat or plain".to_owned()),
-    }
-}
-
-fn weight_type(name: &str) -> Result<WeightType, String> {
-    match name {
-        "f32" => Ok(WeightType::F32),
-        "bf16" => Ok(WeightType::Bf16),
-        _ => Err("expected f32 or bf16".to_owned()),
     }
 }
 

@@ -18,7 +18,7 @@ impl HostTensor {
 }
 
 /// Whether the tensor lives on the flex backend, without autodiff.
-pub(crate) fn is_flex<const D: usize>(tensor: &Tensor<D>) -> bool {
+fn is_flex<const D: usize>(tensor: &Tensor<D>) -> bool {
     tensor.clone().try_into_primitive::<Flex>().is_ok()
 }
 

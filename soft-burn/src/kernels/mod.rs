@@ -29,7 +29,7 @@ pub(crate) use attention::{HeadStore, Place};
 pub(crate) use block::{BlockRun, BlockWeights};
 pub(crate) use head::HeadWeights;
 pub(crate) use head_loss::{HeadRun, HostTeacher};
-pub(crate) use host::{HostTensor, host, is_flex, is_flex_f32, tensor};
+pub(crate) use host::{HostTensor, host, is_flex_f32, tensor};
 pub(crate) use projection::project;
 pub(crate) use softmax::causal_softmax;
 pub(crate) use swiglu::swiglu;
