@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
-use soft_benches::smollm2;
+use soft_benches::{median, smollm2};
 use soft_burn::{Llama, device};
 use soft_core::{
     DecodeModel, DecodeSettings, Decoder, Exit, Head, Mode, NestedModel, Past, Prompt,
@@ -228,9 +228,4 @@ fn row(figures: &SpeedFigures, agreement: f64) -> Vec<String> {
         format!("{:.1}", f.full_seconds),
         format!("{:.1}", f.prefill_seconds),
     ]
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }

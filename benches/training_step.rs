@@ -14,12 +14,12 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
-use soft_benches::smollm2;
+use soft_benches::{Same, batch, smollm2};
 use soft_burn::{
     ExitLoss, Llama, LlamaConfig, Lora, Method, Objective, SampledPerBatch, TrainSettings, Trainer,
     device,
 };
-use soft_core::{Batch, BatchStream, Example, Exits, StreamPosition};
+use soft_core::{Batch, Exits};
 
 #[derive(Parser)]
 struct Args {
@@ -167,15 +167,7 @@ impl Shape {
 
     fn batch(self) -> Result<Batch> {
         let (rows, length, learnt) = self.rows();
-        let vocab = self.config().vocab;
-        let row = |row: usize| {
-            let tokens = (0..length)
-                .map(|position| ((row * 31 + position * 7) % vocab) as u32)
-                .collect();
-            Example::new(tokens, (0..length).map(|at| at >= learnt).collect())
-        };
-        let rows = (0..rows).map(row).collect::<Result<Vec<_>, _>>()?;
-        Ok(Batch::from_examples(&rows.iter().collect::<Vec<_>>(), 0)?)
+        batch((rows, length), learnt, self.config().vocab)
     }
 
     fn trainer(self, side: Side) -> Result<Trainer> {
@@ -198,25 +190,6 @@ impl Shape {
         let blocks = depths.max().unwrap_or(0) * states * (block + attention);
         let head = exits.len() * targets * config.d_model * config.vocab;
         6.0 * (blocks + head) as f64 / 1e9
-    }
-}
-
-/// The same batch for ever.
-struct Same(Batch);
-
-impl BatchStream for Same {
-    type Error = std::convert::Infallible;
-
-    fn next_batch(&mut self) -> Result<Batch, Self::Error> {
-        Ok(self.0.clone())
-    }
-
-    fn position(&self) -> StreamPosition {
-        StreamPosition::default()
-    }
-
-    fn seek(&mut self, _position: StreamPosition) -> Result<(), Self::Error> {
-        Ok(())
     }
 }
 

@@ -1,0 +1,245 @@
+//! Training steps and decoding of large shapes on any device: SFT against SoFT, plain decoding against dynamic exits and self-speculation.
+//!
+//! `cargo bench --bench on_device --features cuda -- --device cuda --dtype bf16 --shape llama2-7b --train lora`; `peers/on_device.py` does the
+//! same in PyTorch. Weights are random, which time does not depend on, and for decoding so small that blocks hardly
+//! move a state: every depth then names the same token, and a draft is always accepted. What speculation gains here is the most it can.
+
+use std::time::Instant;
+
+use anyhow::Result;
+use clap::{Parser, ValueEnum};
+use soft_benches::{Same, batch, llama2_7b, llama2_13b, median, smollm2};
+use soft_burn::{Llama, LlamaConfig, Lora, Method, Placement, TrainSettings, Trainer};
+use soft_core::{
+    Confidence, DecodeSettings, Decoder, DraftLength, DynamicExits, Exit, Exits, Mode, Prompt,
+    Speculation, Thresholds,
+};
+use soft_examples::device::PlaceArgs;
+use soft_examples::table::table;
+
+#[derive(Parser)]
+struct Args {
+    #[command(flatten)]
+    place: PlaceArgs,
+    /// Shape of the model
+    #[arg(long, default_value = "smollm2")]
+    shape: Shape,
+    /// What is trained
+    #[arg(long, default_value = "full")]
+    train: Trained,
+    /// Rows of a training batch
+    #[arg(long, default_value_t = 8)]
+    rows: usize,
+    /// Tokens of each, the second half of which are learnt
+    #[arg(long, default_value_t = 512)]
+    length: usize,
+    /// Training steps per side, after two to warm up
+    #[arg(long, default_value_t = 7)]
+    steps: usize,
+    /// Tokens to decode after a prompt of 64; none when 0
+    #[arg(long, default_value_t = 128)]
+    new_tokens: usize,
+    /// Answers per mode, after one to warm up
+    #[arg(long, default_value_t = 3)]
+    answers: usize,
+    /// What `cargo bench` passes
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Shape {
+    Smollm2,
+    #[value(name = "llama2-7b")]
+    Llama27b,
+    #[value(name = "llama2-13b")]
+    Llama213b,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Trained {
+    Nothing,
+    Full,
+    /// Adapters of rank 16 on all projections.
+    Lora,
+}
+
+impl Shape {
+    fn config(self) -> LlamaConfig {
+        match self {
+            Self::Smollm2 => smollm2(),
+            Self::Llama27b => llama2_7b(),
+            Self::Llama213b => llama2_13b(),
+        }
+    }
+
+    /// Those of the paper for LLaMA 2; as many for SmolLM2.
+    fn exits(self) -> Result<Exits> {
+        let depth = self.config().n_layers;
+        let step = match self {
+            Self::Smollm2 => 3,
+            _ => 4,
+        };
+        Ok(Exits::every(step, 12..=depth)?)
+    }
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    let place = args.place.open()?;
+    let name = args
+        .shape
+        .to_possible_value()
+        .map_or_else(String::new, |value| value.get_name().to_owned());
+    println!("{name} on {}", args.place.name());
+    if args.train != Trained::Nothing {
+        training(&args, &place)?;
+    }
+    if args.new_tokens > 0 {
+        decoding(&args, &place)?;
+    }
+    Ok(())
+}
+
+fn training(args: &Args, place: &Placement) -> Result<()> {
+    let model = Llama::random(args.shape.config(), 42, place.clone())?;
+    let exits = args.shape.exits()?;
+    let full = Exits::new([exits.last().depth()])?;
+    let ends = Exits::new([12, exits.last().depth()])?;
+    let sides = [
+        (Method::Sft, full),
+        (Method::Soft, ends),
+        (Method::Soft, exits),
+    ];
+    let (learnt, vocab) = (args.length / 2, args.shape.config().vocab);
+    let mut stream = Same(batch((args.rows, args.length), learnt, vocab)?);
+    let mut rows: Vec<Vec<String>> = Vec::new();
+    let mut of_sft = None;
+    // One after the other: two models with their moments may not fit.
+    for (method, exits) in sides {
+        let mut settings = TrainSettings::new(method, exits.clone(), 1_000_000);
+        settings.weights = place.weight_type;
+        settings.lora = (args.train == Trained::Lora).then(|| Lora::new(16));
+        let mut trainer = Trainer::new(model.clone(), settings)?;
+        let mut seconds = Vec::new();
+        for step in 0..args.steps + 2 {
+            let started = Instant::now();
+            trainer.step(&mut stream)?;
+            place.device.sync()?;
+            if step >= 2 {
+                seconds.push(started.elapsed().as_secs_f64());
+            }
+        }
+        let time = median(seconds);
+        let tokens = (args.rows * args.length) as f64;
+        rows.push(vec![
+            method.name().to_owned(),
+            exits.to_string(),
+            format!("{time:.3}"),
+            format!("{:.0}", tokens / time),
+            format!("{:.2}", time / *of_sft.get_or_insert(time)),
+        ]);
+    }
+    let trained = match args.train {
+        Trained::Lora => "adapters of rank 16",
+        _ => "all weights",
+    };
+    println!(
+        "\nTraining {trained}, {} rows of {} tokens: median of {}",
+        args.rows, args.length, args.steps
+    );
+    let headings = ["step", "exits", "s/step", "tokens/s", "time of SFT"];
+    println!("{}", table(&headings, rows));
+    Ok(())
+}
+
+fn decoding(args: &Args, place: &Placement) -> Result<()> {
+    let still = LlamaConfig {
+        initializer_range: 1e-5,
+        ..args.shape.config()
+    };
+    let model = Llama::random(still, 42, place.clone())?;
+    let exits = args.shape.exits()?;
+    let (first, depth) = (Exit::new(12)?, exits.last());
+    let dynamic = |threshold: f64| {
+        Mode::Dynamic(DynamicExits {
+            exits: exits.clone(),
+            policy: Box::new(Confidence(Thresholds::all(threshold))),
+            missing: Default::default(),
+            checks: Default::default(),
+        })
+    };
+    let speculative = |length: usize| -> Result<Mode> {
+        let length = DraftLength::Fixed(length);
+        Ok(Mode::Speculative(Speculation::at(
+            first,
+            depth.depth(),
+            length,
+        )?))
+    };
+    let mode = |name: &str| -> Result<Mode> {
+        Ok(match name {
+            "full" => Mode::Static(depth),
+            "exit 12" => Mode::Static(first),
+            "dynamic, all leave at 12" => dynamic(0.0),
+            "dynamic, none leaves" => dynamic(0.999_999),
+            "drafts of 2" => speculative(2)?,
+            "drafts of 4" => speculative(4)?,
+            _ => speculative(8)?,
+        })
+    };
+    let names = [
+        "full",
+        "exit 12",
+        "dynamic, all leave at 12",
+        "dynamic, none leaves",
+        "drafts of 2",
+        "drafts of 4",
+        "drafts of 8",
+    ];
+    let mut rows: Vec<Vec<String>> = Vec::new();
+    let mut of_full = None;
+    for name in names {
+        let mut found = Vec::new();
+        let (mut accepted, mut mean_depth) = (0.0, 0.0);
+        for answer in 0..=args.answers {
+            let prompt = Prompt::from((0..64).map(|i| (i * 37) % 101).collect::<Vec<u32>>());
+            let settings = DecodeSettings::greedy(mode(name)?, args.new_tokens);
+            let mut decoder = Decoder::new(&model, &[prompt], settings)?;
+            decoder.run()?;
+            let statistics = decoder.statistics();
+            (accepted, mean_depth) = (statistics.acceptance_rate(), statistics.mean_depth());
+            let time = statistics.time_per_token().as_secs_f64();
+            if answer > 0 {
+                found.push(time);
+            }
+        }
+        let time = median(found);
+        rows.push(vec![
+            name.to_owned(),
+            format!("{:.1}", 1.0 / time),
+            format!("{:.2}", 1000.0 * time),
+            format!("{:.2}", *of_full.get_or_insert(time) / time),
+            format!("{mean_depth:.1}"),
+            if name.starts_with("drafts") {
+                format!("{:.0}", 100.0 * accepted)
+            } else {
+                "–".to_owned()
+            },
+        ]);
+    }
+    println!(
+        "\nDecoding one row, {} tokens after 64: median of {}",
+        args.new_tokens, args.answers
+    );
+    let headings = [
+        "mode",
+        "tokens/s",
+        "ms/token",
+        "speed",
+        "mean depth",
+        "accepted %",
+    ];
+    println!("{}", table(&headings, rows));
+    Ok(())
+}
