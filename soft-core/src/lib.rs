@@ -66,3 +66,8 @@ pub use nested::{
 pub use row_rng::RowRng;
 pub use sampling::Sampling;
 pub use sorted::{MicroBatch, SortedLoss, SortedLossOutput, sorted_loss};
+
+/// The README's examples, so that they stay true.
+#[cfg(all(doctest, feature = "conformance"))]
+#[doc = include_str!("../README.md")]
+pub struct Readme;

@@ -71,3 +71,8 @@ pub use stop::{Passed, StopStrings};
 pub use stream::TextStream;
 pub use tokenizer::Tokenizer;
 pub use trivia::{read_trivia_qa, trivia_prompt};
+
+/// The README's examples, so that they stay true.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;

@@ -72,3 +72,8 @@ pub use pairwise::{Pair, PairwiseScore, judge_pairs};
 pub use speed::{SpeedFigures, SpeedMeter, SpeedMode, SpeedSample, speed_figures};
 pub use trace::{EarlyTrace, Left, PolicyOutcome, TokenTrace, trace};
 pub use verdict_file::VerdictFile;
+
+/// The README's examples, so that they stay true.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;
