@@ -88,9 +88,9 @@ impl TrainModel for Network {
         Ok(pairs.map(score).collect())
     }
 
-    fn weighted_sum(&self, terms: &[(f64, Tensor<1>)]) -> Tensor<1> {
+    fn weighted_sum(&self, terms: &[(f64, Tensor<1>)]) -> Result<Tensor<1>, Never> {
         let terms = terms.iter().map(|(weight, loss)| loss.clone() * *weight);
-        terms.reduce(|a, b| a + b).expect("terms are never empty")
+        Ok(terms.reduce(|a, b| a + b).expect("terms are never empty"))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use soft_core::{BatchError, ExitError};
+use soft_core::{BatchError, CacheError, ExitError};
 use thiserror::Error;
 
 use crate::weights::WeightType;
@@ -156,22 +156,17 @@ pub enum Error {
         /// The model's depth.
         depth: usize,
     },
-    /// More positions than the cache, or the model, can hold.
-    #[error("row {row} would hold {wanted} positions: the capacity is {capacity}")]
-    CacheFull {
-        /// The row at fault.
-        row: usize,
-        /// Positions it would hold.
-        wanted: usize,
-        /// Most it can hold.
+    /// A cache for more positions than the model was made for.
+    #[error("a cache of {capacity} positions: the model was made for {most}")]
+    CacheBeyondModel {
+        /// Positions asked for.
         capacity: usize,
+        /// Most that the model was made for.
+        most: usize,
     },
-    /// A cache made for another number of rows or blocks, or blocks filled unevenly.
-    #[error("the cache does not fit: {reason}")]
-    CacheMismatch {
-        /// What does not fit.
-        reason: String,
-    },
+    /// A pass that does not fit its cache.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
     /// Rows of tokens that do not make a rectangle.
     #[error("row {row} has {found} tokens: expected {expected}, and at least 1")]
     UnevenRows {

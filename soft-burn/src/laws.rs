@@ -7,19 +7,20 @@ use proptest::prelude::*;
 use soft_core::conformance::{DecodingLaws, Equality, Laws, Observed};
 use soft_core::{DecodeModel, Exit, Exits, Head, NestedModel, Past, Prompt};
 
-use crate::{Llama, LlamaConfig, RopeScaling, device};
+use crate::decode::unreadable;
+use crate::{Error, Llama, LlamaConfig, RopeScaling, device};
 
 impl Observed for Llama {
-    fn logit_values(&self, logits: &Tensor<3>) -> Vec<Vec<Vec<f64>>> {
+    fn logit_values(&self, logits: &Tensor<3>) -> Result<Vec<Vec<Vec<f64>>>, Error> {
         let [_, seq, vocab] = logits.dims();
-        let values: Vec<f32> = logits.clone().try_into_vec_as().unwrap();
+        let values: Vec<f32> = logits.clone().try_into_vec_as().map_err(unreadable)?;
         let position = |values: &[f32]| values.iter().map(|&value| value.into()).collect();
         let row = |values: &[f32]| values.chunks(vocab).map(position).collect();
-        values.chunks(seq * vocab).map(row).collect()
+        Ok(values.chunks(seq * vocab).map(row).collect())
     }
 
-    fn loss_value(&self, loss: &Tensor<1>) -> f64 {
-        loss.clone().into_scalar::<f32>().into()
+    fn loss_value(&self, loss: &Tensor<1>) -> Result<f64, Error> {
+        Ok(loss.clone().into_scalar::<f32>().into())
     }
 }
 

@@ -111,13 +111,13 @@ impl TrainModel for Llama {
         Ok(scores.map(score).collect())
     }
 
-    fn weighted_sum(&self, terms: &[(f64, Tensor<1>)]) -> Tensor<1> {
+    fn weighted_sum(&self, terms: &[(f64, Tensor<1>)]) -> Result<Tensor<1>, Error> {
         let mut scaled = terms
             .iter()
             .map(|(weight, loss)| loss.clone().mul_scalar(*weight));
         let first = scaled.next();
         let sum = first.map(|first| scaled.fold(first, Tensor::add));
-        sum.unwrap_or_else(|| Tensor::zeros([1], &self.device()))
+        Ok(sum.unwrap_or_else(|| Tensor::zeros([1], &self.device())))
     }
 }
 

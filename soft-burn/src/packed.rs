@@ -22,7 +22,7 @@ impl Llama {
     ) -> Result<Tensor<3>, Error> {
         let [rows, states, d_model] = hidden.dims();
         let Past { cache, counts } = past;
-        let starts = cache.starts(range.clone(), counts, rows * states)?;
+        let starts = cache.held.starts(&range, counts, rows * states)?;
         let hidden = match &mut cache.store {
             Store::Tensors(stores) => {
                 let seq = counts.iter().copied().max().unwrap_or(0);
@@ -41,7 +41,7 @@ impl Llama {
                 self.host_blocks(hidden, range.clone(), stores, (&starts, counts))?
             }
         };
-        cache.advance(range, counts);
+        cache.held.advance(range, counts);
         Ok(hidden.reshape([rows, states, d_model]))
     }
 
@@ -54,7 +54,7 @@ impl Llama {
     ) -> Result<(), Error> {
         let [rows, states, d_model] = hidden.dims();
         let Past { cache, counts } = past;
-        let starts = cache.starts(range.clone(), counts, rows * states)?;
+        let starts = cache.held.starts(&range, counts, rows * states)?;
         match &mut cache.store {
             Store::Tensors(stores) => {
                 let seq = counts.iter().copied().max().unwrap_or(0);
@@ -73,7 +73,7 @@ impl Llama {
                 self.host_copy_up(hidden, range.clone(), stores, (&starts, counts))?;
             }
         }
-        cache.advance(range, counts);
+        cache.held.advance(range, counts);
         Ok(())
     }
 
@@ -84,11 +84,7 @@ impl Llama {
     pub fn new_cache(&self, rows: usize, capacity: usize) -> Result<Cache, Error> {
         let most = self.config.max_positions;
         if capacity > most {
-            return Err(Error::CacheFull {
-                row: 0,
-                wanted: capacity,
-                capacity: most,
-            });
+            return Err(Error::CacheBeyondModel { capacity, most });
         }
         Ok(Cache::new(self.empty_store(rows), rows, capacity))
     }

@@ -38,6 +38,7 @@ mod depth_weights;
 mod distribution;
 mod error;
 mod exit;
+mod held_positions;
 mod loss_schedules;
 mod nested;
 mod row_rng;
@@ -59,6 +60,7 @@ pub use depth_weights::DepthWeights;
 pub use distribution::Distribution;
 pub use error::{BatchError, ExitError, PolicyError, SamplingError};
 pub use exit::{Exit, Exits};
+pub use held_positions::{CacheError, HeldPositions};
 pub use loss_schedules::{AllExits, ExitWeights, IntermediateExits, LastExit, SampledExits};
 pub use nested::{
     ExitHead, KvCache, NestedModel, NoCache, Past, ScoreSum, TargetScore, TrainModel,

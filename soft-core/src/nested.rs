@@ -206,7 +206,10 @@ pub trait TrainModel: NestedModel {
     }
 
     /// Σ weight · loss. `terms` is never empty.
-    fn weighted_sum(&self, terms: &[(f64, Self::Loss)]) -> Self::Loss;
+    ///
+    /// # Errors
+    /// Backend-specific.
+    fn weighted_sum(&self, terms: &[(f64, Self::Loss)]) -> Result<Self::Loss, Self::Error>;
 }
 
 /// How a sub-model did on one target.

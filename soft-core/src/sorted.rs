@@ -75,7 +75,7 @@ pub fn sorted_loss<M: TrainModel>(
     }
     assert!(!terms.is_empty(), "at least one exit has a weight");
     Ok(SortedLossOutput {
-        total: model.weighted_sum(&terms),
+        total: model.weighted_sum(&terms)?,
         per_exit,
     })
 }

@@ -14,8 +14,8 @@ use thiserror::Error;
 
 use crate::conformance::Observed;
 use crate::{
-    Batch, BatchError, DecodeModel, Exit, KvCache, NestedModel, Past, Target, TargetScore,
-    TrainModel,
+    Batch, BatchError, CacheError, DecodeModel, Exit, HeldPositions, KvCache, NestedModel, Past,
+    Target, TargetScore, TrainModel,
 };
 
 /// What the toy model refuses.
@@ -30,29 +30,14 @@ pub enum ToyError {
         /// The model's depth.
         depth: usize,
     },
-    /// More positions than the cache can hold.
-    #[error("row {row} of the cache is full: it holds {capacity} positions")]
-    CacheFull {
-        /// The row at fault.
-        row: usize,
-        /// Most positions a row can hold.
-        capacity: usize,
-    },
-    /// Counts that do not match the packed states, or the cache's rows.
-    #[error("{states} packed states: the rows bring {wanted}")]
-    Counts {
-        /// Sum of the counts.
-        wanted: usize,
-        /// States that came.
-        states: usize,
-    },
-    /// A row whose next positions are not the same in all blocks that are run.
-    #[error("blocks {range:?} do not hold the same positions of row {row}")]
-    Uneven {
-        /// The row at fault.
-        row: usize,
-        /// The blocks.
-        range: Range<usize>,
+    /// A pass that does not fit its cache.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// Hidden states of several rows where packed ones should come.
+    #[error("{rows} rows of states: packed states are one")]
+    NotPacked {
+        /// Rows that came.
+        rows: usize,
     },
     /// A batch that does not fit.
     #[error(transparent)]
@@ -133,71 +118,50 @@ fn uniform(state: &mut u64) -> f64 {
 #[derive(Clone, Debug)]
 pub struct ToyCache {
     inputs: Vec<Vec<Vec<Vec<f64>>>>,
-    rows: usize,
-    capacity: usize,
+    held: HeldPositions,
 }
 
 impl ToyCache {
     /// An empty cache.
     pub fn new(depth: usize, rows: usize, capacity: usize) -> Self {
-        let inputs = vec![vec![Vec::new(); rows]; depth];
         Self {
-            inputs,
-            rows,
-            capacity,
+            inputs: vec![vec![Vec::new(); rows]; depth],
+            held: HeldPositions::new(depth, rows, capacity),
         }
     }
-}
 
-impl ToyCache {
-    fn check(
-        &self,
+    /// Whether packed states fit; the blocks of `range` will hold them.
+    fn take(
+        &mut self,
         hidden: &ToyHidden,
         counts: &[usize],
         range: &Range<usize>,
     ) -> Result<(), ToyError> {
-        let states = hidden.first().map_or(0, Vec::len);
-        let wanted: usize = counts.iter().sum();
-        if hidden.len() != 1 || counts.len() != self.rows || wanted != states {
-            return Err(ToyError::Counts { wanted, states });
-        }
-        let uneven = |&row: &usize| {
-            let filled = |block: usize| self.inputs[block][row].len();
-            counts[row] > 0
-                && range
-                    .clone()
-                    .any(|block| filled(block) != filled(range.start))
+        let [states] = hidden.as_slice() else {
+            let rows = hidden.len();
+            return Err(ToyError::NotPacked { rows });
         };
-        if let Some(row) = (0..self.rows).find(uneven) {
-            let range = range.clone();
-            return Err(ToyError::Uneven { row, range });
-        }
-        let capacity = self.capacity;
-        let full = |&row: &usize| {
-            let fits = |block: usize| self.inputs[block][row].len() + counts[row] <= capacity;
-            !range.clone().all(fits)
-        };
-        match (0..self.rows).find(full) {
-            None => Ok(()),
-            Some(row) => Err(ToyError::CacheFull { row, capacity }),
-        }
+        self.held.starts(range, counts, states.len())?;
+        self.held.advance(range.clone(), counts);
+        Ok(())
     }
 }
 
 impl KvCache for ToyCache {
     fn rows(&self) -> usize {
-        self.rows
+        self.held.rows()
     }
 
     fn filled(&self, block: usize, row: usize) -> usize {
-        self.inputs[block][row].len()
+        self.held.filled(block, row)
     }
 
     fn capacity(&self) -> usize {
-        self.capacity
+        self.held.capacity()
     }
 
     fn truncate(&mut self, row: usize, positions: usize) {
+        self.held.truncate(row, positions);
         for block in &mut self.inputs {
             block[row].truncate(positions);
         }
@@ -239,7 +203,7 @@ impl NestedModel for ToyModel {
             }
             return Ok(hidden);
         };
-        cache.check(&hidden, counts, &range)?;
+        cache.take(&hidden, counts, &range)?;
         let mut from = 0;
         for (row, &count) in counts.iter().enumerate() {
             let states = &mut hidden[0][from..from + count];
@@ -320,18 +284,18 @@ impl TrainModel for ToyModel {
         Ok(targets.iter().map(score).collect())
     }
 
-    fn weighted_sum(&self, terms: &[(f64, f64)]) -> f64 {
-        terms.iter().map(|(weight, loss)| weight * loss).sum()
+    fn weighted_sum(&self, terms: &[(f64, f64)]) -> Result<f64, ToyError> {
+        Ok(terms.iter().map(|(weight, loss)| weight * loss).sum())
     }
 }
 
 impl Observed for ToyModel {
-    fn logit_values(&self, logits: &ToyHidden) -> ToyHidden {
-        logits.clone()
+    fn logit_values(&self, logits: &ToyHidden) -> Result<ToyHidden, ToyError> {
+        Ok(logits.clone())
     }
 
-    fn loss_value(&self, loss: &f64) -> f64 {
-        *loss
+    fn loss_value(&self, loss: &f64) -> Result<f64, ToyError> {
+        Ok(*loss)
     }
 }
 

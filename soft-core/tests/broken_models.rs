@@ -172,7 +172,7 @@ impl TrainModel for Broken {
         self.model.target_scores(hidden, exit, targets)
     }
 
-    fn weighted_sum(&self, terms: &[(f64, f64)]) -> f64 {
+    fn weighted_sum(&self, terms: &[(f64, f64)]) -> Result<f64, ToyError> {
         self.model.weighted_sum(terms)
     }
 }
@@ -290,12 +290,12 @@ impl DecodeModel for Broken {
 }
 
 impl Observed for Broken {
-    fn logit_values(&self, logits: &ToyHidden) -> ToyHidden {
-        logits.clone()
+    fn logit_values(&self, logits: &ToyHidden) -> Result<ToyHidden, ToyError> {
+        Ok(logits.clone())
     }
 
-    fn loss_value(&self, loss: &f64) -> f64 {
-        *loss
+    fn loss_value(&self, loss: &f64) -> Result<f64, ToyError> {
+        Ok(*loss)
     }
 }
 

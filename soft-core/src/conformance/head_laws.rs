@@ -17,7 +17,8 @@ impl<M: Observed> Laws<'_, M> {
             let hidden = self.model.blocks(hidden, 0..exit.depth(), None);
             let hidden = hidden.map_err(failed(LAW))?;
             let logits = self.model.logits(&hidden, exit).map_err(failed(LAW))?;
-            let mut logits = self.model.logit_values(&logits).concat();
+            let logits = self.model.logit_values(&logits);
+            let mut logits = logits.map_err(failed(LAW))?.concat();
             self.head_agrees(LAW, (&hidden, &logits), Head::Full(exit))?;
             if some.is_empty() {
                 continue;

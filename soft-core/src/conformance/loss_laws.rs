@@ -58,7 +58,8 @@ impl<M: Observed> Laws<'_, M> {
         let (tokens, targets) = self.model.prepare(batch).map_err(failed(law))?;
         let normaliser = batch.supervised_tokens() as f64;
         let output = sorted_loss(self.model, (&tokens, &targets), exits, weights, normaliser);
-        Ok(self.model.loss_value(&output.map_err(failed(law))?.total))
+        let total = output.map_err(failed(law))?.total;
+        self.model.loss_value(&total).map_err(failed(law))
     }
 }
 

@@ -26,10 +26,16 @@ use crate::{DecodeModel, TrainModel};
 /// What a law needs to see of a model: inputs made, outputs read.
 pub trait Observed: TrainModel + DecodeModel {
     /// Logits as numbers, `[batch][seq][vocab]`.
-    fn logit_values(&self, logits: &Self::Logits) -> Vec<Vec<Vec<f64>>>;
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn logit_values(&self, logits: &Self::Logits) -> Result<Vec<Vec<Vec<f64>>>, Self::Error>;
 
     /// A loss as a number.
-    fn loss_value(&self, loss: &Self::Loss) -> f64;
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn loss_value(&self, loss: &Self::Loss) -> Result<f64, Self::Error>;
 }
 
 /// A law that a model does not obey.

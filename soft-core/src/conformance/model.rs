@@ -53,7 +53,8 @@ impl<M: Observed> Laws<'_, M> {
         visit.map_err(failed(LAW))?;
         for (exit, logits) in shared {
             let alone = self.sub_model(LAW, &self.rows, exit)?;
-            self.same(LAW, &alone, &self.model.logit_values(&logits))?;
+            let shared = self.model.logit_values(&logits).map_err(failed(LAW))?;
+            self.same(LAW, &alone, &shared)?;
         }
         Ok(())
     }

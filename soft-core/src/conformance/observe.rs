@@ -18,7 +18,8 @@ impl<M: Observed> Laws<'_, M> {
     ) -> Result<Values, LawBroken> {
         let tokens = self.model.tokens(rows).map_err(failed(law))?;
         let logits = self.model.sub_model(&tokens, exit);
-        Ok(self.model.logit_values(&logits.map_err(failed(law))?))
+        let values = logits.and_then(|logits| self.model.logit_values(&logits));
+        values.map_err(failed(law))
     }
 
     /// Logits of the next tokens of every row at `exit`, through the cache.
@@ -62,8 +63,9 @@ impl<M: Observed> Laws<'_, M> {
         counts: &[usize],
         exit: Exit,
     ) -> Result<Values, LawBroken> {
-        let logits = self.model.logits(hidden, exit).map_err(failed(law))?;
-        let mut packed = self.model.logit_values(&logits).into_iter().flatten();
+        let logits = self.model.logits(hidden, exit);
+        let values = logits.and_then(|logits| self.model.logit_values(&logits));
+        let mut packed = values.map_err(failed(law))?.into_iter().flatten();
         let row = |&count: &usize| packed.by_ref().take(count).collect();
         Ok(counts.iter().map(row).collect())
     }

@@ -332,8 +332,9 @@ impl<M: Observed> Trial<'_, M> {
             let hidden = embedded
                 .and_then(|hidden| model.blocks(hidden, 0..step.exit.depth(), Some(past)))
                 .map_err(failed(law))?;
-            let logits = model.logits(&hidden, step.exit).map_err(failed(law))?;
-            let logits = model.logit_values(&logits).concat().pop();
+            let logits = model.logits(&hidden, step.exit);
+            let logits = logits.and_then(|logits| model.logit_values(&logits));
+            let logits = logits.map_err(failed(law))?.concat().pop();
             let choice = Choice {
                 sampling: &case.sampling,
                 logits: &logits.unwrap_or_default(),

@@ -29,7 +29,8 @@ impl Uncached {
             let before = hidden.clone();
             hidden = model.blocks(hidden, segment, None).map_err(failed(law))?;
             let logits = model.logits(&hidden, exit).map_err(failed(law))?;
-            all_logits.extend(model.logit_values(&logits).into_iter().take(1));
+            let logits = model.logit_values(&logits).map_err(failed(law))?;
+            all_logits.extend(logits.into_iter().take(1));
             let cosines = model.similarities(&before, &hidden).map_err(failed(law))?;
             similarities.push(cosines);
         }

@@ -48,7 +48,7 @@ impl DecodeModel for ToyModel {
     ) -> Result<(), ToyError> {
         let Past { cache, counts } = past;
         self.check_blocks(&range)?;
-        cache.check(hidden, counts, &range)?;
+        cache.take(hidden, counts, &range)?;
         let mut states = hidden[0].iter();
         for (row, &count) in counts.iter().enumerate() {
             for state in states.by_ref().take(count) {

@@ -1,0 +1,208 @@
+//! Causal grouped-query attention of packed states, and the cache it looks back into.
+//!
+//! Rows are attended one by one: each has keys and values of its own, so that none sees another's. Plain and slow; a batched
+//! kernel would be the first thing to make faster.
+
+use std::ops::Range;
+
+use candle_core::{D, DType, Device, Error, Result, Tensor};
+use candle_nn::{Linear, Module, VarBuilder, linear_no_bias, ops, rotary_emb};
+use soft_core::{HeldPositions, KvCache};
+
+use crate::folder::Config;
+
+/// Keys and values of earlier positions.
+pub struct Cache {
+    /// `[block][row]`.
+    blocks: Vec<Vec<Held>>,
+    held: HeldPositions,
+}
+
+/// What one block holds of one row; `[n_kv_heads, positions, head_dim]` each.
+#[derive(Clone)]
+pub struct Held {
+    keys: Tensor,
+    values: Tensor,
+}
+
+impl Cache {
+    pub fn new(model: &crate::llama::Llama, rows: usize, capacity: usize) -> Result<Self> {
+        let (depth, shape) = model.cache_shape();
+        let none = Tensor::zeros(shape, DType::F32, &Device::Cpu)?;
+        let held = Held {
+            keys: none.clone(),
+            values: none,
+        };
+        Ok(Self {
+            blocks: vec![vec![held; rows]; depth],
+            held: HeldPositions::new(depth, rows, capacity),
+        })
+    }
+
+    /// Where each row goes on in these blocks, which will hold the states that come, and what they hold by now.
+    pub fn take(
+        &mut self,
+        range: &Range<usize>,
+        counts: &[usize],
+        states: usize,
+    ) -> Result<(Vec<usize>, &mut [Vec<Held>])> {
+        let starts = self.held.starts(range, counts, states);
+        let starts = starts.map_err(Error::wrap)?;
+        self.held.advance(range.clone(), counts);
+        Ok((starts, &mut self.blocks[range.clone()]))
+    }
+}
+
+impl KvCache for Cache {
+    fn rows(&self) -> usize {
+        self.held.rows()
+    }
+
+    fn filled(&self, block: usize, row: usize) -> usize {
+        self.held.filled(block, row)
+    }
+
+    fn capacity(&self) -> usize {
+        self.held.capacity()
+    }
+
+    fn truncate(&mut self, row: usize, positions: usize) {
+        self.held.truncate(row, positions);
+    }
+}
+
+impl Held {
+    /// Positions from `start` on are new; what was held there was truncated.
+    fn append(&mut self, start: usize, keys: &Tensor, values: &Tensor) -> Result<()> {
+        let joined = |old: &Tensor, new| Tensor::cat(&[&old.narrow(1, 0, start)?, new], 1);
+        (self.keys, self.values) = (joined(&self.keys, keys)?, joined(&self.values, values)?);
+        Ok(())
+    }
+}
+
+/// What the blocks of one pass share: which packed states are whose, their rotary angles, what they see.
+pub struct Pass {
+    pieces: Vec<Piece>,
+    /// `[n, head_dim / 2]`.
+    cos: Tensor,
+    sin: Tensor,
+}
+
+/// The packed states of one row.
+struct Piece {
+    row: usize,
+    /// The first one's position.
+    start: usize,
+    states: Range<usize>,
+    /// Added to scores: 0 for keys up to the state's own, -∞ for later ones; `[states, keys]`.
+    mask: Tensor,
+}
+
+impl Pass {
+    pub fn new(starts: &[usize], counts: &[usize], frequencies: &[f32]) -> Result<Self> {
+        let (mut pieces, mut angles, mut first) = (Vec::new(), Vec::new(), 0);
+        for (row, (&start, &count)) in starts.iter().zip(counts).enumerate() {
+            if count == 0 {
+                continue;
+            }
+            let end = start + count;
+            let added = |position, key| {
+                if key <= position {
+                    0.0
+                } else {
+                    f32::NEG_INFINITY
+                }
+            };
+            let mask = (start..end).flat_map(|at| (0..end).map(move |key| added(at, key)));
+            pieces.push(Piece {
+                row,
+                start,
+                states: first..first + count,
+                mask: Tensor::from_iter(mask, &Device::Cpu)?.reshape((count, end))?,
+            });
+            angles
+                .extend((start..end).flat_map(|at| frequencies.iter().map(move |f| at as f32 * f)));
+            first += count;
+        }
+        let angles = Tensor::from_vec(angles, (first, frequencies.len()), &Device::Cpu)?;
+        Ok(Self {
+            pieces,
+            cos: angles.cos()?,
+            sin: angles.sin()?,
+        })
+    }
+
+    /// Turns `[heads, n, head_dim]` by position. `rope_slow` has a gradient, `rope` has none.
+    fn turn(&self, x: &Tensor) -> Result<Tensor> {
+        rotary_emb::rope_slow(&x.unsqueeze(0)?, &self.cos, &self.sin)?.squeeze(0)
+    }
+}
+
+#[derive(Clone)]
+pub struct Attention {
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
+    o_proj: Linear,
+    head_dim: usize,
+}
+
+impl Attention {
+    pub fn new(config: &Config, weights: VarBuilder) -> Result<Self> {
+        let (width, head_dim) = (config.hidden_size, config.head_dim());
+        let (query, shared) = (
+            config.num_attention_heads * head_dim,
+            config.n_kv_heads() * head_dim,
+        );
+        Ok(Self {
+            q_proj: linear_no_bias(width, query, weights.pp("q_proj"))?,
+            k_proj: linear_no_bias(width, shared, weights.pp("k_proj"))?,
+            v_proj: linear_no_bias(width, shared, weights.pp("v_proj"))?,
+            o_proj: linear_no_bias(query, width, weights.pp("o_proj"))?,
+            head_dim,
+        })
+    }
+
+    /// States `[n, d_model]` to the same, looking at what `held` has of each row and at themselves.
+    pub fn forward(&self, x: &Tensor, pass: &Pass, held: &mut [Held]) -> Result<Tensor> {
+        self.remember(x, pass, held)?;
+        let q = pass.turn(&self.split(&self.q_proj.forward(x)?)?)?;
+        let attend = |piece: &Piece| {
+            let q = q.narrow(1, piece.states.start, piece.states.len())?;
+            attend(&q, &held[piece.row], &piece.mask)
+        };
+        let rows = pass.pieces.iter().map(attend).collect::<Result<Vec<_>>>()?;
+        self.o_proj.forward(&Tensor::cat(&rows, 0)?)
+    }
+
+    /// Appends the keys and values of states `[n, d_model]` to what is held of their rows.
+    pub fn remember(&self, x: &Tensor, pass: &Pass, held: &mut [Held]) -> Result<()> {
+        let keys = pass.turn(&self.split(&self.k_proj.forward(x)?)?)?;
+        let values = self.split(&self.v_proj.forward(x)?)?;
+        pass.pieces.iter().try_for_each(|piece| {
+            let of_row = |x: &Tensor| x.narrow(1, piece.states.start, piece.states.len());
+            held[piece.row].append(piece.start, &of_row(&keys)?, &of_row(&values)?)
+        })
+    }
+
+    /// `[n, heads * head_dim]` to `[heads, n, head_dim]`.
+    fn split(&self, x: &Tensor) -> Result<Tensor> {
+        x.reshape((x.dim(0)?, (), self.head_dim))?
+            .transpose(0, 1)?
+            .contiguous()
+    }
+}
+
+/// Queries of one row, `[n_heads, n, head_dim]`, over its keys; `[n, n_heads * head_dim]`. Query heads that share a key head are further rows of
+/// one product.
+fn attend(q: &Tensor, held: &Held, mask: &Tensor) -> Result<Tensor> {
+    let (heads, n, dim) = q.dims3()?;
+    let grouped = q.contiguous()?.reshape((held.keys.dim(0)?, (), dim))?;
+    let scores = (grouped.matmul(&held.keys.t()?)? / (dim as f64).sqrt())?;
+    let scores = scores.reshape((heads, n, ()))?.broadcast_add(mask)?;
+    // `softmax_last_dim` would be faster and has no gradient.
+    let weights =
+        ops::softmax(&scores, D::Minus1)?.reshape((held.keys.dim(0)?, (), mask.dim(1)?))?;
+    let mixed = weights.matmul(&held.values)?.reshape((heads, n, dim))?;
+    mixed.transpose(0, 1)?.reshape((n, heads * dim))
+}

@@ -1,0 +1,229 @@
+//! soft-core's traits a second time, on candle: the same folder in both libraries, the laws of models and of decoding, the same losses, the same
+//! tokens in every mode, and some steps of training. The decoder and the sorted loss are soft-core's, and do not know which library computes.
+//! Run it: `cargo run --release -p soft-examples --features candle --example custom_backend`.
+
+mod attention;
+mod decode;
+mod folder;
+mod llama;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use candle_core::Tensor;
+use candle_nn::{AdamW, Optimizer, ParamsAdamW};
+use clap::Parser;
+use soft_core::conformance::{DecodingLaws, Equality, Laws};
+use soft_core::{
+    AllExits, Batch, Checks, Confidence, DecodeModel, DecodeSettings, Decoder, DraftLength,
+    DynamicExits, Example, Exits, MicroBatch, MissingStates, Mode, NestedModel, Prompt, SortedLoss,
+    Speculation, Step, Thresholds, TrainModel, sorted_loss,
+};
+use soft_examples::table::table;
+
+use crate::folder::Folder;
+use crate::llama::Llama;
+
+const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tiny-llama");
+/// Logits of f32 differ by rounding only.
+const TOLERANCE: f64 = 1e-3;
+
+#[derive(Parser)]
+#[command(about = "A LLaMA on candle beside the one on Burn: the same laws, losses and tokens")]
+struct Args {
+    /// Model folder
+    #[arg(default_value = TINY)]
+    model: PathBuf,
+    /// Exits, the last one the full depth [default: every quarter of it]
+    #[arg(long)]
+    exits: Option<Exits>,
+    /// Most tokens of an answer
+    #[arg(long, default_value_t = 24)]
+    max_new_tokens: usize,
+    /// Steps of training
+    #[arg(long, default_value_t = 10)]
+    steps: u64,
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    let mut folder = Folder::read(&args.model)?;
+    let variables = folder.variables()?;
+    let candle = Llama::new(&folder).with_context(|| args.model.display().to_string())?;
+    let burn = soft_burn::Llama::from_pretrained(&args.model, &soft_burn::device("cpu")?)?;
+    let depth = candle.depth();
+    let exits = match args.exits {
+        Some(exits) => exits,
+        None => {
+            let quarter = depth.div_ceil(4);
+            Exits::every(quarter, quarter..=depth)?
+        }
+    }
+    .for_depth(depth)?;
+    // Any text will do: what counts is that both libraries read the same.
+    let vocab = candle.vocab() as u32;
+    let text = |row: u32, length: u32| {
+        (0..length)
+            .map(|at| (at * 37 + row * 11 + 1) % vocab)
+            .collect::<Vec<_>>()
+    };
+
+    let rows: Vec<_> = (0..3).map(|row| text(row, 9)).collect();
+    Laws {
+        model: &candle,
+        rows: rows.clone(),
+        exits: exits.clone(),
+        tolerance: TOLERANCE,
+    }
+    .check()?;
+    println!("candle obeys the laws of a nested model");
+    let prompts: Vec<_> = (0..3)
+        .map(|row| Prompt::from(text(row, 3 + 2 * row)))
+        .collect();
+    let mut short = candle.clone();
+    short.context = short.context.min(48);
+    let laws = DecodingLaws {
+        tolerance: TOLERANCE,
+        equality: Equality::WithinRounding,
+        ..DecodingLaws::new(&short, prompts.clone(), exits.clone())
+    };
+    println!(
+        "candle obeys the laws of decoding, tried on {} answers",
+        laws.check()?.sequences
+    );
+
+    let examples: Vec<_> = rows.into_iter().map(Example::text).collect();
+    let batch = Batch::from_examples(&examples.iter().collect::<Vec<_>>(), 0)?;
+    same_losses(&candle, &burn, &batch, &exits)?;
+    same_tokens(&candle, &burn, &prompts, &exits, args.max_new_tokens)?;
+    let settings = ParamsAdamW {
+        lr: 1e-3,
+        ..ParamsAdamW::default()
+    };
+    learns(
+        &candle,
+        AdamW::new(variables, settings)?,
+        &batch,
+        &exits,
+        args.steps,
+    )
+}
+
+/// The loss of every exit in both libraries.
+fn same_losses(
+    candle: &Llama,
+    burn: &soft_burn::Llama,
+    batch: &Batch,
+    exits: &Exits,
+) -> Result<()> {
+    let mean = |scores: &Vec<soft_core::TargetScore>| {
+        scores.iter().map(|score| score.nats).sum::<f64>() / scores.len() as f64
+    };
+    let ours: Vec<f64> = candle
+        .batch_scores(batch, exits)?
+        .iter()
+        .map(mean)
+        .collect();
+    let theirs: Vec<f64> = burn.batch_scores(batch, exits)?.iter().map(mean).collect();
+    let mut rows = Vec::new();
+    for ((exit, ours), theirs) in exits.iter().zip(&ours).zip(&theirs) {
+        ensure!(
+            (ours - theirs).abs() < TOLERANCE,
+            "exit {exit}: loss {ours} on candle, {theirs} on Burn"
+        );
+        rows.push([
+            exit.to_string(),
+            format!("{ours:.6}"),
+            format!("{theirs:.6}"),
+        ]);
+    }
+    let losses = table(&["exit", "candle", "Burn"], rows);
+    println!("loss of each exit, in nats per token\n{losses}");
+    Ok(())
+}
+
+/// Greedy answers of both libraries, in every mode.
+fn same_tokens(
+    candle: &Llama,
+    burn: &soft_burn::Llama,
+    prompts: &[Prompt],
+    exits: &Exits,
+    most: usize,
+) -> Result<()> {
+    let mut rows = Vec::new();
+    for name in ["full", "dynamic", "speculative"] {
+        let ours = answers(candle, prompts, name, exits, most)?;
+        let theirs = answers(burn, prompts, name, exits, most)?;
+        ensure!(
+            ours == theirs,
+            "{name}: candle and Burn part\n{ours:?}\n{theirs:?}"
+        );
+        let early = ours.iter().filter(|step| step.exit != exits.last());
+        rows.push([
+            name.to_owned(),
+            ours.len().to_string(),
+            early.count().to_string(),
+        ]);
+    }
+    let headings = ["greedy decoding", "tokens, the same", "of early exits"];
+    println!("{}", table(&headings, rows));
+    Ok(())
+}
+
+/// Greedy answers of any model.
+fn answers<M: DecodeModel>(
+    model: &M,
+    prompts: &[Prompt],
+    mode: &str,
+    exits: &Exits,
+    most: usize,
+) -> Result<Vec<Step>> {
+    let mode = match mode {
+        "full" => Mode::Static(exits.last()),
+        "dynamic" => Mode::Dynamic(DynamicExits {
+            exits: exits.clone(),
+            policy: Box::new(Confidence(Thresholds::all(0.3))),
+            missing: MissingStates::Deferred,
+            checks: Checks::All,
+        }),
+        _ => Mode::Speculative(Speculation::at(
+            exits.iter().next().unwrap_or(exits.last()),
+            exits.last().depth(),
+            DraftLength::Fixed(3),
+        )?),
+    };
+    let settings = DecodeSettings::greedy(mode, most);
+    Ok(Decoder::new(model, prompts, settings)?.collect::<Result<_, _>>()?)
+}
+
+/// Some steps on one batch with the sorted loss, which must fall at every exit.
+fn learns(
+    model: &Llama,
+    mut optimizer: AdamW,
+    batch: &Batch,
+    exits: &Exits,
+    steps: u64,
+) -> Result<()> {
+    let targets = batch.targets().len() as f64;
+    let (tokens, wanted) = model.prepare(batch)?;
+    let (mut first, mut last) = (Vec::new(), Vec::new());
+    for step in 1..=steps {
+        let weights = AllExits.weights(exits, MicroBatch::of_step(step));
+        let output = sorted_loss(model, (&tokens, &wanted), exits, &weights, targets)?;
+        let read = |(_, loss): &(_, Tensor)| Ok(f64::from(loss.to_scalar::<f32>()?) / targets);
+        last = output
+            .per_exit
+            .iter()
+            .map(read)
+            .collect::<Result<Vec<_>>>()?;
+        if first.is_empty() {
+            first.clone_from(&last);
+        }
+        optimizer.backward_step(&output.total)?;
+    }
+    for (exit, (first, last)) in exits.iter().zip(first.iter().zip(&last)) {
+        println!("exit {exit}: loss {first:.3} before, {last:.3} in step {steps}");
+        ensure!(steps < 2 || last < first, "exit {exit} learns nothing");
+    }
+    Ok(())
+}

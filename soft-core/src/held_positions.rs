@@ -1,0 +1,212 @@
+//! How far a key-value cache is filled: the bookkeeping that is the same wherever keys and values lie.
+//!
+//! A backend keeps one beside its tensors and asks it, before a pass, where each row goes on; what a pass must not do is refused
+//! here, once for all backends. Knows no tensors.
+
+use std::ops::Range;
+
+use thiserror::Error;
+
+use crate::KvCache;
+
+/// Positions that each block holds of each row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldPositions {
+    /// `[block][row]`.
+    filled: Vec<Vec<usize>>,
+    rows: usize,
+    capacity: usize,
+}
+
+/// A pass that does not fit its cache.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum CacheError {
+    /// Counts for more or fewer rows than the cache has.
+    #[error("counts for {found} rows: the cache has {expected}")]
+    Rows {
+        /// Rows of the cache.
+        expected: usize,
+        /// Counts that came.
+        found: usize,
+    },
+    /// Packed states that are more or fewer than the rows bring.
+    #[error("{found} packed states: the rows bring {expected}")]
+    States {
+        /// Sum of the counts.
+        expected: usize,
+        /// States that came.
+        found: usize,
+    },
+    /// Blocks that the cache was not made for.
+    #[error("blocks {range:?}: the cache is of {depth} blocks")]
+    NoSuchBlocks {
+        /// The blocks to run.
+        range: Range<usize>,
+        /// Blocks of the cache.
+        depth: usize,
+    },
+    /// A row whose next position is not the same in all blocks to run.
+    #[error("blocks {range:?} do not hold the same positions of row {row}")]
+    Uneven {
+        /// The row at fault.
+        row: usize,
+        /// The blocks to run.
+        range: Range<usize>,
+    },
+    /// More positions than the cache, or the model, can hold.
+    #[error("row {row} would hold {wanted} positions: the capacity is {capacity}")]
+    Full {
+        /// The row at fault.
+        row: usize,
+        /// Positions it would hold.
+        wanted: usize,
+        /// Most it can hold.
+        capacity: usize,
+    },
+}
+
+impl HeldPositions {
+    /// Of an empty cache.
+    pub fn new(depth: usize, rows: usize, capacity: usize) -> Self {
+        Self {
+            filled: vec![vec![0; rows]; depth],
+            rows,
+            capacity,
+        }
+    }
+
+    /// The position at which each row goes on in the blocks of `range`, if these are filled alike, and `counts` new positions of
+    /// each row make up the `states` that come and fit.
+    ///
+    /// # Errors
+    /// What does not fit; nothing has changed then.
+    pub fn starts(
+        &self,
+        range: &Range<usize>,
+        counts: &[usize],
+        states: usize,
+    ) -> Result<Vec<usize>, CacheError> {
+        self.check_counts(counts, states)?;
+        let Some(blocks) = self.filled.get(range.clone()) else {
+            return Err(CacheError::NoSuchBlocks {
+                range: range.clone(),
+                depth: self.filled.len(),
+            });
+        };
+        let Some(first) = blocks.first() else {
+            return Ok(vec![0; self.rows]);
+        };
+        // A row that brings nothing, such as one that was stopped, may be filled unevenly.
+        let uneven = |row: &usize| blocks.iter().any(|block| block[*row] != first[*row]);
+        let mut rows = (0..self.rows).filter(|&row| counts[row] > 0);
+        if let Some(row) = rows.clone().find(uneven) {
+            let range = range.clone();
+            return Err(CacheError::Uneven { row, range });
+        }
+        match rows.find(|&row| first[row] + counts[row] > self.capacity) {
+            None => Ok(first.clone()),
+            Some(row) => Err(CacheError::Full {
+                row,
+                wanted: first[row] + counts[row],
+                capacity: self.capacity,
+            }),
+        }
+    }
+
+    fn check_counts(&self, counts: &[usize], states: usize) -> Result<(), CacheError> {
+        let expected: usize = counts.iter().sum();
+        if counts.len() != self.rows {
+            return Err(CacheError::Rows {
+                expected: self.rows,
+                found: counts.len(),
+            });
+        }
+        if expected != states {
+            return Err(CacheError::States {
+                expected,
+                found: states,
+            });
+        }
+        Ok(())
+    }
+
+    /// Notes that the blocks of `range`, which must be blocks of the cache, hold so many more positions of each row.
+    pub fn advance(&mut self, range: Range<usize>, counts: &[usize]) {
+        for filled in &mut self.filled[range] {
+            for (filled, count) in filled.iter_mut().zip(counts) {
+                *filled += count;
+            }
+        }
+    }
+}
+
+impl KvCache for HeldPositions {
+    fn rows(&self) -> usize {
+        self.rows
+    }
+
+    fn filled(&self, block: usize, row: usize) -> usize {
+        self.filled[block][row]
+    }
+
+    fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    fn truncate(&mut self, row: usize, positions: usize) {
+        for filled in &mut self.filled {
+            filled[row] = filled[row].min(positions);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of 3 blocks and 2 rows; row 0 holds 4 positions in block 0 and 2 in the others.
+    fn held() -> HeldPositions {
+        let mut held = HeldPositions::new(3, 2, 5);
+        held.advance(0..3, &[2, 0]);
+        held.advance(0..1, &[2, 0]);
+        held
+    }
+
+    #[test]
+    fn rows_go_on_where_they_stopped() {
+        assert_eq!(held().starts(&(1..3), &[1, 2], 3), Ok(vec![2, 0]));
+        assert_eq!(held().starts(&(0..1), &[1, 5], 6), Ok(vec![4, 0]));
+        assert_eq!(held().starts(&(2..2), &[1, 5], 6), Ok(vec![0, 0]));
+        let mut shorter = held();
+        shorter.truncate(0, 1);
+        assert_eq!(shorter.starts(&(0..3), &[1, 1], 2), Ok(vec![1, 0]));
+        // A row that sits out may be uneven.
+        assert_eq!(held().starts(&(0..3), &[0, 1], 1), Ok(vec![4, 0]));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_named() {
+        let refused = |range: Range<usize>, counts: &[usize], states| {
+            let error = held().starts(&range, counts, states).unwrap_err();
+            error.to_string()
+        };
+        assert_eq!(refused(0..3, &[1], 1), "counts for 1 rows: the cache has 2");
+        assert_eq!(
+            refused(0..3, &[1, 2], 4),
+            "4 packed states: the rows bring 3"
+        );
+        assert_eq!(
+            refused(2..4, &[1, 1], 2),
+            "blocks 2..4: the cache is of 3 blocks"
+        );
+        assert_eq!(
+            refused(0..2, &[1, 1], 2),
+            "blocks 0..2 do not hold the same positions of row 0"
+        );
+        assert_eq!(
+            refused(0..1, &[2, 1], 3),
+            "row 0 would hold 6 positions: the capacity is 5"
+        );
+    }
+}
