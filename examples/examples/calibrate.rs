@@ -19,7 +19,7 @@ use soft_examples::texts::TextArgs;
 #[derive(Parser, Debug)]
 #[command(about = "Find exit thresholds that keep a promise, and store them with the model")]
 struct Args {
-    /// Model folder; NAME=FOLDER to name it in tables
+    /// Model folder, or org/name[@revision] of a hub; NAME=FOLDER to name it in tables
     #[arg(long)]
     model: NamedFolder,
     /// Exits to leave at, the last one the full depth [default: those the model was trained at]
@@ -65,6 +65,12 @@ fn main() -> Result<()> {
         "--check is {}: expected a share above 0 and below 1",
         args.check
     );
+    let folder = &args.model.folder;
+    ensure!(
+        args.dry_run || folder.is_dir(),
+        "no folder {}: thresholds are stored in the model's own; of a model of a hub they can be shown with --dry-run",
+        folder.display()
+    );
     let plan = args.plan();
     plan.settings.validate()?;
     let subject = Subject::load(&args.model, args.device.open()?)?;
@@ -79,9 +85,7 @@ fn main() -> Result<()> {
     recorder.input(&args.texts.prompts)?;
     recorder.seed("splits", args.seed);
     let mut journal = args.output.open_journal("calibrate", &args.device.name())?;
-    let texts = args
-        .texts
-        .read(&subject, &args.model.folder, &mut journal)?;
+    let texts = args.texts.read(&subject, &subject.folder, &mut journal)?;
     let mut progress = Progress::new("reading", texts.len() as u64, 0);
     let traces = subject.traces(&exits, &texts, &mut journal, || progress.step(""))?;
     progress.finish();
@@ -104,11 +108,8 @@ fn main() -> Result<()> {
     args.output
         .save(&recorder.finish(vec![Finding::Calibration(table)]))?;
     if !args.dry_run {
-        store(&args.model.folder, &exits, &rows)?;
-        println!(
-            "thresholds: {}",
-            args.model.folder.join("soft.json").display()
-        );
+        store(folder, &exits, &rows)?;
+        println!("thresholds: {}", folder.join("soft.json").display());
     }
     Ok(())
 }

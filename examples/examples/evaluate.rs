@@ -13,6 +13,7 @@ use soft_eval::{Interval, Journal};
 use soft_examples::decoding::DecodingArgs;
 use soft_examples::device::{PlaceArgs, listed};
 use soft_examples::evaluation::{OutputArgs, Recorder};
+use soft_examples::hub::model_folder;
 use soft_examples::progress::Progress;
 use soft_examples::subject::{NamedFolder, Questions, Subject};
 use soft_examples::table::{figure, percent, table};
@@ -21,7 +22,7 @@ use soft_examples::trivia::{first_line, trivia_scores};
 #[derive(Parser, Debug)]
 #[command(about = "Loss, perplexity, accuracy and answers at every exit of a model")]
 struct Args {
-    /// Model folder; NAME=FOLDER to name it in tables
+    /// Model folder, or org/name[@revision] of a hub; NAME=FOLDER to name it in tables
     #[arg(long)]
     model: NamedFolder,
     /// File of rows to score
@@ -70,8 +71,9 @@ fn main() -> Result<()> {
     let args = Args::parse();
     args.output.check()?;
     let place = args.device.open()?;
-    let config = LlamaConfig::load(&args.model.folder)?;
-    let exits = match (&args.exits, SoftInfo::load(&args.model.folder)?) {
+    let folder = model_folder(&args.model.folder)?;
+    let config = LlamaConfig::load(&folder)?;
+    let exits = match (&args.exits, SoftInfo::load(&folder)?) {
         (Some(exits), _) => exits.clone(),
         (None, Some(info)) => info.exits,
         (None, None) => Exits::every(1, 1..=config.n_layers)?,

@@ -9,11 +9,12 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use soft_burn::{Llama, SaveOptions, device};
 use soft_core::Exits;
+use soft_examples::hub::model_folder;
 
 #[derive(Parser, Debug)]
 #[command(about = "Write the first n blocks of a model as a model folder of its own")]
 struct Args {
-    /// Model folder
+    /// Model folder, or org/name[@revision] of a hub
     #[arg(long)]
     model: PathBuf,
     /// Blocks to keep
@@ -32,11 +33,12 @@ fn main() -> Result<()> {
         args.out.display()
     );
     let exit = Exits::new([args.depth]).context("--depth")?.last();
-    let model = Llama::from_pretrained(&args.model, &device("cpu")?)?;
+    let folder = model_folder(&args.model)?;
+    let model = Llama::from_pretrained(&folder, &device("cpu")?)?;
     let depth = model.config().n_layers;
     let part = model.extract(exit).context("--depth")?;
     let options = SaveOptions {
-        companions: Some(&args.model),
+        companions: Some(&folder),
         ..SaveOptions::default()
     };
     part.save_pretrained(&args.out, &options)?;

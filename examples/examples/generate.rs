@@ -12,13 +12,14 @@ use soft_core::{Decoder, Finish, Prompt, Statistics, Step, Tuner};
 use soft_data::{StopStrings, TextStream, Tokenizer};
 use soft_examples::decoding::{DecodingArgs, Trained, keep_what_was_learnt};
 use soft_examples::device::{PlaceArgs, listed};
+use soft_examples::hub::model_folder;
 use soft_examples::prompts::{PromptArgs, Reader};
 use soft_examples::statistics::print_statistics;
 
 #[derive(Parser, Debug)]
 #[command(about = "Generate text at any depth of a model")]
 struct Args {
-    /// Model folder
+    /// Model folder, or org/name[@revision] of a hub
     #[arg(long)]
     model: PathBuf,
     #[command(flatten)]
@@ -60,12 +61,13 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 fn run(args: &Args) -> Result<()> {
     ensure!(args.batch > 0, "--batch is 0: expected at least 1");
     args.decoding.refuse_unused()?;
-    let model = Llama::from_pretrained(&args.model, args.device.open()?)?;
+    let folder = model_folder(&args.model)?;
+    let model = Llama::from_pretrained(&folder, args.device.open()?)?;
     let config = model.config();
-    let tokenizer = Tokenizer::from_folder(&args.model, config.vocab)?;
-    let trained = Trained::load(&args.model, config)?;
+    let tokenizer = Tokenizer::from_folder(&folder, config.vocab)?;
+    let trained = Trained::load(&folder, config)?;
     let prompts = args.source.read(&Reader {
-        folder: &args.model,
+        folder: &folder,
         tokenizer: &tokenizer,
         context: config.max_positions,
     })?;

@@ -14,12 +14,13 @@ use soft_burn::{Llama, LlamaConfig};
 use soft_core::{DecodeModel, Exits, NestedModel};
 use soft_data::Tokenizer;
 use soft_examples::device::{PlaceArgs, listed};
+use soft_examples::hub::model_folder;
 use soft_examples::table::table;
 
 #[derive(Parser, Debug)]
 #[command(about = "The best next token and its probability at every depth of a model")]
 struct Args {
-    /// Model folder
+    /// Model folder, or org/name[@revision] of a hub
     #[arg(long)]
     model: PathBuf,
     /// Text to look at
@@ -47,14 +48,15 @@ fn main() -> Result<()> {
         ensure!(!path.exists(), "{} is there already", path.display());
     }
     let place = args.device.open()?;
-    let config = LlamaConfig::load(&args.model)?;
+    let folder = model_folder(&args.model)?;
+    let config = LlamaConfig::load(&folder)?;
     let exits = match &args.exits {
         Some(exits) => exits.clone(),
         None => Exits::every(1, 1..=config.n_layers)?,
     };
     exits.check_within(config.n_layers)?;
     // Token ids can be looked at without a tokenizer; a prompt cannot.
-    let tokenizer = Tokenizer::from_folder(&args.model, config.vocab);
+    let tokenizer = Tokenizer::from_folder(&folder, config.vocab);
     let tokens = match (&args.prompt, args.tokens.clone()) {
         (None, Some(tokens)) => tokens,
         (Some(prompt), None) => tokenizer
@@ -64,7 +66,7 @@ fn main() -> Result<()> {
         _ => bail!("nothing to look at: give --prompt or --tokens"),
     };
     ensure!(!tokens.is_empty(), "the prompt has no tokens");
-    let model = Llama::from_pretrained(&args.model, place)?;
+    let model = Llama::from_pretrained(&folder, place)?;
     let input = model.tokens(std::slice::from_ref(&tokens))?;
 
     let mut depths = Vec::new();

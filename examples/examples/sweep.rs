@@ -17,7 +17,7 @@ use soft_examples::table::{percent, table as text_table};
 #[derive(Parser, Debug)]
 #[command(about = "Measure ways of decoding side by side and recommend one")]
 struct Args {
-    /// Model folder; NAME=FOLDER to name it in tables
+    /// Model folder, or org/name[@revision] of a hub; NAME=FOLDER to name it in tables
     #[arg(long)]
     model: NamedFolder,
     #[command(flatten)]
@@ -72,7 +72,7 @@ fn main() -> Result<()> {
     }
     let mut journal = args.output.open_journal("sweep", &args.device.name())?;
     let prompts = args.source.read(&Reader {
-        folder: &args.model.folder,
+        folder: &subject.folder,
         tokenizer: &subject.tokenizer,
         context: subject.model.config().max_positions,
     })?;

@@ -19,6 +19,7 @@ use soft_core::{
 use soft_data::Tokenizer;
 use soft_examples::decoding::Trained;
 use soft_examples::device::PlaceArgs;
+use soft_examples::hub::model_folder;
 use soft_examples::progress::Progress;
 use soft_examples::prompts::{PromptArgs, Reader};
 use soft_examples::table::table;
@@ -28,7 +29,7 @@ use soft_examples::table::table;
     about = "Check that fast decoding says what plain decoding says, on your model and prompts"
 )]
 struct Args {
-    /// Model folder
+    /// Model folder, or org/name[@revision] of a hub
     #[arg(long)]
     model: PathBuf,
     #[command(flatten)]
@@ -56,13 +57,14 @@ fn main() -> Result<ExitCode> {
         args.max_new_tokens > 0,
         "--max-new-tokens is 0: expected at least 1"
     );
-    let model = Llama::from_pretrained(&args.model, args.device.open()?)?;
+    let folder = model_folder(&args.model)?;
+    let model = Llama::from_pretrained(&folder, args.device.open()?)?;
     let config = model.config();
-    let tokenizer = Tokenizer::from_folder(&args.model, config.vocab)?;
-    let trained = Trained::load(&args.model, config)?;
+    let tokenizer = Tokenizer::from_folder(&folder, config.vocab)?;
+    let trained = Trained::load(&folder, config)?;
     let exits = trained.exits(args.exits.as_ref())?;
     let prompts = args.source.read(&Reader {
-        folder: &args.model,
+        folder: &folder,
         tokenizer: &tokenizer,
         context: config.max_positions,
     })?;

@@ -5,6 +5,7 @@ pub mod calibration;
 pub mod decoding;
 pub mod device;
 pub mod evaluation;
+pub mod hub;
 pub mod progress;
 pub mod prompts;
 pub mod recipe;

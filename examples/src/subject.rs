@@ -13,13 +13,14 @@ use soft_eval::{AnsweredPrompt, Journal, TokenTrace, trace};
 
 use crate::decoding::{DecodingArgs, Trained};
 use crate::evaluation::{fingerprint_of, fingerprints};
+use crate::hub::model_folder;
 
 /// A model folder with a name: `SoFT=runs/soft/model`; without one, the folder's is taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamedFolder {
     /// The name in tables.
     pub name: String,
-    /// The folder.
+    /// The folder, or the name of one on a hub.
     pub folder: PathBuf,
 }
 
@@ -57,6 +58,8 @@ fn own_name(folder: &Path) -> String {
 pub struct Subject {
     /// The name in tables.
     pub name: String,
+    /// Its folder: that of the cache when it came from a hub.
+    pub folder: PathBuf,
     /// Its files, as they stand in the provenance of results.
     pub inputs: Vec<Input>,
     /// Stands for the content of its files in journals, whatever it is called.
@@ -93,18 +96,20 @@ pub struct Questions<'a> {
 }
 
 impl Subject {
-    /// Loads a model.
+    /// Loads a model, which is fetched first where it is named by a hub.
     pub fn load(named: &NamedFolder, place: impl Into<Placement>) -> Result<Self> {
-        let config = LlamaConfig::load(&named.folder)?;
-        let tokenizer = Tokenizer::from_folder(&named.folder, config.vocab)?;
-        let trained = Trained::load(&named.folder, &config)?;
-        let inputs = fingerprints(&named.folder)?;
+        let folder = model_folder(&named.folder)?;
+        let config = LlamaConfig::load(&folder)?;
+        let tokenizer = Tokenizer::from_folder(&folder, config.vocab)?;
+        let trained = Trained::load(&folder, &config)?;
+        let inputs = fingerprints(&folder)?;
         let sums: Vec<&str> = inputs.iter().map(|input| input.crc32c.as_str()).collect();
         Ok(Self {
             name: named.name.clone(),
             fingerprint: fingerprint_of(sums.join(" ").as_bytes()),
             inputs,
-            model: Llama::from_pretrained(&named.folder, place)?,
+            model: Llama::from_pretrained(&folder, place)?,
+            folder,
             tokenizer,
             trained,
         })

@@ -163,6 +163,7 @@ pub(crate) struct CausalMask {
     /// Added to attention scores: 0 where a key is seen, -∞ where not; `[rows or 1, 1, seq, keys]`.
     added: Tensor<4>,
     /// Whether all rows start at position 0, so that position i sees keys 0 to i.
+    #[cfg(feature = "flex")]
     from_the_start: bool,
 }
 
@@ -189,6 +190,7 @@ impl CausalMask {
         let data = TensorData::new(values, [starts.len(), 1, seq, keys]);
         Some(Self {
             added: Tensor::from_data(data, device),
+            #[cfg(feature = "flex")]
             from_the_start: starts.iter().all(|&start| start == 0),
         })
     }

@@ -6,6 +6,7 @@
 
 use soft_core::{HeldPositions, KvCache};
 
+#[cfg(feature = "flex")]
 use crate::attention::Heads;
 #[cfg(feature = "flex")]
 use crate::kernels::HeadStore;

@@ -44,6 +44,8 @@ mod encode;
 mod error;
 mod format;
 mod frequency;
+#[cfg(feature = "hub")]
+mod hub;
 mod jsonl;
 mod loader;
 mod record;
@@ -63,6 +65,8 @@ pub use encode::{EncodeReport, encode, encode_prompt};
 pub use error::DataError;
 pub use format::Format;
 pub use frequency::frequent_tokens;
+#[cfg(feature = "hub")]
+pub use hub::{Hub, HubConfig, HubError, HubFolder, HubName, HubProgress, Missing};
 pub use jsonl::read_jsonl;
 pub use loader::{Loader, LoaderConfig, ordered_batches};
 pub use record::{Body, Message, Record, Role, TriviaQuestion};

@@ -15,10 +15,10 @@ use soft_examples::subject::NamedFolder;
     about = "Compare two checkpoints: losses and answers in pairs, agreement token by token, responses by a judge"
 )]
 pub struct Args {
-    /// Model folder whose figures come first; NAME=FOLDER to name it in tables
+    /// Model folder, or org/name[@revision] of a hub, whose figures come first; NAME=FOLDER to name it in tables
     #[arg(long)]
     pub ours: NamedFolder,
-    /// Model folder it is compared with
+    /// Model it is compared with, likewise
     #[arg(long)]
     pub theirs: NamedFolder,
     /// Exits to compare, the last one the full depth [default: those ours was trained at]

@@ -220,10 +220,11 @@ struct Likelier(ModelJudge, HashMap<(String, String), f64>);
 
 impl ModelJudge {
     fn load(folder: &NamedFolder, args: &Args) -> Result<Self> {
+        let subject = Subject::load(folder, args.device.open()?)?;
         Ok(Self {
-            subject: Subject::load(folder, args.device.open()?)?,
             // A model without one is asked in plain text.
-            template: ChatTemplate::from_folder(&folder.folder).ok(),
+            template: ChatTemplate::from_folder(&subject.folder).ok(),
+            subject,
         })
     }
 

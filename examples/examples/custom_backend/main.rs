@@ -19,6 +19,7 @@ use soft_core::{
     DynamicExits, Example, Exits, MicroBatch, MissingStates, Mode, NestedModel, Prompt, SortedLoss,
     Speculation, Step, Thresholds, TrainModel, sorted_loss,
 };
+use soft_examples::hub::model_folder;
 use soft_examples::table::table;
 
 use crate::folder::Folder;
@@ -31,7 +32,7 @@ const TOLERANCE: f64 = 1e-3;
 #[derive(Parser)]
 #[command(about = "A LLaMA on candle beside the one on Burn: the same laws, losses and tokens")]
 struct Args {
-    /// Model folder
+    /// Model folder, or org/name[@revision] of a hub
     #[arg(default_value = TINY)]
     model: PathBuf,
     /// Exits, the last one the full depth [default: every quarter of it]
@@ -47,10 +48,11 @@ struct Args {
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    let mut folder = Folder::read(&args.model)?;
+    let model = model_folder(&args.model)?;
+    let mut folder = Folder::read(&model)?;
     let variables = folder.variables()?;
-    let candle = Llama::new(&folder).with_context(|| args.model.display().to_string())?;
-    let burn = soft_burn::Llama::from_pretrained(&args.model, &soft_burn::device("cpu")?)?;
+    let candle = Llama::new(&folder).with_context(|| model.display().to_string())?;
+    let burn = soft_burn::Llama::from_pretrained(&model, &soft_burn::device("cpu")?)?;
     let depth = candle.depth();
     let exits = match args.exits {
         Some(exits) => exits,

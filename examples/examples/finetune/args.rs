@@ -19,7 +19,7 @@ pub struct Args {
     /// Recipe: a TOML file with these flags as fields, which flags override (examples/recipes/)
     #[arg(long)]
     pub config: Option<PathBuf>,
-    /// Model folder (config.json, safetensors, tokenizer.json)
+    /// Model folder (config.json, safetensors, tokenizer.json), or org/name[@revision] of a hub
     #[arg(long)]
     pub model: PathBuf,
     /// File of rows to learn from

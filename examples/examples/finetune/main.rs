@@ -20,6 +20,7 @@ use soft_data::{
 };
 use soft_examples::decoding::draft_tokens_of;
 use soft_examples::device;
+use soft_examples::hub::model_folder;
 use soft_examples::progress::Progress;
 use soft_examples::recipe;
 use soft_examples::table::{figure, table};
@@ -29,7 +30,7 @@ fn main() -> Result<()> {
     if device::listed() {
         return Ok(());
     }
-    let args: Args = recipe::parse()?;
+    let mut args: Args = recipe::parse()?;
     // Everything that can be known is checked before anything is read, and all that is cheap before the weights are.
     ensure!(
         args.resume || !args.out.exists(),
@@ -47,6 +48,7 @@ fn main() -> Result<()> {
     if let Some(exits) = &args.exits {
         args.train_settings(exits.clone(), 1).validate()?;
     }
+    args.model = model_folder(&args.model)?;
     let config = LlamaConfig::load(&args.model)?;
     let exits = match &args.exits {
         Some(exits) => exits.clone(),
