@@ -11,8 +11,8 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use safetensors::{Dtype, SafeTensors};
 use soft_core::{
-    AllExits, Batch, Example, Exit, Exits, LastExit, MicroBatch, NestedModel, SortedLoss,
-    TrainModel,
+    AllExits, Batch, BatchModel, Example, Exit, Exits, LastExit, MicroBatch, NestedModel,
+    SortedLoss,
 };
 
 use crate::balance::Balance;

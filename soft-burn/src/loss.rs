@@ -4,7 +4,7 @@
 //! five positions in six carry no target, and the head is the widest layer there is.
 
 use burn::tensor::{Int, Tensor, activation};
-use soft_core::{Batch, Exit, ExitHead, TargetScore, TrainModel};
+use soft_core::{Batch, BatchModel, Exit, ExitHead, TargetScore, TrainModel};
 
 use crate::decode::unreadable;
 use crate::precision::to_f32;
@@ -77,15 +77,26 @@ impl TrainModel for Llama {
     type Targets = Targets;
     type Loss = Tensor<1>;
 
+    fn loss(&self, hidden: &Tensor<3>, exit: Exit, targets: &Targets) -> Result<Tensor<1>, Error> {
+        let logits = self.target_logits(hidden, exit, targets)?;
+        Ok(cross_entropies(logits, targets.tokens.clone()).sum())
+    }
+
+    fn weighted_sum(&self, terms: &[(f64, Tensor<1>)]) -> Result<Tensor<1>, Error> {
+        let mut scaled = terms
+            .iter()
+            .map(|(weight, loss)| loss.clone().mul_scalar(*weight));
+        let first = scaled.next();
+        let sum = first.map(|first| scaled.fold(first, Tensor::add));
+        Ok(sum.unwrap_or_else(|| Tensor::zeros([1], &self.device())))
+    }
+}
+
+impl BatchModel for Llama {
     fn prepare(&self, batch: &Batch) -> Result<(Tensor<2, Int>, Targets), Error> {
         let tokens = self.token_tensor(batch.tokens(), batch.seq())?;
         let firsts: Vec<_> = (0..batch.rows()).map(|row| row * batch.seq()).collect();
         Ok((tokens, Targets::new(self, batch, &firsts)))
-    }
-
-    fn loss(&self, hidden: &Tensor<3>, exit: Exit, targets: &Targets) -> Result<Tensor<1>, Error> {
-        let logits = self.target_logits(hidden, exit, targets)?;
-        Ok(cross_entropies(logits, targets.tokens.clone()).sum())
     }
 
     fn target_scores(
@@ -109,15 +120,6 @@ impl TrainModel for Llama {
             correct: right != 0,
         };
         Ok(scores.map(score).collect())
-    }
-
-    fn weighted_sum(&self, terms: &[(f64, Tensor<1>)]) -> Result<Tensor<1>, Error> {
-        let mut scaled = terms
-            .iter()
-            .map(|(weight, loss)| loss.clone().mul_scalar(*weight));
-        let first = scaled.next();
-        let sum = first.map(|first| scaled.fold(first, Tensor::add));
-        Ok(sum.unwrap_or_else(|| Tensor::zeros([1], &self.device())))
     }
 }
 

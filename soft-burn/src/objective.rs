@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
-use soft_core::{Batch, Exit, Exits, TrainModel, sorted_loss};
+use soft_core::{Batch, BatchModel, Exit, Exits, sorted_loss};
 
 use crate::balance::{Balance, Sent, factors, norm_of};
 use crate::head_loss::{HeadLearns, Predictions, Teacher, Term, head_gradients};

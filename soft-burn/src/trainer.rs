@@ -12,7 +12,7 @@ use std::time::Instant;
 use burn::module::Module;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
-use soft_core::{Batch, BatchStream, Exit, MicroBatch, ScoreSum, SortedLoss, TrainModel};
+use soft_core::{Batch, BatchModel, BatchStream, Exit, MicroBatch, ScoreSum, SortedLoss};
 
 use crate::accumulation::{ExitTotal, Job, accumulate, finite};
 use crate::data_parallel::guarded;

@@ -13,7 +13,7 @@ use soft_burn::{
     SampledPerBatch, SaveOptions, Schedule, SharedHead, TrainSettings, Trainer, WeightType,
     Weights, device,
 };
-use soft_core::{Batch, BatchStream, DepthWeights, Example, Exits, StreamPosition, TrainModel};
+use soft_core::{Batch, BatchModel, BatchStream, DepthWeights, Example, Exits, StreamPosition};
 
 const STEPS: u64 = 6;
 

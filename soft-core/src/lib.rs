@@ -7,7 +7,7 @@
 //! | what | where |
 //! | --- | --- |
 //! | depths at which to cut | [`Exit`], [`Exits`] |
-//! | what a model must offer | [`NestedModel`], [`ExitHead`], [`KvCache`], [`TrainModel`] |
+//! | what a model must offer | [`NestedModel`], [`ExitHead`], [`KvCache`], [`TrainModel`], [`BatchModel`] |
 //! | the loss | [`sorted_loss`], [`SortedLoss`] |
 //! | how exits count in it | [`AllExits`], [`LastExit`], [`ExitWeights`], [`DepthWeights`], [`SampledExits`], [`Rotational`], [`Gradual`], [`Ramp`] |
 //! | decoding at any depth | [`Decoder`], [`DecodeSettings`], [`Mode`], [`DecodeModel`] |
@@ -63,7 +63,7 @@ pub use exit::{Exit, Exits};
 pub use held_positions::{CacheError, HeldPositions};
 pub use loss_schedules::{AllExits, ExitWeights, IntermediateExits, LastExit, SampledExits};
 pub use nested::{
-    ExitHead, KvCache, NestedModel, NoCache, Past, ScoreSum, TargetScore, TrainModel,
+    BatchModel, ExitHead, KvCache, NestedModel, NoCache, Past, ScoreSum, TargetScore, TrainModel,
 };
 pub use row_rng::RowRng;
 pub use sampling::Sampling;

@@ -148,18 +148,12 @@ impl KvCache for NoCache {
     fn truncate(&mut self, _row: usize, _positions: usize) {}
 }
 
-/// What training adds to a nested model.
+/// What the sorted loss asks of a nested model, of whatever kind.
 pub trait TrainModel: NestedModel {
-    /// The positions to learn from and their next tokens, on the model's device.
+    /// What is to be predicted: for a language model, the positions to learn from and their next tokens.
     type Targets;
     /// A differentiable scalar.
     type Loss: Clone;
-
-    /// Moves a batch to the model's device.
-    ///
-    /// # Errors
-    /// When a token is outside the vocabulary.
-    fn prepare(&self, batch: &Batch) -> Result<(Self::Tokens, Self::Targets), Self::Error>;
 
     /// Cross-entropy in nats of sub-model `exit`, **summed** over the targets: dividing by the
     /// number of targets is left to the caller, who knows the whole optimiser batch.
@@ -172,6 +166,21 @@ pub trait TrainModel: NestedModel {
         exit: Exit,
         targets: &Self::Targets,
     ) -> Result<Self::Loss, Self::Error>;
+
+    /// Σ weight · loss. `terms` is never empty.
+    ///
+    /// # Errors
+    /// Backend-specific.
+    fn weighted_sum(&self, terms: &[(f64, Self::Loss)]) -> Result<Self::Loss, Self::Error>;
+}
+
+/// What learning from batches of token rows, and being scored on them, adds to training.
+pub trait BatchModel: TrainModel {
+    /// Moves a batch to the model's device.
+    ///
+    /// # Errors
+    /// When a token is outside the vocabulary.
+    fn prepare(&self, batch: &Batch) -> Result<(Self::Tokens, Self::Targets), Self::Error>;
 
     /// Loss and right prediction of every target as plain numbers, in the order of the batch's targets; nothing to differentiate.
     ///
@@ -204,12 +213,6 @@ pub trait TrainModel: NestedModel {
         })?;
         Ok(scores)
     }
-
-    /// Σ weight · loss. `terms` is never empty.
-    ///
-    /// # Errors
-    /// Backend-specific.
-    fn weighted_sum(&self, terms: &[(f64, Self::Loss)]) -> Result<Self::Loss, Self::Error>;
 }
 
 /// How a sub-model did on one target.

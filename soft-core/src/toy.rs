@@ -14,8 +14,8 @@ use thiserror::Error;
 
 use crate::conformance::Observed;
 use crate::{
-    Batch, BatchError, CacheError, DecodeModel, Exit, HeldPositions, KvCache, NestedModel, Past,
-    Target, TargetScore, TrainModel,
+    Batch, BatchError, BatchModel, CacheError, DecodeModel, Exit, HeldPositions, KvCache,
+    NestedModel, Past, Target, TargetScore, TrainModel,
 };
 
 /// What the toy model refuses.
@@ -251,12 +251,6 @@ impl TrainModel for ToyModel {
     type Targets = Vec<Target>;
     type Loss = f64;
 
-    fn prepare(&self, batch: &Batch) -> Result<(Self::Tokens, Self::Targets), ToyError> {
-        batch.check_vocabulary(self.vocab())?;
-        let rows = batch.tokens().chunks(batch.seq()).map(<[u32]>::to_vec);
-        Ok((rows.collect(), batch.targets().to_vec()))
-    }
-
     fn loss(
         &self,
         hidden: &ToyHidden,
@@ -265,6 +259,18 @@ impl TrainModel for ToyModel {
     ) -> Result<f64, ToyError> {
         let scores = self.target_scores(hidden, exit, targets)?;
         Ok(scores.iter().map(|score| score.nats).sum())
+    }
+
+    fn weighted_sum(&self, terms: &[(f64, f64)]) -> Result<f64, ToyError> {
+        Ok(terms.iter().map(|(weight, loss)| weight * loss).sum())
+    }
+}
+
+impl BatchModel for ToyModel {
+    fn prepare(&self, batch: &Batch) -> Result<(Self::Tokens, Self::Targets), ToyError> {
+        batch.check_vocabulary(self.vocab())?;
+        let rows = batch.tokens().chunks(batch.seq()).map(<[u32]>::to_vec);
+        Ok((rows.collect(), batch.targets().to_vec()))
     }
 
     fn target_scores(
@@ -282,10 +288,6 @@ impl TrainModel for ToyModel {
             }
         };
         Ok(targets.iter().map(score).collect())
-    }
-
-    fn weighted_sum(&self, terms: &[(f64, f64)]) -> Result<f64, ToyError> {
-        Ok(terms.iter().map(|(weight, loss)| weight * loss).sum())
     }
 }
 

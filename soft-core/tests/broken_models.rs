@@ -7,8 +7,8 @@ use std::ops::Range;
 use soft_core::conformance::{DecodingLaws, Laws, Observed};
 use soft_core::toy::{ToyCache, ToyDraftHead, ToyError, ToyHidden, ToyModel};
 use soft_core::{
-    Batch, DecodeModel, Exit, Exits, Head, KvCache, NestedModel, Past, Prompt, Score, Target,
-    TargetScore, TrainModel,
+    Batch, BatchModel, DecodeModel, Exit, Exits, Head, KvCache, NestedModel, Past, Prompt, Score,
+    Target, TargetScore, TrainModel,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -142,6 +142,18 @@ impl TrainModel for Broken {
     type Targets = Vec<Target>;
     type Loss = f64;
 
+    fn loss(&self, hidden: &ToyHidden, exit: Exit, targets: &Vec<Target>) -> Result<f64, ToyError> {
+        let loss = self.model.loss(hidden, exit, targets)?;
+        let doubled = self.defect == Defect::DoublesTheLoss;
+        Ok(if doubled { 2.0 * loss } else { loss })
+    }
+
+    fn weighted_sum(&self, terms: &[(f64, f64)]) -> Result<f64, ToyError> {
+        self.model.weighted_sum(terms)
+    }
+}
+
+impl BatchModel for Broken {
     fn prepare(&self, batch: &Batch) -> Result<(Vec<Vec<u32>>, Vec<Target>), ToyError> {
         let (tokens, mut targets) = self.model.prepare(batch)?;
         if self.defect == Defect::LearnsFromPadding {
@@ -157,12 +169,6 @@ impl TrainModel for Broken {
         Ok((tokens, targets))
     }
 
-    fn loss(&self, hidden: &ToyHidden, exit: Exit, targets: &Vec<Target>) -> Result<f64, ToyError> {
-        let loss = self.model.loss(hidden, exit, targets)?;
-        let doubled = self.defect == Defect::DoublesTheLoss;
-        Ok(if doubled { 2.0 * loss } else { loss })
-    }
-
     fn target_scores(
         &self,
         hidden: &ToyHidden,
@@ -170,10 +176,6 @@ impl TrainModel for Broken {
         targets: &Vec<Target>,
     ) -> Result<Vec<TargetScore>, ToyError> {
         self.model.target_scores(hidden, exit, targets)
-    }
-
-    fn weighted_sum(&self, terms: &[(f64, f64)]) -> Result<f64, ToyError> {
-        self.model.weighted_sum(terms)
     }
 }
 

@@ -3,7 +3,7 @@
 //! One pass through the model serves all exits. Means are over supervised tokens, not over batches.
 
 use serde::{Deserialize, Serialize};
-use soft_core::{Batch, Exit, Exits, ScoreSum, TrainModel};
+use soft_core::{Batch, BatchModel, Exit, Exits, ScoreSum};
 
 /// How well one sub-model predicts the supervised tokens of some text.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -24,7 +24,7 @@ pub struct ExitScores {
 ///
 /// # Errors
 /// As the model's own.
-pub fn exit_scores<M: TrainModel>(
+pub fn exit_scores<M: BatchModel>(
     model: &M,
     exits: &Exits,
     batches: &[Batch],
@@ -41,7 +41,7 @@ pub fn exit_scores<M: TrainModel>(
 ///
 /// # Errors
 /// As the model's own.
-pub fn row_scores<M: TrainModel>(
+pub fn row_scores<M: BatchModel>(
     model: &M,
     exits: &Exits,
     batches: &[Batch],

@@ -8,7 +8,9 @@ use candle_core::{D, DType, Device, Error, Result, Tensor};
 use candle_nn::{
     Embedding, Linear, Module, RmsNorm, VarBuilder, embedding, linear_no_bias, ops, rms_norm,
 };
-use soft_core::{Batch, BatchError, Exit, NestedModel, Past, Score, TargetScore, TrainModel};
+use soft_core::{
+    Batch, BatchError, BatchModel, Exit, NestedModel, Past, Score, TargetScore, TrainModel,
+};
 
 use crate::attention::{Attention, Cache, Held, Pass};
 use crate::folder::{Config, Folder};
@@ -194,6 +196,19 @@ impl TrainModel for Llama {
     type Targets = Targets;
     type Loss = Tensor;
 
+    fn loss(&self, hidden: &Tensor, exit: Exit, targets: &Targets) -> Result<Tensor> {
+        let (_, logs) = self.at_targets(hidden, exit, targets)?;
+        logs.sum_all()?.neg()
+    }
+
+    fn weighted_sum(&self, terms: &[(f64, Tensor)]) -> Result<Tensor> {
+        let zero = Tensor::zeros((), DType::F32, &Device::Cpu);
+        let mut terms = terms.iter();
+        terms.try_fold(zero?, |sum, (weight, loss)| sum + (loss * *weight)?)
+    }
+}
+
+impl BatchModel for Llama {
     fn prepare(&self, batch: &Batch) -> Result<(Tensor, Targets)> {
         let targets = batch.targets().iter();
         let positions = targets
@@ -204,11 +219,6 @@ impl TrainModel for Llama {
             tokens: Tensor::from_iter(targets.map(|target| target.token), &Device::Cpu)?,
         };
         Ok((self.token_tensor(batch.tokens(), batch.seq())?, targets))
-    }
-
-    fn loss(&self, hidden: &Tensor, exit: Exit, targets: &Targets) -> Result<Tensor> {
-        let (_, logs) = self.at_targets(hidden, exit, targets)?;
-        logs.sum_all()?.neg()
     }
 
     fn target_scores(
@@ -226,11 +236,5 @@ impl TrainModel for Llama {
             correct: Score::of_logits(logits).token == wanted,
         };
         Ok(rows.map(score).collect())
-    }
-
-    fn weighted_sum(&self, terms: &[(f64, Tensor)]) -> Result<Tensor> {
-        let zero = Tensor::zeros((), DType::F32, &Device::Cpu);
-        let mut terms = terms.iter();
-        terms.try_fold(zero?, |sum, (weight, loss)| sum + (loss * *weight)?)
     }
 }

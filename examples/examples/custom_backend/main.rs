@@ -15,9 +15,9 @@ use candle_nn::{AdamW, Optimizer, ParamsAdamW};
 use clap::Parser;
 use soft_core::conformance::{DecodingLaws, Equality, Laws};
 use soft_core::{
-    AllExits, Batch, Checks, Confidence, DecodeModel, DecodeSettings, Decoder, DraftLength,
-    DynamicExits, Example, Exits, MicroBatch, MissingStates, Mode, NestedModel, Prompt, SortedLoss,
-    Speculation, Step, Thresholds, TrainModel, sorted_loss,
+    AllExits, Batch, BatchModel, Checks, Confidence, DecodeModel, DecodeSettings, Decoder,
+    DraftLength, DynamicExits, Example, Exits, MicroBatch, MissingStates, Mode, NestedModel,
+    Prompt, SortedLoss, Speculation, Step, Thresholds, sorted_loss,
 };
 use soft_examples::hub::model_folder;
 use soft_examples::table::table;

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)] // a test's way to fail
 
 use burn::module::Module;
-use soft_core::{Example, MicroBatch, NestedModel};
+use soft_core::{Example, MicroBatch, NestedModel, TrainModel};
 
 use super::*;
 use crate::balance::SharedHead;

@@ -21,10 +21,10 @@ pub use model::Laws;
 
 use thiserror::Error;
 
-use crate::{DecodeModel, TrainModel};
+use crate::{BatchModel, DecodeModel};
 
 /// What a law needs to see of a model: inputs made, outputs read.
-pub trait Observed: TrainModel + DecodeModel {
+pub trait Observed: BatchModel + DecodeModel {
     /// Logits as numbers, `[batch][seq][vocab]`.
     ///
     /// # Errors
