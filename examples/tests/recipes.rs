@@ -99,6 +99,10 @@ fn wrong_recipes_are_refused_and_flags_override() {
         ),
         ("method = \"sft\"\nsampled_exits = 1", "and method sft"),
         ("layer_dropout = 1.5", "layer dropout is 1.5"),
+        (
+            "dtype = \"f16\"",
+            "number type to train in is f16: expected f32 or bf16",
+        ),
         ("distill = 2", "distillation share is 2"),
         ("gradient_limit_from = 3", "--gradient-limit"),
         (

@@ -38,7 +38,11 @@ impl TrainSettings {
     pub(crate) fn check_options(&self) -> Result<(), Error> {
         if self.weights == WeightType::F16 {
             // Small gradients vanish in it without loss scaling, which bf16 does not need.
-            return refuse("weights", self.weights.to_string(), "f32 or bf16");
+            return refuse(
+                "the number type to train in",
+                self.weights.to_string(),
+                "f32 or bf16",
+            );
         }
         let exits = self.exits.len();
         let given = [
