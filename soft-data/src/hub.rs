@@ -79,9 +79,10 @@ impl Hub {
     /// tokenizer, weights as safetensors, and never a pickle. `progress` is told of every file
     /// that is fetched, several times.
     ///
-    /// Offline, and for a commit of which all is there, nobody is asked. Otherwise the hub says
-    /// which commit the revision is now, and what the cache lacks of that is fetched; where the
-    /// hub does not answer, the commit that the revision was when last asked has to do.
+    /// Offline nobody is asked. Otherwise the hub says which commit the revision is now and which
+    /// files that has, and what the cache lacks of them is fetched; where the hub does not answer,
+    /// the commit that the revision was when last asked has to do. A commit is asked about as
+    /// well: another program may have fetched its weights without its tokenizer.
     ///
     /// What the cache has counts as a model with its configuration and all its weights: without a
     /// hub to ask, nobody knows of other files that another program has left out, such as the
@@ -98,7 +99,7 @@ impl Hub {
     ) -> Result<HubFolder, HubError> {
         let cache = RepoCache::new(&self.config.cache, name);
         let cached = cache.complete(name);
-        if self.config.offline || name.is_commit() && cached.is_ok() {
+        if self.config.offline {
             let offline = |missing| {
                 let name = name.clone();
                 HubError::Offline { name, missing }

@@ -415,11 +415,10 @@ fn what_the_cache_has_is_not_transferred_again() {
         .collect();
     assert_eq!(paths, ["/api/models/org/name/revision/main"]);
 
-    // A commit does not change, so that nobody needs to be asked about it.
     let name = format!("org/name@{}", first.commit).parse().unwrap();
     let pinned = server.hub(&cache).folder(&name, &mut |_| ()).unwrap();
     assert_eq!(pinned.path, first.path);
-    assert_eq!(server.log(), []);
+    assert_eq!(server.transferred(), Vec::<String>::new());
     assert!(!repo(&cache).join("refs").join(&first.commit).exists());
 }
 
@@ -689,7 +688,7 @@ fn left_over_files_are_taken_or_thrown_away() {
         let cache = TempDir::new().unwrap();
         let blobs = repo(&cache).join("blobs");
         fs::create_dir_all(&blobs).unwrap();
-        let name = format!("{}.incomplete", etag(WEIGHTS.1.as_bytes()));
+        let name = format!("{}.soft.incomplete", etag(WEIGHTS.1.as_bytes()));
         fs::write(blobs.join(&name), left).unwrap();
         let found = folder(&server.hub(&cache)).unwrap();
         assert_eq!(text(&found.path, SINGLE), WEIGHTS.1);
@@ -844,4 +843,32 @@ fn settings_that_cannot_be_are_refused() {
             "{error}"
         );
     }
+}
+
+/// Other programs leave files under `{etag}.incomplete` that are not written from the front, such as those of a parallel transfer:
+/// as long as the whole file, or shorter, with holes.
+#[test]
+fn unfinished_files_of_other_programs_are_not_gone_on_with() {
+    for holes in [WEIGHTS.1.len(), 10] {
+        let server = Server::start(&TINY);
+        let cache = TempDir::new().unwrap();
+        let blobs = repo(&cache).join("blobs");
+        fs::create_dir_all(&blobs).unwrap();
+        let other = blobs.join(format!("{}.incomplete", etag(WEIGHTS.1.as_bytes())));
+        fs::write(&other, vec![0; holes]).unwrap();
+        let found = folder(&server.hub(&cache)).unwrap();
+        assert_eq!(text(&found.path, SINGLE), WEIGHTS.1);
+    }
+}
+
+/// As transformers does that was asked for the model alone.
+#[test]
+fn a_commit_of_which_another_program_left_out_files_is_completed() {
+    let server = Server::start(&TINY);
+    let cache = TempDir::new().unwrap();
+    let found = folder(&server.hub(&cache)).unwrap();
+    fs::remove_file(found.path.join("tokenizer.json")).unwrap();
+    let name = format!("org/name@{}", found.commit).parse().unwrap();
+    let pinned = server.hub(&cache).folder(&name, &mut |_| ()).unwrap();
+    assert_eq!(text(&pinned.path, "tokenizer.json"), TOKENIZER.1);
 }

@@ -39,9 +39,10 @@ impl RepoCache {
         self.folder.join("blobs").join(etag)
     }
 
-    /// Where a blob grows. Under this name older releases of huggingface_hub go on, too.
+    /// Where a blob grows. Not `{etag}.incomplete`: older releases of huggingface_hub leave files
+    /// of that name that were written in parallel, with holes where nothing came.
     pub(super) fn incomplete(&self, etag: &str) -> PathBuf {
-        self.blob(&format!("{etag}.incomplete"))
+        self.blob(&format!("{etag}.soft.incomplete"))
     }
 
     /// A name that no other writer uses now, for what is about to be renamed.
