@@ -7,8 +7,6 @@ use std::ops::Range;
 
 use thiserror::Error;
 
-use crate::KvCache;
-
 /// Positions that each block holds of each row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeldPositions {
@@ -76,6 +74,15 @@ impl HeldPositions {
         }
     }
 
+    /// Of no cache at all.
+    pub(crate) const fn none() -> Self {
+        Self {
+            filled: Vec::new(),
+            rows: 0,
+            capacity: 0,
+        }
+    }
+
     /// The position at which each row goes on in the blocks of `range`, if these are filled alike, and `counts` new positions of
     /// each row make up the `states` that come and fit.
     ///
@@ -139,22 +146,24 @@ impl HeldPositions {
             }
         }
     }
-}
 
-impl KvCache for HeldPositions {
-    fn rows(&self) -> usize {
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
         self.rows
     }
 
-    fn filled(&self, block: usize, row: usize) -> usize {
+    /// How many positions of `row` block `block` holds.
+    pub fn filled(&self, block: usize, row: usize) -> usize {
         self.filled[block][row]
     }
 
-    fn capacity(&self) -> usize {
+    /// Most positions a row can hold.
+    pub fn capacity(&self) -> usize {
         self.capacity
     }
 
-    fn truncate(&mut self, row: usize, positions: usize) {
+    /// Forgets what `row` holds beyond its first `positions`, in every block.
+    pub fn truncate(&mut self, row: usize, positions: usize) {
         for filled in &mut self.filled {
             filled[row] = filled[row].min(positions);
         }

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Batch, Exit, Exits};
+use crate::{Batch, Exit, Exits, HeldPositions};
 
 /// A decoder-only language model whose first n blocks are models of their own.
 pub trait NestedModel {
@@ -115,17 +115,26 @@ pub trait ExitHead<Hidden> {
 /// Rows may hold different numbers of positions, and blocks too: after an early exit the deeper
 /// blocks lag behind.
 pub trait KvCache {
-    /// Number of rows.
-    fn rows(&self) -> usize;
-
-    /// How many positions of `row` block `block` holds.
-    fn filled(&self, block: usize, row: usize) -> usize;
-
-    /// Most positions a row can hold.
-    fn capacity(&self) -> usize;
+    /// How far it is filled.
+    fn held(&self) -> &HeldPositions;
 
     /// Forgets what `row` holds beyond its first `positions`, in every block.
     fn truncate(&mut self, row: usize, positions: usize);
+
+    /// Number of rows.
+    fn rows(&self) -> usize {
+        self.held().rows()
+    }
+
+    /// How many positions of `row` block `block` holds.
+    fn filled(&self, block: usize, row: usize) -> usize {
+        self.held().filled(block, row)
+    }
+
+    /// Most positions a row can hold.
+    fn capacity(&self) -> usize {
+        self.held().capacity()
+    }
 }
 
 /// The cache of a model that looks at nothing before a position, and so needs none.
@@ -133,16 +142,9 @@ pub trait KvCache {
 pub struct NoCache;
 
 impl KvCache for NoCache {
-    fn rows(&self) -> usize {
-        0
-    }
-
-    fn filled(&self, _block: usize, _row: usize) -> usize {
-        0
-    }
-
-    fn capacity(&self) -> usize {
-        0
+    fn held(&self) -> &HeldPositions {
+        static NOTHING: HeldPositions = HeldPositions::none();
+        &NOTHING
     }
 
     fn truncate(&mut self, _row: usize, _positions: usize) {}

@@ -148,16 +148,8 @@ impl ToyCache {
 }
 
 impl KvCache for ToyCache {
-    fn rows(&self) -> usize {
-        self.held.rows()
-    }
-
-    fn filled(&self, block: usize, row: usize) -> usize {
-        self.held.filled(block, row)
-    }
-
-    fn capacity(&self) -> usize {
-        self.held.capacity()
+    fn held(&self) -> &HeldPositions {
+        &self.held
     }
 
     fn truncate(&mut self, row: usize, positions: usize) {

@@ -7,8 +7,8 @@ use std::ops::Range;
 use soft_core::conformance::{DecodingLaws, Laws, Observed};
 use soft_core::toy::{ToyCache, ToyDraftHead, ToyError, ToyHidden, ToyModel};
 use soft_core::{
-    Batch, BatchModel, DecodeModel, Exit, Exits, Head, KvCache, NestedModel, Past, Prompt, Score,
-    Target, TargetScore, TrainModel,
+    Batch, BatchModel, DecodeModel, Exit, Exits, Head, HeldPositions, KvCache, NestedModel, Past,
+    Prompt, Score, Target, TargetScore, TrainModel,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -57,16 +57,8 @@ struct BrokenCache {
 }
 
 impl KvCache for BrokenCache {
-    fn rows(&self) -> usize {
-        self.cache.rows()
-    }
-
-    fn filled(&self, block: usize, row: usize) -> usize {
-        self.cache.filled(block, row)
-    }
-
-    fn capacity(&self) -> usize {
-        self.cache.capacity()
+    fn held(&self) -> &HeldPositions {
+        self.cache.held()
     }
 
     fn truncate(&mut self, row: usize, positions: usize) {
