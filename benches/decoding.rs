@@ -19,6 +19,7 @@ use soft_examples::prompts::{PromptArgs, Reader};
 use soft_examples::speed::Contest;
 use soft_examples::subject::{NamedFolder, Subject};
 use soft_examples::table::{percent, table};
+use soft_examples::tokens::TokenArgs;
 
 #[derive(Parser)]
 struct Args {
@@ -52,7 +53,7 @@ fn main() -> Result<()> {
         !args.modes.is_empty(),
         "no --modes to compare: try --modes speculative,auto"
     );
-    let subject = Subject::load(folder, &device)?;
+    let subject = Subject::load(folder, &device, &TokenArgs::default())?;
     let prompts = args.source.read(&Reader {
         folder: &folder.folder,
         tokenizer: &subject.tokenizer,

@@ -3,6 +3,8 @@
 //!
 //! Every criterion is calibrated on one part of the texts (learn then test: soft-eval's `calibration`) and tried on another that took no part.
 
+use std::process::ExitCode;
+
 use anyhow::{Result, ensure};
 use clap::Parser;
 use soft_core::{Criterion, Exits};
@@ -11,10 +13,13 @@ use soft_eval::results::{CalibrationRow, CalibrationTable, Finding};
 use soft_examples::calibration::{Plan, store};
 use soft_examples::device::{PlaceArgs, listed};
 use soft_examples::evaluation::{OutputArgs, Recorder};
+use soft_examples::outln;
 use soft_examples::progress::Progress;
 use soft_examples::subject::{NamedFolder, Subject};
 use soft_examples::table::{percent, table};
+use soft_examples::terminal;
 use soft_examples::texts::TextArgs;
+use soft_examples::tokens::TokenArgs;
 
 #[derive(Parser, Debug)]
 #[command(about = "Find exit thresholds that keep a promise, and store them with the model")]
@@ -49,12 +54,18 @@ struct Args {
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
+    tokens: TokenArgs,
+    #[command(flatten)]
     device: PlaceArgs,
     #[command(flatten)]
     output: OutputArgs,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    terminal::run(run)
+}
+
+fn run() -> Result<()> {
     if listed() {
         return Ok(());
     }
@@ -73,7 +84,7 @@ fn main() -> Result<()> {
     );
     let plan = args.plan();
     plan.settings.validate()?;
-    let subject = Subject::load(&args.model, args.device.open()?)?;
+    let subject = Subject::load(&args.model, args.device.open()?, &args.tokens)?;
     let exits = subject.trained.exits(args.exits.as_ref())?;
     subject.check_answers(&exits)?;
     ensure!(
@@ -98,7 +109,7 @@ fn main() -> Result<()> {
     }
     let tokens: usize = traces.iter().map(Vec::len).sum();
     print_rows(&args, &rows);
-    println!("{} texts, {tokens} tokens; exits {exits}", traces.len());
+    outln!("{} texts, {tokens} tokens; exits {exits}", traces.len());
     let table = CalibrationTable {
         model: subject.name.clone(),
         data: format!("{}, {} texts", args.texts.name(), traces.len()),
@@ -109,7 +120,7 @@ fn main() -> Result<()> {
         .save(&recorder.finish(vec![Finding::Calibration(table)]))?;
     if !args.dry_run {
         store(folder, &exits, &rows)?;
-        println!("thresholds: {}", folder.join("soft.json").display());
+        outln!("thresholds: {}", folder.join("soft.json").display());
     }
     Ok(())
 }
@@ -158,14 +169,14 @@ fn print_rows(args: &Args, rows: &[CalibrationRow]) {
         cells.extend(row.kept.map(|(kept, of)| format!("{kept} of {of}")));
         cells
     };
-    println!("{}", table(&headings, rows.iter().map(line)));
-    println!(
+    outln!("{}", table(&headings, rows.iter().map(line)));
+    outln!(
         "promised: at most {} % of tokens differ from the full model's, with {} % confidence; the first rule leaves earliest",
         percent(args.disagreement),
         percent(args.confidence)
     );
     if rows.iter().any(|row| !row.provable) {
-        println!(
+        outln!(
             "too few texts: even without any disagreement they could not show that this promise holds. Give more or longer ones, a smaller \
              --max-new-tokens, or a larger --disagreement"
         );

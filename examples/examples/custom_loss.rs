@@ -1,10 +1,14 @@
 //! A schedule of the sorted loss of one's own: exits take turns in pairs, each with the full depth. Fine-tunes the quickstart's model with it for a
 //! few steps. Run it: `cargo run --release --example custom_loss`.
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use soft_burn::{Decay, Llama, Method, Schedule, TrainSettings, Trainer, device};
 use soft_core::{Exits, MicroBatch, SortedLoss};
 use soft_data::{Loader, LoaderConfig, Record, Tokenizer, encode};
+use soft_examples::outln;
+use soft_examples::terminal;
 use soft_examples::tiny_world::{Split, World};
 
 /// Each step one exit and the full depth, half and half. A pure function of the step, so that a resumed run goes on as it would have.
@@ -20,7 +24,11 @@ impl SortedLoss for InTurns {
     }
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    terminal::run(run)
+}
+
+fn run() -> Result<()> {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tiny-llama");
     let model = Llama::from_pretrained(folder, &device("cpu")?)?;
     let tokenizer = Tokenizer::from_folder(folder, model.config().vocab)?;
@@ -46,7 +54,7 @@ fn main() -> Result<()> {
         let losses: Vec<_> = losses
             .map(|exit| format!("exit {}: {:.3}", exit.exit, exit.loss))
             .collect();
-        println!("step {:>2}  {}", report.step, losses.join("  "));
+        outln!("step {:>2}  {}", report.step, losses.join("  "));
     }
     Ok(())
 }

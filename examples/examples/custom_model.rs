@@ -5,6 +5,7 @@ use std::{convert::Infallible as Never, ops::Range};
 
 use soft_burn::burn::{self, module::*, nn, optim::*, tensor::*};
 use soft_core::{Exit, Exits, NestedModel, NoCache, Past, TrainModel, sorted_loss};
+use soft_examples::outln;
 
 type Rows = Tensor<2>;
 type Earlier<'a> = Option<Past<'a, NoCache>>;
@@ -73,7 +74,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for exit in exits.iter() {
         let best = network.sub_model(&bits, exit)?.argmax(1);
         let right = best.equal(parity.clone()).int().sum();
-        println!("exit {exit}: {} of 128 right", right.into_scalar::<i64>());
+        outln!("exit {exit}: {} of 128 right", right.into_scalar::<i64>());
     }
     Ok(())
 }

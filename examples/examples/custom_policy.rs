@@ -1,6 +1,8 @@
 //! An exit policy of one's own: the first tokens of an answer, which decide what it is about, come from the full model; later ones leave as soon as
 //! an exit is sure. Run it: `cargo run --release --example custom_policy`.
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use soft_burn::{Llama, device};
 use soft_core::{
@@ -8,6 +10,8 @@ use soft_core::{
     MissingStates, Mode, PolicyError, Prompt, Verdict,
 };
 use soft_data::Tokenizer;
+use soft_examples::outln;
+use soft_examples::terminal;
 
 /// Leaves above `least`, but not before the token of this number.
 #[derive(Clone)]
@@ -42,7 +46,11 @@ impl ExitPolicy for AfterTheFirst {
     }
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    terminal::run(run)
+}
+
+fn run() -> Result<()> {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tiny-llama");
     let model = Llama::from_pretrained(folder, &device("cpu")?)?;
     let tokenizer = Tokenizer::from_folder(folder, model.config().vocab)?;
@@ -62,7 +70,7 @@ fn main() -> Result<()> {
     for step in Decoder::new(&model, &[prompt], settings)? {
         let step = step?;
         let text = tokenizer.decode(&[step.token])?;
-        println!("{text:>10}  exit {}", step.exit);
+        outln!("{text:>10}  exit {}", step.exit);
     }
     Ok(())
 }

@@ -3,12 +3,15 @@
 
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
 use soft_burn::{LlamaConfig, save_draft_tokens};
 use soft_data::{Format, Tokenizer, encode, frequent_tokens};
 use soft_examples::decoding::DRAFT_TOKENS;
+use soft_examples::terminal;
+use soft_examples::{outln, statusln};
 
 #[derive(Parser, Debug)]
 #[command(about = "Store the tokens that answers are made of with a model, for cheaper drafts")]
@@ -27,14 +30,18 @@ struct Args {
     count: usize,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    terminal::run(run)
+}
+
+fn run() -> Result<()> {
     let args = Args::parse();
     ensure!(args.count > 0, "--count is 0: expected at least 1");
     let config = LlamaConfig::load(&args.model)?;
     let tokenizer = Tokenizer::from_folder(&args.model, config.vocab)?;
     let records = args.format.read(&args.data)?;
     let (examples, report) = encode(&records, &tokenizer, config.max_positions)?;
-    eprintln!("{}: {report}", args.data.display());
+    statusln!("{}: {report}", args.data.display());
     let tokens = frequent_tokens(&examples, args.count);
     let kept: HashSet<_> = tokens.iter().collect();
     let learnt = examples.iter().flat_map(|example| {
@@ -47,7 +54,7 @@ fn main() -> Result<()> {
         covered += u64::from(kept.contains(token));
     }
     save_draft_tokens(&args.model, &tokens)?;
-    println!(
+    outln!(
         "{} of {} tokens kept; they make up {:.1} % of the {all} answer tokens they were counted in",
         tokens.len(),
         config.vocab,

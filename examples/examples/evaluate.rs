@@ -2,6 +2,7 @@
 //! match and F1 of greedy answers (at most 50 tokens, as in Sorted LLaMA, section 4.3).
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
@@ -17,7 +18,10 @@ use soft_examples::hub::model_folder;
 use soft_examples::progress::Progress;
 use soft_examples::subject::{NamedFolder, Questions, Subject};
 use soft_examples::table::{figure, percent, table};
+use soft_examples::terminal;
+use soft_examples::tokens::TokenArgs;
 use soft_examples::trivia::{first_line, trivia_scores};
+use soft_examples::{outln, statusln};
 
 #[derive(Parser, Debug)]
 #[command(about = "Loss, perplexity, accuracy and answers at every exit of a model")]
@@ -56,6 +60,8 @@ struct Args {
     #[arg(long, default_value_t = 50)]
     max_new_tokens: usize,
     #[command(flatten)]
+    tokens: TokenArgs,
+    #[command(flatten)]
     device: PlaceArgs,
     #[command(flatten)]
     output: OutputArgs,
@@ -64,7 +70,11 @@ struct Args {
     show: usize,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    terminal::run(run)
+}
+
+fn run() -> Result<()> {
     if listed() {
         return Ok(());
     }
@@ -88,10 +98,10 @@ fn main() -> Result<()> {
     );
     let mut records = args.format.read(&args.data)?;
     records.truncate(args.limit.unwrap_or(usize::MAX));
-    let subject = Subject::load(&args.model, place)?;
+    let subject = Subject::load(&args.model, place, &args.tokens)?;
     let longest = args.max_len.min(config.max_positions);
     let (examples, report) = encode(&records, &subject.tokenizer, longest)?;
-    eprintln!("{}: {report}", args.data.display());
+    statusln!("{}: {report}", args.data.display());
     let batches = ordered_batches(&examples, subject.tokenizer.pad(), args.batch)?;
 
     let answers = args.format == Format::TriviaQa && !args.no_answers;
@@ -202,9 +212,9 @@ fn print_exits(rows: &[ExitRow]) {
             percent(row.scores.accuracy),
         ]
     };
-    println!("{}", table(&headings, rows.iter().map(line)));
+    outln!("{}", table(&headings, rows.iter().map(line)));
     if let Some(row) = rows.first() {
-        println!(
+        outln!(
             "{} supervised tokens; loss in nats per token with its 95 % interval; accuracy in %",
             row.scores.tokens
         );
@@ -238,17 +248,18 @@ fn print_answers(args: &Args, records: &[Record], answered: &[Answered]) {
         ]
     };
     let headings = ["decoding", "EM", "EM normalised", "F1"];
-    println!("\n{}", table(&headings, answered.iter().map(line)));
-    println!("{} questions; in %, with 95 % intervals", records.len());
+    outln!("\n{}", table(&headings, answered.iter().map(line)));
+    outln!("{} questions; in %, with 95 % intervals", records.len());
     for (index, record) in records.iter().take(args.show).enumerate() {
         let Some(question) = &record.trivia else {
             return;
         };
-        println!("\n{}  [{}]", question.question, question.answer);
+        outln!("\n{}  [{}]", question.question, question.answer);
         for answered in answered {
-            println!(
+            outln!(
                 "  {:>8}  {}",
-                answered.row.mode, answered.predictions[index]
+                answered.row.mode,
+                answered.predictions[index]
             );
         }
     }

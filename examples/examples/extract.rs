@@ -4,12 +4,15 @@
 //! "Extracted Fine-Tuning": fine-tune the folder with `finetune --method sft`.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use soft_burn::{Llama, SaveOptions, device};
 use soft_core::Exits;
 use soft_examples::hub::model_folder;
+use soft_examples::outln;
+use soft_examples::terminal;
 
 #[derive(Parser, Debug)]
 #[command(about = "Write the first n blocks of a model as a model folder of its own")]
@@ -25,7 +28,11 @@ struct Args {
     out: PathBuf,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    terminal::run(run)
+}
+
+fn run() -> Result<()> {
     let args = Args::parse();
     ensure!(
         !args.out.exists(),
@@ -45,7 +52,7 @@ fn main() -> Result<()> {
     let blocks = part.config().n_layers;
     let own = blocks - args.depth;
     let own = if own > 0 { " and the exit's own" } else { "" };
-    println!(
+    outln!(
         "{} of {depth} blocks{own}: {}",
         args.depth,
         args.out.display()

@@ -1,8 +1,10 @@
 //! Generates text at any depth of a model: one exit, exits token by token, self-speculation, or what is
 //! fastest here. Streams the text, optionally coloured by the depth that named each token, and says what it cost.
 
-use std::io::{ErrorKind, Write};
+use std::borrow::Cow;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
@@ -15,6 +17,9 @@ use soft_examples::device::{PlaceArgs, listed};
 use soft_examples::hub::model_folder;
 use soft_examples::prompts::{PromptArgs, Reader};
 use soft_examples::statistics::print_statistics;
+use soft_examples::statusln;
+use soft_examples::terminal;
+use soft_examples::tokens::TokenArgs;
 
 #[derive(Parser, Debug)]
 #[command(about = "Generate text at any depth of a model")]
@@ -39,32 +44,26 @@ struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    tokens: TokenArgs,
+    #[command(flatten)]
     device: PlaceArgs,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    terminal::run(run)
+}
+
+fn run() -> Result<()> {
     if listed() {
         return Ok(());
     }
-    match run(&Args::parse()) {
-        // Whoever reads has read enough, as `head` does.
-        Err(error) if is_broken_pipe(&error) => Ok(()),
-        result => result,
-    }
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    let io = error.downcast_ref::<std::io::Error>();
-    io.is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
-}
-
-fn run(args: &Args) -> Result<()> {
+    let args = &Args::parse();
     ensure!(args.batch > 0, "--batch is 0: expected at least 1");
     args.decoding.refuse_unused()?;
     let folder = model_folder(&args.model)?;
     let model = Llama::from_pretrained(&folder, args.device.open()?)?;
     let config = model.config();
-    let tokenizer = Tokenizer::from_folder(&folder, config.vocab)?;
+    let tokenizer = args.tokens.open(&folder, config.vocab)?;
     let trained = Trained::load(&folder, config)?;
     let prompts = args.source.read(&Reader {
         folder: &folder,
@@ -72,7 +71,7 @@ fn run(args: &Args) -> Result<()> {
         context: config.max_positions,
     })?;
     if args.decoding.decides() {
-        eprintln!("leaves by {}", args.decoding.rule(&trained)?);
+        statusln!("leaves by {}", args.decoding.rule(&trained)?);
     }
     let mut session = Session {
         args,
@@ -100,7 +99,7 @@ fn run(args: &Args) -> Result<()> {
         let rate = rate.map_or("not tried".to_owned(), |rate| {
             format!("{:.0} %", 100.0 * rate)
         });
-        eprintln!("drafts of exit {depth} accepted of late: {rate}");
+        statusln!("drafts of exit {depth} accepted of late: {rate}");
     }
     Ok(())
 }
@@ -109,6 +108,14 @@ fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes())?;
     Ok(out.flush()?)
+}
+
+/// A model's text as it is shown: on a terminal without the escape codes that it may hold.
+fn for_terminal(text: &str) -> Cow<'_, str> {
+    match std::io::stdout().is_terminal() {
+        true => terminal::clean(text),
+        false => Cow::Borrowed(text),
+    }
 }
 
 /// What came of one prompt.
@@ -182,7 +189,7 @@ impl<'a> Session<'a> {
         let mut replies = replies.collect::<Result<Vec<_>>>()?;
         let mut shown = vec![String::new(); prompts.len()];
         if self.streams {
-            print(&self.tokenizer.decode(&prompts[0].tokens)?)?;
+            print(&for_terminal(&self.tokenizer.decode(&prompts[0].tokens)?))?;
         }
         while let Some(step) = decoder.next() {
             let step = step?;
@@ -191,6 +198,7 @@ impl<'a> Session<'a> {
             if reply.stopped {
                 decoder.stop(step.row);
             }
+            let text = for_terminal(&text);
             let painted = self.paint(&text, step.exit.depth());
             match self.streams {
                 true => print(&painted)?,

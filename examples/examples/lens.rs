@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
@@ -15,7 +16,10 @@ use soft_core::{DecodeModel, Exits, NestedModel};
 use soft_data::Tokenizer;
 use soft_examples::device::{PlaceArgs, listed};
 use soft_examples::hub::model_folder;
+use soft_examples::outln;
 use soft_examples::table::table;
+use soft_examples::terminal;
+use soft_examples::tokens::TokenArgs;
 
 #[derive(Parser, Debug)]
 #[command(about = "The best next token and its probability at every depth of a model")]
@@ -36,10 +40,16 @@ struct Args {
     #[arg(long)]
     save: Option<PathBuf>,
     #[command(flatten)]
+    text: TokenArgs,
+    #[command(flatten)]
     device: PlaceArgs,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    terminal::run(run)
+}
+
+fn run() -> Result<()> {
     if listed() {
         return Ok(());
     }
@@ -56,7 +66,7 @@ fn main() -> Result<()> {
     };
     exits.check_within(config.n_layers)?;
     // Token ids can be looked at without a tokenizer; a prompt cannot.
-    let tokenizer = Tokenizer::from_folder(&folder, config.vocab);
+    let tokenizer = args.text.open(&folder, config.vocab);
     let tokens = match (&args.prompt, args.tokens.clone()) {
         (None, Some(tokens)) => tokens,
         (Some(prompt), None) => tokenizer
@@ -66,6 +76,12 @@ fn main() -> Result<()> {
         _ => bail!("nothing to look at: give --prompt or --tokens"),
     };
     ensure!(!tokens.is_empty(), "the prompt has no tokens");
+    ensure!(
+        tokens.len() <= config.max_positions,
+        "the prompt has {} tokens: the model's context holds {}",
+        tokens.len(),
+        config.max_positions
+    );
     let model = Llama::from_pretrained(&folder, place)?;
     let input = model.tokens(std::slice::from_ref(&tokens))?;
 
@@ -113,8 +129,8 @@ fn print_lens(
                 .collect::<Vec<_>>(),
         );
     }
-    println!("{}", table(&headings, rows));
-    println!("each cell: the most probable token after the one in the heading");
+    outln!("{}", table(&headings, rows));
+    outln!("each cell: the most probable token after the one in the heading");
     Ok(())
 }
 
@@ -141,6 +157,6 @@ fn save(path: &Path, depths: &[(usize, Tensor<3>)]) -> Result<()> {
     let views = views.collect::<Result<HashMap<_, _>>>()?;
     safetensors::serialize_to_file(views, None, path)
         .with_context(|| format!("cannot write {}", path.display()))?;
-    println!("logits: {}", path.display());
+    outln!("logits: {}", path.display());
     Ok(())
 }

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
@@ -14,6 +15,8 @@ use plotters::element::DashedPathElement;
 use plotters::prelude::*;
 use soft_burn::{ExitLoss, LogLine};
 use soft_eval::report::palette::{COLOURS, dash};
+use soft_examples::outln;
+use soft_examples::terminal;
 
 #[derive(Parser, Debug)]
 #[command(about = "Draw training logs: the loss at every exit over steps")]
@@ -43,7 +46,11 @@ struct Curves {
     validation: BTreeMap<usize, Points>,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    terminal::run(run)
+}
+
+fn run() -> Result<()> {
     let args = Args::parse();
     ensure!(
         (0.0..1.0).contains(&args.smooth),
@@ -59,7 +66,7 @@ fn main() -> Result<()> {
         area.present()?;
     }
     fs::write(&args.out, text).with_context(|| format!("cannot write {}", args.out.display()))?;
-    println!("figure: {}", args.out.display());
+    outln!("figure: {}", args.out.display());
     Ok(())
 }
 

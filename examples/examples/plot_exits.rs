@@ -2,11 +2,14 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
 use soft_eval::report::figures::{Curve, Curves};
 use soft_eval::results::{Evaluation, Finding};
+use soft_examples::outln;
+use soft_examples::terminal;
 
 #[derive(Parser, Debug)]
 #[command(about = "Draw the loss at every depth of several models")]
@@ -22,7 +25,11 @@ struct Args {
     highest: Option<f64>,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    terminal::run(run)
+}
+
+fn run() -> Result<()> {
     let args = Args::parse();
     let curves = args.scores.iter().map(|scores| curve(scores));
     let figure = Curves {
@@ -33,7 +40,7 @@ fn main() -> Result<()> {
     };
     let text = figure.svg()?;
     fs::write(&args.out, text).with_context(|| format!("cannot write {}", args.out.display()))?;
-    println!("figure: {}", args.out.display());
+    outln!("figure: {}", args.out.display());
     Ok(())
 }
 

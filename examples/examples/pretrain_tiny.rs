@@ -5,6 +5,7 @@
 //! what `examples/tiny-llama` holds: made with the defaults below.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -15,7 +16,9 @@ use soft_burn::{
 use soft_core::{Batch, Example, Exits};
 use soft_data::{Loader, LoaderConfig, Tokenizer, ordered_batches};
 use soft_examples::device::{DeviceArgs, listed};
+use soft_examples::outln;
 use soft_examples::progress::Progress;
+use soft_examples::terminal;
 use soft_examples::tiny_world::{World, tokenizer_config_json, tokenizer_json, vocabulary};
 
 #[derive(Parser, Debug)]
@@ -46,7 +49,11 @@ struct Args {
 /// The world's own seed; the quickstart asks about the same world.
 const WORLD: u64 = 7;
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    terminal::run(run)
+}
+
+fn run() -> Result<()> {
     if listed() {
         return Ok(());
     }
@@ -74,7 +81,7 @@ fn main() -> Result<()> {
     let loader = Loader::new(train.to_vec(), tokenizer.pad(), loader)?;
 
     let model = Llama::random(shape(&tokenizer), args.seed, &device)?;
-    println!("{} parameters", model.config().parameters());
+    outln!("{} parameters", model.config().parameters());
     let trainer = Trainer::new(model, settings(&args)?)?;
     let model = train_model(trainer, loader, &validation)?;
     let options = SaveOptions {
@@ -83,7 +90,7 @@ fn main() -> Result<()> {
         ..SaveOptions::default()
     };
     model.save_pretrained(&args.out, &options)?;
-    println!("model: {}", args.out.display());
+    outln!("model: {}", args.out.display());
     Ok(())
 }
 

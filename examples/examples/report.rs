@@ -3,11 +3,14 @@
 //! The evaluations are what `evaluate`, `compare`, `calibrate` and `sweep` write with `--json`.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
 use soft_eval::report::write_report;
 use soft_eval::results::Evaluation;
+use soft_examples::outln;
+use soft_examples::terminal;
 
 #[derive(Parser, Debug)]
 #[command(about = "Make a report of a folder of evaluations")]
@@ -23,10 +26,14 @@ struct Args {
     title: String,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    terminal::run(run)
+}
+
+fn run() -> Result<()> {
     let args = Args::parse();
     let evaluations = Evaluation::load_folder(&args.results)?;
     write_report(&args.out, &args.title, &evaluations)?;
-    println!("report: {}", args.out.join("index.html").display());
+    outln!("report: {}", args.out.join("index.html").display());
     Ok(())
 }

@@ -3,11 +3,14 @@
 //! WebSocket is unencrypted and the server opens a session for whoever asks: for networks whose members you trust.
 
 use std::net::TcpListener;
+use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
 use soft_burn::burn::server::{RemoteServer, WebSocketTransport};
 use soft_burn::device;
+use soft_examples::outln;
+use soft_examples::terminal;
 
 #[derive(Parser, Debug)]
 #[command(about = "Serve this machine's device to finetune runs elsewhere")]
@@ -20,13 +23,17 @@ struct Args {
     listen: String,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    terminal::run(run)
+}
+
+fn run() -> Result<()> {
     let args = Args::parse();
     let device = device(&args.device)?;
     let listener = TcpListener::bind(&args.listen)
         .with_context(|| format!("cannot listen at {}", args.listen))?;
     let address = listener.local_addr()?;
-    println!("serving {} at ws://{address}; Ctrl-C ends it", args.device);
+    outln!("serving {} at ws://{address}; Ctrl-C ends it", args.device);
     RemoteServer::new([device]).serve(WebSocketTransport::from_listener(listener))?;
     Ok(())
 }

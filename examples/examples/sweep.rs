@@ -1,6 +1,8 @@
 //! Which way of decoding is worth it on this model, these prompts and this machine? Draft depths and lengths, exit criteria and thresholds, measured
 //! side by side; the frontier of speed against agreement with the full model, and a recommendation.
 
+use std::process::ExitCode;
+
 use anyhow::{Context, Result};
 use clap::Parser;
 use soft_core::{Criterion, Exits};
@@ -9,10 +11,13 @@ use soft_eval::results::{Finding, SpeedTable};
 use soft_examples::decoding::DecodingArgs;
 use soft_examples::device::{PlaceArgs, listed};
 use soft_examples::evaluation::{OutputArgs, Recorder};
+use soft_examples::outln;
 use soft_examples::prompts::{PromptArgs, Reader};
 use soft_examples::speed::Contest;
 use soft_examples::subject::{NamedFolder, Subject};
 use soft_examples::table::{percent, table as text_table};
+use soft_examples::terminal;
+use soft_examples::tokens::TokenArgs;
 
 #[derive(Parser, Debug)]
 #[command(about = "Measure ways of decoding side by side and recommend one")]
@@ -52,18 +57,24 @@ struct Args {
     #[arg(long, default_value_t = 64)]
     max_new_tokens: usize,
     #[command(flatten)]
+    tokens: TokenArgs,
+    #[command(flatten)]
     device: PlaceArgs,
     #[command(flatten)]
     output: OutputArgs,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    terminal::run(run)
+}
+
+fn run() -> Result<()> {
     if listed() {
         return Ok(());
     }
     let args = Args::parse();
     args.output.check()?;
-    let subject = Subject::load(&args.model, args.device.open()?)?;
+    let subject = Subject::load(&args.model, args.device.open()?, &args.tokens)?;
     let modes = args.modes(&subject)?;
     let mut recorder = Recorder::begin();
     recorder.model(&subject);
@@ -205,16 +216,16 @@ fn print_rows(table: &SpeedTable) {
         "GFLOP/token",
         "",
     ];
-    println!("{}", text_table(&headings, lines));
-    println!(
+    outln!("{}", text_table(&headings, lines));
+    outln!(
         "speed: times plain decoding, median over prompts; agreement: share of what is named behind the first token, ends included, that the full model names on the same text"
     );
     match recommended {
-        Some(index) => println!(
+        Some(index) => outln!(
             "recommended for at least {} % agreement, the lower end of its 95 % interval: {}",
             percent(*least_agreement),
             settings[*index].name
         ),
-        None => println!("no mode reaches {} % agreement", percent(*least_agreement)),
+        None => outln!("no mode reaches {} % agreement", percent(*least_agreement)),
     }
 }

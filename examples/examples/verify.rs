@@ -20,9 +20,12 @@ use soft_data::Tokenizer;
 use soft_examples::decoding::Trained;
 use soft_examples::device::PlaceArgs;
 use soft_examples::hub::model_folder;
+use soft_examples::outln;
 use soft_examples::progress::Progress;
 use soft_examples::prompts::{PromptArgs, Reader};
 use soft_examples::table::table;
+use soft_examples::terminal;
+use soft_examples::tokens::TokenArgs;
 
 #[derive(Parser, Debug)]
 #[command(
@@ -47,10 +50,16 @@ struct Args {
     #[arg(long, default_value_t = 0.5)]
     threshold: f64,
     #[command(flatten)]
+    tokens: TokenArgs,
+    #[command(flatten)]
     device: PlaceArgs,
 }
 
-fn main() -> Result<ExitCode> {
+fn main() -> ExitCode {
+    terminal::run_with_status(run)
+}
+
+fn run() -> Result<ExitCode> {
     let args = Args::parse();
     ensure!(args.batch > 0, "--batch is 0: expected at least 1");
     ensure!(
@@ -60,7 +69,7 @@ fn main() -> Result<ExitCode> {
     let folder = model_folder(&args.model)?;
     let model = Llama::from_pretrained(&folder, args.device.open()?)?;
     let config = model.config();
-    let tokenizer = Tokenizer::from_folder(&folder, config.vocab)?;
+    let tokenizer = args.tokens.open(&folder, config.vocab)?;
     let trained = Trained::load(&folder, config)?;
     let exits = trained.exits(args.exits.as_ref())?;
     let prompts = args.source.read(&Reader {
@@ -79,7 +88,7 @@ fn main() -> Result<ExitCode> {
     print_laws(&laws, &tokenizer);
     let different: usize = laws.iter().map(|law| law.different).sum();
     let compared: usize = laws.iter().map(|law| law.compared).sum();
-    println!("{compared} tokens compared, {different} different");
+    outln!("{compared} tokens compared, {different} different");
     Ok(if different == 0 && compared > 0 {
         ExitCode::SUCCESS
     } else {
@@ -380,7 +389,7 @@ fn print_laws(laws: &[Law], tokenizer: &Tokenizer) {
             law.different.to_string(),
         ]
     });
-    println!("{}", table(&headings, rows));
+    outln!("{}", table(&headings, rows));
     for law in laws {
         let Some(first) = &law.first else { continue };
         let name = |token: Option<u32>| match token {
@@ -393,7 +402,7 @@ fn print_laws(laws: &[Law], tokenizer: &Tokenizer) {
         let gap = first.gap.map_or(String::new(), |gap| {
             format!("; their logits differ by {gap:.2e} (near 0 is rounding)")
         });
-        println!(
+        outln!(
             "{}: first difference at prompt {}, token {} of its answer: expected {}, found {}{gap}",
             law.name,
             first.prompt + 1,

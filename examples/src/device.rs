@@ -1,5 +1,6 @@
 //! The device that a program computes on, and in which numbers, from the command line.
 
+use crate::outln;
 use anyhow::Result;
 use clap::Args;
 use soft_burn::burn::tensor::Device;
@@ -52,10 +53,10 @@ impl PlaceArgs {
 /// Whether the command line asks for the devices; they are then named. Looked for before the command line is read as a whole, since who asks
 /// this names no model yet.
 pub fn listed() -> bool {
-    let asked = std::env::args().any(|argument| argument == "--list-devices");
+    let asked = std::env::args_os().any(|argument| argument == "--list-devices");
     if asked {
         for name in list_devices() {
-            println!("{name}");
+            outln!("{name}");
         }
     }
     asked

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use soft_eval::results::{Evaluation, Finding, Input, Provenance};
 use soft_eval::{Bootstrap, Journal};
 
+use crate::outln;
 use crate::subject::Subject;
 
 /// An evaluation on its way.
@@ -20,7 +21,8 @@ pub struct Recorder {
 impl Recorder {
     /// Begins now.
     pub fn begin() -> Self {
-        let mut arguments = std::env::args();
+        let arguments = std::env::args_os();
+        let mut arguments = arguments.map(|argument| argument.to_string_lossy().into_owned());
         let program = arguments.next().unwrap_or_default();
         let program = Path::new(&program).file_stem().unwrap_or_default();
         let mut command = program.to_string_lossy().into_owned();
@@ -167,7 +169,7 @@ impl OutputArgs {
     pub fn save(&self, evaluation: &Evaluation) -> Result<()> {
         if let Some(path) = &self.json {
             evaluation.save(path)?;
-            println!("figures: {}", path.display());
+            outln!("figures: {}", path.display());
         }
         Ok(())
     }

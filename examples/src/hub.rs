@@ -60,6 +60,8 @@ mod named {
     use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
     use soft_data::{Hub, HubConfig, HubName, HubProgress};
 
+    use crate::statusln;
+
     /// How often a plain line is printed when there is no terminal to draw on.
     const PLAIN_EVERY: Duration = Duration::from_secs(30);
 
@@ -80,14 +82,14 @@ mod named {
         let mut download = None;
         let folder = Hub::new(config)?.folder(name, &mut |progress| {
             let download = download.get_or_insert_with(|| {
-                eprintln!("fetching {name} from {endpoint} into {into}");
+                statusln!("fetching {name} from {endpoint} into {into}");
                 Download::new()
             });
             download.show(progress);
         })?;
         if let Some(cause) = folder.unreachable {
             let commit = &folder.commit;
-            eprintln!("cannot reach {endpoint} ({cause}): {name} is {commit} of the cache");
+            statusln!("cannot reach {endpoint} ({cause}): {name} is {commit} of the cache");
         }
         Ok(folder.path)
     }
@@ -158,7 +160,7 @@ mod named {
             }
             if self.plain && (done || self.last_line.elapsed() > PLAIN_EVERY) {
                 self.last_line = Instant::now();
-                eprintln!("{file} {}/{}", HumanBytes(bytes), HumanBytes(total));
+                statusln!("{file} {}/{}", HumanBytes(bytes), HumanBytes(total));
             }
         }
     }

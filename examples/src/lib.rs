@@ -14,8 +14,10 @@ pub mod statistics;
 pub mod subject;
 pub mod table;
 pub mod tensorboard;
+pub mod terminal;
 pub mod texts;
 pub mod tiny_world;
+pub mod tokens;
 pub mod trivia;
 
 /// The README's Rust code, compiled as a documentation test.

@@ -4,6 +4,7 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
+use crate::statusln;
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// A bar over a known number of steps.
@@ -50,9 +51,10 @@ impl Progress {
         if self.plain && (self.last_line.elapsed() > PLAIN_EVERY || position == self.total) {
             self.last_line = Instant::now();
             let elapsed = self.started.elapsed().as_secs();
-            eprintln!(
+            statusln!(
                 "{} {position}/{} after {elapsed} s {message}",
-                self.name, self.total
+                self.name,
+                self.total
             );
         }
     }
@@ -60,7 +62,7 @@ impl Progress {
     /// A line above the bar.
     pub fn say(&self, line: &str) {
         if self.plain {
-            eprintln!("{line}");
+            statusln!("{line}");
         } else {
             self.bar.println(line);
         }

@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use serde::Deserialize;
 use soft_core::Prompt;
-use soft_data::{ChatTemplate, Format, Message, Role, Tokenizer, alpaca_prompt, encode_prompt};
+use soft_data::{Conversation, Format, PromptBody, Record, Tokenizer, read_prompts};
+
+use crate::tokens::{say_of_default_template, warn_of_control_text};
 
 /// Where prompts come from: exactly one source.
 #[derive(Args, Debug, Clone)]
@@ -31,21 +32,6 @@ pub struct PromptArgs {
     pub seed: u64,
 }
 
-/// One entry of a file of prompts. Other keys are ignored.
-#[derive(Deserialize)]
-struct Entry {
-    prompt: Option<String>,
-    messages: Option<Vec<Turn>>,
-    instruction: Option<String>,
-    input: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Turn {
-    role: String,
-    content: String,
-}
-
 /// What prompts are made for: a model's folder, its tokenizer, its context.
 pub struct Reader<'a> {
     /// The model's folder, which may hold a chat template.
@@ -61,23 +47,23 @@ impl PromptArgs {
     pub fn read(&self, reader: &Reader) -> Result<Vec<Prompt>> {
         ensure!(self.limit != Some(0), "--limit is 0: expected at least 1");
         let limit = self.limit.unwrap_or(usize::MAX);
-        let tokens = if let Some(text) = &self.prompt {
-            ensure!(!text.is_empty(), "--prompt is empty: expected some text");
-            vec![reader.tokenizer.encode_start(text)?]
-        } else if let Some(text) = &self.chat {
-            let said = Message {
-                role: Role::User,
-                content: text.clone(),
-            };
-            vec![reader.chat(&ChatTemplate::from_folder(reader.folder)?, &[said])?]
-        } else if let Some(path) = &self.prompts {
-            let prompts = match self.format {
-                Some(format) => reader.rows(format, path, limit),
-                None => reader.entries(path, limit),
-            };
-            prompts.with_context(|| path.display().to_string())?
-        } else {
-            bail!("nothing to go on from: give --prompt, --chat or --prompts");
+        let tokens = match (&self.prompt, &self.chat, &self.prompts) {
+            (Some(text), ..) => {
+                ensure!(!text.is_empty(), "--prompt is empty: expected some text");
+                reader.encode(&[PromptBody::Text(text.clone())])?
+            }
+            (_, Some(text), _) => {
+                reader.encode(&[PromptBody::Chat(Conversation::question(text))])?
+            }
+            (_, _, Some(path)) => {
+                let mut prompts = match self.format {
+                    Some(format) => format.read(path)?.iter().map(Record::prompt).collect(),
+                    None => read_prompts(path)?,
+                };
+                prompts.truncate(limit);
+                reader.encode(&prompts)?
+            }
+            _ => bail!("nothing to go on from: give --prompt, --chat or --prompts"),
         };
         let numbered = tokens.into_iter().enumerate();
         numbered
@@ -102,104 +88,18 @@ impl PromptArgs {
 }
 
 impl Reader<'_> {
-    fn rows(&self, format: Format, path: &Path, limit: usize) -> Result<Vec<Vec<u32>>> {
-        let records = format.read(path)?;
-        let prompts = records.iter().take(limit);
-        Ok(prompts
-            .map(|record| encode_prompt(record, self.tokenizer))
-            .collect::<Result<_, _>>()?)
-    }
-
-    fn entries(&self, path: &Path, limit: usize) -> Result<Vec<Vec<u32>>> {
-        let text = std::fs::read_to_string(path).context("cannot read the file")?;
-        let mut entries = entries(text.trim_start_matches('\u{feff}'))?;
-        ensure!(!entries.is_empty(), "the file holds no prompt");
-        entries.truncate(limit);
-        let template = match entries.iter().any(|entry| entry.messages.is_some()) {
-            true => Some(ChatTemplate::from_folder(self.folder)?),
-            false => None,
-        };
-        let numbered = entries.iter().enumerate();
-        let prompts = numbered.map(|(index, entry)| {
-            self.entry(entry, template.as_ref())
-                .with_context(|| format!("prompt {}", index + 1))
-        });
-        prompts.collect()
-    }
-
-    fn entry(&self, entry: &Entry, template: Option<&ChatTemplate>) -> Result<Vec<u32>> {
-        match (&entry.prompt, &entry.messages, &entry.instruction, template) {
-            (Some(prompt), None, None, _) => {
-                ensure!(!prompt.is_empty(), "the prompt is empty");
-                Ok(self.tokenizer.encode_start(prompt)?)
-            }
-            (None, Some(turns), None, Some(template)) => {
-                let message = |turn: &Turn| -> Result<Message> {
-                    Ok(Message {
-                        role: turn.role.parse()?,
-                        content: turn.content.clone(),
-                    })
-                };
-                let messages = turns.iter().map(message).collect::<Result<Vec<_>>>()?;
-                self.chat(template, &messages)
-            }
-            (None, None, Some(instruction), _) => {
-                let input = entry.input.as_deref().unwrap_or_default();
-                Ok(self
-                    .tokenizer
-                    .encode_start(&alpaca_prompt(instruction, input))?)
-            }
-            _ => bail!("expected exactly one of `prompt`, `messages` and `instruction`"),
+    /// The tokens of prompts; says what of them may not be what was meant.
+    fn encode(&self, prompts: &[PromptBody]) -> Result<Vec<Vec<u32>>> {
+        let is_chat = |prompt: &PromptBody| matches!(prompt, PromptBody::Chat(_));
+        if prompts.iter().any(is_chat) {
+            say_of_default_template(self.tokenizer, self.folder);
         }
-    }
-
-    fn chat(&self, template: &ChatTemplate, messages: &[Message]) -> Result<Vec<u32>> {
-        let rendered = template.render_prompt(messages)?;
-        ensure!(
-            !rendered.is_empty(),
-            "the chat template makes no text of the conversation"
-        );
-        Ok(self.tokenizer.encode_chat(&rendered)?)
-    }
-}
-
-/// Something to do, and what to do it with.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Instruction {
-    /// What is asked.
-    pub instruction: String,
-    /// Material that it is about; may be empty.
-    pub input: String,
-}
-
-/// The first `limit` instructions of a file: a JSON array or JSON lines of {"instruction", "input"}.
-pub fn read_instructions(path: &Path, limit: usize) -> Result<Vec<Instruction>> {
-    let read = || -> Result<Vec<Instruction>> {
-        let text = std::fs::read_to_string(path).context("cannot read the file")?;
-        let entries = entries(text.trim_start_matches('\u{feff}'))?;
-        ensure!(!entries.is_empty(), "the file holds no instruction");
-        let numbered = entries.into_iter().take(limit).enumerate();
-        let instructions = numbered.map(|(index, entry)| {
-            let missing = || format!("entry {} has no `instruction`", index + 1);
-            Ok(Instruction {
-                instruction: entry.instruction.with_context(missing)?,
-                input: entry.input.unwrap_or_default(),
-            })
+        warn_of_control_text(&self.tokenizer.control_text_of(prompts));
+        let numbered = (1..).zip(prompts);
+        let tokens = numbered.map(|(number, prompt)| {
+            let tokens = prompt.encode(self.tokenizer);
+            tokens.with_context(|| format!("prompt {number}"))
         });
-        instructions.collect()
-    };
-    read().with_context(|| path.display().to_string())
-}
-
-fn entries(text: &str) -> Result<Vec<Entry>> {
-    if text.trim_start().starts_with('[') {
-        return Ok(serde_json::from_str(text)?);
+        tokens.collect()
     }
-    let lines = text.lines().enumerate();
-    let lines = lines.filter(|(_, line)| !line.trim().is_empty());
-    lines
-        .map(|(index, line)| {
-            serde_json::from_str(line).with_context(|| format!("line {}", index + 1))
-        })
-        .collect()
 }

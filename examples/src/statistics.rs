@@ -1,10 +1,11 @@
 //! What decoding cost, in a few lines on stderr.
 
+use crate::statusln;
 use soft_core::Statistics;
 
 /// Prints counts, counted cost and times of a model of `n_layers` blocks.
 pub fn print_statistics(s: &Statistics, n_layers: usize) {
-    eprintln!(
+    statusln!(
         "{} tokens in {:.2} s ({:.1} ms per token); {} prompts, {} tokens, in {:.2} s",
         s.tokens(),
         s.total().as_secs_f64(),
@@ -20,13 +21,13 @@ pub fn print_statistics(s: &Statistics, n_layers: usize) {
     let by_depth: Vec<_> = by_depth
         .map(|(depth, tokens)| format!("{depth}: {tokens}"))
         .collect();
-    eprintln!(
+    statusln!(
         "mean depth {:.1} of {n_layers}; tokens by the depth that named them {}",
         s.mean_depth(),
         by_depth.join(", ")
     );
     if s.drafted > 0 {
-        eprintln!(
+        statusln!(
             "drafted {}, accepted {} of {} checked ({:.0} %)",
             s.drafted,
             s.accepted,
@@ -34,14 +35,14 @@ pub fn print_statistics(s: &Statistics, n_layers: usize) {
             100.0 * s.acceptance_rate()
         );
     }
-    eprintln!(
+    statusln!(
         "per token: {:.1} blocks ({:.1} readings of block weights), {:.2} heads, {:.2} draft heads",
         s.blocks_per_token(),
         s.block_passes_per_token(),
         s.heads_per_token(),
         s.draft_heads_per_token(),
     );
-    eprintln!(
+    statusln!(
         "time: drafts and early exits {:.2} s, full depth {:.2} s",
         s.draft.as_secs_f64(),
         s.full.as_secs_f64(),

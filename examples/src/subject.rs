@@ -14,6 +14,7 @@ use soft_eval::{AnsweredPrompt, Journal, TokenTrace, trace};
 use crate::decoding::{DecodingArgs, Trained};
 use crate::evaluation::{fingerprint_of, fingerprints};
 use crate::hub::model_folder;
+use crate::tokens::TokenArgs;
 
 /// A model folder with a name: `SoFT=runs/soft/model`; without one, the folder's is taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,10 +98,14 @@ pub struct Questions<'a> {
 
 impl Subject {
     /// Loads a model, which is fetched first where it is named by a hub.
-    pub fn load(named: &NamedFolder, place: impl Into<Placement>) -> Result<Self> {
+    pub fn load(
+        named: &NamedFolder,
+        place: impl Into<Placement>,
+        tokens: &TokenArgs,
+    ) -> Result<Self> {
         let folder = model_folder(&named.folder)?;
         let config = LlamaConfig::load(&folder)?;
-        let tokenizer = Tokenizer::from_folder(&folder, config.vocab)?;
+        let tokenizer = tokens.open(&folder, config.vocab)?;
         let trained = Trained::load(&folder, &config)?;
         let inputs = fingerprints(&folder)?;
         let sums: Vec<&str> = inputs.iter().map(|input| input.crc32c.as_str()).collect();

@@ -71,7 +71,7 @@ fn rows_that_are_no_rows() {
         &[],
         &["absent.jsonl"],
     );
-    let data = file(root.path(), "{\"a\": 1,\n \"b\": }");
+    let data = file(root.path(), "[{\"a\": 1,\n \"b\": }]");
     refused(
         &data,
         &out,

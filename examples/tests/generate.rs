@@ -245,7 +245,6 @@ fn wrong_settings_are_refused() {
         (vec!["--prompt", "a", "--stop", ""], vec!["stop"]),
         (vec!["--prompt", "a", "--top-k", "5"], vec!["--temperature"]),
         (vec!["--prompt", "a", "--limit", "0"], vec!["--limit is 0"]),
-        (vec!["--chat", "hello"], vec!["chat_template.jinja"]),
         (
             vec!["--prompt", "a", "--thresholds", "0.5"],
             vec!["--thresholds does nothing in --mode full"],
@@ -280,21 +279,18 @@ fn wrong_prompt_files_are_refused() {
         "{% for m in messages %}{{ m.content }}{% endfor %}",
     );
     for (content, parts) in [
-        ("", vec!["holds no prompt"]),
+        ("", vec!["at least one row"]),
         (
             "{\"prompt\": \"a\"}\n{\"prompt\": \"\"}\n",
-            vec!["prompt 2", "empty"],
+            vec!["row 2", "empty"],
         ),
-        ("{\"prompt\": \"a\"}\n{\"prompt\"", vec!["line 2"]),
-        (
-            "{\"text\": \"a\"}",
-            vec!["prompt 1", "expected exactly one"],
-        ),
+        ("{\"prompt\": \"a\"}\n{\"prompt\"", vec![".jsonl:2:"]),
+        ("{\"text\": \"a\"}", vec!["row 1", "expected exactly one"]),
         (
             "{\"messages\": [{\"role\": \"robot\", \"content\": \"a\"}]}",
             vec!["robot", "user"],
         ),
-        ("{\"messages\": []}", vec!["prompt 1", "message"]),
+        ("{\"messages\": []}", vec!["row 1", "message"]),
     ] {
         let file = prompts_file(root.path(), content);
         refused(&folder, &["--prompts", &file], &parts);

@@ -63,6 +63,11 @@ fn sync(folder: &Path) -> Result<(), Error> {
 pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), Error> {
     let mut text = serde_json::to_string_pretty(value).map_err(Error::json(path))?;
     text.push('\n');
+    write_text(path, &text)
+}
+
+/// Writes a text that survives a power cut.
+pub(crate) fn write_text(path: &Path, text: &str) -> Result<(), Error> {
     let written = fs::write(path, text).and_then(|()| File::open(path)?.sync_all());
     written.map_err(Error::io("write", path))
 }

@@ -111,7 +111,7 @@ pub use model::Llama;
 pub use objective::Objective;
 pub use optimizer::AdamWSettings;
 pub use placement::Placement;
-pub use pretrained::{SaveOptions, SoftInfo};
+pub use pretrained::{CompanionFile, SaveOptions, SoftInfo};
 pub use rope::RopeScaling;
 pub use run::{Run, RunData, RunSettings};
 pub use schedule::{Decay, Schedule};

@@ -14,7 +14,7 @@ use soft_core::{CalibratedExits, Exits};
 
 use crate::construct::{WeightSource, construct, construct_exit_blocks, construct_exit_heads};
 use crate::draft_tokens::DRAFT_TOKENS_FILE;
-use crate::folder::{new_folder, read_json, replace_json, write_json};
+use crate::folder::{new_folder, read_json, replace_json, write_json, write_text};
 use crate::lora::LORA;
 use crate::parameters::{EXIT_BLOCKS, EXIT_HEADS, named_tensors};
 use crate::weights::{WeightFiles, WeightType, write_weights};
@@ -64,6 +64,17 @@ pub struct SaveOptions<'a> {
     pub soft: Option<&'a SoftInfo>,
     /// A model folder whose tokenizer and generation files are copied along.
     pub companions: Option<&'a Path>,
+    /// Further files, written in place of companions of the same name.
+    pub files: &'a [CompanionFile],
+}
+
+/// A small file of a model folder, such as a chat template.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CompanionFile {
+    /// Its name in the folder.
+    pub name: String,
+    /// Its content.
+    pub text: String,
 }
 
 impl Default for SaveOptions<'_> {
@@ -72,6 +83,7 @@ impl Default for SaveOptions<'_> {
             weight_type: WeightType::F32,
             soft: None,
             companions: None,
+            files: &[],
         }
     }
 }
@@ -183,9 +195,11 @@ impl Llama {
         if let Some(soft) = options.soft {
             write_json(&folder.join(SOFT_FILE), soft)?;
         }
-        options
-            .companions
-            .map_or(Ok(()), |source| copy_companions(source, folder))
+        if let Some(source) = options.companions {
+            copy_companions(source, folder)?;
+        }
+        let mut files = options.files.iter();
+        files.try_for_each(|CompanionFile { name, text }| write_text(&folder.join(name), text))
     }
 }
 

@@ -22,7 +22,7 @@ use crate::checkpoints::Checkpoints;
 use crate::data_parallel::guarded;
 use crate::folder::{new_folder, read_json, remove_folder, write_json};
 use crate::log::{Log, LogLine};
-use crate::pretrained::{ADAPTER, SaveOptions, SoftInfo};
+use crate::pretrained::{ADAPTER, CompanionFile, SaveOptions, SoftInfo};
 use crate::settings::TrainSettings;
 use crate::trainer::Trainer;
 use crate::{Error, Llama};
@@ -95,6 +95,8 @@ pub struct Run<S> {
     /// Step whose validation comes next; `None` when a training step does.
     validation_due: Option<u64>,
     failed: bool,
+    /// Files for the model's folder beside those of the base.
+    files: Vec<CompanionFile>,
 }
 
 impl<S: BatchStream> Run<S> {
@@ -124,6 +126,7 @@ impl<S: BatchStream> Run<S> {
             log: Log::open(out.join(LOG))?,
             last_checkpoint: None,
             failed: false,
+            files: Vec::new(),
         })
     }
 
@@ -182,6 +185,7 @@ impl<S: BatchStream> Run<S> {
             last_checkpoint: newest.map(|(step, _)| step),
             validation_due: None,
             failed: false,
+            files: Vec::new(),
         };
         // The kill may have come between a step and its validation.
         if run.is_validated(steps_done) && !lines.iter().any(validated) {
@@ -194,6 +198,12 @@ impl<S: BatchStream> Run<S> {
     /// be given the same again.
     pub fn with_sorted_loss(mut self, sorted_loss: Box<dyn SortedLoss + Send>) -> Self {
         self.trainer = self.trainer.with_sorted_loss(sorted_loss);
+        self
+    }
+
+    /// Gives checkpoints and the finished model `files` beside those of the base model's folder, in place of those of the same name.
+    pub fn with_files(mut self, files: Vec<CompanionFile>) -> Self {
+        self.files = files;
         self
     }
 
@@ -278,6 +288,7 @@ impl<S: BatchStream> Run<S> {
         SaveOptions {
             soft: Some(soft),
             companions: Some(&self.settings.base),
+            files: &self.files,
             ..SaveOptions::default()
         }
     }

@@ -8,9 +8,7 @@
 
 use std::path::Path;
 
-use serde_json::Value;
-
-use crate::rows::{Field, describe, read_json, records};
+use crate::rows::{Field, read_rows, records};
 use crate::{DataError, Record};
 
 /// The prompt for an instruction; `input` may be empty.
@@ -34,7 +32,8 @@ pub fn alpaca_prompt(instruction: &str, input: &str) -> String {
     }
 }
 
-/// Reads a file of the form `[{"instruction": .., "input": .., "output": ..}, ..]`.
+/// Reads a file of the form `[{"instruction": .., "input": .., "output": ..}, ..]`, or of JSON Lines
+/// of such objects.
 ///
 /// `input` may be left out. An empty `output` is kept, since the published file has a few: such
 /// a row teaches to end at once, and [`EncodeReport`](crate::EncodeReport) counts them.
@@ -43,15 +42,7 @@ pub fn alpaca_prompt(instruction: &str, input: &str) -> String {
 /// When the file cannot be read, is no such JSON, has no rows, or a row lacks a string.
 pub fn read_alpaca(path: impl AsRef<Path>) -> Result<Vec<Record>, DataError> {
     let path = path.as_ref();
-    let file = read_json(path)?;
-    let Value::Array(rows) = &file else {
-        return Err(DataError::Layout {
-            path: path.to_owned(),
-            expected: "an array of objects with `instruction`, `input` and `output`",
-            found: describe(&file),
-        });
-    };
-    records(path, rows, record)
+    records(path, read_rows(path)?, record)
 }
 
 fn record(row: &Field, number: usize) -> Result<Record, DataError> {
@@ -124,7 +115,14 @@ mod tests {
                 .to_string()
                 .contains("expected an object")
         );
-        assert!(matches!(read("{}"), Err(DataError::Layout { .. })));
+        let lines = "{\"instruction\": \"a\", \"output\": \"b\"}\n{\"instruction\": \"a\"}";
+        assert!(
+            read(lines)
+                .unwrap_err()
+                .to_string()
+                .contains("row 2, `output`")
+        );
+        assert!(matches!(read("{\n}"), Err(DataError::Layout { .. })));
         assert!(matches!(read("[]"), Err(DataError::NoRows { .. })));
         assert!(matches!(
             read("[{}\n{}]"),

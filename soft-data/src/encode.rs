@@ -3,14 +3,18 @@
 //! Knows the row limit and counts what it costs; knows neither files nor batches. The limit is
 //! applied as in Stanford's `train.py`.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use soft_core::Example;
 
-use crate::segment::{Segment, segments};
-use crate::{DataError, Record, Tokenizer};
+use crate::{Body, DataError, Record, Tokenizer};
+
+mod row;
+
+use row::EncodedRow;
 
 /// What became of the records.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +35,19 @@ pub struct EncodeReport {
     pub supervised_tokens: usize,
     /// Tokens of the longest example.
     pub longest: usize,
+    /// How often the texts spell each control token that was encoded as characters.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub control_text: BTreeMap<String, usize>,
+    /// Records that are conversations.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub conversations: usize,
+    /// Tokens that end the assistant's turns in conversations.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub turn_ends: BTreeSet<u32>,
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 impl fmt::Display for EncodeReport {
@@ -58,14 +75,17 @@ impl fmt::Display for EncodeReport {
 /// end-of-text token. A row whose prompt alone fills the limit has nothing left to learn; it is
 /// left out and named in the report.
 ///
-/// Conversations become ChatML, `<|im_start|>role\ncontent<|im_end|>` with line breaks between
-/// turns. The assistant's contents, the `<|im_end|>` behind them and, where it is another token,
-/// the end-of-text token are learnt. Turns after the assistant's last teach nothing and are left
-/// out.
+/// Conversations are rendered by the tokenizer's [chat template](crate::ChatTemplate), and every
+/// answer follows the very tokens that [`encode_chat`](Tokenizer::encode_chat) would prompt the model
+/// with. The assistant's answers are learnt, each with the control token that ends its turn; where
+/// the template writes none, with the end-of-text token. Turns after the assistant's last teach
+/// nothing and are left out. Where the template writes an earlier turn otherwise once it is past (as
+/// those do that leave out old thoughts), that turn becomes an example of its own.
 ///
 /// # Errors
-/// When `max_len` is below 2, a conversation meets a tokenizer without ChatML's tokens, the
-/// tokenizer fails, or nothing at all is left to learn.
+/// When `max_len` is below 2, a template refuses a conversation or prompts for an answer with
+/// another text than the answer follows in its rendering, the tokenizer fails, or nothing at all is
+/// left to learn.
 pub fn encode(
     records: &[Record],
     tokenizer: &Tokenizer,
@@ -83,27 +103,37 @@ pub fn encode(
         rows: records.len(),
         ..EncodeReport::default()
     };
+    for record in records {
+        report.conversations += usize::from(matches!(record.body, Body::Chat(_)));
+        record.for_texts(&mut |text| tokenizer.count_control_text(text, &mut report.control_text));
+    }
     let mut examples = Vec::with_capacity(records.len());
     // All cores, but results in the order of the records: the first bad row is the one reported.
-    let row = |record| EncodedRow::new(&segments(record, tokenizer)?, tokenizer);
-    let rows: Vec<_> = records.par_iter().map(row).collect();
-    for (record, row) in records.iter().zip(rows) {
-        let mut row = row?;
-        report.truncated += usize::from(row.tokens.len() > max_len);
-        row.tokens.truncate(max_len);
-        row.supervised.truncate(max_len);
-        let example = Example::new(row.tokens, row.supervised)?;
-        if example.supervised_tokens() == 0 {
-            report.without_supervision.push(record.row);
-            continue;
+    let encoded: Vec<_> = records
+        .par_iter()
+        .map(|record| EncodedRow::all_of(record, tokenizer))
+        .collect();
+    for (record, rows) in records.iter().zip(encoded) {
+        let mut is_learnt = false;
+        for mut row in rows? {
+            report.turn_ends.extend(row.turn_end);
+            report.truncated += usize::from(row.tokens.len() > max_len);
+            row.tokens.truncate(max_len);
+            row.supervised.truncate(max_len);
+            let example = Example::new(row.tokens, row.supervised)?;
+            if example.supervised_tokens() > 0 {
+                is_learnt = true;
+                report.tokens += example.len();
+                report.supervised_tokens += example.supervised_tokens();
+                report.longest = report.longest.max(example.len());
+                examples.push(example);
+            }
         }
-        if record.response_is_empty() {
+        if !is_learnt {
+            report.without_supervision.push(record.row);
+        } else if record.response_is_empty() {
             report.empty_responses.push(record.row);
         }
-        report.tokens += example.len();
-        report.supervised_tokens += example.supervised_tokens();
-        report.longest = report.longest.max(example.len());
-        examples.push(example);
     }
     report.kept = examples.len();
     if examples.is_empty() {
@@ -114,67 +144,14 @@ pub fn encode(
 
 /// The tokens that a model is prompted with: those of `record` before its last response.
 ///
-/// The training example of the same record begins with exactly these.
+/// The training example of the same record (of a conversation in several, the last) begins with
+/// exactly these.
 ///
 /// # Errors
 /// As for [`encode`].
 pub fn encode_prompt(record: &Record, tokenizer: &Tokenizer) -> Result<Vec<u32>, DataError> {
-    let mut segments = segments(record, tokenizer)?;
-    let response = segments
-        .iter()
-        .rposition(|segment| matches!(segment, Segment::Learnt(_)));
-    segments.truncate(response.unwrap_or(segments.len()));
-    Ok(EncodedRow::new(&segments, tokenizer)?.tokens)
-}
-
-struct EncodedRow {
-    tokens: Vec<u32>,
-    supervised: Vec<bool>,
-}
-
-impl EncodedRow {
-    fn new(segments: &[Segment], tokenizer: &Tokenizer) -> Result<Self, DataError> {
-        let mut row = Self {
-            tokens: Vec::new(),
-            supervised: Vec::new(),
-        };
-        // A conversation that opens with the begin-of-text token needs no second one.
-        if let Some(bos) = tokenizer.bos()
-            && segments.first() != Some(&Segment::GivenToken(bos))
-        {
-            row.push(&[bos], false);
-        }
-        let mut started = false;
-        for segment in segments {
-            match segment {
-                Segment::GivenToken(token) | Segment::LearntToken(token) => {
-                    tokenizer.check(*token)?;
-                    row.push(&[*token], matches!(segment, Segment::LearntToken(_)));
-                    started = true;
-                }
-                Segment::Given(text) | Segment::Learnt(text) if !text.is_empty() => {
-                    let tokens = if started {
-                        tokenizer.encode_continuation(text)?
-                    } else {
-                        tokenizer.encode_opening(text)?
-                    };
-                    row.push(&tokens, matches!(segment, Segment::Learnt(_)));
-                    started = true;
-                }
-                Segment::Given(_) | Segment::Learnt(_) => {}
-            }
-        }
-        // No position predicts the first token, even where it is a response's.
-        if let Some(first) = row.supervised.first_mut() {
-            *first = false;
-        }
-        Ok(row)
-    }
-
-    fn push(&mut self, tokens: &[u32], supervised: bool) {
-        self.tokens.extend_from_slice(tokens);
-        self.supervised.resize(self.tokens.len(), supervised);
-    }
+    let prompt = record.prompt().encode(tokenizer);
+    prompt.map_err(|cause| cause.in_row(record.row))
 }
 
 #[cfg(test)]

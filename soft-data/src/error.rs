@@ -20,6 +20,16 @@ pub enum DataError {
         /// What the operating system said.
         cause: io::Error,
     },
+    /// A file is not UTF-8.
+    #[error("{}:{line}: expected UTF-8, found {found}: convert the file", .path.display())]
+    Encoding {
+        /// The file.
+        path: PathBuf,
+        /// Line of the file, from 1.
+        line: usize,
+        /// What is there.
+        found: String,
+    },
     /// A file is not JSON.
     #[error("{}:{line}:{column}: malformed JSON: {cause}", .path.display())]
     Json {
@@ -43,13 +53,13 @@ pub enum DataError {
         found: String,
     },
     /// A row lacks something, or has something that its format does not know.
-    #[error("{}, row {row}, `{key}`: expected {expected}, found {found}", .path.display())]
+    #[error("{}, row {row}{}: expected {expected}, found {found}", .path.display(), in_key(key))]
     Row {
         /// The file.
         path: PathBuf,
         /// The row, from 1; in JSON Lines the line of the file.
         row: usize,
-        /// Where in the row, such as `Answer.Value` or `messages[2].role`.
+        /// Where in the row, such as `Answer.Value` or `messages[2].role`; empty for the whole row.
         key: String,
         /// What belongs there.
         expected: &'static str,
@@ -114,56 +124,48 @@ pub enum DataError {
         /// What the tokenizers crate said.
         cause: String,
     },
-    /// A conversation needs tokens that the tokenizer lacks.
-    #[error(
-        "row {row} is a conversation: expected a tokenizer with the ChatML token `{token}`, \
-         found none of that name; use `prompt` and `response` rows with this model"
-    )]
-    ChatToken {
-        /// The row, as in [`Record::row`](crate::Record::row).
-        row: usize,
-        /// The missing token.
-        token: &'static str,
-    },
     /// A name that stands for no [`Role`](crate::Role).
-    #[error("expected a role (system, user, assistant), found `{found}`")]
+    #[error("expected a role (system, user, assistant, tool), found `{found}`")]
     UnknownRole {
         /// The name.
         found: String,
     },
-    /// A model folder without a chat template.
-    #[error(
-        "{}: expected chat_template.jinja, or `chat_template` in tokenizer_config.json, found \
-         neither; is this a base model?",
-        .folder.display()
-    )]
-    NoChatTemplate {
-        /// The model folder.
-        folder: PathBuf,
-    },
-    /// A chat template is not Jinja.
-    #[error("{}, line {line} of the template: expected a Jinja template, found: {cause}", .path.display())]
+    /// A chat template is not Jinja, refuses a conversation, fails on it, or takes too much.
+    #[error("{}, line {line} of the template: {cause}", .path.display())]
     ChatTemplate {
         /// The file that the template stands in.
         path: PathBuf,
         /// Line of the template, from 1; in tokenizer_config.json not a line of the file.
         line: usize,
-        /// What the template engine said.
-        cause: String,
-    },
-    /// A chat template refuses a conversation, or fails on it.
-    #[error("{}, line {line} of the template: cannot render the conversation: {cause}", .path.display())]
-    ChatRender {
-        /// The file that the template stands in.
-        path: PathBuf,
-        /// Line of the template, from 1.
-        line: usize,
         /// The template's own message, or what the template engine said.
         cause: String,
     },
-    /// A conversation in which nobody says anything.
-    #[error("expected a conversation of at least one message, found none")]
-    NoMessages,
+    /// A chat template prompts for an answer with another text than the answer follows in its
+    /// rendering of the conversation, so that training and use would differ.
+    #[error(
+        "{}: the prompt for messages[{message}] ends in {prompt:?}, where the conversation with this \
+         message goes on with {found:?}: a model trained on it would be asked in another form. Give \
+         the folder a template in which both agree, or mark the answers by generation tags",
+        .path.display()
+    )]
+    ChatPrompt {
+        /// The file that the template stands in.
+        path: PathBuf,
+        /// The answer's index.
+        message: usize,
+        /// How the prompt ends, from where they differ.
+        prompt: String,
+        /// How the conversation goes on there.
+        found: String,
+    },
+    /// A row that cannot be encoded.
+    #[error("row {row}: {cause}")]
+    InRow {
+        /// The row, as in [`Record::row`](crate::Record::row).
+        row: usize,
+        /// Why not.
+        cause: Box<Self>,
+    },
     /// A setting is out of range.
     #[error("`{setting}`: expected {expected}, found {found}")]
     Setting {
@@ -200,4 +202,21 @@ pub enum DataError {
     /// Rows that make no batch.
     #[error(transparent)]
     Batch(#[from] BatchError),
+}
+
+fn in_key(key: &str) -> String {
+    match key {
+        "" => String::new(),
+        key => format!(", `{key}`"),
+    }
+}
+
+impl DataError {
+    /// Says which row it is about.
+    pub(crate) fn in_row(self, row: usize) -> Self {
+        Self::InRow {
+            row,
+            cause: Box::new(self),
+        }
+    }
 }

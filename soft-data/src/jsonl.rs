@@ -1,116 +1,126 @@
 //! JSON Lines: one row per line, a prompt with its response, a conversation, or a text.
 //!
-//! Knows the three layouts; how a conversation becomes text is `chatml`'s business.
+//! Knows the layouts in use; how a conversation becomes text is its model's chat template.
 
 use std::path::Path;
 
-use crate::rows::{Field, parse, read_text};
-use crate::{Body, DataError, Message, Record, Role};
+use crate::rows::{Field, read_rows, records};
+use crate::{Body, Conversation, DataError, Record, alpaca_prompt};
 
-const MIXED: &str = "either `messages`, or `prompt` with `response`, or `text`";
+const LAYOUTS: &str = "either `messages` or `conversations`, or `prompt` or `instruction` with `response`, `completion` \
+                       or `output`, or `text`";
 
-/// Reads a file with one object per line: `{"prompt": .., "response": ..}`,
-/// `{"messages": [{"role": "user", "content": ..}, {"role": "assistant", "content": ..}, ..]}` or `{"text": ..}`.
+/// Reads a file with one object per line, or one array of objects, each of one of these layouts:
 ///
-/// All kinds may stand in one file. Of a text every token is learnt: for pre-training, and for distillation, which needs no
-/// answers. Blank lines are skipped, other keys ignored. Roles are
-/// `system`, `user` and `assistant`. A [`Record::row`] is its line number.
+/// - `{"messages": [{"role": "user", "content": ..}, {"role": "assistant", "content": ..}, ..]}`:
+///   a conversation. Roles are `system`, `user`, `assistant` and `tool`; a content may be an array of
+///   text parts, and an assistant may have `tool_calls` instead. `tools` beside it go to the template.
+/// - `{"conversations": [{"from": "human", "value": ..}, {"from": "gpt", "value": ..}, ..]}`: the same
+///   as ShareGPT has it.
+/// - `{"prompt": .., "response": ..}`, or `completion`: the response follows the prompt directly.
+/// - `{"instruction": .., "input": .., "response": ..}`, or `output` or `completion`: in Alpaca's
+///   [prompt](crate::alpaca_prompt); `input`, or `context`, may be left out.
+/// - `{"text": ..}`: every token is learnt: for pre-training, and for distillation, which needs no
+///   answers.
+///
+/// All kinds may stand in one file. Blank lines are skipped, other keys ignored. A [`Record::row`] is
+/// its line number, in an array its place from 1.
 ///
 /// # Errors
 /// When the file cannot be read, has no rows, a line is not JSON, or a row has no response, an
-/// unknown role or both layouts at once.
+/// unknown role or two layouts at once.
 pub fn read_jsonl(path: impl AsRef<Path>) -> Result<Vec<Record>, DataError> {
     let path = path.as_ref();
-    let text = read_text(path)?;
-    let mut records = Vec::new();
-    for (index, line) in text
-        .lines()
-        .enumerate()
-        .filter(|(_, line)| !line.trim().is_empty())
-    {
-        let value = parse(path, index + 1, line)?;
-        let row = Field::of_row(path, index + 1, &value);
-        records.push(Record {
-            row: index + 1,
-            body: body(&row)?,
+    let record = |row: &Field, number| {
+        Ok(Record {
+            row: number,
+            body: body(row)?,
             trivia: None,
-        });
-    }
-    if records.is_empty() {
-        return Err(DataError::NoRows {
-            path: path.to_owned(),
-        });
-    }
-    Ok(records)
+        })
+    };
+    records(path, read_rows(path)?, record)
 }
 
 fn body(row: &Field) -> Result<Body, DataError> {
-    // Beside another layout a text is one of the keys that are passed over.
-    let others = ["prompt", "response", "messages"].map(|key| row.get(key));
-    let alone = others.into_iter().all(|other| matches!(other, Ok(None)));
-    if alone && let Some(text) = row.get("text")? {
-        return Ok(Body::Completion {
-            prompt: String::new(),
-            response: spoken(&text)?.to_owned(),
-        });
-    }
-    let Some(messages) = row.get("messages")? else {
-        let prompt = row.require("prompt", MIXED)?.text()?.to_owned();
-        let response = row.require("response", "the response")?;
-        return Ok(Body::Completion {
-            prompt,
-            response: spoken(&response)?.to_owned(),
-        });
-    };
-    for other in ["prompt", "response"] {
-        if let Some(field) = row.get(other)? {
-            return Err(field.refuse(MIXED, format!("`messages` and `{other}`")));
-        }
-    }
-    conversation(&messages)
-}
-
-fn conversation(messages: &Field) -> Result<Body, DataError> {
-    let turns = messages
-        .items()?
-        .iter()
-        .map(message)
-        .collect::<Result<Vec<_>, _>>()?;
-    if !turns.iter().any(|turn| turn.role == Role::Assistant) {
-        let found = match turns.len() {
-            0 => "no messages".to_owned(),
-            number => format!("{number} messages, none of them the assistant's"),
+    let response = response(row)?;
+    if let Some(conversation) = Conversation::of_row(row)? {
+        return match response {
+            Some((name, field)) => {
+                Err(field.refuse(LAYOUTS, format!("a conversation and `{name}`")))
+            }
+            None => answered(conversation, row),
         };
-        return Err(messages.refuse("at least one message of the assistant", found));
     }
-    Ok(Body::Chat(turns))
+    let prompt = prompt(row)?;
+    if let Some((_, response)) = response {
+        let prompt = match prompt {
+            Some(prompt) => prompt,
+            None => row.require("prompt", LAYOUTS)?.text()?.to_owned(),
+        };
+        let response = spoken(&response)?;
+        return Ok(Body::Completion { prompt, response });
+    }
+    // Beside another layout a text is one of the keys that are passed over.
+    match (prompt, row.get("text")?) {
+        (Some(_), _) => Err(row.missing("response", "the response")),
+        (None, Some(text)) => Ok(Body::Completion {
+            prompt: String::new(),
+            response: spoken(&text)?,
+        }),
+        (None, None) => Err(row.missing("prompt", LAYOUTS)),
+    }
 }
 
-fn message(message: &Field) -> Result<Message, DataError> {
-    let name = message.require("role", "the speaker's role")?;
-    let role = Role::from_name(name.text()?).ok_or_else(|| {
-        let found = name.text().unwrap_or_default();
-        name.refuse("system, user or assistant", format!("`{found}`"))
-    })?;
-    let content = message.require("content", "what is said")?;
-    let content = if role == Role::Assistant {
-        spoken(&content)?
-    } else {
-        content.text()?
+/// What is to be learnt, and its key.
+fn response<'a>(row: &Field<'a>) -> Result<Option<(&'static str, Field<'a>)>, DataError> {
+    let mut found = None;
+    for name in ["response", "completion", "output"] {
+        let Some(field) = row.get(name)? else {
+            continue;
+        };
+        if let Some((first, _)) = found {
+            return Err(field.refuse("one response", format!("`{first}` and `{name}`")));
+        }
+        found = Some((name, field));
+    }
+    Ok(found)
+}
+
+/// The prompt of a row, with an instruction as Alpaca puts it.
+fn prompt(row: &Field) -> Result<Option<String>, DataError> {
+    if let Some(prompt) = row.get("prompt")? {
+        return Ok(Some(prompt.text()?.to_owned()));
+    }
+    let Some(instruction) = row.get("instruction")? else {
+        return Ok(None);
     };
-    Ok(Message {
-        role,
-        content: content.to_owned(),
-    })
+    let input = match row.get("input")? {
+        Some(input) => Some(input),
+        None => row.get("context")?,
+    };
+    let input = input.map_or(Ok(""), |input| input.text())?;
+    Ok(Some(alpaca_prompt(instruction.text()?, input)))
+}
+
+/// A conversation in which the assistant says something.
+fn answered(conversation: Conversation, row: &Field) -> Result<Body, DataError> {
+    if conversation.answers().next().is_some() {
+        return Ok(Body::Chat(conversation));
+    }
+    let found = match conversation.messages.len() {
+        0 => "no messages".to_owned(),
+        number => format!("{number} messages, none of them the assistant's"),
+    };
+    Err(row.refuse("at least one message of the assistant", found))
 }
 
 /// A response, which must say something.
-fn spoken<'a>(field: &Field<'a>) -> Result<&'a str, DataError> {
+fn spoken(field: &Field) -> Result<String, DataError> {
     let text = field.text()?;
     if text.trim().is_empty() {
         return Err(field.refuse("a response", "a blank string".to_owned()));
     }
-    Ok(text)
+    Ok(text.to_owned())
 }
 
 #[cfg(test)]
@@ -118,6 +128,7 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::{Message, Role};
 
     fn read(text: &str) -> Result<Vec<Record>, DataError> {
         let folder = tempfile::tempdir().unwrap();
@@ -140,14 +151,8 @@ mod tests {
         .unwrap();
         assert_eq!(rows[0], Record::completion(1, "a", "b"));
         let turns = vec![
-            Message {
-                role: Role::User,
-                content: "c".into(),
-            },
-            Message {
-                role: Role::Assistant,
-                content: "d".into(),
-            },
+            Message::new(Role::User, "c"),
+            Message::new(Role::Assistant, "d"),
         ];
         assert_eq!(rows[1], Record::chat(3, turns));
     }
@@ -158,6 +163,51 @@ mod tests {
         assert_eq!(rows, [Record::completion(1, "", "to be or not")]);
         let beside = "{\"text\": \"a\", \"prompt\": \"b\", \"response\": \"c\"}";
         assert_eq!(read(beside).unwrap(), [Record::completion(1, "b", "c")]);
+    }
+
+    #[test]
+    fn layouts_of_other_tools_are_known() {
+        let rows = read(
+            r#"[{"prompt": "a", "completion": "b"},
+                {"instruction": "a", "input": "i", "output": "b"},
+                {"instruction": "a", "context": "i", "response": "b"},
+                {"conversations": [{"from": "human", "value": "c"}, {"from": "gpt", "value": "d"}]},
+                {"prompt": "c", "messages": [{"role": "user", "content": "c"}, {"role": "assistant", "content": "d"}]}]"#,
+        )
+        .unwrap();
+        assert_eq!(rows[0], Record::completion(1, "a", "b"));
+        let prompt = alpaca_prompt("a", "i");
+        assert_eq!(rows[1], Record::completion(2, prompt.clone(), "b"));
+        assert_eq!(rows[2], Record::completion(3, prompt, "b"));
+        assert_eq!(rows[3].body, rows[4].body);
+        assert!(matches!(&rows[3].body, Body::Chat(talk) if talk.messages.len() == 2));
+    }
+
+    #[test]
+    fn one_object_over_several_lines_is_told_from_malformed_lines() {
+        let error = refusal("{\n\"Data\": []\n}");
+        assert!(
+            error.contains("expected JSON Lines, one object a line, or one array"),
+            "{error}"
+        );
+        assert!(error.contains("found an object with Data"), "{error}");
+    }
+
+    #[test]
+    fn other_encodings_are_named_with_their_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rows.jsonl");
+        fs::write(&path, b"{\"prompt\": \"a\"}\n{\"prompt\": \"caf\xE9\"}").unwrap();
+        let error = read_jsonl(&path).unwrap_err().to_string();
+        assert!(
+            error.contains("rows.jsonl:2: expected UTF-8, found the byte 0xE9"),
+            "{error}"
+        );
+        fs::write(&path, b"\xFF\xFE{\0").unwrap();
+        let error = read_jsonl(&path).unwrap_err().to_string();
+        assert!(error.contains("found UTF-16"), "{error}");
+        let error = read_jsonl(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("not a regular file"), "{error}");
     }
 
     #[test]
@@ -192,14 +242,16 @@ mod tests {
         assert!(refusal("{\"messages\": []}").contains("found no messages"));
         let user = "{\"role\": \"user\", \"content\": \"a\"}";
         assert!(refusal(&format!("{{\"messages\": [{user}]}}")).contains("none of them"));
-        let message = refusal("{\"messages\": [{\"role\": \"tool\", \"content\": \"a\"}]}");
+        let message = refusal("{\"messages\": [{\"role\": \"bot\", \"content\": \"a\"}]}");
         assert!(message.contains("`messages[0].role`"), "{message}");
         assert!(
-            message.contains("expected system, user or assistant, found `tool`"),
+            message.contains("expected system, user, assistant or tool, found `bot`"),
             "{message}"
         );
-        let both = format!("{{\"messages\": [{user}], \"prompt\": \"a\"}}");
-        assert!(refusal(&both).contains("found `messages` and `prompt`"));
+        let both = format!("{{\"messages\": [{user}], \"response\": \"a\"}}");
+        assert!(refusal(&both).contains("found a conversation and `response`"));
+        let two = "{\"prompt\": \"a\", \"response\": \"b\", \"completion\": \"c\"}";
+        assert!(refusal(two).contains("found `response` and `completion`"));
         assert!(refusal("{\"text\": \" \"}").contains("found a blank string"));
         assert!(matches!(read(" \n"), Err(DataError::NoRows { .. })));
     }

@@ -28,17 +28,19 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Where a trained model answers, [`ChatTemplate`] turns a conversation into its prompt,
-//! [`TextStream`] the answer's tokens into text as they come, and [`StopStrings`] ends it.
+//! Rows may be conversations: the folder's [`ChatTemplate`] renders them in training as it does
+//! where the model is asked. There, [`TextStream`] turns the answer's tokens into text as they come, and [`StopStrings`] ends it.
 //!
 //! The rules that decide what a model learns stand where they are kept: prompts in
 //! [`alpaca_prompt`] and [`trivia_prompt`], the boundary between prompt and response in
-//! [`Tokenizer`], truncation in [`encode`], the order of rows in [`Loader`], what a message can do
-//! to a prompt in [`Tokenizer::encode_chat`].
+//! [`Tokenizer`], truncation in [`encode`], the order of rows in [`Loader`], what a text can do
+//! that spells control tokens in [`ControlText`].
 
 mod alpaca;
 mod chat;
-mod continuation;
+mod chat_files;
+mod control;
+mod conversation;
 mod decoder;
 mod encode;
 mod error;
@@ -48,10 +50,11 @@ mod frequency;
 mod hub;
 mod jsonl;
 mod loader;
+mod prompts;
 mod record;
 mod rows;
-mod segment;
 mod shuffle;
+mod spacing;
 mod special;
 mod split;
 mod stop;
@@ -61,6 +64,9 @@ mod trivia;
 
 pub use alpaca::{alpaca_prompt, read_alpaca};
 pub use chat::ChatTemplate;
+pub use chat_files::{NamedText, chat_files};
+pub use control::ControlText;
+pub use conversation::{Conversation, Message, Role};
 pub use encode::{EncodeReport, encode, encode_prompt};
 pub use error::DataError;
 pub use format::Format;
@@ -69,7 +75,9 @@ pub use frequency::frequent_tokens;
 pub use hub::{Hub, HubConfig, HubError, HubFolder, HubName, HubProgress, Missing};
 pub use jsonl::read_jsonl;
 pub use loader::{Loader, LoaderConfig, ordered_batches};
-pub use record::{Body, Message, Record, Role, TriviaQuestion};
+pub use prompts::{Instruction, PromptBody, read_instructions, read_prompts};
+pub use record::{Body, Record, TriviaQuestion};
+pub use rows::read_text;
 pub use split::{Holdout, Split, split};
 pub use stop::{Passed, StopStrings};
 pub use stream::TextStream;

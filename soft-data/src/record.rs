@@ -2,15 +2,12 @@
 //!
 //! Knows the text and which part of it is learnt; knows neither files nor tokens.
 
-use std::fmt;
-use std::str::FromStr;
-
 use serde::{Deserialize, Serialize};
 
-use crate::DataError;
+use crate::{Conversation, PromptBody};
 
 /// One row: a text of which some parts are learnt.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Record {
     /// Where the row stands in its file, from 1; in JSON Lines the line of the file.
     pub row: usize,
@@ -21,7 +18,7 @@ pub struct Record {
 }
 
 /// The text of a [`Record`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Body {
     /// A prompt and the response to be learnt, which follows it directly.
     Completion {
@@ -31,60 +28,7 @@ pub enum Body {
         response: String,
     },
     /// A conversation of which the assistant's turns are learnt.
-    Chat(Vec<Message>),
-}
-
-/// One turn of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Message {
-    /// Who speaks.
-    pub role: Role,
-    /// What is said.
-    pub content: String,
-}
-
-/// Who speaks in a conversation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Role {
-    /// Instructions that hold for the whole conversation.
-    System,
-    /// The one who asks.
-    User,
-    /// The model; its turns are learnt.
-    Assistant,
-}
-
-impl Role {
-    /// The name used in files and in prompts.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::System => "system",
-            Self::User => "user",
-            Self::Assistant => "assistant",
-        }
-    }
-
-    pub(crate) fn from_name(name: &str) -> Option<Self> {
-        [Self::System, Self::User, Self::Assistant]
-            .into_iter()
-            .find(|role| role.name() == name)
-    }
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for Role {
-    type Err = DataError;
-
-    fn from_str(name: &str) -> Result<Self, DataError> {
-        Self::from_name(name).ok_or_else(|| DataError::UnknownRole {
-            found: name.to_owned(),
-        })
-    }
+    Chat(Conversation),
 }
 
 /// A question of TriviaQA with everything that counts as its answer.
@@ -126,11 +70,34 @@ impl Record {
     }
 
     /// A conversation.
-    pub fn chat(row: usize, messages: Vec<Message>) -> Self {
+    pub fn chat(row: usize, conversation: impl Into<Conversation>) -> Self {
         Self {
             row,
-            body: Body::Chat(messages),
+            body: Body::Chat(conversation.into()),
             trivia: None,
+        }
+    }
+
+    /// What a model is prompted with for the last response.
+    pub fn prompt(&self) -> PromptBody {
+        match &self.body {
+            Body::Completion { prompt, .. } => PromptBody::Text(prompt.clone()),
+            Body::Chat(conversation) => {
+                let answer = conversation.answers().next_back();
+                let before = answer.unwrap_or(conversation.messages.len());
+                PromptBody::Chat(conversation.first(before))
+            }
+        }
+    }
+
+    /// Calls `look` with every text.
+    pub(crate) fn for_texts(&self, look: &mut impl FnMut(&str)) {
+        match &self.body {
+            Body::Completion { prompt, response } => {
+                look(prompt);
+                look(response);
+            }
+            Body::Chat(conversation) => conversation.for_texts(look),
         }
     }
 
@@ -138,9 +105,7 @@ impl Record {
     pub fn response_is_empty(&self) -> bool {
         match &self.body {
             Body::Completion { response, .. } => response.is_empty(),
-            Body::Chat(messages) => messages
-                .iter()
-                .all(|message| message.role != Role::Assistant || message.content.is_empty()),
+            Body::Chat(conversation) => conversation.has_no_answer(),
         }
     }
 }
@@ -148,16 +113,6 @@ impl Record {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn roles_are_known_by_their_names_only() {
-        assert_eq!(Role::from_name("assistant"), Some(Role::Assistant));
-        assert_eq!(Role::from_name("Assistant"), None);
-        assert_eq!(Role::User.to_string().parse::<Role>().unwrap(), Role::User);
-        let error = "tool".parse::<Role>().unwrap_err().to_string();
-        let wanted = "expected a role (system, user, assistant), found `tool`";
-        assert_eq!(error, wanted);
-    }
 
     #[test]
     fn the_canonical_answer_counts_beside_the_aliases() {

@@ -3,22 +3,116 @@
 //! Knows files, rows and keys; knows no data format.
 
 use std::fs;
+use std::io::{self, Read};
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::{DataError, Record};
 
+/// Bytes of the largest file that is read whole.
+const MAX_BYTES: u64 = 16 << 30;
+
 /// The text of a file, without a byte order mark.
-pub(crate) fn read_text(path: &Path) -> Result<String, DataError> {
-    let text = fs::read_to_string(path).map_err(|cause| DataError::Read {
+///
+/// # Errors
+/// When it is no regular file (a pipe may never end, a device has no size), is larger than 16 GiB or
+/// than memory, cannot be read, or is not UTF-8.
+pub fn read_text(path: impl AsRef<Path>) -> Result<String, DataError> {
+    let path = path.as_ref();
+    let refuse = |cause| DataError::Read {
         path: path.to_owned(),
         cause,
+    };
+    let bytes = read_bytes(path).map_err(refuse)?;
+    if bytes.starts_with(&[0xFF, 0xFE]) || bytes.starts_with(&[0xFE, 0xFF]) {
+        return Err(DataError::Encoding {
+            path: path.to_owned(),
+            line: 1,
+            found: "UTF-16".to_owned(),
+        });
+    }
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let good = error.utf8_error().valid_up_to();
+        let bytes = error.as_bytes();
+        DataError::Encoding {
+            path: path.to_owned(),
+            line: 1 + bytes[..good].iter().filter(|&&byte| byte == b'\n').count(),
+            found: format!("the byte 0x{:02X}", bytes[good]),
+        }
     })?;
     Ok(text
         .strip_prefix('\u{feff}')
         .map(str::to_owned)
         .unwrap_or(text))
+}
+
+fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
+    // Before it is opened: a pipe without a writer would wait.
+    let metadata = fs::metadata(path)?;
+    if !metadata.is_file() {
+        let cause = "it is not a regular file";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, cause));
+    }
+    if metadata.len() > MAX_BYTES {
+        let cause = format!(
+            "it has {} bytes: expected at most {MAX_BYTES}",
+            metadata.len()
+        );
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, cause));
+    }
+    let mut bytes = Vec::new();
+    bytes
+        .try_reserve_exact(metadata.len() as usize)
+        .map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
+    fs::File::open(path)?
+        .take(MAX_BYTES)
+        .read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The rows of a file: the objects of one JSON array, or of JSON Lines, one a line. Each has its
+/// number: that in the array, or its line, from 1.
+pub(crate) fn read_rows(path: &Path) -> Result<Vec<(usize, Value)>, DataError> {
+    let text = read_text(path)?;
+    let rows = match text.trim_start().starts_with('[') {
+        true => match parse(path, 1, &text)? {
+            Value::Array(rows) => (1..).zip(rows).collect(),
+            other => vec![(1, other)],
+        },
+        false => lines(path, &text)?,
+    };
+    match rows.is_empty() {
+        true => Err(DataError::NoRows {
+            path: path.to_owned(),
+        }),
+        false => Ok(rows),
+    }
+}
+
+fn lines(path: &Path, text: &str) -> Result<Vec<(usize, Value)>, DataError> {
+    let lines = (1..).zip(text.lines());
+    let lines = lines.filter(|(_, line)| !line.trim().is_empty());
+    let rows = lines.map(|(number, line)| Ok((number, parse(path, number, line)?)));
+    rows.collect::<Result<_, _>>().map_err(|error| {
+        match serde_json::from_str::<Value>(text) {
+            // An object over several lines.
+            Ok(whole) => DataError::Layout {
+                path: path.to_owned(),
+                expected: "JSON Lines, one object a line, or one array of objects",
+                found: describe(&whole),
+            },
+            Err(_) => error,
+        }
+    })
+}
+
+/// `None` for a file that does not exist.
+pub(crate) fn if_there<T>(read: Result<T, DataError>) -> Result<Option<T>, DataError> {
+    match read {
+        Err(DataError::Read { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
+        read => read.map(Some),
+    }
 }
 
 /// The one JSON value that a file is.
@@ -64,10 +158,7 @@ impl<'a> Field<'a> {
 
     /// The entry `name` of an object; `None` where it is absent or null.
     pub(crate) fn get(&self, name: &str) -> Result<Option<Self>, DataError> {
-        let Value::Object(entries) = self.value else {
-            return Err(self.refuse("an object", describe(self.value)));
-        };
-        let value = entries.get(name).filter(|value| !value.is_null());
+        let value = self.entries()?.get(name).filter(|value| !value.is_null());
         Ok(value.map(|value| Self {
             key: self.key_of(name),
             value,
@@ -77,14 +168,29 @@ impl<'a> Field<'a> {
 
     /// The entry `name` of an object, which must be there.
     pub(crate) fn require(&self, name: &str, expected: &'static str) -> Result<Self, DataError> {
-        let missing = || DataError::Row {
+        self.get(name)?.ok_or_else(|| self.missing(name, expected))
+    }
+
+    /// The complaint that an entry is not there.
+    pub(crate) fn missing(&self, name: &str, expected: &'static str) -> DataError {
+        DataError::Row {
             path: self.path.to_owned(),
             row: self.row,
             key: self.key_of(name),
             expected,
             found: describe(self.value),
-        };
-        self.get(name)?.ok_or_else(missing)
+        }
+    }
+
+    /// The value itself.
+    pub(crate) fn value(&self) -> &'a Value {
+        self.value
+    }
+
+    /// The entries of the object that this is.
+    pub(crate) fn entries(&self) -> Result<&'a Map<String, Value>, DataError> {
+        let entries = self.value.as_object();
+        entries.ok_or_else(|| self.refuse("an object", describe(self.value)))
     }
 
     /// The string that this is.
@@ -150,21 +256,15 @@ pub(crate) fn describe(value: &Value) -> String {
     }
 }
 
-/// The records of an array of rows, numbered from 1; an empty array is an error.
+/// The records of rows with their numbers.
 pub(crate) fn records(
     path: &Path,
-    rows: &[Value],
+    rows: impl IntoIterator<Item = (usize, Value)>,
     record: impl Fn(&Field, usize) -> Result<Record, DataError>,
 ) -> Result<Vec<Record>, DataError> {
-    if rows.is_empty() {
-        return Err(DataError::NoRows {
-            path: path.to_owned(),
-        });
-    }
-    let numbered = rows.iter().zip(1..);
-    numbered
-        .map(|(value, number)| record(&Field::of_row(path, number, value), number))
-        .collect()
+    let rows = rows.into_iter();
+    let records = rows.map(|(number, value)| record(&Field::of_row(path, number, &value), number));
+    records.collect()
 }
 
 #[cfg(test)]

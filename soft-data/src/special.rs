@@ -5,14 +5,13 @@
 //! Source: the behaviour of `transformers`' fast tokenizers, except that a text for training
 //! always ends in the end-of-text token, so that `add_eos_token` does not matter.
 
-use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tokenizers::Tokenizer as HfTokenizer;
 
 use crate::DataError;
-use crate::rows::{describe, read_json};
+use crate::rows::{describe, if_there, read_json};
 
 /// The special tokens of a model folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,46 +24,65 @@ pub(crate) struct SpecialTokens {
     pub(crate) pad: u32,
     /// Whatever ends a generation; `eos` is the first.
     pub(crate) stop: Vec<u32>,
+    /// What was taken instead of a padding token that cannot be used, in words.
+    pub(crate) note: Option<String>,
 }
 
 impl SpecialTokens {
-    pub(crate) fn read(folder: &Path, hf: &HfTokenizer) -> Result<Self, DataError> {
-        let tokenizer = Config::read(folder, "tokenizer_config.json")?;
-        let model = Config::read(folder, "config.json")?;
-        let generation = Config::read(folder, "generation_config.json")?;
-        let ids = |key| -> Result<Vec<u32>, DataError> {
-            Ok([model.ids(key)?, generation.ids(key)?].concat())
-        };
-
-        let mut stop = ids("eos_token_id")?;
-        let named = tokenizer.token("eos_token", hf)?;
+    /// Those that `files` name, for a model of `vocab` tokens.
+    pub(crate) fn read(files: &Files, hf: &HfTokenizer, vocab: usize) -> Result<Self, DataError> {
+        let mut stop = files.ids("eos_token_id", vocab)?;
+        let named = files.token("eos_token", hf)?;
         let eos = named.or(stop.first().copied());
         let eos = eos.ok_or_else(|| DataError::NoEndOfText {
-            folder: folder.to_owned(),
+            folder: files.folder.clone(),
         })?;
         stop.retain(|&id| id != eos);
         stop.sort_unstable();
         stop.dedup();
         stop.insert(0, eos);
 
-        let bos = tokenizer
-            .token("bos_token", hf)?
-            .or(ids("bos_token_id")?.first().copied());
-        let bos = wanted_bos(&tokenizer, hf, bos, eos)?;
-        let pad = tokenizer.token("pad_token", hf)?.unwrap_or(eos);
+        let bos = files.token("bos_token", hf)?;
+        let bos = bos.or(files.ids("bos_token_id", vocab)?.first().copied());
+        let bos = wanted_bos(files, hf, bos, eos)?;
+        let (pad, note) = padding(files, hf, eos, vocab)?;
         Ok(Self {
             bos,
             eos,
             pad,
             stop,
+            note,
         })
     }
+}
+
+/// The padding token. No model sees padding, so one that the tokenizer or the model lacks is no
+/// reason to refuse a folder: derivatives of LLaMA 2 often name one that was never added.
+fn padding(
+    files: &Files,
+    hf: &HfTokenizer,
+    eos: u32,
+    vocab: usize,
+) -> Result<(u32, Option<String>), DataError> {
+    let Some((config, text)) = files.named("pad_token")? else {
+        return Ok((eos, None));
+    };
+    let problem = match hf.token_to_id(text) {
+        Some(id) if (id as usize) < vocab => return Ok((id, None)),
+        Some(id) => format!("its id {id} is outside the model's vocabulary of {vocab}"),
+        None => "tokenizer.json lacks it".to_owned(),
+    };
+    let path = config.path.display();
+    let note = format!(
+        "{path}: pad_token is `{text}`, but {problem}: rows are filled with token {eos}, which ends texts"
+    );
+    Ok((eos, Some(note)))
 }
 
 /// `bos` if texts begin with it: `add_bos_token` decides, else whether the post-processor of
 /// `tokenizer.json` adds a token, else the tokenizer's class (LLaMA's default is to add it).
 fn wanted_bos(
-    config: &Config,
+    files: &Files,
     hf: &HfTokenizer,
     bos: Option<u32>,
     eos: u32,
@@ -75,17 +93,14 @@ fn wanted_bos(
         .first()
         .copied()
         .filter(|&id| Some(id) == bos || id != eos);
-    let llama = config
-        .entry("tokenizer_class")
-        .and_then(Value::as_str)
-        .is_some_and(|class| class.starts_with("LlamaTokenizer"));
+    let config = &files.tokenizer;
     match config.entry("add_bos_token") {
         Some(Value::Bool(false)) => Ok(None),
         Some(Value::Bool(true)) => bos.or(added).map(Some).ok_or_else(|| {
             config.refuse("add_bos_token", "a `bos_token` to add", "none".to_owned())
         }),
         Some(other) => Err(config.refuse("add_bos_token", "a boolean", describe(other))),
-        None => Ok(added.or(bos.filter(|_| llama))),
+        None => Ok(added.or(bos.filter(|_| files.is_llama_class()))),
     }
 }
 
@@ -95,25 +110,111 @@ pub(crate) fn tokenization(cause: tokenizers::Error) -> DataError {
     }
 }
 
+/// The configuration files of a model folder that say something of its tokens.
+#[derive(Debug)]
+pub(crate) struct Files {
+    folder: PathBuf,
+    pub(crate) tokenizer: Config,
+    map: Config,
+    model: Config,
+    generation: Config,
+}
+
+impl Files {
+    pub(crate) fn read(folder: &Path) -> Result<Self, DataError> {
+        Ok(Self {
+            folder: folder.to_owned(),
+            tokenizer: Config::read(folder, "tokenizer_config.json")?,
+            map: Config::read(folder, "special_tokens_map.json")?,
+            model: Config::read(folder, "config.json")?,
+            generation: Config::read(folder, "generation_config.json")?,
+        })
+    }
+
+    /// Whether transformers would read the tokenizer by its class for LLaMA.
+    pub(crate) fn is_llama_class(&self) -> bool {
+        let class = self.tokenizer.entry("tokenizer_class");
+        class
+            .and_then(Value::as_str)
+            .is_some_and(|class| class.starts_with("LlamaTokenizer"))
+    }
+
+    /// The text of a special token, and the file that names it.
+    fn named(&self, key: &'static str) -> Result<Option<(&Config, &str)>, DataError> {
+        for config in [&self.tokenizer, &self.map] {
+            if let Some(value) = config.entry(key) {
+                let expected = "a string or an object with `content`";
+                let text = text_of(value);
+                let text = text.ok_or_else(|| config.refuse(key, expected, describe(value)))?;
+                return Ok(Some((config, text)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The text of a special token, where there is one.
+    pub(crate) fn token_text(&self, key: &'static str) -> Option<&str> {
+        self.named(key).ok().flatten().map(|(_, text)| text)
+    }
+
+    /// The id of a special token, which the tokenizer must have.
+    fn token(&self, key: &'static str, hf: &HfTokenizer) -> Result<Option<u32>, DataError> {
+        let Some((config, token)) = self.named(key)? else {
+            return Ok(None);
+        };
+        let id = hf.token_to_id(token).ok_or_else(|| {
+            let expected = "a token of tokenizer.json";
+            config.refuse(key, expected, format!("`{token}`, which it lacks"))
+        })?;
+        Ok(Some(id))
+    }
+
+    /// The ids under `key` in config.json and generation_config.json.
+    fn ids(&self, key: &'static str, vocab: usize) -> Result<Vec<u32>, DataError> {
+        let (model, generation) = (&self.model, &self.generation);
+        Ok([model.ids(key, vocab)?, generation.ids(key, vocab)?].concat())
+    }
+
+    /// generation_config.json with these tokens as those that end a generation.
+    pub(crate) fn generation_with(&self, stop: &[u32]) -> Value {
+        let mut generation = match &self.generation.value {
+            Value::Object(entries) => entries.clone(),
+            _ => Default::default(),
+        };
+        generation.insert("eos_token_id".to_owned(), stop.into());
+        Value::Object(generation)
+    }
+
+    /// Whether `key` of tokenizer_config.json is true; `otherwise` where it is absent.
+    pub(crate) fn is_set(&self, key: &'static str, otherwise: bool) -> Result<bool, DataError> {
+        match self.tokenizer.entry(key) {
+            None => Ok(otherwise),
+            Some(Value::Bool(set)) => Ok(*set),
+            Some(other) => Err(self.tokenizer.refuse(key, "a boolean", describe(other))),
+        }
+    }
+}
+
+/// A special token, given by its text or by an object with the text as `content`.
+fn text_of(token: &Value) -> Option<&str> {
+    token.as_str().or_else(|| token.get("content")?.as_str())
+}
+
 /// A configuration file, which may be absent.
-struct Config {
-    path: PathBuf,
+#[derive(Debug)]
+pub(crate) struct Config {
+    pub(crate) path: PathBuf,
     value: Value,
 }
 
 impl Config {
     fn read(folder: &Path, name: &str) -> Result<Self, DataError> {
         let path = folder.join(name);
-        let value = match read_json(&path) {
-            Err(DataError::Read { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => {
-                Value::Null
-            }
-            value => value?,
-        };
+        let value = if_there(read_json(&path))?.unwrap_or_default();
         Ok(Self { path, value })
     }
 
-    fn entry(&self, key: &str) -> Option<&Value> {
+    pub(crate) fn entry(&self, key: &str) -> Option<&Value> {
         self.value.get(key).filter(|value| !value.is_null())
     }
 
@@ -126,26 +227,20 @@ impl Config {
         }
     }
 
-    /// The id of a token given by its text, or by an object with the text as `content`.
-    fn token(&self, key: &'static str, hf: &HfTokenizer) -> Result<Option<u32>, DataError> {
-        let Some(value) = self.entry(key) else {
-            return Ok(None);
-        };
-        let Some(token) = value.as_str().or_else(|| value.get("content")?.as_str()) else {
-            return Err(self.refuse(key, "a string or an object with `content`", describe(value)));
-        };
-        let id = hf.token_to_id(token).ok_or_else(|| {
-            let expected = "a token of tokenizer.json";
-            self.refuse(key, expected, format!("`{token}`, which it lacks"))
-        })?;
-        Ok(Some(id))
-    }
-
-    /// The ids under `key`: one number, or an array of them.
-    fn ids(&self, key: &'static str) -> Result<Vec<u32>, DataError> {
+    /// The ids under `key`: one number, or an array of them, each of the vocabulary.
+    fn ids(&self, key: &'static str, vocab: usize) -> Result<Vec<u32>, DataError> {
         let id = |value: &Value| {
             let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
-            id.ok_or_else(|| self.refuse(key, "a token id or an array of them", describe(value)))
+            let id = id.ok_or_else(|| {
+                self.refuse(key, "a token id or an array of them", describe(value))
+            })?;
+            match (id as usize) < vocab {
+                true => Ok(id),
+                false => {
+                    let found = format!("{id} for a vocab_size of {vocab}");
+                    Err(self.refuse(key, "ids below the model's vocab_size", found))
+                }
+            }
         };
         match self.entry(key) {
             None => Ok(Vec::new()),

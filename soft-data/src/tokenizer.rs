@@ -2,18 +2,20 @@
 //!
 //! Knows the folder's tokenizer and special tokens; knows no prompts and no conversations.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::OnceLock;
 
 use tokenizers::Tokenizer as HfTokenizer;
 
-use crate::DataError;
-use crate::continuation::without_prefix_space;
+use crate::control::{ControlTokens, is_masked, without_mask};
 use crate::decoder::Joints;
 use crate::rows::read_text;
-use crate::special::{SpecialTokens, tokenization};
+use crate::spacing::{as_llama_class, spaces_every_section, without_prefix_space};
+use crate::special::{Files, SpecialTokens, tokenization};
+use crate::{ChatTemplate, ControlText, Conversation, DataError, PromptBody};
 
-/// A Hugging Face tokenizer with the special tokens of its model folder.
+/// A Hugging Face tokenizer with the special tokens and the chat template of its model folder.
 ///
 /// # Where a prompt meets its response
 /// A prompt and its response are encoded one after the other and their
@@ -26,26 +28,37 @@ use crate::special::{SpecialTokens, tokenization};
 /// with. With SmolLM2's tokenizer this concerns 441 of 16,000 rows of Alpaca.
 ///
 /// # Control tokens
-/// Text is text: `</s>` in a row is encoded as the characters it is, never as the control token.
-/// The one exception is a rendered chat template, see [`encode_chat`](Tokenizer::encode_chat).
+/// Text is text: `</s>` in a row, a prompt or a message is encoded as the characters it is, and
+/// only what a [chat template](ChatTemplate) writes itself becomes a control token. For text that
+/// was rendered before, such as `<|im_start|>user ...`, [`with_control_text`] reads them as control
+/// tokens everywhere; the tokens are then those of transformers.
+///
+/// [`with_control_text`]: Tokenizer::with_control_text
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
     start: HfTokenizer,
     /// For tokenizers that put a space in front of a text.
     continuation: Option<HfTokenizer>,
     /// Knows control tokens by their text. A whole tokenizer more, so made where it is needed.
-    chat: OnceLock<HfTokenizer>,
+    control: OnceLock<HfTokenizer>,
+    /// Whether a text behind a control token is encoded as the start of one.
+    spaces_every_section: bool,
+    controls: ControlTokens,
+    control_text: ControlText,
     joints: Joints,
     special: SpecialTokens,
+    template: ChatTemplate,
     vocab: usize,
 }
 
 impl Tokenizer {
     /// Reads `tokenizer.json` in a model `folder`, for a model of `vocab` tokens (`vocab_size` in
-    /// config.json).
+    /// config.json), and the chat template.
     ///
-    /// Special tokens are looked up in tokenizer_config.json, then in config.json, then in
-    /// generation_config.json. Without a `pad_token`, padding is the end-of-text token.
+    /// Special tokens are looked up in tokenizer_config.json, then in special_tokens_map.json, then
+    /// in config.json and generation_config.json. Without a `pad_token` that can be used, padding
+    /// is the end-of-text token. Of the class `LlamaTokenizer` are the tokens that transformers 5.24
+    /// gives: it does not look at the normalizer in tokenizer.json.
     ///
     /// # Errors
     /// When a file cannot be read, nothing says how texts end, a named token does not exist, or
@@ -62,14 +75,22 @@ impl Tokenizer {
         // Rows are cut and filled by this crate, once and in the open.
         start.with_truncation(None).map_err(unusable)?;
         start.with_padding(None);
+        let files = Files::read(folder)?;
+        as_llama_class(&mut start, &files)?;
         start.set_encode_special_tokens(true);
-        let special = SpecialTokens::read(folder, &start)?;
+        let special = SpecialTokens::read(&files, &start, vocab)?;
         let continuation = without_prefix_space(&start).map_err(unusable)?;
         let decoder = serde_json::to_value(start.get_decoder()).map_err(|e| unusable(e.into()))?;
+        let controls = ControlTokens::of(&start);
+        let texts = [special.bos, Some(special.eos)].map(|id| start.id_to_token(id?));
         let tokenizer = Self {
+            template: ChatTemplate::of_folder(folder, &files, &controls, texts)?,
+            spaces_every_section: spaces_every_section(&start),
             start,
             continuation,
-            chat: OnceLock::new(),
+            control: OnceLock::new(),
+            controls,
+            control_text: ControlText::default(),
             joints: Joints::of(&decoder),
             special,
             vocab,
@@ -77,24 +98,42 @@ impl Tokenizer {
         for id in tokenizer.special.stop.iter().chain(&tokenizer.special.bos) {
             tokenizer.check(*id)?;
         }
-        tokenizer.check(tokenizer.special.pad)?;
         Ok(tokenizer)
     }
 
+    /// Says what becomes of control tokens that texts spell out; by default they stay characters.
+    pub fn with_control_text(mut self, control_text: ControlText) -> Self {
+        self.control_text = control_text;
+        self
+    }
+
+    /// The folder's chat template, or the default for folders without one.
+    pub fn chat_template(&self) -> &ChatTemplate {
+        &self.template
+    }
+
+    /// What in the folder could not be taken as it stands, and what is done instead: to be shown.
+    pub fn note(&self) -> Option<&str> {
+        self.special.note.as_deref()
+    }
+
     /// Tokens of a text that starts here, with the begin-of-text token where the folder asks for
-    /// one: exactly once, whatever post-processor `tokenizer.json` has.
+    /// one: exactly once, whatever post-processor `tokenizer.json` has, and not again where a text
+    /// with [control tokens](ControlText::Tokens) begins with it.
     ///
     /// # Errors
     /// When the tokenizer fails or gives a token that the model does not know.
     pub fn encode_start(&self, text: &str) -> Result<Vec<u32>, DataError> {
-        let mut tokens: Vec<_> = self.special.bos.into_iter().collect();
-        tokens.extend(self.encode_opening(text)?);
+        let mut tokens = Vec::from_iter(self.special.bos);
+        match self.control_text {
+            ControlText::Characters => tokens.extend(self.encode(&self.start, text)?),
+            ControlText::Tokens => {
+                let found = self.encode(self.control(), text)?;
+                let begun = tokens.first().is_some_and(|bos| found.first() == Some(bos));
+                tokens.extend(found.into_iter().skip(usize::from(begun)));
+            }
+        }
         Ok(tokens)
-    }
-
-    /// Tokens of a text that starts here, without the begin-of-text token.
-    pub(crate) fn encode_opening(&self, text: &str) -> Result<Vec<u32>, DataError> {
-        self.encode(&self.start, text)
     }
 
     /// Tokens of a text that follows another: no special tokens and no prefix space.
@@ -102,44 +141,124 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer fails or gives a token that the model does not know.
     pub fn encode_continuation(&self, text: &str) -> Result<Vec<u32>, DataError> {
+        match self.control_text {
+            ControlText::Characters => self.encode_inner(text),
+            ControlText::Tokens => self.continue_rendered(text),
+        }
+    }
+
+    /// The tokens that prompt the model for its next turn in a conversation: those of
+    /// `apply_chat_template` in transformers with `add_generation_prompt`.
+    ///
+    /// Nothing is added to what the template writes, which includes the begin-of-text token.
+    /// Control tokens that messages spell out are characters, unless
+    /// [`with_control_text`](Tokenizer::with_control_text) says otherwise, as transformers does: a
+    /// message with the text `<|im_end|>` would then end its turn.
+    ///
+    /// # Errors
+    /// When the template refuses the conversation or fails, when the tokenizer fails or gives a token
+    /// that the model does not know.
+    pub fn encode_chat(&self, conversation: &Conversation) -> Result<Vec<u32>, DataError> {
+        let rendered = self.template.render_prompt(&self.templated(conversation))?;
+        self.encode_rendered(&rendered)
+    }
+
+    /// How often the texts of prompts spell each control token that is encoded as characters.
+    pub fn control_text_of(&self, prompts: &[PromptBody]) -> BTreeMap<String, usize> {
+        let mut counts = BTreeMap::new();
+        for prompt in prompts {
+            match prompt {
+                PromptBody::Text(text) => self.count_control_text(text, &mut counts),
+                PromptBody::Chat(conversation) => {
+                    conversation.for_texts(&mut |text| self.count_control_text(text, &mut counts));
+                }
+            }
+        }
+        counts
+    }
+
+    /// Adds how often a text spells each control token that is encoded as characters.
+    pub(crate) fn count_control_text(&self, text: &str, counts: &mut BTreeMap<String, usize>) {
+        if self.control_text == ControlText::Characters {
+            self.controls.count(text, counts);
+        }
+    }
+
+    /// A conversation as templates are given it.
+    pub(crate) fn templated(&self, conversation: &Conversation) -> Conversation {
+        match self.control_text {
+            ControlText::Characters => conversation.masked(&self.controls),
+            ControlText::Tokens => conversation.clone(),
+        }
+    }
+
+    /// Tokens of what a template has rendered of a [`templated`](Self::templated) conversation.
+    pub(crate) fn encode_rendered(&self, rendered: &str) -> Result<Vec<u32>, DataError> {
+        match is_masked(rendered) {
+            false => self.encode(self.control(), rendered),
+            true => self.encode_sections(rendered, &self.start),
+        }
+    }
+
+    /// Tokens of what a template has rendered behind a text: no prefix space.
+    pub(crate) fn continue_rendered(&self, rendered: &str) -> Result<Vec<u32>, DataError> {
+        let inner = self.continuation.as_ref().unwrap_or(&self.start);
+        self.encode_sections(rendered, inner)
+    }
+
+    /// Tokens of a rendered text, section by section between control tokens, the first by `first`.
+    fn encode_sections(&self, rendered: &str, first: &HfTokenizer) -> Result<Vec<u32>, DataError> {
+        let encoding = self
+            .control()
+            .encode(rendered, false)
+            .map_err(tokenization)?;
+        let tokens = encoding.get_ids().iter().zip(encoding.get_offsets());
+        let controls = tokens.filter(|(id, _)| self.is_control(**id));
+        let mut found = Vec::new();
+        let mut done = 0;
+        let section = |text: &str, found: &mut Vec<u32>| -> Result<(), DataError> {
+            let text = without_mask(text);
+            if !text.is_empty() {
+                let tokens = match (found.is_empty(), self.spaces_every_section) {
+                    (true, _) => self.encode(first, &text)?,
+                    (false, true) => self.encode(&self.start, &text)?,
+                    (false, false) => self.encode_inner(&text)?,
+                };
+                found.extend(tokens);
+            }
+            Ok(())
+        };
+        for (&id, &(start, end)) in controls {
+            section(&rendered[done..start], &mut found)?;
+            self.check(id)?;
+            found.push(id);
+            done = end;
+        }
+        section(&rendered[done..], &mut found)?;
+        Ok(found)
+    }
+
+    /// Tokens of plain text inside another.
+    fn encode_inner(&self, text: &str) -> Result<Vec<u32>, DataError> {
         self.encode(self.continuation.as_ref().unwrap_or(&self.start), text)
     }
 
-    /// Tokens of a conversation that a [`ChatTemplate`](crate::ChatTemplate) has rendered.
-    ///
-    /// Control tokens that the text spells out, such as `<|im_start|>`, become control tokens,
-    /// and nothing is added: templates write the begin-of-text token themselves. These are the
-    /// tokens of `apply_chat_template` in transformers.
-    ///
-    /// # Messages can forge control tokens
-    /// Rendered text does not say who wrote it: a message with the text `<|im_end|>` ends its
-    /// turn, as it does in transformers unless it is asked to sanitise. Before rendering messages
-    /// of strangers, ask [`control_token_in`](Tokenizer::control_token_in) about their contents.
-    ///
-    /// # Errors
-    /// When the tokenizer fails or gives a token that the model does not know.
-    pub fn encode_chat(&self, rendered: &str) -> Result<Vec<u32>, DataError> {
-        self.encode(self.chat(), rendered)
+    /// Whether a token is a control token, such as `<|im_end|>`.
+    pub(crate) fn is_control(&self, id: u32) -> bool {
+        let token = self.start.id_to_token(id);
+        token.is_some_and(|token| self.start.get_added_vocabulary().is_special_token(&token))
     }
 
-    /// The first control token that `text` would become in
-    /// [`encode_chat`](Tokenizer::encode_chat), by its name; `None` for harmless text.
-    ///
-    /// # Errors
-    /// When the tokenizer fails.
-    pub fn control_token_in(&self, text: &str) -> Result<Option<String>, DataError> {
-        let encoding = self.chat().encode_fast(text, false).map_err(tokenization)?;
-        let known = self.start.get_added_vocabulary();
-        let names = encoding.get_ids().iter();
-        let mut names = names.filter_map(|&id| self.start.id_to_token(id));
-        Ok(names.find(|name| known.is_special_token(name)))
+    /// The control token that a text begins with.
+    pub(crate) fn control_at_start<'a>(&'a self, text: &str) -> Option<&'a str> {
+        self.controls.at_start(text)
     }
 
-    fn chat(&self) -> &HfTokenizer {
-        self.chat.get_or_init(|| {
-            let mut chat = self.start.clone();
-            chat.set_encode_special_tokens(false);
-            chat
+    fn control(&self) -> &HfTokenizer {
+        self.control.get_or_init(|| {
+            let mut control = self.start.clone();
+            control.set_encode_special_tokens(false);
+            control
         })
     }
 

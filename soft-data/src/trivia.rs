@@ -8,6 +8,8 @@
 
 use std::path::Path;
 
+use serde_json::Value;
+
 use crate::rows::{Field, describe, read_json, records};
 use crate::{DataError, Record, TriviaQuestion};
 
@@ -28,15 +30,20 @@ pub fn trivia_prompt(question: &str) -> String {
 /// id or the canonical answer (as the official test files do).
 pub fn read_trivia_qa(path: impl AsRef<Path>) -> Result<Vec<Record>, DataError> {
     let path = path.as_ref();
-    let file = read_json(path)?;
-    let Some(rows) = file.get("Data").and_then(|data| data.as_array()) else {
+    let mut file = read_json(path)?;
+    let Some(Value::Array(rows)) = file.get_mut("Data").map(Value::take) else {
         return Err(DataError::Layout {
             path: path.to_owned(),
             expected: "an object with an array `Data`",
             found: describe(&file),
         });
     };
-    records(path, rows, record)
+    match rows.is_empty() {
+        true => Err(DataError::NoRows {
+            path: path.to_owned(),
+        }),
+        false => records(path, (1..).zip(rows), record),
+    }
 }
 
 fn record(row: &Field, number: usize) -> Result<Record, DataError> {

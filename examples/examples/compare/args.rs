@@ -9,6 +9,7 @@ use soft_data::Format;
 use soft_examples::device::PlaceArgs;
 use soft_examples::evaluation::OutputArgs;
 use soft_examples::subject::NamedFolder;
+use soft_examples::tokens::TokenArgs;
 
 #[derive(Parser, Debug)]
 #[command(
@@ -79,6 +80,8 @@ pub struct Args {
     /// Longest row in tokens
     #[arg(long, default_value_t = 512)]
     pub max_len: usize,
+    #[command(flatten)]
+    pub tokens: TokenArgs,
     #[command(flatten)]
     pub device: PlaceArgs,
     #[command(flatten)]

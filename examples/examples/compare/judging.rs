@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use soft_core::Exit;
-use soft_data::{ChatTemplate, Message, Role, alpaca_prompt};
+use soft_data::{Conversation, Instruction, alpaca_prompt};
 use soft_eval::results::{Finding, JudgeQualityTable, JudgedRow, JudgedTable};
 use soft_eval::{
     ChatJudge, ChatSettings, Comparison, EvalError, HumanVerdict, Judge, Judgement, Pair,
@@ -13,11 +13,11 @@ use soft_eval::{
 };
 use soft_examples::evaluation::Recorder;
 use soft_examples::progress::Progress;
-use soft_examples::prompts::Instruction;
 use soft_examples::subject::{NamedFolder, Subject};
 use soft_examples::table::{percent, table};
 
 use crate::args::{Args, JudgeChoice};
+use soft_examples::outln;
 
 /// A judge and the file of its verdicts.
 pub struct Judging {
@@ -154,7 +154,7 @@ impl Judging {
             progress.step("people's pairs")
         })?;
         progress.finish();
-        println!(
+        outln!(
             "\n{} beside people: {} % like the majority of {} pairs, kappa {:.2}; people among themselves {} %, kappa {:.2}",
             self.name,
             percent(quality.accuracy.estimate),
@@ -200,7 +200,7 @@ fn print_scores(judge: &str, rows: &[JudgedRow]) {
         "unclear",
         "same in both orders %",
     ];
-    println!(
+    outln!(
         "\njudged by {judge}\n{}",
         table(&headings, rows.iter().map(line))
     );
@@ -209,7 +209,6 @@ fn print_scores(judge: &str, rows: &[JudgedRow]) {
 /// A model folder that judges.
 struct ModelJudge {
     subject: Subject,
-    template: Option<ChatTemplate>,
 }
 
 /// Is asked which response is better.
@@ -220,12 +219,8 @@ struct Likelier(ModelJudge, HashMap<(String, String), f64>);
 
 impl ModelJudge {
     fn load(folder: &NamedFolder, args: &Args) -> Result<Self> {
-        let subject = Subject::load(folder, args.device.open()?)?;
-        Ok(Self {
-            // A model without one is asked in plain text.
-            template: ChatTemplate::from_folder(&subject.folder).ok(),
-            subject,
-        })
+        let subject = Subject::load(folder, args.device.open()?, &args.tokens)?;
+        Ok(Self { subject })
     }
 
     /// The question as the user's turn, the answer as the beginning of the assistant's.
@@ -235,17 +230,14 @@ impl ModelJudge {
         continuation: &str,
     ) -> Result<(Vec<u32>, Vec<u32>), String> {
         let tokenizer = &self.subject.tokenizer;
-        let Some(template) = &self.template else {
+        if tokenizer.chat_template().is_default() {
+            // A model without a template was hardly trained on chats.
             return self.encode_text(prompt, continuation);
-        };
-        let said = Message {
-            role: Role::User,
-            content: prompt.to_owned(),
-        };
+        }
         let tokens = || -> Result<_> {
-            let rendered = template.render_prompt(&[said])?;
+            let question = Conversation::question(prompt);
             let continuation = tokenizer.encode_continuation(continuation.trim_start())?;
-            Ok((tokenizer.encode_chat(&rendered)?, continuation))
+            Ok((tokenizer.encode_chat(&question)?, continuation))
         };
         tokens().map_err(|error| error.to_string())
     }

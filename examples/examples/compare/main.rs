@@ -4,10 +4,15 @@
 mod args;
 mod judging;
 
+use std::process::ExitCode;
+
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use soft_core::{Exit, Exits};
-use soft_data::{Format, Record, alpaca_prompt, encode, encode_prompt, ordered_batches};
+use soft_data::{
+    Format, Instruction, Record, alpaca_prompt, encode, encode_prompt, ordered_batches,
+    read_instructions,
+};
 use soft_eval::results::{
     AgreementTable, AnswerDifference, DifferenceRow, DifferenceTable, Finding, Sample, SampleTable,
 };
@@ -15,17 +20,22 @@ use soft_eval::{AnsweredPrompt, ExitAgreement, Interval, Journal, Pairing};
 use soft_examples::device::listed;
 use soft_examples::evaluation::Recorder;
 use soft_examples::progress::Progress;
-use soft_examples::prompts::{Instruction, read_instructions};
 use soft_examples::subject::{Answer, Questions, Subject};
 use soft_examples::table::{figure, percent, table};
+use soft_examples::terminal;
 use soft_examples::trivia::{first_line, trivia_scores};
 
 use args::Args;
+use soft_examples::outln;
 
 /// Prompts of which the report shows the answers of every exit.
 const SAMPLES: usize = 3;
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    terminal::run(run)
+}
+
+fn run() -> Result<()> {
     if listed() {
         return Ok(());
     }
@@ -33,8 +43,8 @@ fn main() -> Result<()> {
     args.check()?;
     let judge = args.judge_choice()?;
     let place = args.device.open()?;
-    let ours = Subject::load(&args.ours, place.clone())?;
-    let theirs = Subject::load(&args.theirs, place)?;
+    let ours = Subject::load(&args.ours, place.clone(), &args.tokens)?;
+    let theirs = Subject::load(&args.theirs, place, &args.tokens)?;
     let exits = ours.trained.exits(args.exits.as_ref())?;
     exits
         .clone()
@@ -120,11 +130,12 @@ impl Args {
     }
 
     fn read_instructions(&self) -> Result<Vec<Instruction>> {
-        let limit = self.instructions_limit.unwrap_or(usize::MAX);
-        match &self.instructions {
-            Some(path) => read_instructions(path, limit),
-            None => Ok(Vec::new()),
-        }
+        let mut instructions = match &self.instructions {
+            Some(path) => read_instructions(path)?,
+            None => Vec::new(),
+        };
+        instructions.truncate(self.instructions_limit.unwrap_or(usize::MAX));
+        Ok(instructions)
     }
 }
 
@@ -287,7 +298,7 @@ impl Comparison<'_> {
             "KL, nats",
             "cosine",
         ];
-        println!(
+        outln!(
             "\nagreement with the full depth on its own answers\n{}",
             table(&headings, rows)
         );
@@ -486,12 +497,12 @@ fn print_differences(ours: &str, theirs: &str, rows: &[DifferenceRow]) {
         "EM normalised, points",
         "F1, points",
     ];
-    println!(
+    outln!(
         "{ours} less {theirs}, with 95 % intervals\n{}",
         table(&headings, rows.iter().map(line))
     );
     if let Some(row) = rows.last() {
-        println!(
+        outln!(
             "full-depth tax: {:+.1} % of the loss of {theirs} at exit {}",
             100.0 * row.loss.estimate / row.their_loss,
             row.exit

@@ -8,6 +8,7 @@ mod folder;
 mod llama;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
@@ -21,9 +22,11 @@ use soft_core::{
 };
 use soft_examples::hub::model_folder;
 use soft_examples::table::table;
+use soft_examples::terminal;
 
 use crate::folder::Folder;
 use crate::llama::Llama;
+use soft_examples::outln;
 
 const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tiny-llama");
 /// Logits of f32 differ by rounding only.
@@ -46,7 +49,11 @@ struct Args {
     steps: u64,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    terminal::run(run)
+}
+
+fn run() -> Result<()> {
     let args = Args::parse();
     let model = model_folder(&args.model)?;
     let mut folder = Folder::read(&model)?;
@@ -78,7 +85,7 @@ fn main() -> Result<()> {
         tolerance: TOLERANCE,
     }
     .check()?;
-    println!("candle obeys the laws of a nested model");
+    outln!("candle obeys the laws of a nested model");
     let prompts: Vec<_> = (0..3)
         .map(|row| Prompt::from(text(row, 3 + 2 * row)))
         .collect();
@@ -89,7 +96,7 @@ fn main() -> Result<()> {
         equality: Equality::WithinRounding,
         ..DecodingLaws::new(&short, prompts.clone(), exits.clone())
     };
-    println!(
+    outln!(
         "candle obeys the laws of decoding, tried on {} answers",
         laws.check()?.sequences
     );
@@ -140,7 +147,7 @@ fn same_losses(
         ]);
     }
     let losses = table(&["exit", "candle", "Burn"], rows);
-    println!("loss of each exit, in nats per token\n{losses}");
+    outln!("loss of each exit, in nats per token\n{losses}");
     Ok(())
 }
 
@@ -168,7 +175,7 @@ fn same_tokens(
         ]);
     }
     let headings = ["greedy decoding", "tokens, the same", "of early exits"];
-    println!("{}", table(&headings, rows));
+    outln!("{}", table(&headings, rows));
     Ok(())
 }
 
@@ -224,7 +231,7 @@ fn learns(
         optimizer.backward_step(&output.total)?;
     }
     for (exit, (first, last)) in exits.iter().zip(first.iter().zip(&last)) {
-        println!("exit {exit}: loss {first:.3} before, {last:.3} in step {steps}");
+        outln!("exit {exit}: loss {first:.3} before, {last:.3} in step {steps}");
         ensure!(steps < 2 || last < first, "exit {exit} learns nothing");
     }
     Ok(())

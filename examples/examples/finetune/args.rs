@@ -9,6 +9,7 @@ use soft_burn::{
 };
 use soft_core::Exits;
 use soft_data::Format;
+use soft_examples::tokens::TokenArgs;
 
 #[derive(Parser, Debug)]
 #[command(
@@ -25,7 +26,7 @@ pub struct Args {
     /// File of rows to learn from
     #[arg(long)]
     pub data: PathBuf,
-    /// Layout of the rows: alpaca, triviaqa or jsonl
+    /// Layout of the rows: alpaca, triviaqa, or jsonl for prompts with responses, conversations or texts
     #[arg(long)]
     pub format: Format,
     /// soft: all exits; sft: the full model only; ict: one new head per exit, all else frozen; balcony: one new block and norm per
@@ -91,6 +92,8 @@ pub struct Args {
     /// How the loss is differentiated: flat (memory-flat) or plain (one graph over all exits)
     #[arg(long, default_value = "flat", value_parser = objective)]
     pub objective: Objective,
+    #[command(flatten)]
+    pub tokens: TokenArgs,
     /// New folder for log, checkpoints and the trained model
     #[arg(long)]
     pub out: PathBuf,

@@ -6,17 +6,21 @@
 
 mod args;
 
+use std::path::Path;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use args::Args;
 use soft_burn::{
-    ExitLoss, Llama, LlamaConfig, LogLine, Run, RunData, RunSettings, devices, save_draft_tokens,
+    CompanionFile, ExitLoss, Llama, LlamaConfig, LogLine, Run, RunData, RunSettings, devices,
+    save_draft_tokens,
 };
 use soft_core::Exits;
 use soft_data::{
-    EncodeReport, Holdout, Loader, LoaderConfig, Tokenizer, encode, ordered_batches, split,
+    EncodeReport, Holdout, Loader, LoaderConfig, Tokenizer, chat_files, encode, ordered_batches,
+    split,
 };
 use soft_examples::decoding::draft_tokens_of;
 use soft_examples::device;
@@ -25,8 +29,15 @@ use soft_examples::progress::Progress;
 use soft_examples::recipe;
 use soft_examples::table::{figure, table};
 use soft_examples::tensorboard::EventFile;
+use soft_examples::terminal;
+use soft_examples::tokens::{say_of_default_template, warn_of_control_text};
+use soft_examples::{outln, statusln};
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    terminal::run(run)
+}
+
+fn run() -> Result<()> {
     if device::listed() {
         return Ok(());
     }
@@ -57,8 +68,12 @@ fn main() -> Result<()> {
     let exits = exits.for_depth(config.n_layers)?;
     args.train_settings(exits.clone(), 1)
         .check_within(&config)?;
-    let (data, rows) = load_rows(&args, &config)?;
-    let settings = run_settings(&args, exits, &data.stream, rows);
+    let Rows {
+        data,
+        report,
+        files,
+    } = load_rows(&args, &config)?;
+    let settings = run_settings(&args, exits, &data.stream, report)?;
     settings.validate()?;
     let draft_tokens = draft_tokens_of(data.stream.examples(), config.vocab);
     let run = if args.resume {
@@ -71,21 +86,32 @@ fn main() -> Result<()> {
             data,
         )?
     };
-    train(run.with_devices(further)?, &args, draft_tokens)
+    let run = run.with_devices(further)?.with_files(files);
+    train(run, &args, draft_tokens)
 }
 
 const DEFAULT_VALIDATION: usize = 128;
 
+/// What a run learns from.
+struct Rows {
+    data: RunData<Loader>,
+    report: EncodeReport,
+    /// Files that the trained model needs beside those of its base.
+    files: Vec<CompanionFile>,
+}
+
 /// Reads, encodes and splits the rows, and says what became of them.
-fn load_rows(args: &Args, config: &LlamaConfig) -> Result<(RunData<Loader>, EncodeReport)> {
+fn load_rows(args: &Args, config: &LlamaConfig) -> Result<Rows> {
     let mut records = args.format.read(&args.data)?;
     records.truncate(args.limit.unwrap_or(usize::MAX));
-    let tokenizer = Tokenizer::from_folder(&args.model, config.vocab)?;
+    let tokenizer = args.tokens.open(&args.model, config.vocab)?;
     let max_len = args.max_len.min(config.max_positions);
     let (examples, report) = encode(&records, &tokenizer, max_len)?;
-    eprintln!("{}: {report}", args.data.display());
+    statusln!("{}: {report}", args.data.display());
+    warn_of_control_text(&report.control_text);
+    let files = files_for_chats(&args.model, &tokenizer, &report)?;
     if !report.without_supervision.is_empty() {
-        eprintln!(
+        statusln!(
             "left out, nothing to learn within --max-len: rows {}",
             listed(&report.without_supervision)
         );
@@ -106,15 +132,44 @@ fn load_rows(args: &Args, config: &LlamaConfig) -> Result<(RunData<Loader>, Enco
         rows => ordered_batches(rows, tokenizer.pad(), args.batch)?,
     };
     let stream = loader;
-    Ok((RunData { stream, validation }, report))
+    Ok(Rows {
+        data: RunData { stream, validation },
+        report,
+        files,
+    })
 }
 
-fn run_settings(args: &Args, exits: Exits, loader: &Loader, rows: EncodeReport) -> RunSettings {
+/// What a model that is trained on conversations needs to be asked in their form; says what that is.
+fn files_for_chats(
+    folder: &Path,
+    tokenizer: &Tokenizer,
+    report: &EncodeReport,
+) -> Result<Vec<CompanionFile>> {
+    let files = chat_files(folder, tokenizer, report)?;
+    if !files.is_empty() {
+        say_of_default_template(tokenizer, folder);
+        let names: Vec<&str> = files.iter().map(|(name, _)| *name).collect();
+        statusln!("note: saved with the trained model: {}", names.join(", "));
+    }
+    let files = files.into_iter();
+    let files = files.map(|(name, text)| CompanionFile {
+        name: name.to_owned(),
+        text,
+    });
+    Ok(files.collect())
+}
+
+fn run_settings(
+    args: &Args,
+    exits: Exits,
+    loader: &Loader,
+    rows: EncodeReport,
+) -> Result<RunSettings> {
     let per_epoch = loader.batches_per_epoch() as f64 / args.accumulation.max(1) as f64;
     let steps = args
         .steps
         .unwrap_or((per_epoch * args.epochs).ceil() as u64);
-    RunSettings {
+    Ok(RunSettings {
         train: args.train_settings(exits, steps),
         validate_every: Some(args.validate_every),
         checkpoint_every: Some(args.checkpoint_every),
@@ -132,7 +187,7 @@ fn run_settings(args: &Args, exits: Exits, loader: &Loader, rows: EncodeReport) 
             // So that a resumed run notices when the file has changed.
             "rows": rows,
         }),
-    }
+    })
 }
 
 /// Draws the run to its end, or to Ctrl-C.
@@ -177,8 +232,8 @@ fn train(mut run: Run<Loader>, args: &Args, draft_tokens: Option<Vec<u32>>) -> R
         if interrupted.load(Ordering::SeqCst) && run.trainer().steps_done() < settings.steps {
             let checkpoint = run.checkpoint()?;
             progress.finish();
-            println!("stopped; checkpoint: {}", checkpoint.display());
-            println!("continue with the same command and --resume");
+            outln!("stopped; checkpoint: {}", checkpoint.display());
+            outln!("continue with the same command and --resume");
             return Ok(());
         }
     }
@@ -191,13 +246,13 @@ fn train(mut run: Run<Loader>, args: &Args, draft_tokens: Option<Vec<u32>>) -> R
         let rows = first.iter().zip(&last);
         let rows = rows.map(|(a, b)| [a.exit.to_string(), figure(a.loss), figure(b.loss)]);
         let at = |step| format!("validation loss, step {step}");
-        println!("{}", table(&["exit", &at(before), &at(after)], rows));
+        outln!("{}", table(&["exit", &at(before), &at(after)], rows));
     }
-    println!("model: {}", model.display());
+    outln!("model: {}", model.display());
     if args.lora.is_some() {
-        println!("adapter: {}", args.out.join("adapter").display());
+        outln!("adapter: {}", args.out.join("adapter").display());
     }
-    println!("log:   {}", args.out.join("log.jsonl").display());
+    outln!("log:   {}", args.out.join("log.jsonl").display());
     Ok(())
 }
 

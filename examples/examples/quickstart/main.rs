@@ -8,6 +8,7 @@
 mod report;
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
@@ -20,10 +21,13 @@ use soft_core::{Batch, Exits, ScoreSum};
 use soft_data::{Loader, LoaderConfig, Record, Tokenizer, encode, encode_prompt, ordered_batches};
 use soft_eval::results::{AnswerRow, ExitRow};
 use soft_eval::{AnswerScore, Journal, row_scores};
+use soft_examples::outln;
 use soft_examples::progress::Progress;
 use soft_examples::subject::{Answer, NamedFolder, Questions, Subject};
 use soft_examples::table::table;
+use soft_examples::terminal;
 use soft_examples::tiny_world::{Instruction, Split, World, vocabulary};
+use soft_examples::tokens::TokenArgs;
 
 /// The world that `pretrain_tiny` wrote about.
 const WORLD: u64 = 7;
@@ -33,7 +37,11 @@ const STEPS: u64 = 360;
 /// Most tokens of an answer.
 const ANSWER: usize = 12;
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    terminal::run(run)
+}
+
+fn run() -> Result<()> {
     let base = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tiny-llama");
     ensure!(
         base.exists(),
@@ -42,11 +50,11 @@ fn main() -> Result<()> {
     );
     let out = new_run_folder()?;
     let quickstart = Quickstart::new(&base, &out)?;
-    println!(
+    outln!(
         "SoFT quickstart: a LLaMA of 8 blocks, fine-tuned three ways, read at exits {}",
         quickstart.exits
     );
-    println!(
+    outln!(
         "{} instructions to learn, {} held out\n",
         quickstart.train.len(),
         quickstart.held_out.len()
@@ -68,14 +76,14 @@ fn main() -> Result<()> {
     let measured = measured.into_iter().collect::<Result<Vec<_>>>()?;
     print_scores(&quickstart.exits, &measured);
     quickstart.print_answers(&measured);
-    println!(
+    outln!(
         "\nSFT+ICT spends half of its steps on SFT and half on the heads, so that all three take as many steps."
     );
     let report = quickstart.report(&measured, &soft)?;
-    println!("model:  {}", soft.display());
-    println!("log:    {}", out.join("soft/log.jsonl").display());
-    println!("report: {}", report.display());
-    println!(
+    outln!("model:  {}", soft.display());
+    outln!("log:    {}", out.join("soft/log.jsonl").display());
+    outln!("report: {}", report.display());
+    outln!(
         "\nnow let its first blocks draft for the rest:\n  cargo run --release --example generate -- --model {} --mode speculative \\\n      --prompt {:?}",
         soft.display(),
         "question : put in order the words lemon egg icing . answer :"
@@ -189,7 +197,7 @@ impl Quickstart {
             name: name.to_owned(),
             folder: folder.to_owned(),
         };
-        let subject = Subject::load(&named, &self.device)?;
+        let subject = Subject::load(&named, &self.device, &TokenArgs::default())?;
         let rows = row_scores(&subject.model, &self.exits, &self.validation, || ())?;
         let prompts = self.prompts()?;
         let questions = Questions {
@@ -245,7 +253,7 @@ impl Quickstart {
     fn print_answers(&self, measured: &[Measured]) {
         for index in self.shown() {
             let asked = &self.held_out[index];
-            println!("\n{} [{}]", asked.prompt, asked.response);
+            outln!("\n{} [{}]", asked.prompt, asked.response);
             for measured in tuned(measured) {
                 for (exit, texts) in self.exits.iter().zip(&measured.texts) {
                     let text = &texts[index];
@@ -254,7 +262,7 @@ impl Quickstart {
                     } else {
                         " "
                     };
-                    println!("  {mark} {:<5} exit {exit}: {text}", measured.subject.name);
+                    outln!("  {mark} {:<5} exit {exit}: {text}", measured.subject.name);
                 }
             }
         }
@@ -292,5 +300,5 @@ fn print_scores(exits: &Exits, measured: &[Measured]) {
             ]);
         }
     }
-    println!("\non held-out prompts:\n{}", table(&headings, rows));
+    outln!("\non held-out prompts:\n{}", table(&headings, rows));
 }

@@ -6,58 +6,89 @@
 
 use std::io;
 
-use minijinja::value::{Kwargs, Value};
-use minijinja::{AutoEscape, Environment, Error, ErrorKind};
+use minijinja::value::{Kwargs, Value, ValueKind};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, escape_formatter};
 use minijinja_contrib::pycompat::unknown_method_callback;
 use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 
-use super::date;
+use super::source::{MARK, MARKS, TUPLE};
+use super::{bounds, date, python};
 
-/// An environment that runs templates as transformers does.
+/// An environment that runs templates as transformers does, within limits.
 pub(super) fn environment() -> Environment<'static> {
+    let mut environment = unlimited();
+    bounds::limit(&mut environment, unlimited);
+    environment
+}
+
+fn unlimited() -> Environment<'static> {
     let mut environment = Environment::new();
-    environment.set_trim_blocks(true);
-    environment.set_lstrip_blocks(true);
     environment.set_auto_escape_callback(|_| AutoEscape::None);
-    environment.set_unknown_method_callback(unknown_method_callback);
+    environment.set_unknown_method_callback(method);
+    environment.set_formatter(|out, state, value| match value.kind() {
+        ValueKind::Map | ValueKind::Seq | ValueKind::Iterable => {
+            bounds::printed_size(value)?;
+            Ok(out.write_str(&python::text_of(value))?)
+        }
+        _ => {
+            bounds::printed_size(value)?;
+            escape_formatter(out, state, value)
+        }
+    });
     environment.add_filter("tojson", to_json);
+    environment.add_filter("string", |value: &Value| python::text_of(value));
+    environment.add_filter(MARK, |text: &str| format!("{}{text}{}", MARKS[0], MARKS[1]));
+    environment.add_function(TUPLE, python::tuple);
     environment.add_function("raise_exception", raise_exception);
     environment.add_function("strftime_now", date::strftime_now);
     environment
 }
 
-/// `source` with the tags `generation` and `endgeneration`, which mark what the assistant says
-/// and print nothing, as a plain scope.
-pub(super) fn without_generation_tags(source: &str) -> String {
-    let mut rewritten = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(start) = rest.find("{%") {
-        let (text, tag) = rest.split_at(start);
-        let end = tag.find("%}").map_or(tag.len(), |end| end + 2);
-        let (tag, after) = tag.split_at(end);
-        rewritten += text;
-        let name = tag.trim_matches(|c: char| "{}%-+".contains(c) || c.is_whitespace());
-        rewritten += &match name {
-            "generation" => tag.replace(name, "with"),
-            "endgeneration" => tag.replace(name, "endwith"),
-            _ => tag.to_owned(),
-        };
-        rest = after;
+/// A method of Python's on a text, list or dictionary.
+fn method(state: &State, value: &Value, name: &str, arguments: &[Value]) -> Result<Value, Error> {
+    let whole: Vec<Value> = std::iter::once(value).chain(arguments).cloned().collect();
+    bounds::check_call(name, &whole)?;
+    match (name, value.as_str(), arguments) {
+        ("removeprefix", Some(text), [prefix]) => {
+            let prefix = prefix.as_str().unwrap_or_default();
+            Ok(text.strip_prefix(prefix).unwrap_or(text).into())
+        }
+        ("removesuffix", Some(text), [suffix]) => {
+            let suffix = suffix.as_str().unwrap_or_default();
+            Ok(text.strip_suffix(suffix).unwrap_or(text).into())
+        }
+        ("items", None, []) if value.kind() == ValueKind::Map => {
+            python::items(value).ok_or_else(|| ErrorKind::UnknownMethod.into())
+        }
+        _ => unknown_method_callback(state, value, name, arguments),
     }
-    rewritten + rest
 }
 
 fn raise_exception(message: String) -> Result<Value, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, message))
 }
 
+/// Spaces that JSON may be indented by.
+const MAX_INDENT: usize = 1000;
+
 /// JSON as `json.dumps(.., ensure_ascii=False, indent=..)` writes it.
 fn to_json(value: &Value, options: Kwargs) -> Result<Value, Error> {
     let indent: Option<usize> = options.get("indent")?;
+    // False is what transformers has by default; escapes are not offered.
+    let escaped: Option<bool> = options.get("ensure_ascii")?;
+    if escaped == Some(true) {
+        let cause = "tojson: expected ensure_ascii to be false, found true";
+        return Err(Error::new(ErrorKind::InvalidOperation, cause));
+    }
     options.assert_all_used()?;
     let json = match indent {
         None => json(value, PythonSpacing),
+        Some(width) if width > MAX_INDENT => {
+            let cause =
+                format!("tojson: expected an indent of at most {MAX_INDENT}, found {width}");
+            return Err(Error::new(ErrorKind::InvalidOperation, cause));
+        }
         Some(width) => {
             let indent = " ".repeat(width);
             json(value, PrettyFormatter::with_indent(indent.as_bytes()))
@@ -70,9 +101,25 @@ fn to_json(value: &Value, options: Kwargs) -> Result<Value, Error> {
 }
 
 fn json(value: &Value, formatter: impl Formatter) -> serde_json::Result<Vec<u8>> {
-    let mut json = Vec::new();
+    let mut json = Limited(Vec::new());
     value.serialize(&mut Serializer::with_formatter(&mut json, formatter))?;
-    Ok(json)
+    Ok(json.0)
+}
+
+/// Bytes that stop where a text becomes too long.
+struct Limited(Vec<u8>);
+
+impl io::Write for Limited {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.0.len() + bytes.len() > bounds::MAX_TEXT {
+            true => Err(io::Error::other("JSON of more than 16 MiB")),
+            false => self.0.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// One line, with a space behind commas and colons.
@@ -112,10 +159,8 @@ impl Formatter for PythonSpacing {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     fn render(template: &str) -> String {
-        environment().render_str(template, ()).unwrap()
+        super::super::run::render_plain(template).unwrap()
     }
 
     #[test]
@@ -136,11 +181,27 @@ mod tests {
     }
 
     #[test]
-    fn generation_tags_are_a_scope() {
-        let template = "{% for x in [1] %}\n  {%- generation -%}\n{% set y = x %}{{ y }}\n  {% endgeneration %}{% endfor %}";
-        assert_eq!(render(&without_generation_tags(template)), "1\n");
-        let other = "{{ generation }}{% set generation = 1 %}{%";
-        assert_eq!(without_generation_tags(other), other);
+    fn texts_are_formatted_as_in_python() {
+        assert_eq!(
+            render("{{ '%s and %d' % ('a', 2) }}|{{ '%s' % 'b' }}|{{ 7 % 4 }}"),
+            "a and 2|b|3"
+        );
+        assert_eq!(
+            render("{{ 'abc'.removeprefix('a').removesuffix('c') }}{{ 'abc'.removeprefix('b') }}"),
+            "babc"
+        );
+        assert_eq!(
+            render("{{ (1, 'a') }} {{ ['b', none] }} {{ {'k': 1}.items()|list }} {{ (1,) ~ 'x' }}"),
+            "(1, 'a') ['b', None] [('k', 1)] (1,)x"
+        );
+        assert_eq!(
+            render("{% for k, v in {'a': 1}.items() %}{{ k }}{{ v }}{% endfor %}"),
+            "a1"
+        );
+        assert_eq!(
+            render("{% set a, b = (1, 2) %}{{ a + b }}{{ ('x', 'y')[1] }}"),
+            "3y"
+        );
     }
 
     #[test]

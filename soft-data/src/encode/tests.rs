@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Message, Role};
+use crate::{ControlText, Message, Role};
 
 fn tokenizer(name: &str) -> Tokenizer {
     let folder = format!("{}/tests/tokenizers/{name}", env!("CARGO_MANIFEST_DIR"));
@@ -49,35 +49,123 @@ fn a_completion_learns_its_response_and_its_end() {
 #[test]
 fn a_conversation_learns_every_answer() {
     let tokenizer = tokenizer("bytes");
-    let message = |role, content: &str| Message {
-        role,
-        content: content.into(),
-    };
     let turns = vec![
-        message(Role::User, "a"),
-        message(Role::Assistant, "Paris"),
-        message(Role::User, "b"),
-        message(Role::Assistant, "<|im_end|>"),
+        Message::new(Role::User, "a"),
+        Message::new(Role::Assistant, "Paris"),
+        Message::new(Role::User, "b"),
+        Message::new(Role::Assistant, "<|im_end|>"),
+        Message::new(Role::User, "left out"),
     ];
     let record = Record::chat(5, turns);
-    let (example, _) = one(&record, &tokenizer, 999);
+    let (example, report) = one(&record, &tokenizer, 999);
     let text = tokenizer.decode(example.tokens()).unwrap();
     assert_eq!(
         text,
-        "user\na\nassistant\nParis\nuser\nb\nassistant\n<|im_end|>"
+        "user\na\nassistant\nParis\nuser\nb\nassistant\n<|im_end|>\n"
     );
     assert_eq!(learnt(&example, &tokenizer), "Paris<|im_end|>");
     assert_eq!(example.tokens().iter().filter(|&&id| id == 2).count(), 4);
-    assert_eq!(example.tokens().last(), Some(&2));
+    assert_eq!(example.supervised().last(), Some(&false), "the line break");
     assert!(
         example
             .tokens()
             .starts_with(&encode_prompt(&record, &tokenizer).unwrap())
     );
-    let error = encode(&[record], &self::tokenizer("pieces"), 99)
-        .unwrap_err()
-        .to_string();
-    assert!(error.starts_with("row 5 is a conversation"), "{error}");
+    assert_eq!(report.control_text, [("<|im_end|>".to_owned(), 1)].into());
+    assert_eq!(report.turn_ends, [2].into());
+}
+
+#[test]
+fn turns_that_are_written_otherwise_once_past_are_examples_of_their_own() {
+    let forgetful = "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if loop.last %}{{ m.content }}{% else %}{{ m.content[:1] }}{% endif %}<|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["tokenizer.json", "tokenizer_config.json", "config.json"] {
+        let original = format!(
+            "{}/tests/tokenizers/bytes/{file}",
+            env!("CARGO_MANIFEST_DIR")
+        );
+        std::fs::copy(original, folder.path().join(file)).unwrap();
+    }
+    std::fs::write(folder.path().join("chat_template.jinja"), forgetful).unwrap();
+    let tokenizer = Tokenizer::from_folder(&folder, 400).unwrap();
+    let turns = vec![
+        Message::new(Role::User, "q"),
+        Message::new(Role::Assistant, "first"),
+        Message::new(Role::User, "r"),
+        Message::new(Role::Assistant, "x"),
+        Message::new(Role::User, "s"),
+        Message::new(Role::Assistant, "third"),
+    ];
+    let record = Record::chat(1, turns);
+    let (examples, report) = encode(std::slice::from_ref(&record), &tokenizer, 999).unwrap();
+    let texts = examples.iter().map(|example| learnt(example, &tokenizer));
+    // "x" is the same once past, and is learnt with "third".
+    assert_eq!(texts.collect::<Vec<_>>(), ["first", "xthird"]);
+    assert_eq!((report.rows, report.kept), (1, 2));
+    let prompt = encode_prompt(&record, &tokenizer).unwrap();
+    assert!(examples[1].tokens().starts_with(&prompt));
+}
+
+#[test]
+fn an_answer_follows_the_very_tokens_of_its_prompt() {
+    // A line break that the answer begins with would melt into the prompt's.
+    let tokenizer = tokenizer("bytes");
+    let turns = vec![
+        Message::new(Role::User, "a"),
+        Message::new(Role::Assistant, "\nb"),
+    ];
+    let record = Record::chat(1, turns);
+    let (example, _) = one(&record, &tokenizer, 99);
+    let prompt = encode_prompt(&record, &tokenizer).unwrap();
+    assert!(example.tokens().starts_with(&prompt));
+    assert!(!example.supervised()[..prompt.len()].contains(&true));
+    assert_eq!(learnt(&example, &tokenizer), "\nb");
+}
+
+#[test]
+fn turns_without_a_control_token_end_in_the_end_of_text() {
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["tokenizer.json", "tokenizer_config.json", "config.json"] {
+        let original = format!(
+            "{}/tests/tokenizers/pieces/{file}",
+            env!("CARGO_MANIFEST_DIR")
+        );
+        std::fs::copy(original, folder.path().join(file)).unwrap();
+    }
+    let plain = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}";
+    std::fs::write(folder.path().join("chat_template.jinja"), plain).unwrap();
+    let tokenizer = Tokenizer::from_folder(&folder, 400).unwrap();
+    let turns = vec![
+        Message::new(Role::User, "a"),
+        Message::new(Role::Assistant, "b"),
+    ];
+    let (example, report) = one(&Record::chat(1, turns), &tokenizer, 99);
+    assert_eq!(example.tokens().last(), Some(&tokenizer.eos()));
+    assert_eq!(example.supervised().last(), Some(&true));
+    assert!(report.turn_ends.is_empty());
+}
+
+#[test]
+fn rendered_rows_are_counted_or_read_as_control_tokens() {
+    let tokenizer = tokenizer("bytes");
+    let prompt = "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n";
+    let record = Record::completion(1, prompt, "b<|im_end|>");
+    let (example, report) = one(&record, &tokenizer, 999);
+    let counted = [("<|im_end|>".to_owned(), 2), ("<|im_start|>".to_owned(), 2)];
+    assert_eq!(report.control_text, counted.into());
+    assert_eq!(example.tokens().iter().filter(|&&id| id == 2).count(), 1);
+
+    let open = tokenizer.clone().with_control_text(ControlText::Tokens);
+    let (example, report) = one(&record, &open, 999);
+    assert!(report.control_text.is_empty());
+    // The tokens of the same conversation, without the line break behind it, and one end.
+    let talk = vec![
+        Message::new(Role::User, "a"),
+        Message::new(Role::Assistant, "b"),
+    ];
+    let (chat, _) = one(&Record::chat(1, talk), &tokenizer, 999);
+    assert_eq!(example.tokens(), &chat.tokens()[..chat.len() - 1]);
+    assert_eq!(example.supervised(), &chat.supervised()[..chat.len() - 1]);
 }
 
 #[test]
@@ -99,6 +187,7 @@ fn cut_rows_are_counted_and_lost_rows_named() {
         tokens: 7 + 7 + 2,
         supervised_tokens: 3 + 1 + 1,
         longest: 7,
+        ..EncodeReport::default()
     };
     assert_eq!(report, expected);
     assert_eq!(examples[0].tokens().last(), Some(&tokenizer.eos()));

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
-use crate::TextStream;
+use crate::{ControlText, TextStream};
 
 fn folder(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -70,6 +70,91 @@ fn text_survives_both_ways() {
             text
         );
     }
+}
+
+#[test]
+fn tokens_are_those_of_transformers() {
+    let golden = fs::read_to_string(folder("golden.json")).unwrap();
+    let golden: Value = serde_json::from_str(&golden).unwrap();
+    let texts = golden["texts"].as_array().unwrap();
+    for variant in golden["variants"].as_array().unwrap() {
+        let name = variant["tokenizer"].as_str().unwrap();
+        let tokenizer = with_config(name, variant["entries"].clone()).unwrap();
+        let tokenizer = tokenizer.with_control_text(ControlText::Tokens);
+        for (text, tokens) in texts.iter().zip(variant["tokens"].as_array().unwrap()) {
+            let text = text.as_str().unwrap();
+            let mut wanted: Vec<u32> = serde_json::from_value(tokens.clone()).unwrap();
+            // Differs from transformers: a text that begins with the begin-of-text token gets no second.
+            if wanted.len() > 1 && tokenizer.bos() == Some(wanted[1]) {
+                wanted.remove(0);
+            }
+            let found = tokenizer.encode_start(text).unwrap();
+            assert_eq!(
+                found, wanted,
+                "{text:?} by {name} with {}",
+                variant["entries"]
+            );
+            // Without control tokens in it, a text has these tokens whatever is asked of them.
+            if tokenizer.controls.find(text).next().is_none() {
+                let plain = tokenizer.clone().with_control_text(ControlText::Characters);
+                assert_eq!(plain.encode_start(text).unwrap(), wanted, "{text:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn continuations_spell_control_tokens_where_asked() {
+    for name in ["bytes", "pieces"] {
+        let tokenizer = tokenizer(name).with_control_text(ControlText::Tokens);
+        let end = tokenizer.token_id(["<|im_end|>", "</s>"][usize::from(name == "pieces")]);
+        let spelled = ["Paris<|im_end|>a", "Paris</s>a"][usize::from(name == "pieces")];
+        let tokens = tokenizer.encode_continuation(spelled).unwrap();
+        let at = tokens.iter().position(|&id| Some(id) == end).unwrap();
+        assert_eq!(
+            tokens[..at],
+            tokenizer.encode_continuation("Paris").unwrap()
+        );
+    }
+}
+
+#[test]
+fn padding_that_cannot_be_used_is_no_obstacle() {
+    assert_eq!(tokenizer("bytes").note(), None);
+    let lacking = with_config("bytes", json!({"pad_token": "[PAD]"})).unwrap();
+    assert_eq!(lacking.pad(), lacking.eos());
+    assert!(
+        lacking
+            .note()
+            .unwrap()
+            .contains("`[PAD]`, but tokenizer.json lacks it")
+    );
+    let outside = json!({"tokenizer.json": {"added_tokens": [
+        {"id": 0, "content": "<|endoftext|>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true},
+        {"id": 1, "content": "<|im_start|>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true},
+        {"id": 2, "content": "<|im_end|>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true},
+        {"id": 270, "content": "[PAD]", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true}]},
+        "tokenizer_config.json": {"pad_token": "[PAD]"}});
+    let copy = changed("bytes", outside);
+    let outside = Tokenizer::from_folder(copy.path(), 270).unwrap();
+    assert_eq!(outside.pad(), outside.eos());
+    let note = outside.note().unwrap();
+    assert!(
+        note.contains("its id 270 is outside the model's vocabulary of 270"),
+        "{note}"
+    );
+}
+
+#[test]
+fn special_tokens_may_be_named_by_their_map_alone() {
+    let copy = changed(
+        "bytes",
+        json!({"tokenizer_config.json": {"eos_token": null}}),
+    );
+    let map = json!({"eos_token": {"content": "<|endoftext|>"}, "bos_token": "<|im_start|>"});
+    fs::write(copy.path().join("special_tokens_map.json"), map.to_string()).unwrap();
+    let tokenizer = Tokenizer::from_folder(copy.path(), 1000).unwrap();
+    assert_eq!(tokenizer.eos(), 0);
 }
 
 #[test]

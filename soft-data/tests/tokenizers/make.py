@@ -16,6 +16,12 @@ def special(id, content):
             "normalized": False, "special": True}
 
 
+def added(content):
+    """A token as tokenizer_config.json has it."""
+    return {"__type": "AddedToken", "content": content, "lstrip": False, "normalized": False, "rstrip": False,
+            "single_word": False}
+
+
 def byte_alphabet():
     """GPT-2's printable stand-ins for the 256 bytes, in byte order."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
@@ -91,7 +97,7 @@ def make_pieces():
             {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
         "model": model,
     }, {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "add_eos_token": False,
-        "bos_token": {"content": "<s>"}, "eos_token": {"content": "</s>"}, "pad_token": None},
+        "bos_token": added("<s>"), "eos_token": added("</s>"), "pad_token": None},
         {"vocab_size": len(model["vocab"]), "bos_token_id": 1, "eos_token_id": 2})
 
 

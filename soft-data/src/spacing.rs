@@ -1,17 +1,60 @@
-//! The same tokenizer for text that continues another text.
+//! The space in front of texts: where a tokenizer puts one, and where it must not.
 //!
 //! LLaMA 2 and its like put a space in front of every text they encode. That is right for the
 //! start of a text and wrong for a response that follows a prompt: `Answer:` and ` Paris` would
 //! join with two spaces, `Response:` and `Paris` with one that nobody wrote. Knows the three ways
 //! in which `tokenizer.json` can ask for that space, and takes it out. The decoder, which strips
 //! that space again, then keeps it.
+//!
+//! Source: the tokenizers crate; for folders of the class `LlamaTokenizer`, transformers 5.24's
+//! `tokenization_llama.py`, which makes normalizer and pre-tokenizer anew.
 
 use serde_json::{Value, json};
 use tokenizers::{
-    DecoderWrapper, NormalizerWrapper, PreTokenizerWrapper, Tokenizer as HfTokenizer,
+    DecoderWrapper, ModelWrapper, NormalizerWrapper, PreTokenizerWrapper, Tokenizer as HfTokenizer,
 };
 
+use crate::DataError;
 use crate::decoder::{Joints, without_strip};
+use crate::special::Files;
+
+/// `hf` as transformers reads it in a folder of the class `LlamaTokenizer`: a space in front of the
+/// text, and with `legacy` in front of what follows a control token, unless it has one already.
+pub(crate) fn as_llama_class(hf: &mut HfTokenizer, files: &Files) -> Result<(), DataError> {
+    let is_bpe = matches!(hf.get_model(), ModelWrapper::BPE(_));
+    let decoder = serde_json::to_value(hf.get_decoder()).unwrap_or_default();
+    if !files.is_llama_class() || !is_bpe || Joints::of(&decoder) != Joints::Pieces {
+        return Ok(());
+    }
+    let prefix = files.is_set("add_prefix_space", true)?;
+    let scheme = match (prefix, files.is_set("legacy", false)?) {
+        (false, _) => "never",
+        (true, false) => "first",
+        (true, true) => "always",
+    };
+    let metaspace =
+        json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": false});
+    let unusable = |cause: serde_json::Error| DataError::Tokenization {
+        cause: cause.to_string(),
+    };
+    let metaspace: PreTokenizerWrapper = serde_json::from_value(metaspace).map_err(unusable)?;
+    let none: Option<NormalizerWrapper> = None;
+    hf.with_normalizer(none)
+        .map_err(crate::special::tokenization)?;
+    hf.with_pre_tokenizer(Some(metaspace));
+    if !prefix {
+        let bare: Option<DecoderWrapper> =
+            serde_json::from_value(without_strip(&decoder)).map_err(unusable)?;
+        hf.with_decoder(bare);
+    }
+    Ok(())
+}
+
+/// Whether what follows a control token gets a space in front, as a text's start does.
+pub(crate) fn spaces_every_section(hf: &HfTokenizer) -> bool {
+    let pre_tokenizer = serde_json::to_string(&hf.get_pre_tokenizer()).unwrap_or_default();
+    !pre_tokenizer.contains("\"prepend_scheme\":\"first\"")
+}
 
 /// `hf` without its prefix space; `None` if it neither adds nor strips one.
 pub(crate) fn without_prefix_space(

@@ -1,0 +1,120 @@
+//! What programs print: lines that a closed pipe, a full disk or a terminal that is gone cannot turn
+//! into a panic, and in which no file can hide escape codes.
+
+use std::borrow::Cow;
+use std::fmt::Arguments;
+use std::io::{self, ErrorKind, Write};
+use std::process::ExitCode;
+use std::sync::OnceLock;
+
+use anyhow::{Error, Result};
+
+/// Prints a line of results to standard output.
+#[macro_export]
+macro_rules! outln {
+    ($($text:tt)*) => { $crate::terminal::out_line(format_args!($($text)*)) };
+}
+
+/// Prints a line about the work to standard error.
+#[macro_export]
+macro_rules! statusln {
+    ($($text:tt)*) => { $crate::terminal::status_line(format_args!($($text)*)) };
+}
+
+/// Why standard output could not be written, the first time; nothing is written after it.
+static LOST_OUTPUT: OnceLock<io::Error> = OnceLock::new();
+
+/// The work of [`outln!`].
+pub fn out_line(text: Arguments) {
+    if LOST_OUTPUT.get().is_none() {
+        let line = format!("{text}\n");
+        if let Err(cause) = io::stdout().write_all(clean(&line).as_bytes()) {
+            let _ = LOST_OUTPUT.set(cause);
+        }
+    }
+}
+
+/// The work of [`statusln!`]. That nobody reads it is no reason to stop.
+pub fn status_line(text: Arguments) {
+    let line = format!("{text}\n");
+    let _ = io::stderr().write_all(clean(&line).as_bytes());
+}
+
+/// Runs a program and says what went wrong. A reader of the output that has read enough, as `head`
+/// does, is no failure; a full disk is one.
+pub fn run(program: impl FnOnce() -> Result<()>) -> ExitCode {
+    run_with_status(|| program().map(|()| ExitCode::SUCCESS))
+}
+
+/// The same for a program that chooses its own exit status.
+pub fn run_with_status(program: impl FnOnce() -> Result<ExitCode>) -> ExitCode {
+    let done = program();
+    let _ = io::stdout().flush();
+    match (done, LOST_OUTPUT.get()) {
+        (Ok(status), None) => status,
+        (Ok(status), Some(cause)) if cause.kind() == ErrorKind::BrokenPipe => status,
+        (Ok(_), Some(cause)) => {
+            status_line(format_args!(
+                "Error: cannot write to standard output: {cause}"
+            ));
+            ExitCode::FAILURE
+        }
+        (Err(error), _) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        (Err(error), _) => {
+            status_line(format_args!("Error: {error:?}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_broken_pipe(error: &Error) -> bool {
+    let io = error.downcast_ref::<io::Error>();
+    io.is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
+}
+
+/// Digits of a number that is shown whole.
+const MOST_DIGITS: usize = 40;
+
+/// A text without control characters other than line breaks and tabs, and with numbers of a readable
+/// length.
+pub fn clean(text: &str) -> Cow<'_, str> {
+    let plain = |c: char| !c.is_control() || c == '\n' || c == '\t';
+    let longest = text
+        .split(|c: char| !c.is_ascii_digit())
+        .map(str::len)
+        .max();
+    let short = longest.unwrap_or(0) <= MOST_DIGITS;
+    if short && text.chars().all(plain) {
+        return Cow::Borrowed(text);
+    }
+    let mut cleaned = String::with_capacity(text.len());
+    let mut digits = 0;
+    for character in text.chars().filter(|&c| plain(c)) {
+        digits = if character.is_ascii_digit() {
+            digits + 1
+        } else {
+            0
+        };
+        match digits {
+            0..=MOST_DIGITS => cleaned.push(character),
+            _ if digits == MOST_DIGITS + 1 => cleaned.push('…'),
+            _ => {}
+        }
+    }
+    Cow::Owned(cleaned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escape_codes_and_endless_numbers_are_taken_out() {
+        assert_eq!(clean("a\x1b[31m\u{9b}b\r\u{7f}\tc\n"), "a[31mb\tc\n");
+        assert_eq!(
+            clean(&format!("x{}y", "1".repeat(300))),
+            format!("x{}…y", "1".repeat(40))
+        );
+        assert!(matches!(clean("as it is 12345"), Cow::Borrowed(_)));
+    }
+}

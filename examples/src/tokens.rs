@@ -1,0 +1,67 @@
+//! How texts become tokens, from the command line, and what is said of it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::Result;
+use clap::Args;
+use soft_data::{ControlText, Tokenizer};
+
+use crate::statusln;
+
+/// How texts become tokens.
+#[derive(Args, Debug, Clone, Default)]
+pub struct TokenArgs {
+    /// Encode control tokens that texts spell out, such as <|im_start|>, as control tokens, as transformers does: for texts that a chat
+    /// template has rendered before. Without it they are characters; leave it out for texts of strangers
+    #[arg(long)]
+    pub control_tokens: bool,
+}
+
+impl TokenArgs {
+    /// The tokenizer of a model folder. What in the folder could not be taken as it stands is said.
+    pub fn open(&self, folder: &Path, vocab: usize) -> Result<Tokenizer> {
+        let tokenizer = Tokenizer::from_folder(folder, vocab)?;
+        if let Some(note) = tokenizer.note() {
+            statusln!("note: {note}");
+        }
+        Ok(tokenizer.with_control_text(match self.control_tokens {
+            true => ControlText::Tokens,
+            false => ControlText::Characters,
+        }))
+    }
+}
+
+/// Warns of control tokens that were encoded as characters.
+pub fn warn_of_control_text(counts: &BTreeMap<String, usize>) {
+    let total: usize = counts.values().sum();
+    if total == 0 {
+        return;
+    }
+    let mut most: Vec<_> = counts.iter().collect();
+    most.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+    let named = most.iter().take(4);
+    let named = named.map(|(token, count)| format!("{count} {token}"));
+    let named: Vec<String> = named.collect();
+    statusln!(
+        "warning: the texts spell {total} control tokens ({}{}), which were encoded as characters; if they were rendered by a chat template, \
+         --control-tokens encodes them as control tokens",
+        named.join(", "),
+        if most.len() > 4 { ", ..." } else { "" }
+    );
+}
+
+/// Says so where a folder has no chat template, and what is taken instead.
+pub fn say_of_default_template(tokenizer: &Tokenizer, folder: &Path) {
+    let template = tokenizer.chat_template();
+    if template.is_default() {
+        let kind = match template.source().contains("<|im_start|>") {
+            true => "ChatML",
+            false => "<|role|> lines, each turn ended by the end-of-text token",
+        };
+        statusln!(
+            "note: {} has no chat template: conversations are put into the default, {kind}",
+            folder.display()
+        );
+    }
+}

@@ -1,0 +1,373 @@
+//! Conversations: messages with roles, as files and chat templates have them.
+//!
+//! Knows the layout of OpenAI's `messages` and of ShareGPT's `conversations`; how a conversation
+//! becomes text is its model's [`ChatTemplate`](crate::ChatTemplate).
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde_json::{Map, Value, json};
+
+use crate::DataError;
+use crate::rows::{Field, describe};
+
+/// A conversation, with the tools that the model may call in it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Conversation {
+    /// What is said, in order.
+    pub messages: Vec<Message>,
+    /// JSON schemas of the tools; templates see `tools` as none where there are none.
+    pub tools: Vec<Value>,
+}
+
+/// One turn of a conversation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Message {
+    /// Who speaks.
+    pub role: Role,
+    /// What is said; none beside tool calls.
+    pub content: Option<String>,
+    /// Further keys that templates may read, such as `tool_calls` and `name`.
+    pub other: Map<String, Value>,
+}
+
+/// Who speaks in a conversation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Instructions that hold for the whole conversation.
+    System,
+    /// The one who asks.
+    User,
+    /// The model; its turns are learnt.
+    Assistant,
+    /// What a tool returned.
+    Tool,
+}
+
+impl Role {
+    const ALL: [Self; 4] = [Self::System, Self::User, Self::Assistant, Self::Tool];
+
+    /// The name used in files and in prompts.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::System => "system",
+            Self::User => "user",
+            Self::Assistant => "assistant",
+            Self::Tool => "tool",
+        }
+    }
+
+    fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|role| role.name() == name)
+    }
+
+    /// ShareGPT's names of the speakers, and those that its descendants use.
+    fn from_share_gpt(name: &str) -> Option<Self> {
+        match name {
+            "human" => Some(Self::User),
+            "gpt" | "chatgpt" | "model" => Some(Self::Assistant),
+            "observation" => Some(Self::Tool),
+            name => Self::from_name(name),
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Role {
+    type Err = DataError;
+
+    fn from_str(name: &str) -> Result<Self, DataError> {
+        Self::from_name(name).ok_or_else(|| DataError::UnknownRole {
+            found: name.to_owned(),
+        })
+    }
+}
+
+impl Message {
+    /// A turn of plain text.
+    pub fn new(role: Role, content: impl Into<String>) -> Self {
+        Self {
+            role,
+            content: Some(content.into()),
+            other: Map::new(),
+        }
+    }
+
+    /// The turn as templates see it: role and content first, which `tojson` shows.
+    pub(crate) fn to_json(&self) -> Value {
+        let mut turn = json!({"role": self.role.name(), "content": self.content});
+        if let Value::Object(turn) = &mut turn {
+            turn.extend(self.other.clone());
+        }
+        turn
+    }
+
+    /// Whether the model says something here, if only a call of a tool.
+    fn is_answer(&self) -> bool {
+        self.role == Role::Assistant
+            && (self.other.contains_key("tool_calls")
+                || self
+                    .content
+                    .as_ref()
+                    .is_some_and(|text| !text.trim().is_empty()))
+    }
+}
+
+impl From<Vec<Message>> for Conversation {
+    fn from(messages: Vec<Message>) -> Self {
+        Self {
+            messages,
+            tools: Vec::new(),
+        }
+    }
+}
+
+impl Conversation {
+    /// One question of a user.
+    pub fn question(content: impl Into<String>) -> Self {
+        vec![Message::new(Role::User, content)].into()
+    }
+
+    /// Whether nothing is there to learn.
+    pub(crate) fn has_no_answer(&self) -> bool {
+        !self.messages.iter().any(Message::is_answer)
+    }
+
+    /// The first `count` messages.
+    pub(crate) fn first(&self, count: usize) -> Self {
+        Self {
+            messages: self.messages[..count].to_vec(),
+            tools: self.tools.clone(),
+        }
+    }
+
+    /// Indices of the assistant's messages.
+    pub(crate) fn answers(&self) -> impl DoubleEndedIterator<Item = usize> {
+        let turns = self.messages.iter().enumerate();
+        turns.filter_map(|(index, turn)| (turn.role == Role::Assistant).then_some(index))
+    }
+
+    /// The same with every text of every message changed: contents and the texts of other keys.
+    pub(crate) fn map_texts(mut self, change: &impl Fn(&str) -> String) -> Self {
+        for message in &mut self.messages {
+            if let Some(content) = &mut message.content {
+                *content = change(content);
+            }
+            message.other.values_mut().for_each(|value| {
+                map_texts_of(value, change);
+            });
+        }
+        self
+    }
+
+    /// Calls `look` with every text of every message: contents and the texts of other keys.
+    pub(crate) fn for_texts(&self, look: &mut impl FnMut(&str)) {
+        for message in &self.messages {
+            message.content.iter().for_each(|content| look(content));
+            message
+                .other
+                .values()
+                .for_each(|value| for_texts_of(value, look));
+        }
+    }
+
+    /// The conversation in a row; `None` where it has neither `messages` nor `conversations`.
+    pub(crate) fn of_row(row: &Field) -> Result<Option<Self>, DataError> {
+        let messages = match (row.get("messages")?, row.get("conversations")?) {
+            (None, None) => return Ok(None),
+            (Some(messages), None) => messages,
+            (None, Some(conversations)) => conversations,
+            (Some(_), Some(both)) => {
+                let found = "`messages` and `conversations`".to_owned();
+                return Err(both.refuse("one conversation", found));
+            }
+        };
+        let turns = messages.items()?;
+        let turns = turns.iter().map(Message::of_field);
+        let tools = match row.get("tools")? {
+            Some(tools) => tools.items()?.iter().map(|it| it.value().clone()).collect(),
+            None => Vec::new(),
+        };
+        let messages = turns.collect::<Result<_, _>>()?;
+        Ok(Some(Self { messages, tools }))
+    }
+}
+
+impl Message {
+    fn of_field(turn: &Field) -> Result<Self, DataError> {
+        if turn.get("role")?.is_none() && turn.get("from")?.is_some() {
+            return Self::of_share_gpt(turn);
+        }
+        let name = turn.require("role", "the speaker's role")?;
+        let role = role(&name, Role::from_name)?;
+        let mut other = turn.entries()?.clone();
+        other.shift_remove("role");
+        other.shift_remove("content");
+        other.retain(|_, value| !value.is_null());
+        let calls = other.contains_key("tool_calls") && turn.get("content")?.is_none();
+        let content = match calls {
+            true => None,
+            false => Some(text_of(&turn.require("content", "what is said")?)?),
+        };
+        let message = Self {
+            role,
+            content,
+            other,
+        };
+        message.check(turn)
+    }
+
+    fn of_share_gpt(turn: &Field) -> Result<Self, DataError> {
+        let role = role(&turn.require("from", "the speaker")?, Role::from_share_gpt)?;
+        let content = turn.require("value", "what is said")?.text()?;
+        Self::new(role, content).check(turn)
+    }
+
+    /// Refuses an assistant that says nothing.
+    fn check(self, turn: &Field) -> Result<Self, DataError> {
+        match self.role == Role::Assistant && !self.is_answer() {
+            true => Err(turn.refuse("a response", "a blank string".to_owned())),
+            false => Ok(self),
+        }
+    }
+}
+
+fn role(name: &Field, known: impl Fn(&str) -> Option<Role>) -> Result<Role, DataError> {
+    let text = name.text()?;
+    known(text).ok_or_else(|| name.refuse("system, user, assistant or tool", format!("`{text}`")))
+}
+
+/// A content: a string, or an array of parts `{"type": "text", "text": ..}`, which lie on lines of
+/// their own.
+fn text_of(content: &Field) -> Result<String, DataError> {
+    if content.value().is_string() {
+        return Ok(content.text()?.to_owned());
+    }
+    let part = |part: &Field| -> Result<String, DataError> {
+        if part.value().is_string() {
+            return Ok(part.text()?.to_owned());
+        }
+        let kind = part.require("type", "the kind of the part")?;
+        match kind.text()? {
+            "text" => Ok(part
+                .require("text", "the text of the part")?
+                .text()?
+                .to_owned()),
+            other => Err(kind.refuse(
+                "`text`: the model reads no other kind",
+                format!("`{other}`"),
+            )),
+        }
+    };
+    match content.value() {
+        Value::Array(_) => {
+            let parts = content.items()?;
+            let texts = parts.iter().map(part).collect::<Result<Vec<_>, _>>()?;
+            Ok(texts.join("\n"))
+        }
+        other => Err(content.refuse("a string or an array of parts", describe(other))),
+    }
+}
+
+fn map_texts_of(value: &mut Value, change: &impl Fn(&str) -> String) {
+    match value {
+        Value::String(text) => *text = change(text),
+        Value::Array(items) => items.iter_mut().for_each(|item| map_texts_of(item, change)),
+        Value::Object(entries) => {
+            entries
+                .values_mut()
+                .for_each(|item| map_texts_of(item, change));
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+fn for_texts_of(value: &Value, look: &mut impl FnMut(&str)) {
+    match value {
+        Value::String(text) => look(text),
+        Value::Array(items) => items.iter().for_each(|item| for_texts_of(item, look)),
+        Value::Object(entries) => entries.values().for_each(|item| for_texts_of(item, look)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn read(row: &Value) -> Result<Option<Conversation>, DataError> {
+        Conversation::of_row(&Field::of_row(Path::new("rows.jsonl"), 3, row))
+    }
+
+    #[test]
+    fn roles_are_known_by_their_names_only() {
+        assert_eq!(Role::from_name("assistant"), Some(Role::Assistant));
+        assert_eq!(Role::from_name("Assistant"), None);
+        assert_eq!(Role::User.to_string().parse::<Role>().unwrap(), Role::User);
+        let error = "bot".parse::<Role>().unwrap_err().to_string();
+        let wanted = "expected a role (system, user, assistant, tool), found `bot`";
+        assert_eq!(error, wanted);
+    }
+
+    #[test]
+    fn share_gpt_is_read_as_messages() {
+        let row = json!({"conversations": [
+            {"from": "system", "value": "s"}, {"from": "human", "value": "u"},
+            {"from": "gpt", "value": "a"}, {"from": "observation", "value": "t"}]});
+        let turns = [
+            (Role::System, "s"),
+            (Role::User, "u"),
+            (Role::Assistant, "a"),
+            (Role::Tool, "t"),
+        ];
+        let turns = turns.map(|(role, text)| Message::new(role, text)).to_vec();
+        assert_eq!(read(&row).unwrap(), Some(turns.into()));
+        let row = json!({"conversations": [{"from": "bing", "value": "u"}]});
+        let error = read(&row).unwrap_err().to_string();
+        assert!(error.contains("`conversations[0].from`"), "{error}");
+    }
+
+    #[test]
+    fn parts_are_lines_and_tool_calls_go_without_content() {
+        let call = json!([{"type": "function", "function": {"name": "f", "arguments": {}}}]);
+        let row = json!({"tools": [{"name": "f"}], "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+            {"role": "assistant", "content": null, "tool_calls": call},
+            {"role": "tool", "content": "3", "name": "f"}]});
+        let read = read(&row).unwrap().unwrap();
+        assert_eq!(read.messages[0], Message::new(Role::User, "a\nb"));
+        assert_eq!(read.messages[1].content, None);
+        assert_eq!(read.messages[1].other["tool_calls"], call);
+        assert_eq!(
+            read.messages[2].to_json().to_string(),
+            r#"{"role":"tool","content":"3","name":"f"}"#
+        );
+        assert_eq!(read.tools, [json!({"name": "f"})]);
+        assert_eq!(read.answers().collect::<Vec<_>>(), [1]);
+        assert!(!read.has_no_answer());
+    }
+
+    #[test]
+    fn refusals_name_the_place() {
+        let refusal = |row: Value| read(&row).unwrap_err().to_string();
+        let image = json!({"messages": [{"role": "user", "content": [{"type": "image"}]}]});
+        let error = refusal(image);
+        assert!(error.contains("`messages[0].content[0].type`"), "{error}");
+        assert!(error.contains("found `image`"), "{error}");
+        let number = json!({"messages": [{"role": "user", "content": 3}]});
+        assert!(refusal(number).contains("found the number 3"));
+        let silent = json!({"messages": [{"role": "assistant", "content": " "}]});
+        assert!(refusal(silent).contains("found a blank string"));
+        let nothing = json!({"messages": [{"role": "user"}]});
+        assert!(refusal(nothing).contains("expected what is said"));
+        let both = json!({"messages": [], "conversations": []});
+        assert!(refusal(both).contains("`messages` and `conversations`"));
+    }
+}
