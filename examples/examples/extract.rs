@@ -8,9 +8,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use soft_burn::{Llama, SaveOptions, device};
+use soft_burn::{SaveOptions, device};
 use soft_core::Exits;
 use soft_examples::hub::model_folder;
+use soft_examples::model;
 use soft_examples::outln;
 use soft_examples::terminal;
 
@@ -41,7 +42,7 @@ fn run() -> Result<()> {
     );
     let exit = Exits::new([args.depth]).context("--depth")?.last();
     let folder = model_folder(&args.model)?;
-    let model = Llama::from_pretrained(&folder, &device("cpu")?)?;
+    let model = model::load(&folder, &device("cpu")?)?;
     let depth = model.config().n_layers;
     let part = model.extract(exit).context("--depth")?;
     let options = SaveOptions {

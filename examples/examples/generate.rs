@@ -15,6 +15,7 @@ use soft_data::{StopStrings, TextStream, Tokenizer};
 use soft_examples::decoding::{DecodingArgs, Trained, keep_what_was_learnt};
 use soft_examples::device::{PlaceArgs, listed};
 use soft_examples::hub::model_folder;
+use soft_examples::model;
 use soft_examples::prompts::{PromptArgs, Reader};
 use soft_examples::statistics::print_statistics;
 use soft_examples::statusln;
@@ -61,7 +62,7 @@ fn run() -> Result<()> {
     ensure!(args.batch > 0, "--batch is 0: expected at least 1");
     args.decoding.refuse_unused()?;
     let folder = model_folder(&args.model)?;
-    let model = Llama::from_pretrained(&folder, args.device.open()?)?;
+    let model = model::load(&folder, args.device.open()?)?;
     let config = model.config();
     let tokenizer = args.tokens.open(&folder, config.vocab)?;
     let trained = Trained::load(&folder, config)?;

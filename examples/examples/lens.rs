@@ -10,12 +10,13 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use safetensors::tensor::{Dtype, TensorView};
+use soft_burn::LlamaConfig;
 use soft_burn::burn::tensor::{Tensor, activation};
-use soft_burn::{Llama, LlamaConfig};
 use soft_core::{DecodeModel, Exits, NestedModel};
 use soft_data::Tokenizer;
 use soft_examples::device::{PlaceArgs, listed};
 use soft_examples::hub::model_folder;
+use soft_examples::model;
 use soft_examples::outln;
 use soft_examples::table::table;
 use soft_examples::terminal;
@@ -82,7 +83,7 @@ fn run() -> Result<()> {
         tokens.len(),
         config.max_positions
     );
-    let model = Llama::from_pretrained(&folder, place)?;
+    let model = model::load(&folder, place)?;
     let input = model.tokens(std::slice::from_ref(&tokens))?;
 
     let mut depths = Vec::new();

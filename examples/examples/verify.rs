@@ -20,6 +20,7 @@ use soft_data::Tokenizer;
 use soft_examples::decoding::Trained;
 use soft_examples::device::PlaceArgs;
 use soft_examples::hub::model_folder;
+use soft_examples::model;
 use soft_examples::outln;
 use soft_examples::progress::Progress;
 use soft_examples::prompts::{PromptArgs, Reader};
@@ -67,7 +68,7 @@ fn run() -> Result<ExitCode> {
         "--max-new-tokens is 0: expected at least 1"
     );
     let folder = model_folder(&args.model)?;
-    let model = Llama::from_pretrained(&folder, args.device.open()?)?;
+    let model = model::load(&folder, args.device.open()?)?;
     let config = model.config();
     let tokenizer = args.tokens.open(&folder, config.vocab)?;
     let trained = Trained::load(&folder, config)?;

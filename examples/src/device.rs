@@ -1,6 +1,6 @@
 //! The device that a program computes on, and in which numbers, from the command line.
 
-use crate::outln;
+use crate::{outln, statusln};
 use anyhow::Result;
 use clap::Args;
 use soft_burn::burn::tensor::Device;
@@ -29,7 +29,7 @@ impl DeviceArgs {
 pub struct PlaceArgs {
     #[command(flatten)]
     device: DeviceArgs,
-    /// Number type of weights and states: f32, bf16 or f16, as the device has them
+    /// Number type of weights and states: f32, bf16 or f16, as the device has them; on cpu bf16 is computed in f32, which is faster there
     #[arg(long, default_value = "f32")]
     dtype: WeightType,
 }
@@ -37,13 +37,27 @@ pub struct PlaceArgs {
 impl PlaceArgs {
     /// The device with the number type.
     pub fn open(&self) -> Result<Placement> {
-        Ok((&self.device.open()?, self.dtype).into())
+        if self.computed() != self.dtype {
+            statusln!(
+                "note: {} is computed in f32 on cpu, where it is many times faster",
+                self.dtype
+            );
+        }
+        Ok((&self.device.open()?, self.computed()).into())
+    }
+
+    /// The number type that is computed in. The CPU's matrix products have no fast bf16, and f32 holds all of its numbers.
+    fn computed(&self) -> WeightType {
+        match (self.device.device.as_str(), self.dtype) {
+            ("cpu", WeightType::Bf16) => WeightType::F32,
+            (_, dtype) => dtype,
+        }
     }
 
     /// What results say of it: `cpu`, or `cuda, bf16`.
     pub fn name(&self) -> String {
         let device = &self.device.device;
-        match self.dtype {
+        match self.computed() {
             WeightType::F32 => device.clone(),
             reduced => format!("{device}, {reduced}"),
         }

@@ -6,6 +6,7 @@ pub mod decoding;
 pub mod device;
 pub mod evaluation;
 pub mod hub;
+pub mod model;
 pub mod progress;
 pub mod prompts;
 pub mod recipe;

@@ -14,6 +14,7 @@ use soft_eval::{AnsweredPrompt, Journal, TokenTrace, trace};
 use crate::decoding::{DecodingArgs, Trained};
 use crate::evaluation::{fingerprint_of, fingerprints};
 use crate::hub::model_folder;
+use crate::model;
 use crate::tokens::TokenArgs;
 
 /// A model folder with a name: `SoFT=runs/soft/model`; without one, the folder's is taken.
@@ -113,7 +114,7 @@ impl Subject {
             name: named.name.clone(),
             fingerprint: fingerprint_of(sums.join(" ").as_bytes()),
             inputs,
-            model: Llama::from_pretrained(&folder, place)?,
+            model: model::load(&folder, place)?,
             folder,
             tokenizer,
             trained,

@@ -5,12 +5,14 @@
 //! defaults are those of transformers' `LlamaConfig`. Keys this library does not need are kept
 //! and written back. Knows nothing of weights.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use soft_core::OperationCosts;
 
+use crate::folder::read_text;
+use crate::pretrained::weights_folder;
 use crate::{Error, rope::RopeScaling};
 
 /// The shape of a LLaMA. Made by [`LlamaConfig::load`] or by hand, then checked by
@@ -80,10 +82,14 @@ struct ConfigFile {
     attention_bias: bool,
     #[serde(default)]
     mlp_bias: bool,
+    quantization_config: Option<Value>,
 }
 
 /// Beyond any model; products of three such sizes still fit 64 bits.
 const MAX_SIZE: usize = 1 << 20;
+
+/// Beyond any model's context. Nothing is kept per position before it is there.
+const MAX_POSITIONS: usize = 1 << 32;
 
 /// The defaults of transformers' `LlamaConfig`.
 mod defaults {
@@ -114,14 +120,14 @@ mod defaults {
 }
 
 impl LlamaConfig {
-    /// Reads `config.json` in `folder`.
+    /// Reads `config.json` in `folder`, or in that of its base where `folder` holds an adapter only.
     ///
     /// # Errors
     /// When the file is missing or malformed, is of another architecture, or asks for something
     /// that is not computed here (biases, another activation, an unknown rope type).
     pub fn load(folder: &Path) -> Result<Self, Error> {
-        let path = folder.join("config.json");
-        let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+        let path = weights_folder(folder)?.join("config.json");
+        let text = read_text(&path)?;
         let other: Map<String, Value> = serde_json::from_str(&text).map_err(Error::json(&path))?;
         let file: ConfigFile = serde_json::from_str(&text).map_err(Error::json(&path))?;
         let refuse = Refusal { path: &path };
@@ -150,8 +156,11 @@ impl LlamaConfig {
             ("num_attention_heads", self.n_heads),
             ("num_key_value_heads", self.n_kv_heads),
             ("head_dim", self.head_dim),
-            ("max_position_embeddings", self.max_positions),
         ];
+        if !(1..=MAX_POSITIONS).contains(&self.max_positions) {
+            let (key, found) = ("max_position_embeddings", self.max_positions);
+            return Err(refuse.because(key, found, format!("1 to {MAX_POSITIONS}")));
+        }
         for (key, size) in sizes {
             if !(1..=MAX_SIZE).contains(&size) {
                 return Err(refuse.because(key, size, format!("1 to {MAX_SIZE}")));
@@ -243,11 +252,19 @@ impl ConfigFile {
             return Err(refuse.because("model_type", found, "llama"));
         }
         let architectures = self.architectures.as_deref().unwrap_or_default();
-        if !architectures.is_empty() && !architectures.iter().any(|name| name == llama) {
+        // Saved without its head, which a tied one can do without.
+        let known = |name: &String| [llama, "LlamaModel"].contains(&name.as_str());
+        if !architectures.is_empty() && !architectures.iter().any(known) {
             return Err(refuse.because("architectures", architectures.join(", "), llama));
         }
         if self.model_type.is_none() && architectures.is_empty() {
             return Err(refuse.because("model_type", "absent", "llama"));
+        }
+        if let Some(quantized) = &self.quantization_config {
+            let method = quantized.get("quant_method").and_then(Value::as_str);
+            let found = method.unwrap_or("of an unknown method");
+            let expected = "none: quantised weights are not read; take the model they were made from, or save it dequantised";
+            return Err(refuse.because("quantization_config", found, expected));
         }
         if let Some(found) = self.hidden_act.as_deref().filter(|found| *found != "silu") {
             return Err(refuse.because("hidden_act", found, "silu"));

@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use crate::Error;
-use crate::folder::{read_json, replace_json};
+use crate::folder::{exists, read_json, replace_json};
 
 pub(crate) const DRAFT_TOKENS_FILE: &str = "draft_tokens.json";
 
@@ -17,7 +17,7 @@ pub(crate) const DRAFT_TOKENS_FILE: &str = "draft_tokens.json";
 /// When the file is no JSON array of token ids.
 pub fn draft_tokens(folder: impl AsRef<Path>) -> Result<Option<Vec<u32>>, Error> {
     let path = folder.as_ref().join(DRAFT_TOKENS_FILE);
-    if path.exists() {
+    if exists(&path)? {
         read_json(&path).map(Some)
     } else {
         Ok(None)

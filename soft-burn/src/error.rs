@@ -99,6 +99,41 @@ pub enum Error {
         /// Its shape by the configuration.
         expected: Vec<usize>,
     },
+    /// A folder without safetensors.
+    #[error("{}: expected model.safetensors or model.safetensors.index.json, found {found}: {advice}", folder.display())]
+    NoWeights {
+        /// The folder.
+        folder: PathBuf,
+        /// What is there instead.
+        found: String,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// A folder of an adapter whose base model is not known.
+    #[error(
+        "{} is a PEFT adapter, not a model: expected its base model {}, found no such folder; put the adapter into the base's folder, as \
+         `adapter`",
+        folder.display(),
+        base.as_deref().unwrap_or("to be named by base_model_name_or_path")
+    )]
+    AdapterAlone {
+        /// The folder.
+        folder: PathBuf,
+        /// The base that it names.
+        base: Option<String>,
+    },
+    /// A tensor holds a number that is not finite.
+    #[error("{}: tensor {name} holds {value} at {index}: the file is damaged, or training had failed", path.display())]
+    DamagedTensor {
+        /// The file that holds it.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// The number.
+        value: f32,
+        /// Its place in the tensor, row by row from 0.
+        index: usize,
+    },
     /// A tensor has another shape than the configuration says.
     #[error("{}: tensor {name} has shape {found:?}: expected {expected:?}", path.display())]
     TensorShape {

@@ -4,6 +4,7 @@
 //! that neither a crash nor a full disk leaves half a checkpoint under a name someone trusts.
 
 use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -87,9 +88,41 @@ pub(crate) fn remove_folder(path: &Path) -> Result<(), Error> {
     removed.map_err(Error::io("remove", path))
 }
 
+/// Opens a file to read. Only regular ones: a pipe may never end, a device has no size.
+pub(crate) fn open_regular(path: &Path) -> Result<File, Error> {
+    // Before it is opened: a pipe without a writer would wait.
+    let metadata = fs::metadata(path).map_err(Error::io("read", path))?;
+    if !metadata.is_file() {
+        let cause = io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file");
+        return Err(Error::io("read", path)(cause));
+    }
+    File::open(path).map_err(Error::io("read", path))
+}
+
+/// Bytes of the largest text that is read: far beyond any configuration or log.
+const MAX_TEXT: u64 = 1 << 30;
+
+/// The text of a file.
+pub(crate) fn read_text(path: &Path) -> Result<String, Error> {
+    let mut text = String::new();
+    let mut file = open_regular(path)?.take(MAX_TEXT + 1);
+    file.read_to_string(&mut text)
+        .map_err(Error::io("read", path))?;
+    if text.len() as u64 > MAX_TEXT {
+        let cause = io::Error::new(io::ErrorKind::InvalidInput, "it has more than 1 GiB");
+        return Err(Error::io("read", path)(cause));
+    }
+    Ok(text)
+}
+
+/// Whether something is there. A loop of links is an error, not nothing.
+pub(crate) fn exists(path: &Path) -> Result<bool, Error> {
+    path.try_exists().map_err(Error::io("read", path))
+}
+
 /// Reads JSON into one of our own structs.
 pub(crate) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, Error> {
-    let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
+    let text = read_text(path)?;
     serde_json::from_str(&text).map_err(Error::json(path))
 }
 

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
+use crate::folder::read_text;
 use crate::trainer::{ExitLoss, StepReport};
 
 /// One line of `log.jsonl`.
@@ -62,7 +63,7 @@ impl Log {
 
     /// Opens the log as it was after step `steps_done`, with the lines that stay.
     pub fn rewind(path: PathBuf, steps_done: u64) -> Result<(Self, Vec<LogLine>), Error> {
-        let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+        let text = read_text(&path)?;
         let (mut kept, mut lines) = (String::new(), Vec::new());
         for whole in text
             .split_inclusive('\n')

@@ -54,6 +54,9 @@ pub struct Lora {
     pub seed: u64,
 }
 
+/// Beyond the width of any weight.
+const MAX_RANK: usize = 1 << 16;
+
 fn sixteen() -> f64 {
     16.0
 }
@@ -81,8 +84,8 @@ impl Lora {
     pub fn validate(&self) -> Result<(), Error> {
         let known = |target: &String| TARGETS.iter().any(|(name, _)| name == target);
         let unknown = self.targets.iter().find(|target| !known(target));
-        let refused = if self.rank == 0 {
-            Some(("lora rank", "0".to_owned(), "at least 1"))
+        let refused = if !(1..=MAX_RANK).contains(&self.rank) {
+            Some(("lora rank", self.rank.to_string(), "1 to 65536"))
         } else if !(self.alpha.is_finite() && self.alpha > 0.0) {
             Some(("lora alpha", self.alpha.to_string(), "a number above 0"))
         } else if self.targets.is_empty() || unknown.is_some() {
@@ -109,6 +112,22 @@ impl Lora {
     /// As [`validate`](Self::validate), and for a block that is not there.
     pub fn check_within(&self, config: &LlamaConfig) -> Result<(), Error> {
         self.validate()?;
+        let narrowest = self
+            .targets
+            .iter()
+            .flat_map(|target| shape_of(target, config))
+            .min();
+        if narrowest.is_some_and(|narrowest| self.rank > narrowest) {
+            return Err(Error::Setting {
+                key: "lora rank",
+                found: format!(
+                    "{} for a weight of width {}",
+                    self.rank,
+                    narrowest.unwrap_or(0)
+                ),
+                expected: "at most the narrowest side of the weights it adapts",
+            });
+        }
         let depth = config.n_layers;
         match self.layers.iter().flatten().find(|&&layer| layer >= depth) {
             None => Ok(()),
@@ -141,6 +160,8 @@ impl Lora {
                 let pair = Factors {
                     a: a.collect(),
                     b: vec![0.0; d_out * self.rank],
+                    rank: self.rank,
+                    scale: self.alpha / self.rank as f64,
                 };
                 factors.insert(format!("model.layers.{layer}.{part}"), pair);
             }
@@ -149,6 +170,7 @@ impl Lora {
             rank: self.rank,
             alpha: self.alpha,
             factors,
+            whole: BTreeMap::new(),
         })
     }
 }

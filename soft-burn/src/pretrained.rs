@@ -4,8 +4,9 @@
 //! and heads and blocks of single exits lie in files of their own that transformers does not look at. No
 //! weight is permuted or renamed on the way.
 
+use std::borrow::Cow;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
@@ -14,10 +15,10 @@ use soft_core::{CalibratedExits, Exits};
 
 use crate::construct::{WeightSource, construct, construct_exit_blocks, construct_exit_heads};
 use crate::draft_tokens::DRAFT_TOKENS_FILE;
-use crate::folder::{new_folder, read_json, replace_json, write_json, write_text};
+use crate::folder::{exists, new_folder, read_json, replace_json, write_json, write_text};
 use crate::lora::LORA;
 use crate::parameters::{EXIT_BLOCKS, EXIT_HEADS, named_tensors};
-use crate::weights::{WeightFiles, WeightType, write_weights};
+use crate::weights::{WeightFiles, WeightType, is_derived, write_weights};
 use crate::{Adapter, Error, Llama, LlamaConfig, Placement};
 
 const EXIT_HEADS_FILE: &str = "exit_heads.safetensors";
@@ -25,6 +26,8 @@ const EXIT_BLOCKS_FILE: &str = "exit_blocks.safetensors";
 const SOFT_FILE: &str = "soft.json";
 /// The folder of an adapter, beside the weights it is for.
 pub(crate) const ADAPTER: &str = "adapter";
+/// What makes a folder an adapter's.
+const ADAPTER_CONFIG: &str = "adapter_config.json";
 
 /// Files of a model folder that are not weights and travel with the model unchanged.
 const COMPANIONS: [&str; 9] = [
@@ -100,7 +103,7 @@ impl Llama {
         place: impl Into<Placement>,
     ) -> Result<Self, Error> {
         let (folder, place) = (folder.as_ref(), place.into());
-        if !folder.join(ADAPTER).exists() {
+        if adapter_folder(folder)?.is_none() {
             return Self::without_adapter(folder, &place);
         }
         // Merged in f32, rounded once.
@@ -110,9 +113,13 @@ impl Llama {
     }
 
     fn without_adapter(folder: &Path, place: &Placement) -> Result<Self, Error> {
-        let config = LlamaConfig::load(folder)?;
+        let mut config = LlamaConfig::load(folder)?;
         let mut files = WeightFiles::open_folder(folder)?;
-        skip_derived(&mut files, &config);
+        if config.tied {
+            config.tied = tie_head(&mut files)?;
+        }
+        let derived = files.names().into_iter().filter(|name| is_derived(name));
+        derived.for_each(|name| files.skip(&name));
         let llama = construct(config, &mut files, place)?;
         files.finish()?;
         llama.load_exit_heads(folder)?.load_exit_blocks(folder)
@@ -120,17 +127,16 @@ impl Llama {
 
     /// In f32, with the adapter beside the weights.
     pub(crate) fn with_adapter_apart(folder: &Path, device: &Device) -> Result<Self, Error> {
-        let llama = Self::without_adapter(folder, &device.into())?;
-        let adapter = folder.join(ADAPTER);
-        match adapter.exists() {
-            true => llama.with_adapter(&Adapter::load(adapter)?),
-            false => Ok(llama),
+        let llama = Self::without_adapter(&weights_folder(folder)?, &device.into())?;
+        match adapter_folder(folder)? {
+            Some(adapter) => llama.with_adapter(&Adapter::load(adapter)?),
+            None => Ok(llama),
         }
     }
 
     fn load_exit_heads(self, folder: &Path) -> Result<Self, Error> {
         let path = folder.join(EXIT_HEADS_FILE);
-        if !path.exists() {
+        if !exists(&path)? {
             return Ok(self);
         }
         let mut files = WeightFiles::open_file(&path)?;
@@ -143,7 +149,7 @@ impl Llama {
 
     fn load_exit_blocks(self, folder: &Path) -> Result<Self, Error> {
         let path = folder.join(EXIT_BLOCKS_FILE);
-        if !path.exists() {
+        if !exists(&path)? {
             return Ok(self);
         }
         let mut files = WeightFiles::open_file(&path)?;
@@ -230,7 +236,7 @@ impl SoftInfo {
     /// When the file is malformed.
     pub fn load(folder: impl AsRef<Path>) -> Result<Option<Self>, Error> {
         let path = folder.as_ref().join(SOFT_FILE);
-        if path.exists() {
+        if exists(&path)? {
             read_json(&path).map(Some)
         } else {
             Ok(None)
@@ -246,27 +252,73 @@ impl SoftInfo {
     }
 }
 
-/// Copies tokenizer and generation files, those that are there.
+/// Copies tokenizer and generation files, those that are there; of an adapter's folder its own before its base's.
 fn copy_companions(source: &Path, target: &Path) -> Result<(), Error> {
+    let base = weights_folder(source)?;
     for name in COMPANIONS {
-        let file = source.join(name);
-        if file.exists() {
+        let own = source.join(name);
+        let file = match exists(&own)? {
+            true => own,
+            false => base.join(name),
+        };
+        if exists(&file)? {
             fs::copy(&file, target.join(name)).map_err(Error::io("copy", &file))?;
         }
     }
     Ok(())
 }
 
-/// Tensors that some folders hold although they follow from others: a tied head, rotary tables.
-fn skip_derived(files: &mut WeightFiles, config: &LlamaConfig) {
-    if config.tied {
-        files.skip("lm_head.weight");
+/// Whether the head of a model that says so is its embedding. One that was saved alone is taken for both; one that differs, as after an
+/// adapter was merged into it, is the model's head.
+fn tie_head(files: &mut WeightFiles) -> Result<bool, Error> {
+    let is_there = |files: &WeightFiles, name| files.shape(name).is_some();
+    match (is_there(files, EMBEDDING), is_there(files, HEAD)) {
+        (_, false) => Ok(true),
+        (false, true) => {
+            files.rename(HEAD, EMBEDDING);
+            Ok(true)
+        }
+        (true, true) => {
+            let equal = files.are_equal(EMBEDDING, HEAD)?;
+            if equal {
+                files.skip(HEAD);
+            }
+            Ok(equal)
+        }
     }
-    files.skip("model.rotary_emb.inv_freq");
-    for layer in 0..config.n_layers {
-        files.skip(&format!(
-            "model.layers.{layer}.self_attn.rotary_emb.inv_freq"
-        ));
+}
+
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const HEAD: &str = "lm_head.weight";
+
+/// The adapter of a model folder: in a folder in it, or the folder itself where it holds nothing else.
+fn adapter_folder(folder: &Path) -> Result<Option<PathBuf>, Error> {
+    let within = folder.join(ADAPTER);
+    match exists(&within)? {
+        true => Ok(Some(within)),
+        false => Ok((*weights_folder(folder)? != *folder).then(|| folder.to_owned())),
+    }
+}
+
+/// Where the weights are: in `folder`, or in that of the base model where `folder` holds an adapter only.
+///
+/// # Errors
+/// [`Error::AdapterAlone`] when the base is no folder here.
+pub(crate) fn weights_folder(folder: &Path) -> Result<Cow<'_, Path>, Error> {
+    let adapter = folder.join(ADAPTER_CONFIG);
+    if exists(&folder.join("config.json"))? || !exists(&adapter)? {
+        return Ok(Cow::Borrowed(folder));
+    }
+    let config: Value = read_json(&adapter)?;
+    let base = config
+        .get("base_model_name_or_path")
+        .and_then(Value::as_str);
+    match base.map(Path::new) {
+        Some(base) if base.join("config.json").is_file() => Ok(Cow::Owned(base.to_owned())),
+        _ => Err(Error::AdapterAlone {
+            folder: folder.to_owned(),
+            base: base.map(str::to_owned),
+        }),
     }
 }
 

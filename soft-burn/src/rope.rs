@@ -49,6 +49,13 @@ impl RopeScaling {
         let Some(rope) = rope.filter(|rope| !rope.is_null()) else {
             return Ok(Self::None);
         };
+        if !rope.is_object() {
+            return Err(RopeProblem {
+                key: "rope_scaling",
+                found: rope.to_string(),
+                expected: "an object or null",
+            });
+        }
         let kind = rope.get("rope_type").or_else(|| rope.get("type"));
         let number = |key: &'static str| {
             let value = rope

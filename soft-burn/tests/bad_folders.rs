@@ -65,7 +65,79 @@ fn missing_folder_or_file() {
     );
     let folder = copy_of("untied_mha");
     fs::remove_file(folder.path().join(WEIGHTS)).unwrap();
-    refused(folder.path(), &[WEIGHTS, "read"]);
+    refused(folder.path(), &[WEIGHTS, "found no weights"]);
+}
+
+#[test]
+fn weights_in_other_formats_are_named_with_what_to_do() {
+    let folder = copy_of("untied_mha");
+    fs::remove_file(folder.path().join(WEIGHTS)).unwrap();
+    fs::write(folder.path().join("model-q4.gguf"), "GGUF").unwrap();
+    refused(folder.path(), &["found model-q4.gguf", "safetensors"]);
+    fs::write(folder.path().join("pytorch_model.bin"), "x").unwrap();
+    refused(folder.path(), &["found pytorch_model.bin", "save it again"]);
+    let folder = copy_of("untied_mha");
+    let quantized = json!({"quant_method": "gptq", "bits": 4});
+    edit_config(folder.path(), "quantization_config", quantized);
+    refused(
+        folder.path(),
+        &["quantization_config is gptq", "dequantised"],
+    );
+}
+
+#[test]
+fn numbers_that_are_not_finite() {
+    for value in [f32::NAN, f32::INFINITY] {
+        let folder = copy_of("untied_mha");
+        let path = folder.path().join(WEIGHTS);
+        let mut bytes = fs::read(&path).unwrap();
+        let end = bytes.len();
+        bytes[end - 4..].copy_from_slice(&value.to_le_bytes());
+        fs::write(&path, bytes).unwrap();
+        refused(folder.path(), &[WEIGHTS, "holds", "damaged"]);
+    }
+}
+
+#[test]
+fn files_outside_the_folder_and_files_that_are_none() {
+    let folder = copy_of("tied_gqa_llama3");
+    let path = folder.path().join("model.safetensors.index.json");
+    let text = fs::read_to_string(&path).unwrap();
+    for outside in ["../secret", "/etc/passwd", "a\\\\b", ""] {
+        fs::write(
+            &path,
+            text.replace("model-00001-of-00003.safetensors", outside),
+        )
+        .unwrap();
+        refused(
+            folder.path(),
+            &["index.json", "expected files in the folder"],
+        );
+    }
+    let folder = copy_of("untied_mha");
+    fs::remove_file(folder.path().join(WEIGHTS)).unwrap();
+    fs::create_dir(folder.path().join(WEIGHTS)).unwrap();
+    refused(folder.path(), &[WEIGHTS, "not a regular file"]);
+}
+
+/// What reads a pipe that nobody writes to waits forever; what follows a loop of links finds nothing.
+#[cfg(unix)]
+#[test]
+fn pipes_and_loops_of_links() {
+    let folder = copy_of("untied_mha");
+    for name in ["config.json", WEIGHTS] {
+        let path = folder.path().join(name);
+        let kept = fs::read(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let made = std::process::Command::new("mkfifo").arg(&path).status();
+        assert!(made.unwrap().success());
+        refused(folder.path(), &[name, "not a regular file"]);
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, kept).unwrap();
+    }
+    let adapter = folder.path().join("adapter");
+    std::os::unix::fs::symlink(&adapter, &adapter).unwrap();
+    refused(folder.path(), &["adapter", "ymbolic link"]);
 }
 
 #[test]
@@ -91,6 +163,8 @@ fn other_architectures() {
             json!({ "rope_type": "yarn", "factor": 2.0 }),
             "llama3",
         ),
+        ("rope_scaling", json!("linear"), "an object"),
+        ("rope_scaling", json!([]), "an object"),
         ("num_key_value_heads", json!(3), "divisor"),
         ("head_dim", json!(5), "even"),
         ("num_hidden_layers", json!(0), "1 to"),
@@ -98,10 +172,9 @@ fn other_architectures() {
     ] {
         let folder = copy_of("untied_mha");
         edit_config(folder.path(), key, value);
-        let key = if key == "rope_scaling" {
-            "rope_type"
-        } else {
-            key
+        let key = match expected {
+            "llama3" => "rope_type",
+            _ => key,
         };
         refused(folder.path(), &["config.json", key, expected]);
     }

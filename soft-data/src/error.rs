@@ -86,6 +86,17 @@ pub enum DataError {
         /// What the tokenizers crate said.
         cause: String,
     },
+    /// A folder has a tokenizer of another kind.
+    #[error(
+        "{}: expected tokenizer.json, found {found} only: load it by transformers' AutoTokenizer and save it, which writes tokenizer.json",
+        .folder.display()
+    )]
+    NoTokenizer {
+        /// The model folder.
+        folder: PathBuf,
+        /// What is there.
+        found: &'static str,
+    },
     /// A configuration names a special token that cannot be used.
     #[error("{}, `{key}`: expected {expected}, found {found}", .path.display())]
     SpecialToken {

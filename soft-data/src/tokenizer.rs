@@ -3,14 +3,14 @@
 //! Knows the folder's tokenizer and special tokens; knows no prompts and no conversations.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use tokenizers::Tokenizer as HfTokenizer;
 
 use crate::control::{ControlTokens, is_masked, without_mask};
 use crate::decoder::Joints;
-use crate::rows::read_text;
+use crate::rows::{if_there, read_json, read_text};
 use crate::spacing::{as_llama_class, spaces_every_section, without_prefix_space};
 use crate::special::{Files, SpecialTokens, tokenization};
 use crate::{ChatTemplate, ControlText, Conversation, DataError, PromptBody};
@@ -64,7 +64,7 @@ impl Tokenizer {
     /// When a file cannot be read, nothing says how texts end, a named token does not exist, or
     /// a special token's id is not below `vocab`.
     pub fn from_folder(folder: impl AsRef<Path>, vocab: usize) -> Result<Self, DataError> {
-        let folder = folder.as_ref();
+        let folder = &folder_with_tokenizer(folder.as_ref())?;
         let path = folder.join("tokenizer.json");
         let text = read_text(&path)?;
         let unusable = |cause: tokenizers::Error| DataError::Tokenizer {
@@ -348,6 +348,30 @@ impl Tokenizer {
             vocab: self.vocab,
         })
     }
+}
+
+/// The folder that holds the tokenizer: `folder`, or that of the base model where it holds an adapter only.
+fn folder_with_tokenizer(folder: &Path) -> Result<PathBuf, DataError> {
+    if folder.join("tokenizer.json").exists() {
+        return Ok(folder.to_owned());
+    }
+    let adapter = if_there(read_json(&folder.join("adapter_config.json")))?;
+    let base = adapter
+        .as_ref()
+        .and_then(|it| it.get("base_model_name_or_path")?.as_str());
+    if let Some(base) = base
+        && Path::new(base).join("tokenizer.json").exists()
+    {
+        return Ok(base.into());
+    }
+    let pieces = ["tokenizer.model", "spiece.model", "vocab.json"];
+    let found = pieces.into_iter().find(|name| folder.join(name).exists());
+    found.map_or(Ok(folder.to_owned()), |found| {
+        Err(DataError::NoTokenizer {
+            folder: folder.to_owned(),
+            found,
+        })
+    })
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result, ensure};
 use args::Args;
 use soft_burn::{
-    CompanionFile, ExitLoss, Llama, LlamaConfig, LogLine, Run, RunData, RunSettings, devices,
+    CompanionFile, ExitLoss, LlamaConfig, LogLine, Run, RunData, RunSettings, devices,
     save_draft_tokens,
 };
 use soft_core::Exits;
@@ -25,6 +25,7 @@ use soft_data::{
 use soft_examples::decoding::draft_tokens_of;
 use soft_examples::device;
 use soft_examples::hub::model_folder;
+use soft_examples::model;
 use soft_examples::progress::Progress;
 use soft_examples::recipe;
 use soft_examples::table::{figure, table};
@@ -81,7 +82,7 @@ fn run() -> Result<()> {
     } else {
         Run::start(
             &args.out,
-            Llama::from_pretrained(&args.model, &device)?,
+            model::load(&args.model, &device)?,
             settings,
             data,
         )?

@@ -5,14 +5,16 @@ use std::collections::BTreeMap;
 use burn::module::{LoraAdapter, Module, Param, Reparameterizer};
 use burn::tensor::{Device, Tensor, TensorData};
 
-use super::adapter::{Adapter, Factors};
+use super::TARGETS;
+use super::adapter::{Adapter, EMBEDDING, Factors, HEAD};
+use crate::layers::Projection;
 use crate::model::Block;
-use crate::parameters::named_tensors;
+use crate::parameters::{map_parameters, named_tensors};
 use crate::{Error, Llama};
 
 /// Attaches factors to the weights they are named for; everything else is frozen.
 struct Attach<'a> {
-    adapter: &'a Adapter,
+    factors: BTreeMap<&'a String, &'a Factors>,
     device: Device,
     /// Modules not met yet.
     left: Vec<&'a String>,
@@ -29,12 +31,12 @@ impl Reparameterizer for &mut Attach<'_> {
     ) -> (Param<Tensor<D>>, Option<LoraAdapter>) {
         let param = param.set_require_grad(false);
         let module = path.strip_suffix(".weight").unwrap_or(path);
-        let Some(factors) = self.adapter.factors.get(module) else {
+        let Some(factors) = self.factors.get(&module.to_owned()) else {
             return (param, None);
         };
         self.left.retain(|name| *name != module);
-        let (rank, shape) = (self.adapter.rank, param.base().shape());
-        let (d_out, d_in) = (factors.b.len() / rank, factors.a.len() / rank);
+        let (rank, shape) = (factors.rank, param.base().shape());
+        let [d_out, d_in] = factors.shape();
         if shape.as_slice() != [d_out, d_in] {
             let found = shape.as_slice();
             let reason = format!("the weight is {found:?}, the adapter for [{d_out}, {d_in}]");
@@ -47,7 +49,7 @@ impl Reparameterizer for &mut Attach<'_> {
         let adapter = LoraAdapter {
             a: tensor(&factors.b, [d_out, rank]),
             b: tensor(&factors.a, [rank, d_in]),
-            scale: self.adapter.scale(),
+            scale: factors.scale,
         };
         (param, Some(adapter))
     }
@@ -66,6 +68,8 @@ pub(crate) const LORA: &str = ".weight.lora.";
 impl Llama {
     /// Attaches an adapter; the model's own weights are frozen. In training only the adapter moves.
     ///
+    /// Weights that the adapter has whole replace the model's, and factors of the embedding and of the head are put into those at once.
+    ///
     /// # Errors
     /// When the model has one already, or the adapter is for other modules or shapes.
     pub fn with_adapter(self, adapter: &Adapter) -> Result<Self, Error> {
@@ -73,13 +77,24 @@ impl Llama {
             let reason = "it has an adapter already: merge that one first".to_owned();
             return Err(misfit("model", reason));
         }
+        let mut model = self.with_whole_weights(adapter)?;
+        let (outside, in_blocks): (BTreeMap<_, _>, BTreeMap<_, _>) = adapter
+            .factors
+            .iter()
+            .partition(|(module, _)| [EMBEDDING, HEAD].contains(&module.as_str()));
+        for (module, factors) in outside {
+            model = model.with_product(module, factors)?;
+        }
+        if in_blocks.is_empty() {
+            return Ok(model);
+        }
         let mut attach = Attach {
-            adapter,
-            device: self.device(),
-            left: adapter.factors.keys().collect(),
+            left: in_blocks.keys().copied().collect(),
+            factors: in_blocks,
+            device: model.device(),
             misfit: None,
         };
-        let model = self.apply_reparameterization(&mut attach);
+        let model = model.apply_reparameterization(&mut attach);
         match (attach.misfit, attach.left.first()) {
             (Some(misfit), _) => Err(misfit),
             (None, Some(module)) => Err(misfit(module, "the model has no such module".to_owned())),
@@ -87,15 +102,99 @@ impl Llama {
         }
     }
 
+    /// The model with the adapter's whole weights in place of its own.
+    fn with_whole_weights(self, adapter: &Adapter) -> Result<Self, Error> {
+        if adapter.whole.is_empty() {
+            return Ok(self);
+        }
+        let model = match adapter.whole.contains_key("lm_head.weight") {
+            true => self.untied(),
+            false => self,
+        };
+        let device = model.device();
+        let mut left: BTreeMap<&str, _> = adapter
+            .whole
+            .iter()
+            .map(|(name, it)| (name.as_str(), it))
+            .collect();
+        let mut wrong = None;
+        let model = map_parameters(model, |name, rank, value| {
+            let Some(whole) = left.remove(name) else {
+                return value;
+            };
+            if whole.shape.len() != rank || whole.values.len() != value.shape().num_elements() {
+                let reason = format!("the adapter's weight is {:?}", whole.shape);
+                wrong = Some(misfit(name, reason));
+                return value;
+            }
+            let dtype = value.dtype();
+            Tensor::<1>::from_data(whole.values.as_slice(), &device).cast(dtype)
+        });
+        match (wrong, left.into_keys().next()) {
+            (Some(wrong), _) => Err(wrong),
+            (None, Some(name)) => Err(misfit(name, "the model has no such weight".to_owned())),
+            (None, None) => Ok(model),
+        }
+    }
+
+    /// The model with scale · B·A added to the weight of a module outside the blocks.
+    fn with_product(self, module: &str, factors: &Factors) -> Result<Self, Error> {
+        let mut model = match module {
+            HEAD => self.untied(),
+            _ => self,
+        };
+        let device = model.device();
+        let weight = match (module, &mut model.lm_head) {
+            (HEAD, Some(head)) => &mut head.weight,
+            _ => &mut model.model.embed_tokens.weight,
+        };
+        let ([d_out, d_in], rank) = (factors.shape(), factors.rank);
+        let found = weight.val().dims();
+        if found != [d_out, d_in] {
+            let reason = format!("the weight is {found:?}, the adapter for [{d_out}, {d_in}]");
+            return Err(misfit(module, reason));
+        }
+        let matrix = |values: &[f32], shape: [usize; 2]| {
+            Tensor::<2>::from_data(TensorData::new(values.to_vec(), shape), &device)
+        };
+        let product = matrix(&factors.b, [d_out, rank]).matmul(matrix(&factors.a, [rank, d_in]));
+        let changed = weight.val() + product.mul_scalar(factors.scale).cast(weight.val().dtype());
+        *weight = Param::from_tensor(changed);
+        Ok(model)
+    }
+
+    /// The model with a head of its own, at first a copy of the embedding where it was that.
+    fn untied(mut self) -> Self {
+        if self.lm_head.is_none() {
+            let weight = Param::from_tensor(self.model.embed_tokens.weight.val());
+            self.lm_head = Some(Projection { weight });
+            self.config.tied = false;
+        }
+        self
+    }
+
     /// The factors as they are now; none without an adapter.
     ///
     /// # Errors
     /// When they cannot be read from the device.
     pub fn adapter(&self) -> Result<Option<Adapter>, Error> {
-        let Some((rank, scale)) = self.adapter_shape() else {
+        let mut factors = BTreeMap::<String, Factors>::new();
+        for (layer, block) in self.model.layers.iter().enumerate() {
+            for ((_, part), projection) in TARGETS.iter().zip(block.projections()) {
+                if let Some(adapter) = projection.weight.adapter() {
+                    let own = Factors {
+                        rank: adapter.a.val().dims()[1],
+                        scale: adapter.scale,
+                        ..Factors::default()
+                    };
+                    factors.insert(format!("model.layers.{layer}.{part}"), own);
+                }
+            }
+        }
+        let Some(first) = factors.values().next() else {
             return Ok(None);
         };
-        let mut factors = BTreeMap::<String, Factors>::new();
+        let (rank, alpha) = (first.rank, first.scale * first.rank as f64);
         for tensor in named_tensors(self)? {
             let Some((module, factor)) = tensor.name.split_once(LORA) else {
                 continue;
@@ -109,22 +208,16 @@ impl Llama {
         }
         Ok(Some(Adapter {
             rank,
-            alpha: scale * rank as f64,
+            alpha,
             factors,
+            whole: BTreeMap::new(),
         }))
     }
 
     /// Whether any weight has an adapter.
     pub(crate) fn has_adapter(&self) -> bool {
-        self.adapter_shape().is_some()
-    }
-
-    /// Rank and scale of the adapter.
-    fn adapter_shape(&self) -> Option<(usize, f64)> {
-        let projections = self.model.layers.iter().flat_map(Block::projections);
-        let mut adapters = projections.filter_map(|projection| projection.weight.adapter());
-        let first = adapters.next()?;
-        Some((first.a.val().dims()[1], first.scale))
+        let mut projections = self.model.layers.iter().flat_map(Block::projections);
+        projections.any(|projection| projection.weight.adapter().is_some())
     }
 
     /// Adds the adapter to the weights, which can be trained again; without one, the model as it is.
@@ -142,10 +235,10 @@ impl Llama {
     /// # Errors
     /// As [`with_adapter`](Self::with_adapter).
     pub fn unmerged(self, adapter: &Adapter) -> Result<Self, Error> {
-        let opposite = Adapter {
-            alpha: -adapter.alpha,
-            ..adapter.clone()
-        };
+        let mut opposite = adapter.clone();
+        for factors in opposite.factors.values_mut() {
+            factors.scale = -factors.scale;
+        }
         self.with_adapter(&opposite)?.merged().with_adapter(adapter)
     }
 }

@@ -128,10 +128,9 @@ fn factors_get_their_share_of_the_weights_gradient() {
     let matrix =
         |values: &[f32], shape: [usize; 2]| Tensor::<1>::from_data(values, &device).reshape(shape);
     for (module, factors) in &adapter.factors {
-        let rank = adapter.rank;
-        let (d_out, d_in) = (factors.b.len() / rank, factors.a.len() / rank);
+        let (rank, [d_out, d_in]) = (factors.rank, factors.shape());
         let dense = of_weights.take(&format!("{module}.weight")).unwrap();
-        let dense = dense.reshape([d_out, d_in]).mul_scalar(adapter.scale());
+        let dense = dense.reshape([d_out, d_in]).mul_scalar(factors.scale);
         let of_a = matrix(&factors.b, [d_out, rank])
             .transpose()
             .matmul(dense.clone());
@@ -162,7 +161,7 @@ fn on_disk_and_back() {
         assert!(message.contains(part), "{message}");
     };
     refused("\"use_dora\": true", "use_dora is true: expected none");
-    refused("\"rank_pattern\": {\"q_proj\": 4}", "rank_pattern is");
+    refused("\"alpha_pattern\": {\"q.*\": 4}", "alpha_pattern is");
     refused(
         "\"init_lora_weights\": \"pissa\"",
         "init_lora_weights is \"pissa\"",
