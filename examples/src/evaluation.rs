@@ -102,11 +102,12 @@ pub(crate) fn fingerprints(folder: &Path) -> Result<Vec<Input>> {
 }
 
 /// CRC-32C of some bytes, as text.
-pub(crate) fn fingerprint_of(bytes: &[u8]) -> String {
+pub fn fingerprint_of(bytes: &[u8]) -> String {
     format!("{:08x}", crc32c::crc32c(bytes))
 }
 
-fn fingerprint(path: &Path) -> Result<Input> {
+/// A file's size and checksum.
+pub fn fingerprint(path: &Path) -> Result<Input> {
     let cannot = || format!("cannot read {}", path.display());
     let mut file = File::open(path).with_context(cannot)?;
     let (mut sum, mut bytes) = (0, 0);

@@ -10,8 +10,9 @@ use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use soft_core::StreamPosition;
 
-use crate::folder::{new_folder, read_json, remove_folder, write_json};
+use crate::folder::{exists, hidden_for, new_folder, read_json, remove_folder, write_json};
 use crate::optimizer::NamedAdamW;
+use crate::parameters::lengths;
 use crate::pretrained::{ADAPTER, SaveOptions};
 use crate::settings::TrainSettings;
 use crate::trainer::Trainer;
@@ -44,7 +45,7 @@ impl Checkpoints {
     ) -> Result<PathBuf, Error> {
         let steps_done = trainer.steps_done();
         let path = self.0.join(format!("step-{steps_done:06}"));
-        if !path.exists() {
+        if !exists(&path)? {
             new_folder(&path, |partial| {
                 trainer.check_weights()?;
                 trainer.snapshot().write_into(partial, options)?;
@@ -73,27 +74,43 @@ impl Checkpoints {
         Ok(self.list()?.pop())
     }
 
-    /// Reads the checkpoint in `folder`.
+    /// Reads the checkpoint of `step` in `folder`.
     pub fn load(
+        step: u64,
         folder: &Path,
         settings: &TrainSettings,
         device: &Device,
     ) -> Result<(Trainer, StreamPosition), Error> {
-        let progress: Progress = read_json(&folder.join(PROGRESS))?;
+        let path = folder.join(PROGRESS);
+        let progress: Progress = read_json(&path)?;
+        if progress.steps_done != step {
+            let reason = format!(
+                "it is of step {}, its folder of step {step}",
+                progress.steps_done
+            );
+            return Err(Error::DamagedCheckpoint { path, reason });
+        }
         let model = Llama::with_adapter_apart(folder, device)?;
-        let optimizer = NamedAdamW::load(settings.optimizer, &folder.join(OPTIMIZER), device)?;
-        let trainer = Trainer::at_step(model, settings.clone(), optimizer, progress.steps_done)?;
-        Ok((trainer, progress.position))
+        let path = folder.join(OPTIMIZER);
+        let optimizer = NamedAdamW::load(settings.optimizer, &path, device)?;
+        let trainer = Trainer::at_step(model, settings.clone(), optimizer, step)?;
+        let problem = trainer.optimizer().problem(&lengths(trainer.model()), step);
+        match problem {
+            None => Ok((trainer, progress.position)),
+            Some(reason) => Err(Error::DamagedCheckpoint { path, reason }),
+        }
     }
 
-    /// Removes what kills left half written or half removed.
+    /// Removes what kills left half written or half removed, and nothing that others put there.
     pub fn sweep(&self) -> Result<(), Error> {
         for path in self.entries()? {
-            let hidden = path
-                .file_name()
-                .is_some_and(|name| name.to_string_lossy().starts_with('.'));
-            if hidden {
-                fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if hidden_for(&name).is_some_and(|of| step_of(of).is_some()) {
+                let removed = match path.is_dir() {
+                    true => fs::remove_dir_all(&path),
+                    false => fs::remove_file(&path),
+                };
+                removed.map_err(Error::io("remove", &path))?;
             }
         }
         Ok(())
@@ -101,13 +118,7 @@ impl Checkpoints {
 
     /// Whole checkpoints, oldest first, each with its step.
     fn list(&self) -> Result<Vec<(u64, PathBuf)>, Error> {
-        let step = |path: &PathBuf| {
-            path.file_name()?
-                .to_str()?
-                .strip_prefix("step-")?
-                .parse()
-                .ok()
-        };
+        let step = |path: &PathBuf| step_of(path.file_name()?.to_str()?);
         let mut found: Vec<(u64, PathBuf)> = self
             .entries()?
             .into_iter()
@@ -118,7 +129,7 @@ impl Checkpoints {
     }
 
     fn entries(&self) -> Result<Vec<PathBuf>, Error> {
-        if !self.0.exists() {
+        if !exists(&self.0)? {
             return Ok(Vec::new());
         }
         let entries = fs::read_dir(&self.0).map_err(Error::io("read", &self.0))?;
@@ -126,4 +137,11 @@ impl Checkpoints {
             .map(|entry| Ok(entry.map_err(Error::io("read", &self.0))?.path()))
             .collect()
     }
+}
+
+/// The step of a checkpoint's name.
+fn step_of(name: &str) -> Option<u64> {
+    let digits = name.strip_prefix("step-")?;
+    let is_number = digits.bytes().all(|byte| byte.is_ascii_digit());
+    digits.parse().ok().filter(|_| is_number)
 }

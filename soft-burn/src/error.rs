@@ -61,6 +61,20 @@ pub enum Error {
         /// The folder.
         path: PathBuf,
     },
+    /// Another process works on an output folder.
+    #[error("{} is in use: another process works on it", path.display())]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A checkpoint whose files contradict each other.
+    #[error("{}: {reason}: the checkpoint is damaged; remove its folder to go on from an earlier one", path.display())]
+    DamagedCheckpoint {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// A JSON file that is malformed or lacks something.
     #[error("{}: {reason}", path.display())]
     Json {

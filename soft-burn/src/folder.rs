@@ -3,7 +3,7 @@
 //! A new folder is filled under another name beside its final one and renamed at the end, so
 //! that neither a crash nor a full disk leaves half a checkpoint under a name someone trusts.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
@@ -20,13 +20,18 @@ pub(crate) fn new_folder(
     path: &Path,
     fill: impl FnOnce(&Path) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    if path.exists() {
+    if exists(path)? {
         return Err(Error::OutputExists {
             path: path.to_owned(),
         });
     }
-    let partial = partial_name(path);
-    if partial.exists() {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
+    }
+    let partial = hidden_name(path, PARTIAL);
+    // Held while the folder is filled, so that no other process takes it for left over.
+    let lock = Lock::take(&hidden_name(path, LOCK), path)?;
+    if exists(&partial)? {
         // Left by a run that was killed while writing.
         fs::remove_dir_all(&partial).map_err(Error::io("remove", &partial))?;
     }
@@ -42,13 +47,65 @@ pub(crate) fn new_folder(
         // The first error is the one to report; a leftover is removed by the next attempt.
         let _ = fs::remove_dir_all(&partial);
     }
+    lock.remove();
     filled
 }
 
+const PARTIAL: &str = "partial";
+const REMOVED: &str = "removed";
+const LOCK: &str = "lock";
+
 /// `runs/a` is filled as `runs/.a.partial`.
-fn partial_name(path: &Path) -> PathBuf {
+fn hidden_name(path: &Path, ending: &str) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}.partial"))
+    path.with_file_name(format!(".{name}.{ending}"))
+}
+
+/// The name of the file or folder that a hidden entry of this module stands beside; none for entries of others.
+pub(crate) fn hidden_for(entry: &str) -> Option<&str> {
+    let (name, ending) = entry.strip_prefix('.')?.rsplit_once('.')?;
+    [PARTIAL, REMOVED, LOCK].contains(&ending).then_some(name)
+}
+
+/// A file that one process holds at a time, until it is dropped or the process ends, however it ends.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    path: PathBuf,
+    /// None where the file system has no locks: nothing is protected there.
+    _file: Option<File>,
+}
+
+impl Lock {
+    /// Takes the lock `path`, which protects `what`.
+    ///
+    /// # Errors
+    /// [`Error::InUse`] when another process holds it; I/O errors.
+    pub fn take(path: &Path, what: &Path) -> Result<Self, Error> {
+        let opened = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path);
+        let file = opened.map_err(Error::io("write", path))?;
+        let locked = match file.try_lock() {
+            Ok(()) => Some(file),
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::InUse {
+                    path: what.to_owned(),
+                });
+            }
+            Err(TryLockError::Error(_)) => None,
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            _file: locked,
+        })
+    }
+
+    /// Gives the lock back and removes its file.
+    fn remove(self) {
+        let _ = fs::remove_file(&self.path);
+    }
 }
 
 /// Names in a folder survive a power cut only once the folder itself is written.
@@ -82,8 +139,7 @@ pub(crate) fn replace_json(path: &Path, value: &impl Serialize) -> Result<(), Er
 
 /// Removes a folder under another name, so that no half of it is ever seen under its own.
 pub(crate) fn remove_folder(path: &Path) -> Result<(), Error> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let doomed = path.with_file_name(format!(".{name}.removed"));
+    let doomed = hidden_name(path, REMOVED);
     let removed = fs::rename(path, &doomed).and_then(|()| fs::remove_dir_all(&doomed));
     removed.map_err(Error::io("remove", path))
 }
@@ -140,6 +196,29 @@ mod tests {
         });
         assert!(result.is_err());
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_folder_that_another_fills_is_left_to_it() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("model");
+        new_folder(&path, |partial| {
+            fs::write(partial.join("half"), "x").unwrap();
+            let error = new_folder(&path, |_| Ok(())).unwrap_err();
+            assert!(matches!(error, Error::InUse { .. }), "{error}");
+            assert!(partial.join("half").exists());
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn hidden_entries_of_others_are_told_from_ours() {
+        assert_eq!(hidden_for(".step-000003.partial"), Some("step-000003"));
+        for other in [".DS_Store", ".nfs0001", "step.partial", ".mine", ".a.txt"] {
+            assert_eq!(hidden_for(other), None, "{other}");
+        }
     }
 
     #[test]

@@ -329,6 +329,30 @@ impl NamedAdamW {
         write_weights(path, &tensors, WeightType::F32)
     }
 
+    /// What of the moments no run of `steps_done` steps could have left in a model with parameters of these `lengths`.
+    pub fn problem(&self, lengths: &BTreeMap<String, usize>, steps_done: u64) -> Option<String> {
+        let mut problems = self.moments.iter().filter_map(|(name, moments)| {
+            let Some(&length) = lengths.get(name) else {
+                return Some(format!("it has moments of {name}, which the model lacks"));
+            };
+            let both = [&moments.first, &moments.second];
+            let mut all = both.into_iter().chain(&moments.master);
+            if let Some(other) = all.find(|tensor| tensor.dims() != [length]) {
+                let found = other.dims()[0];
+                return Some(format!(
+                    "the moments of {name} have {found} numbers: expected {length}"
+                ));
+            }
+            let steps = moments.steps as u64;
+            (steps == 0 || steps > steps_done).then(|| {
+                format!(
+                    "the moments of {name} are of {steps} steps, the checkpoint of {steps_done}"
+                )
+            })
+        });
+        problems.next()
+    }
+
     /// Reads what [`save`](Self::save) wrote.
     pub fn load(settings: AdamWSettings, path: &Path, device: &Device) -> Result<Self, Error> {
         let mut files = WeightFiles::open_file(path)?;

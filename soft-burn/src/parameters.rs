@@ -3,6 +3,8 @@
 //! A module's path is the Hugging Face name of its tensor; only heads and blocks of single exits are
 //! numbered by position in the module and by depth on disk.
 
+use std::collections::BTreeMap;
+
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Gradients, Tensor};
 
@@ -84,6 +86,32 @@ pub(crate) fn named_tensors(model: &Llama) -> Result<Vec<NamedTensor>, Error> {
         }
     }
     Ok(tensors)
+}
+
+/// How many numbers every parameter has, by its name in the model.
+pub(crate) fn lengths(model: &Llama) -> BTreeMap<String, usize> {
+    struct Measure {
+        path: Path,
+        lengths: BTreeMap<String, usize>,
+    }
+    impl ModuleVisitor for Measure {
+        fn enter_module(&mut self, name: &str, _container: &str) {
+            self.path.0.push(name.to_owned());
+        }
+        fn exit_module(&mut self, _name: &str, _container: &str) {
+            self.path.0.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let length = param.val().shape().num_elements();
+            self.lengths.insert(self.path.name(), length);
+        }
+    }
+    let mut measure = Measure {
+        path: Path::default(),
+        lengths: BTreeMap::new(),
+    };
+    model.visit(&mut measure);
+    measure.lengths
 }
 
 /// `exit_heads.0.weight` is `exit_heads.12.weight` on disk when the first head serves exit 12; none for other names.

@@ -6,11 +6,13 @@
 //! OUT/checkpoints/step-000100/ a model folder, plus optimizer.safetensors and progress.json
 //! OUT/model/                   the finished model
 //! OUT/adapter/                 its adapter, when one was trained; the model has it merged
+//! OUT/run.lock                 held by the process that works on the run
 //! ```
 //!
 //! A resumed run continues from the newest checkpoint exactly as if it had never stopped: weights,
 //! moments, step and place in the data are all the state there is.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
@@ -20,9 +22,10 @@ use soft_core::{Batch, BatchStream, SortedLoss};
 
 use crate::checkpoints::Checkpoints;
 use crate::data_parallel::guarded;
-use crate::folder::{new_folder, read_json, remove_folder, write_json};
+use crate::folder::{Lock, exists, new_folder, read_json, remove_folder, replace_json, write_json};
 use crate::log::{Log, LogLine};
 use crate::pretrained::{ADAPTER, CompanionFile, SaveOptions, SoftInfo};
+use crate::schedule::Decay;
 use crate::settings::TrainSettings;
 use crate::trainer::Trainer;
 use crate::{Error, Llama};
@@ -97,6 +100,8 @@ pub struct Run<S> {
     failed: bool,
     /// Files for the model's folder beside those of the base.
     files: Vec<CompanionFile>,
+    /// Held as long as the run is, so that no other process works on its folder.
+    _lock: Lock,
 }
 
 impl<S: BatchStream> Run<S> {
@@ -118,6 +123,7 @@ impl<S: BatchStream> Run<S> {
             write_json(&partial.join(RUN), &settings)
         })?;
         Ok(Self {
+            _lock: Lock::take(&out.join(LOCK), out)?,
             trainer,
             validation_due: (!data.validation.is_empty()).then_some(0),
             data,
@@ -133,8 +139,12 @@ impl<S: BatchStream> Run<S> {
     /// Continues the run in `out` from its newest checkpoint, on `device`; without one from its
     /// start, with the weights of `settings.base`.
     ///
+    /// A run whose rate stays constant may be given more steps, finished or not; it is then the run that it would have been with
+    /// as many from the start. The model that it had finished with is kept beside the new one, as `model-000200` of step 200.
+    ///
     /// # Errors
-    /// When `out` holds no run, one with other settings, or a finished one.
+    /// When `out` holds no run, one with other settings, or a finished one; when another process works on it; when the
+    /// checkpoint is damaged.
     pub fn resume(
         out: &Path,
         settings: RunSettings,
@@ -147,15 +157,22 @@ impl<S: BatchStream> Run<S> {
             reason,
         };
         let before: Value = read_json(&out.join(RUN))?;
-        if let Some(reason) = difference(&before, &settings) {
+        let lock = Lock::take(&out.join(LOCK), out)?;
+        let more = more_steps(&before, &settings);
+        if let Some(reason) = difference(&before, &settings, more) {
             return Err(refuse(reason));
         }
         let model = out.join(MODEL);
-        if model.exists() {
-            return Err(refuse(format!(
-                "the run is finished; its model is {}",
-                model.display()
-            )));
+        match (exists(&model)?, more) {
+            (true, None) => {
+                let reason = format!(
+                    "the run is finished; its model is {}; a run at a constant rate goes on when it is given more steps",
+                    model.display()
+                );
+                return Err(refuse(reason));
+            }
+            (_, Some(steps)) => reopen(out, steps, &settings)?,
+            (false, None) => {}
         }
         let checkpoints = Checkpoints(out.join(CHECKPOINTS));
         checkpoints.sweep()?;
@@ -165,8 +182,9 @@ impl<S: BatchStream> Run<S> {
                 Llama::from_pretrained(&settings.base, device)?,
                 settings.train.clone(),
             )?,
-            Some((_, folder)) => {
-                let (trainer, position) = Checkpoints::load(folder, &settings.train, device)?;
+            Some((step, folder)) => {
+                let (trainer, position) =
+                    Checkpoints::load(*step, folder, &settings.train, device)?;
                 data.stream
                     .seek(position)
                     .map_err(|source| Error::Data(Box::new(source)))?;
@@ -186,6 +204,7 @@ impl<S: BatchStream> Run<S> {
             validation_due: None,
             failed: false,
             files: Vec::new(),
+            _lock: lock,
         };
         // The kill may have come between a step and its validation.
         if run.is_validated(steps_done) && !lines.iter().any(validated) {
@@ -259,7 +278,7 @@ impl<S: BatchStream> Run<S> {
         if let Some(adapter) = self.trainer.model().adapter()? {
             // Left by a run that was stopped between adapter and model.
             let folder = self.folder.join(ADAPTER);
-            if folder.exists() {
+            if exists(&folder)? {
                 remove_folder(&folder)?;
             }
             adapter.save(&folder, Some(&self.settings.base))?;
@@ -342,6 +361,7 @@ impl<S: BatchStream> Iterator for Run<S> {
 
 const RUN: &str = "run.json";
 const LOG: &str = "log.jsonl";
+const LOCK: &str = "run.lock";
 const CHECKPOINTS: &str = "checkpoints";
 const MODEL: &str = "model";
 
@@ -349,11 +369,38 @@ fn due(every: Option<u64>, step: u64) -> bool {
     step > 0 && every.is_some_and(|every| step.is_multiple_of(every))
 }
 
-/// The first setting in which two runs differ, as "key was this and is that".
-fn difference(before: &Value, now: &RunSettings) -> Option<String> {
+/// The steps that a run was started with, where it is now given more and its rate does not depend on how many there are.
+fn more_steps(before: &Value, now: &RunSettings) -> Option<u64> {
+    let steps = before.get("train")?.get("steps")?.as_u64()?;
+    let is_constant = now.train.schedule.decay == Decay::Constant;
+    (is_constant && now.train.steps > steps).then_some(steps)
+}
+
+/// Makes a run of `steps` steps one of as many as the settings say, and keeps what it had finished.
+fn reopen(out: &Path, steps: u64, settings: &RunSettings) -> Result<(), Error> {
+    for name in [MODEL, ADAPTER] {
+        let (finished, kept) = (out.join(name), out.join(format!("{name}-{steps:06}")));
+        if exists(&finished)? {
+            fs::rename(&finished, &kept).map_err(Error::io("rename", &finished))?;
+        }
+    }
+    // Last: a kill before it leaves a run that can be given more steps again.
+    replace_json(&out.join(RUN), settings)
+}
+
+/// The first setting in which two runs differ, as "key was this and is that"; but for the number of steps where there are `more`.
+fn difference(before: &Value, now: &RunSettings, more: Option<u64>) -> Option<String> {
     // Through text as the other side went, so that numbers are read alike.
-    let now: Value = serde_json::from_str(&serde_json::to_string(now).ok()?).ok()?;
-    first_difference("", before, &now)
+    let mut now: Value = serde_json::from_str(&serde_json::to_string(now).ok()?).ok()?;
+    if let Some(steps) = more {
+        now["train"]["steps"] = steps.into();
+    }
+    let difference = first_difference("", before, &now)?;
+    let advice = match difference.starts_with("train.steps ") {
+        true => "; a cosine is laid out for its steps: start a new run from the model of this one",
+        false => "",
+    };
+    Some(difference + advice)
 }
 
 fn first_difference(key: &str, before: &Value, now: &Value) -> Option<String> {

@@ -20,6 +20,9 @@ pub(crate) fn check_last_blocks(count: usize, depth: usize) -> Result<(), Error>
     }
 }
 
+/// Micro-batches of a step that are held at a time.
+const MAX_ACCUMULATION: usize = 10_000;
+
 /// A setting's refusal.
 pub(crate) fn refuse<T>(
     key: &'static str,
@@ -220,9 +223,18 @@ impl TrainSettings {
             ),
             (
                 "accumulation",
-                self.accumulation > 0,
+                (1..=MAX_ACCUMULATION).contains(&self.accumulation),
                 self.accumulation.to_string(),
-                "at least 1",
+                "1 to 10000",
+            ),
+            (
+                "warm-up steps",
+                self.schedule.warmup_steps <= self.steps,
+                format!(
+                    "{} of {} steps, which never reach the rate",
+                    self.schedule.warmup_steps, self.steps
+                ),
+                "at most the number of steps",
             ),
             (
                 "learning rate",

@@ -17,13 +17,15 @@ use soft_burn::{
     CompanionFile, ExitLoss, LlamaConfig, LogLine, Run, RunData, RunSettings, devices,
     save_draft_tokens,
 };
-use soft_core::Exits;
+use soft_core::{Example, Exits};
 use soft_data::{
     EncodeReport, Holdout, Loader, LoaderConfig, Tokenizer, chat_files, encode, ordered_batches,
     split,
 };
+use soft_eval::results::Input;
 use soft_examples::decoding::draft_tokens_of;
 use soft_examples::device;
+use soft_examples::evaluation::{fingerprint, fingerprint_of};
 use soft_examples::hub::model_folder;
 use soft_examples::model;
 use soft_examples::progress::Progress;
@@ -57,8 +59,15 @@ fn run() -> Result<()> {
         args.accumulation,
         further.len() + 1
     );
+    ensure!(
+        args.epochs.is_finite() && args.epochs > 0.0,
+        "--epochs is {}: expected a number above 0",
+        args.epochs
+    );
+    // As many steps as there may be: how many there are follows from the rows.
+    let most_steps = args.steps.unwrap_or(u64::MAX);
     if let Some(exits) = &args.exits {
-        args.train_settings(exits.clone(), 1).validate()?;
+        args.train_settings(exits.clone(), most_steps).validate()?;
     }
     args.model = model_folder(&args.model)?;
     let config = LlamaConfig::load(&args.model)?;
@@ -67,7 +76,7 @@ fn run() -> Result<()> {
         None => Exits::every(4, config.n_layers.min(4)..=config.n_layers)?,
     };
     let exits = exits.for_depth(config.n_layers)?;
-    args.train_settings(exits.clone(), 1)
+    args.train_settings(exits.clone(), most_steps)
         .check_within(&config)?;
     let Rows {
         data,
@@ -170,6 +179,7 @@ fn run_settings(
     let steps = args
         .steps
         .unwrap_or((per_epoch * args.epochs).ceil() as u64);
+    warn_of_long_steps(args, per_epoch, steps);
     Ok(RunSettings {
         train: args.train_settings(exits, steps),
         validate_every: Some(args.validate_every),
@@ -177,7 +187,8 @@ fn run_settings(
         keep_checkpoints: args.keep,
         base: args.model.clone(),
         provenance: serde_json::json!({
-            "data": args.data,
+            // By its content, so that a resumed run notices when it has changed.
+            "data": {args.data.display().to_string(): content_of(&args.data)?},
             "format": args.format,
             "limit": args.limit,
             "max_len": args.max_len,
@@ -185,18 +196,55 @@ fn run_settings(
             "pack": args.pack,
             "seed": args.seed,
             "validation": args.validation,
-            // So that a resumed run notices when the file has changed.
             "rows": rows,
+            "tokens": fingerprint_of_examples(loader.examples()),
         }),
     })
+}
+
+/// Says so where a step takes more rows than were asked for.
+fn warn_of_long_steps(args: &Args, steps_per_epoch: f64, steps: u64) {
+    let passes = steps as f64 / steps_per_epoch;
+    if args.steps.is_none() && passes > 1.5 * args.epochs {
+        statusln!(
+            "warning: --epochs {} becomes {steps} step, which passes over the rows {passes:.1} times: it takes {} micro-batches, of which there are \
+             {:.0}; a lower --accumulation makes shorter steps",
+            args.epochs,
+            args.accumulation,
+            steps_per_epoch * args.accumulation as f64
+        );
+    }
+}
+
+/// A file's size and checksum, for provenance.
+fn content_of(path: &Path) -> Result<String> {
+    let Input { bytes, crc32c, .. } = fingerprint(path)?;
+    Ok(format!("{bytes} bytes, CRC-32C {crc32c}"))
+}
+
+/// Stands for the tokens that a run learns from: another tokenizer, template or split gives another.
+fn fingerprint_of_examples(examples: &[Example]) -> String {
+    let numbers = examples.iter().flat_map(|example| {
+        let marked = example.tokens().iter().zip(example.supervised());
+        let ends = [example.len() as u32];
+        ends.into_iter()
+            .chain(marked.map(|(token, learnt)| token * 2 + u32::from(*learnt)))
+    });
+    fingerprint_of(&numbers.flat_map(u32::to_le_bytes).collect::<Vec<_>>())
 }
 
 /// Draws the run to its end, or to Ctrl-C.
 fn train(mut run: Run<Loader>, args: &Args, draft_tokens: Option<Vec<u32>>) -> Result<()> {
     let interrupted = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&interrupted);
-    ctrlc::set_handler(move || flag.store(true, Ordering::SeqCst))
-        .context("cannot catch Ctrl-C")?;
+    let stop = move || {
+        if flag.swap(true, Ordering::SeqCst) {
+            statusln!("stopped at once; what the last checkpoint has is kept");
+            std::process::exit(130);
+        }
+        statusln!("finishing the step, then writing a checkpoint; again to stop now");
+    };
+    ctrlc::set_handler(stop).context("cannot catch Ctrl-C")?;
 
     let settings = run.trainer().settings().clone();
     let mut progress = Progress::new(

@@ -15,6 +15,8 @@ use soft_burn::{
 };
 use soft_core::{Batch, BatchModel, BatchStream, DepthWeights, Example, Exits, StreamPosition};
 
+mod continued;
+
 const STEPS: u64 = 6;
 
 fn model() -> Llama {
