@@ -71,6 +71,7 @@ fn run() -> Result<()> {
     }
     let args = Args::parse();
     args.output.check()?;
+    args.texts.check()?;
     ensure!(
         args.check > 0.0 && args.check < 1.0,
         "--check is {}: expected a share above 0 and below 1",

@@ -14,6 +14,7 @@ use plotters::coord::Shift;
 use plotters::element::DashedPathElement;
 use plotters::prelude::*;
 use soft_burn::{ExitLoss, LogLine};
+use soft_data::read_text;
 use soft_eval::report::palette::{COLOURS, dash};
 use soft_examples::outln;
 use soft_examples::terminal;
@@ -57,6 +58,12 @@ fn run() -> Result<()> {
         "--smooth is {}: expected 0 to below 1",
         args.smooth
     );
+    ensure!(
+        args.highest
+            .is_none_or(|most| most.is_finite() && most > 0.0),
+        "--highest is {}: expected a number above 0",
+        args.highest.unwrap_or_default()
+    );
     let runs = args.log.iter().map(|path| Curves::read(path, args.smooth));
     let runs = runs.collect::<Result<Vec<_>>>()?;
     let mut text = String::new();
@@ -76,14 +83,15 @@ impl Curves {
             true => path.join("log.jsonl"),
             false => path.to_owned(),
         };
-        let text =
-            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text = read_text(&path)?;
         let folder = path.parent().and_then(Path::file_name);
         let mut curves = Self {
             name: folder
                 .unwrap_or(path.as_os_str())
                 .to_string_lossy()
-                .into_owned(),
+                .chars()
+                .filter(|c| !c.is_control())
+                .collect(),
             ..Self::default()
         };
         // A last line without its end is one that a kill cut short.

@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use soft_core::{Criterion, Exits};
 use soft_eval::frontier;
@@ -74,6 +74,15 @@ fn run() -> Result<()> {
     }
     let args = Args::parse();
     args.output.check()?;
+    ensure!(
+        (0.0..=1.0).contains(&args.least_agreement),
+        "--least-agreement is {}: expected 0 to 1",
+        args.least_agreement
+    );
+    ensure!(
+        args.max_new_tokens > 0,
+        "--max-new-tokens is 0: expected at least 1"
+    );
     let subject = Subject::load(&args.model, args.device.open()?, &args.tokens)?;
     let modes = args.modes(&subject)?;
     let mut recorder = Recorder::begin();

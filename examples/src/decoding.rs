@@ -240,7 +240,9 @@ impl DecodingArgs {
     fn mode(&self, trained: &Trained) -> Result<Mode> {
         let depth = trained.depth;
         if let Some(rule) = self.mode.strip_prefix("dynamic:") {
-            return self.dynamic(trained, &rule.parse()?);
+            let rule: ExitRule = rule.parse()?;
+            rule.check_range()?;
+            return self.dynamic(trained, &rule);
         }
         Ok(
             match self.mode.split_once('=').unwrap_or((&self.mode, "")) {
@@ -335,11 +337,13 @@ impl DecodingArgs {
             .parse()
             .ok()
             .and_then(|criterion: Criterion| criterion.rule(thresholds));
-        rule.with_context(|| {
+        let rule = rule.with_context(|| {
             format!(
                 "unknown policy {policy:?}: expected confidence, margin, entropy, saturation or patience=N"
             )
-        })
+        })?;
+        rule.check_range()?;
+        Ok(rule)
     }
 
     fn length(&self) -> Result<DraftLength> {

@@ -109,6 +109,12 @@ pub fn fingerprint_of(bytes: &[u8]) -> String {
 /// A file's size and checksum.
 pub fn fingerprint(path: &Path) -> Result<Input> {
     let cannot = || format!("cannot read {}", path.display());
+    let metadata = std::fs::metadata(path).with_context(cannot)?;
+    ensure!(
+        metadata.is_file(),
+        "cannot read {}: it is not a regular file",
+        path.display()
+    );
     let mut file = File::open(path).with_context(cannot)?;
     let (mut sum, mut bytes) = (0, 0);
     let mut part = vec![0; 1 << 20];

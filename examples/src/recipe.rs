@@ -52,7 +52,7 @@ fn config(given: &[OsString]) -> Option<OsString> {
 }
 
 fn read(command: &Command, path: &Path) -> Result<Vec<String>> {
-    let text = std::fs::read_to_string(path).context("cannot read the file")?;
+    let text = soft_data::read_text(path)?;
     let fields: toml::Table = text.parse()?;
     let mut flags = Vec::new();
     for (name, value) in &fields {

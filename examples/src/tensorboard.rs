@@ -34,7 +34,7 @@ impl EventFile {
             File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
         let mut events = Self(BufWriter::new(file));
         events.write(&Event::version())?;
-        for line in fs::read_to_string(log)
+        for line in soft_data::read_text(log)
             .with_context(|| format!("cannot read {}", log.display()))?
             .lines()
         {

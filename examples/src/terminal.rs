@@ -61,7 +61,7 @@ pub fn run_with_status(program: impl FnOnce() -> Result<ExitCode>) -> ExitCode {
         }
         (Err(error), _) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         (Err(error), _) => {
-            status_line(format_args!("Error: {error:?}"));
+            status_line(format_args!("Error: {}", shortened(&format!("{error:?}"))));
             ExitCode::FAILURE
         }
     }
@@ -70,6 +70,16 @@ pub fn run_with_status(program: impl FnOnce() -> Result<ExitCode>) -> ExitCode {
 fn is_broken_pipe(error: &Error) -> bool {
     let io = error.downcast_ref::<io::Error>();
     io.is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
+}
+
+/// Characters of an error that are shown: it may quote a file.
+const MOST_OF_AN_ERROR: usize = 4000;
+
+fn shortened(text: &str) -> Cow<'_, str> {
+    match text.char_indices().nth(MOST_OF_AN_ERROR) {
+        None => Cow::Borrowed(text),
+        Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),
+    }
 }
 
 /// Digits of a number that is shown whole.
@@ -116,5 +126,9 @@ mod tests {
             format!("x{}…y", "1".repeat(40))
         );
         assert!(matches!(clean("as it is 12345"), Cow::Borrowed(_)));
+        assert_eq!(
+            shortened(&"é".repeat(5000)).chars().count(),
+            MOST_OF_AN_ERROR + 1
+        );
     }
 }

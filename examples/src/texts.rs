@@ -45,6 +45,17 @@ pub enum Text {
 }
 
 impl TextArgs {
+    /// Refuses numbers that make no texts.
+    pub fn check(&self) -> Result<()> {
+        ensure!(self.batch > 0, "--batch is 0: expected at least 1");
+        ensure!(
+            self.max_new_tokens > 0,
+            "--max-new-tokens is 0: expected at least 1"
+        );
+        ensure!(self.limit != Some(0), "--limit is 0: expected at least 1");
+        Ok(())
+    }
+
     /// What tables call these texts.
     pub fn name(&self) -> String {
         let file = self
@@ -126,13 +137,18 @@ impl TextArgs {
                 Err(DataError::NoExamples) => continue,
                 encoded => encoded?,
             };
-            let tokens = examples.first().map_or(&[][..], |example| example.tokens());
-            let answer = tokens.get(prompt.len()..).unwrap_or_default();
+            // Of a conversation the last answer, without what its template writes behind it.
+            let Some(example) = examples.last() else {
+                continue;
+            };
+            let marked = example.tokens().iter().zip(example.supervised());
+            let answer = marked.skip(prompt.len()).take_while(|(_, learnt)| **learnt);
+            let answer: Vec<u32> = answer.map(|(token, _)| *token).collect();
             // The last token is the end of the text, unless the row was cut.
             let whole = answer
                 .split_last()
                 .filter(|(last, _)| subject.tokenizer.stop_tokens().contains(last));
-            let (said, ended) = whole.map_or((answer, false), |(_, said)| (said, true));
+            let (said, ended) = whole.map_or((&answer[..], false), |(_, said)| (said, true));
             let cut = said.len() > self.max_new_tokens;
             texts.push(AnsweredPrompt {
                 prompt,

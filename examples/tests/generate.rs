@@ -88,14 +88,7 @@ fn speculation_says_what_the_full_model_says_alone_and_in_batches() {
             "0.4",
         ],
         vec!["--mode", "auto", "--exits", "2,4,6,8", "--batch", "2"],
-        vec![
-            "--mode",
-            "dynamic",
-            "--exits",
-            "2,4,8",
-            "--thresholds",
-            "1.5",
-        ],
+        vec!["--mode", "dynamic", "--exits", "2,4,8", "--thresholds", "1"],
         vec!["--batch", "3"],
     ] {
         let found = lines(&[common.as_slice(), &mode].concat());
@@ -204,7 +197,7 @@ fn wrong_settings_are_refused() {
                 "2,8",
                 "--thresholds=-0.5",
             ],
-            vec!["-0.5", "maximum probability"],
+            vec!["-0.5", "confidence: expected 0 to 1"],
         ),
         (
             vec![

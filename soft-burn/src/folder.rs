@@ -173,7 +173,11 @@ pub(crate) fn read_text(path: &Path) -> Result<String, Error> {
 
 /// Whether something is there. A loop of links is an error, not nothing.
 pub(crate) fn exists(path: &Path) -> Result<bool, Error> {
-    path.try_exists().map_err(Error::io("read", path))
+    match path.try_exists() {
+        // Below a file there is nothing.
+        Err(cause) if cause.kind() == io::ErrorKind::NotADirectory => Ok(false),
+        there => there.map_err(Error::io("read", path)),
+    }
 }
 
 /// Reads JSON into one of our own structs.

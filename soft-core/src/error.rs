@@ -171,6 +171,18 @@ pub enum PolicyError {
         /// The lowest that makes sense.
         lowest: f64,
     },
+    /// A threshold that is never reached.
+    #[error("threshold of {criterion}: expected {lowest} to {highest}, found {found}")]
+    Unreachable {
+        /// The criterion.
+        criterion: &'static str,
+        /// The threshold.
+        found: f64,
+        /// The lowest that makes sense.
+        lowest: f64,
+        /// The highest.
+        highest: f64,
+    },
     /// A threshold for an exit that is not there.
     #[error("a threshold is given for exit {exit}: the exits are {exits}")]
     NoSuchExit {

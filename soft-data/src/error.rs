@@ -130,8 +130,10 @@ pub enum DataError {
         vocab: usize,
     },
     /// The tokenizer cannot turn a text into tokens, or tokens into a text.
-    #[error("the tokenizer failed: {cause}")]
+    #[error("{}: the tokenizer failed: {cause}", .path.display())]
     Tokenization {
+        /// Its file.
+        path: PathBuf,
         /// What the tokenizers crate said.
         cause: String,
     },

@@ -46,6 +46,7 @@ mod encode;
 mod error;
 mod format;
 mod frequency;
+mod guard;
 #[cfg(feature = "hub")]
 mod hub;
 mod jsonl;

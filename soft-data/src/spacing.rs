@@ -34,13 +34,11 @@ pub(crate) fn as_llama_class(hf: &mut HfTokenizer, files: &Files) -> Result<(), 
     };
     let metaspace =
         json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": false});
-    let unusable = |cause: serde_json::Error| DataError::Tokenization {
-        cause: cause.to_string(),
-    };
+    let unusable = |cause: serde_json::Error| files.unusable(cause);
     let metaspace: PreTokenizerWrapper = serde_json::from_value(metaspace).map_err(unusable)?;
     let none: Option<NormalizerWrapper> = None;
     hf.with_normalizer(none)
-        .map_err(crate::special::tokenization)?;
+        .map_err(|cause| files.unusable(cause))?;
     hf.with_pre_tokenizer(Some(metaspace));
     if !prefix {
         let bare: Option<DecoderWrapper> =

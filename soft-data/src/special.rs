@@ -87,7 +87,7 @@ fn wanted_bos(
     bos: Option<u32>,
     eos: u32,
 ) -> Result<Option<u32>, DataError> {
-    let around = hf.encode("", true).map_err(tokenization)?;
+    let around = hf.encode("", true).map_err(|cause| files.unusable(cause))?;
     let added = around
         .get_ids()
         .first()
@@ -101,12 +101,6 @@ fn wanted_bos(
         }),
         Some(other) => Err(config.refuse("add_bos_token", "a boolean", describe(other))),
         None => Ok(added.or(bos.filter(|_| files.is_llama_class()))),
-    }
-}
-
-pub(crate) fn tokenization(cause: tokenizers::Error) -> DataError {
-    DataError::Tokenization {
-        cause: cause.to_string(),
     }
 }
 
@@ -129,6 +123,14 @@ impl Files {
             model: Config::read(folder, "config.json")?,
             generation: Config::read(folder, "generation_config.json")?,
         })
+    }
+
+    /// The error of a tokenizer that cannot be used.
+    pub(crate) fn unusable(&self, cause: impl ToString) -> DataError {
+        DataError::Tokenizer {
+            path: self.folder.join("tokenizer.json"),
+            cause: cause.to_string(),
+        }
     }
 
     /// Whether transformers would read the tokenizer by its class for LLaMA.

@@ -6,13 +6,15 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use serde_json::Value;
 use tokenizers::Tokenizer as HfTokenizer;
 
 use crate::control::{ControlTokens, is_masked, without_mask};
 use crate::decoder::Joints;
+use crate::guard::{guarded, is_cut_off};
 use crate::rows::{if_there, read_json, read_text};
 use crate::spacing::{as_llama_class, spaces_every_section, without_prefix_space};
-use crate::special::{Files, SpecialTokens, tokenization};
+use crate::special::{Files, SpecialTokens};
 use crate::{ChatTemplate, ControlText, Conversation, DataError, PromptBody};
 
 /// A Hugging Face tokenizer with the special tokens and the chat template of its model folder.
@@ -36,6 +38,8 @@ use crate::{ChatTemplate, ControlText, Conversation, DataError, PromptBody};
 /// [`with_control_text`]: Tokenizer::with_control_text
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
+    /// Its file, for messages.
+    path: PathBuf,
     start: HfTokenizer,
     /// For tokenizers that put a space in front of a text.
     continuation: Option<HfTokenizer>,
@@ -67,10 +71,16 @@ impl Tokenizer {
         let folder = &folder_with_tokenizer(folder.as_ref())?;
         let path = folder.join("tokenizer.json");
         let text = read_text(&path)?;
+        let opened = guarded(|| Self::open(folder, &path, &text, vocab));
+        opened.unwrap_or_else(|cause| Err(DataError::Tokenizer { path, cause }))
+    }
+
+    fn open(folder: &Path, path: &Path, text: &str, vocab: usize) -> Result<Self, DataError> {
         let unusable = |cause: tokenizers::Error| DataError::Tokenizer {
-            path: path.clone(),
+            path: path.to_owned(),
             cause: cause.to_string(),
         };
+        check_character_maps(text).map_err(unusable)?;
         let mut start = text.parse::<HfTokenizer>().map_err(unusable)?;
         // Rows are cut and filled by this crate, once and in the open.
         start.with_truncation(None).map_err(unusable)?;
@@ -84,6 +94,7 @@ impl Tokenizer {
         let controls = ControlTokens::of(&start);
         let texts = [special.bos, Some(special.eos)].map(|id| start.id_to_token(id?));
         let tokenizer = Self {
+            path: path.to_owned(),
             template: ChatTemplate::of_folder(folder, &files, &controls, texts)?,
             spaces_every_section: spaces_every_section(&start),
             start,
@@ -208,10 +219,7 @@ impl Tokenizer {
 
     /// Tokens of a rendered text, section by section between control tokens, the first by `first`.
     fn encode_sections(&self, rendered: &str, first: &HfTokenizer) -> Result<Vec<u32>, DataError> {
-        let encoding = self
-            .control()
-            .encode(rendered, false)
-            .map_err(tokenization)?;
+        let encoding = self.call(|| self.control().encode(rendered, false))?;
         let tokens = encoding.get_ids().iter().zip(encoding.get_offsets());
         let controls = tokens.filter(|(id, _)| self.is_control(**id));
         let mut found = Vec::new();
@@ -268,7 +276,7 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer's decoder fails.
     pub fn decode(&self, tokens: &[u32]) -> Result<String, DataError> {
-        self.start.decode(tokens, true).map_err(tokenization)
+        self.call(|| self.start.decode(tokens, true))
     }
 
     /// The text of `tokens` that follow others: unlike [`decode`](Tokenizer::decode) it keeps the
@@ -279,7 +287,7 @@ impl Tokenizer {
     /// When the tokenizer's decoder fails.
     pub fn decode_continuation(&self, tokens: &[u32]) -> Result<String, DataError> {
         let hf = self.continuation.as_ref().unwrap_or(&self.start);
-        let text = hf.decode(tokens, true).map_err(tokenization)?;
+        let text = self.call(|| hf.decode(tokens, true))?;
         // The decoder of words joins with spaces and leaves out the one before the first.
         let joined =
             self.joints == Joints::Words && tokens.iter().any(|&id| self.spelling(id).is_some());
@@ -331,10 +339,20 @@ impl Tokenizer {
     }
 
     fn encode(&self, hf: &HfTokenizer, text: &str) -> Result<Vec<u32>, DataError> {
-        let encoding = hf.encode_fast(text, false).map_err(tokenization)?;
+        let encoding = self.call(|| hf.encode_fast(text, false))?;
         let tokens = encoding.get_ids().to_vec();
         tokens.iter().try_for_each(|&id| self.check(id))?;
         Ok(tokens)
+    }
+
+    /// A call of the tokenizers library, which panics on some files.
+    fn call<T>(&self, call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, DataError> {
+        let failed = |cause| DataError::Tokenization {
+            path: self.path.clone(),
+            cause,
+        };
+        let done = guarded(call).map_err(failed)?;
+        done.map_err(|cause| failed(cause.to_string()))
     }
 
     pub(crate) fn check(&self, id: u32) -> Result<(), DataError> {
@@ -348,6 +366,26 @@ impl Tokenizer {
             vocab: self.vocab,
         })
     }
+}
+
+/// Refuses character maps for which more memory would be taken than they have bytes.
+fn check_character_maps(text: &str) -> tokenizers::Result<()> {
+    const KEY: &str = "precompiled_charsmap";
+    fn cut_off(value: &Value) -> bool {
+        match value {
+            Value::Object(entries) => entries.iter().any(|(key, value)| match value.as_str() {
+                Some(charsmap) if key == KEY => is_cut_off(charsmap),
+                _ => cut_off(value),
+            }),
+            Value::Array(items) => items.iter().any(cut_off),
+            _ => false,
+        }
+    }
+    // Parsing a large file once more is for the few that have one.
+    if text.contains(KEY) && cut_off(&serde_json::from_str(text)?) {
+        return Err(format!("{KEY} is cut off").into());
+    }
+    Ok(())
 }
 
 /// The folder that holds the tokenizer: `folder`, or that of the base model where it holds an adapter only.

@@ -19,6 +19,12 @@ pub enum EvalError {
         /// The system's reason.
         source: io::Error,
     },
+    /// A file of results that another process adds to.
+    #[error("{} is in use: another process adds to it", path.display())]
+    InUse {
+        /// The file.
+        path: PathBuf,
+    },
     /// A file that is not what it should be.
     #[error("{}{}: expected {expected}, found {found}", path.display(), at_line(*line))]
     Content {

@@ -4,7 +4,7 @@
 //! begun with. A last line that a kill cut short is cut off; nothing else is ever changed. Knows keys and values, nothing of what they mean.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::EvalError;
+use crate::files::open_to_append;
 
 /// Results by key, kept in a file.
 #[derive(Debug)]
@@ -56,10 +57,7 @@ impl Journal {
             expected: "settings that can be written as JSON",
             found: error.to_string(),
         })?;
-        let bytes = match path.exists() {
-            true => std::fs::read(path).map_err(EvalError::io("read", path))?,
-            false => Vec::new(),
-        };
+        let (file, bytes) = open_to_append(path)?;
         // A kill may have cut a line in the middle of a character.
         let whole = bytes.iter().rposition(|byte| *byte == b'\n');
         let whole = whole.map_or(0, |end| end + 1);
@@ -85,9 +83,6 @@ impl Journal {
                 parse(path, index + 1, "a result, {\"key\", \"value\"}", line)?;
             entries.insert(entry.key, entry.value);
         }
-        let mut options = OpenOptions::new();
-        let opened = options.create(true).append(true).open(path);
-        let file = opened.map_err(EvalError::io("write", path))?;
         file.set_len(whole as u64)
             .map_err(EvalError::io("write", path))?;
         let mut journal = Self {
@@ -222,6 +217,9 @@ mod tests {
         journal.record("a", &"Zürich, or\nso").unwrap();
         journal.record("b", &7).unwrap();
         let whole = std::fs::read(&path).unwrap();
+        let second = Journal::open(&path, &settings).unwrap_err();
+        assert!(matches!(second, EvalError::InUse { .. }), "{second}");
+        drop(journal);
         for length in 0..=whole.len() {
             std::fs::write(&path, &whole[..length]).unwrap();
             let mut journal = Journal::open(&path, &settings).unwrap();

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::files::read_text;
 use crate::{Comparison, EvalError, Interval, Judge, Verdict, VerdictFile};
 
 /// A pair of responses that people have judged.
@@ -70,7 +71,7 @@ impl From<Scalar> for String {
 /// When the file cannot be read or is of another form.
 pub fn read_pandalm(path: impl AsRef<std::path::Path>) -> Result<Vec<HumanVerdict>, EvalError> {
     let path = path.as_ref();
-    let text = std::fs::read_to_string(path).map_err(EvalError::io("read", path))?;
+    let text = read_text(path)?;
     let content = |found: String| EvalError::Content {
         path: path.to_owned(),
         line: None,

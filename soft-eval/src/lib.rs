@@ -42,6 +42,7 @@ mod candidates;
 mod chat_judge;
 mod error;
 mod exit_scores;
+mod files;
 mod frontier;
 mod journal;
 mod judge;

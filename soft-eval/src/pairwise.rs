@@ -242,6 +242,7 @@ mod tests {
             error,
             EvalError::MissingVerdicts { missing: 2, .. }
         ));
+        drop(verdicts);
         let filled = std::fs::read_to_string(&path).unwrap();
         assert_eq!(filled.matches("null").count(), 2);
         std::fs::write(&path, filled.replace("null", "\"2\"")).unwrap();

@@ -5,12 +5,13 @@
 //! a file.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::files::open_to_append;
 use crate::{Comparison, EvalError, Judge, Judgement, Verdict};
 
 /// The verdicts of a file, and where further ones go.
@@ -61,15 +62,9 @@ impl VerdictFile {
     /// When a line is no comparison, or the file cannot be read or written.
     pub fn open(path: impl AsRef<Path>, judge: impl Into<String>) -> Result<Self, EvalError> {
         let path = path.as_ref();
-        let text = match path.exists() {
-            true => std::fs::read(path).map_err(EvalError::io("read", path))?,
-            false => Vec::new(),
-        };
+        let (mut file, text) = open_to_append(path)?;
         let judge = judge.into();
         let (given, whole) = read(path, &text, &judge)?;
-        let mut options = OpenOptions::new();
-        let opened = options.create(true).append(true).open(path);
-        let mut file = opened.map_err(EvalError::io("write", path))?;
         let written = file.set_len(whole as u64).and_then(|()| {
             // An editor may have left the last line without its end.
             match text[..whole].last() {
@@ -234,6 +229,7 @@ mod tests {
         let error = file.compare(&COMPARISON).unwrap_err().to_string();
         assert!(error.contains("verdicts.jsonl"), "{error}");
         file.request(&COMPARISON).unwrap();
+        drop(file);
         let text = std::fs::read_to_string(&path).unwrap();
         assert_eq!(text.lines().count(), 1);
         let filled = text.trim_end().replace("null", "\"1\"");
@@ -243,6 +239,7 @@ mod tests {
         assert_eq!(file.get(&COMPARISON.reversed()), None);
         file.request(&COMPARISON.reversed()).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 2);
+        drop(file);
         let other = VerdictFile::open(&path, "somebody else").unwrap();
         assert_eq!(other.get(&COMPARISON), None, "no judge answers for another");
     }
@@ -259,6 +256,7 @@ mod tests {
         file.record(&COMPARISON, &judgement(Verdict::Tie)).unwrap();
         file.record(&COMPARISON.reversed(), &judgement(Verdict::Second))
             .unwrap();
+        drop(file);
         let whole = std::fs::read(&path).unwrap();
         let first = whole.iter().position(|byte| *byte == b'\n').unwrap();
         for length in first..=whole.len() {

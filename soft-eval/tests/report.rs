@@ -321,3 +321,41 @@ fn evaluations_are_files_and_other_files_are_refused() {
         "{error}"
     );
 }
+
+/// Names come from command lines and folders: no name is markup, or says anything to a terminal.
+#[test]
+fn names_are_text_in_every_format() {
+    let name = "\u{1b}[31mred\u{7} <b>|[a](javascript:x) `code` *";
+    let hostile = |finding: Finding| -> Finding {
+        let text = serde_json::to_string(&finding).unwrap();
+        let name = serde_json::to_string(name).unwrap();
+        serde_json::from_str(&text.replace("\"SFT\"", &name)).unwrap()
+    };
+    let evaluation = Evaluation {
+        findings: findings().into_iter().map(hostile).collect(),
+        ..evaluation()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    write_report(&folder, name, &[evaluation]).unwrap();
+    let mut texts = vec![
+        read(&folder.path().join("index.html")),
+        read(&folder.path().join("report.md")),
+        read(&folder.path().join("report.json")),
+    ];
+    for figure in std::fs::read_dir(folder.path().join("figures")).unwrap() {
+        let path = figure.unwrap().path();
+        if path.extension().is_some_and(|end| end == "svg") {
+            texts.push(read(&path));
+        }
+    }
+    assert!(texts.iter().filter(|text| text.contains("red")).count() > 3);
+    for text in &texts {
+        let control = |c: char| c.is_control() && c != '\n' && c != '\t';
+        assert!(!text.contains(control));
+    }
+    assert!(!texts[0].contains("<b>|"));
+    let markdown = &texts[1];
+    for part in [" <b>", "|[a]", "](javascript"] {
+        assert!(!markdown.contains(part), "{part} is markup");
+    }
+}

@@ -226,7 +226,13 @@ impl Comparison<'_> {
             let prompts = prompts.map(|record| encode_prompt(record, &subject.tokenizer));
             let prompts = prompts.collect::<Result<Vec<_>, _>>()?;
             let mode = format!("exit={exit}");
-            let answers = answers(subject, self.args, &prompts, &mode, &mut self.journal)?;
+            let answers = answers(
+                subject,
+                (self.args, &self.exits),
+                &prompts,
+                &mode,
+                &mut self.journal,
+            )?;
             let texts = answers.iter().map(|answer| subject.text(answer));
             let texts = texts
                 .map(|text| Ok(first_line(&text?)))
@@ -265,7 +271,13 @@ impl Comparison<'_> {
         let mut rows = Vec::new();
         for reference in [&self.ours, &self.theirs] {
             let prompts = self.prompts(reference)?;
-            let answers = answers(reference, self.args, &prompts, &full, &mut self.journal)?;
+            let answers = answers(
+                reference,
+                (self.args, &self.exits),
+                &prompts,
+                &full,
+                &mut self.journal,
+            )?;
             let texts = prompts.into_iter().zip(answers);
             let texts = texts.map(|(prompt, answer)| AnsweredPrompt {
                 prompt,
@@ -319,7 +331,13 @@ impl Comparison<'_> {
                 let mut of_exits = Vec::new();
                 for exit in exits.iter() {
                     let mode = format!("exit={exit}");
-                    let answers = answers(subject, self.args, &prompts, &mode, &mut self.journal)?;
+                    let answers = answers(
+                        subject,
+                        (self.args, &self.exits),
+                        &prompts,
+                        &mode,
+                        &mut self.journal,
+                    )?;
                     let texts = answers.iter().map(|answer| subject.text(answer));
                     of_exits.push((exit, texts.collect::<Result<Vec<_>>>()?));
                 }
@@ -368,7 +386,13 @@ impl Comparison<'_> {
                 modes.push("dynamic".to_owned());
             }
             for mode in modes {
-                let answers = answers(subject, self.args, &prompts, &mode, &mut self.journal)?;
+                let answers = answers(
+                    subject,
+                    (self.args, &self.exits),
+                    &prompts,
+                    &mode,
+                    &mut self.journal,
+                )?;
                 for ((samples, prompt), answer) in samples.iter_mut().zip(&prompts).zip(&answers) {
                     samples.push(subject.sample(&mode, prompt, answer)?);
                 }
@@ -433,14 +457,14 @@ fn pairing(
 /// Greedy answers of one mode, from the journal as far as it has them.
 fn answers(
     subject: &Subject,
-    args: &Args,
+    (args, exits): (&Args, &Exits),
     prompts: &[Vec<u32>],
     mode: &str,
     journal: &mut Journal,
 ) -> Result<Vec<Answer>> {
     let questions = Questions {
         prompts,
-        exits: args.exits.as_ref(),
+        exits: Some(exits),
         max_new_tokens: args.max_new_tokens,
         batch: args.batch,
     };

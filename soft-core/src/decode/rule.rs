@@ -134,6 +134,32 @@ impl ExitRule {
         }
     }
 
+    /// Refuses thresholds that what the rule looks at never reaches: beyond 1 for probabilities and cosines. Policies take them, and
+    /// leave nowhere or everywhere; written down they are a slip.
+    ///
+    /// # Errors
+    /// [`PolicyError::Unreachable`].
+    pub fn check_range(&self) -> Result<(), PolicyError> {
+        let (thresholds, range) = match self {
+            Self::Confidence(thresholds) | Self::Margin(thresholds) => (thresholds, 0.0..=1.0),
+            Self::Entropy(thresholds) => (thresholds, 0.0..=f64::MAX),
+            Self::Saturation(thresholds) => (thresholds, -1.0..=1.0),
+            Self::Patience(_) => return Ok(()),
+        };
+        let outside = thresholds
+            .values()
+            .into_iter()
+            .find(|it| !range.contains(it));
+        outside.map_or(Ok(()), |found| {
+            Err(PolicyError::Unreachable {
+                criterion: self.criterion().name(),
+                found,
+                lowest: *range.start(),
+                highest: *range.end(),
+            })
+        })
+    }
+
     /// What it looks at.
     pub fn criterion(&self) -> Criterion {
         match self {

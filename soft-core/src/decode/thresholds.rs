@@ -52,6 +52,14 @@ impl Thresholds {
         }
     }
 
+    /// The thresholds, whatever exits they are for.
+    pub fn values(&self) -> Vec<f64> {
+        match &self.0 {
+            Values::All(threshold) => vec![*threshold],
+            Values::Each(each) => each.iter().map(|(_, threshold)| *threshold).collect(),
+        }
+    }
+
     /// Refuses thresholds outside `range`, and those of exits that are not there.
     pub(crate) fn check(
         &self,

@@ -300,6 +300,34 @@ fn refuses_tokens_that_do_not_exist_or_do_not_fit() {
     ));
 }
 
+/// Files that the tokenizers library panics on, while it reads them or at the first text.
+#[test]
+fn files_that_break_the_library_are_errors() {
+    let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+    let normalizer = |part: Value| json!({ "normalizer": part });
+    for part in [
+        json!({"pre_tokenizer": {"type": "FixedLength", "length": 0}}),
+        json!({"post_processor": {"type": "TemplateProcessing", "pair": [],
+            "single": [{"SpecialToken": {"id": "<none>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "special_tokens": {}}}),
+        normalizer(json!({"type": "Precompiled", "precompiled_charsmap": ""})),
+        normalizer(json!({"type": "Precompiled", "precompiled_charsmap": "/////wAAAAA="})),
+        normalizer(json!({"type": "Replace", "pattern": {"String": ""}, "content": "a"})),
+        normalizer(json!({"type": "Prepend", "prepend": ""})),
+        json!({"model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": [["a", "b"]], "continuing_subword_prefix": "##é"},
+            "pre_tokenizer": byte_level}),
+    ] {
+        let copy = changed("bytes", json!({ "tokenizer.json": part }));
+        let tokens = Tokenizer::from_folder(copy.path(), 1000)
+            .and_then(|tokenizer| tokenizer.encode_start("a text 日本"));
+        // Some of them are harmless; none may panic.
+        if let Err(error) = tokens {
+            let error = error.to_string();
+            assert!(error.contains("tokenizer.json: "), "{error}");
+        }
+    }
+}
+
 /// `SOFT_MODEL=path/to/model cargo test -p soft-data -- --ignored`, with any real model folder.
 #[test]
 #[ignore = "needs a model folder"]

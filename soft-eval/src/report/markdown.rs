@@ -6,18 +6,19 @@ use super::document::{Block, Document, Table};
 
 /// The document; figures are looked for in `figures/`.
 pub(super) fn markdown(document: &Document) -> String {
-    let mut text = format!("# {}\n", document.title);
+    let mut text = format!("# {}\n", inline(&document.title));
     for section in &document.sections {
         // Writing to a string cannot fail.
-        let _ = writeln!(text, "\n## {}\n", section.heading);
+        let _ = writeln!(text, "\n## {}\n", inline(&section.heading));
         for block in &section.blocks {
             match block {
                 Block::Text(paragraph) => {
-                    let _ = writeln!(text, "{paragraph}\n");
+                    let _ = writeln!(text, "{}\n", inline(paragraph));
                 }
                 Block::Table(table) => text.push_str(&lines(table)),
                 Block::Figure(figure) => {
-                    let _ = writeln!(text, "![{}](figures/{}.svg)\n", figure.caption, figure.name);
+                    let caption = inline(&figure.caption);
+                    let _ = writeln!(text, "![{caption}](figures/{}.svg)\n", figure.name);
                 }
                 Block::Samples(samples) => {
                     let wanted = samples.wanted.as_ref();
@@ -31,7 +32,7 @@ pub(super) fn markdown(document: &Document) -> String {
                     for answer in &samples.answers {
                         let words: String =
                             answer.pieces.iter().map(|piece| piece.0.as_str()).collect();
-                        let (model, mode) = (&answer.model, &answer.mode);
+                        let (model, mode) = (inline(&answer.model), inline(&answer.mode));
                         let _ = writeln!(
                             text,
                             "- {model}, {mode}: {}",
@@ -58,11 +59,27 @@ fn escaped(text: &str) -> String {
     escaped
 }
 
+/// Names and figures: text too, but for brackets that make no link, as those of intervals, and underscores within words.
+fn inline(text: &str) -> String {
+    let markup = match text.contains("](") || text.contains("][") {
+        true => "<>&*`|\\[]",
+        false => "<>&*`|\\",
+    };
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        if markup.contains(c) {
+            escaped.push('\\');
+        }
+        escaped.push(c);
+    }
+    escaped
+}
+
 fn lines(table: &Table) -> String {
     let line = |cells: &[String]| {
         let cells: Vec<_> = cells
             .iter()
-            .map(|cell| cell.replace('|', "\\|").replace('\n', " "))
+            .map(|cell| inline(cell).replace('\n', " "))
             .collect();
         format!("| {} |\n", cells.join(" | "))
     };
@@ -74,5 +91,5 @@ fn lines(table: &Table) -> String {
     for row in &table.rows {
         text.push_str(&line(row));
     }
-    format!("{text}\n{}\n\n", table.caption)
+    format!("{text}\n{}\n\n", inline(&table.caption))
 }

@@ -15,9 +15,39 @@ mod sections;
 use std::path::Path;
 
 pub use png::png;
+use serde_json::Value;
 
 use crate::EvalError;
 use crate::results::{Evaluation, write_whole};
+
+/// A text without control characters, which no format of the report may hold: XML forbids them, terminals obey them.
+fn plain(text: &str) -> String {
+    let kept = |c: &char| !c.is_control() || *c == '\n' || *c == '\t';
+    text.chars().filter(kept).collect()
+}
+
+/// Evaluations with their texts [`plain`]: names, prompts and answers come from anywhere.
+fn plain_texts(evaluations: &[Evaluation]) -> Result<Vec<Evaluation>, EvalError> {
+    fn visit(value: &mut Value) {
+        match value {
+            Value::String(text) => *text = plain(text),
+            Value::Array(items) => items.iter_mut().for_each(visit),
+            Value::Object(entries) => entries.values_mut().for_each(visit),
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
+    }
+    let through_json = || {
+        let mut value = serde_json::to_value(evaluations)?;
+        visit(&mut value);
+        serde_json::from_value(value)
+    };
+    through_json().map_err(|error: serde_json::Error| EvalError::Content {
+        path: "report.json".into(),
+        line: None,
+        expected: "figures that can be written as JSON",
+        found: error.to_string(),
+    })
+}
 
 /// Writes `index.html`, `report.md`, `report.json` and `figures/` into `folder`, which is made if it is not there; files of these names are replaced.
 ///
@@ -29,6 +59,7 @@ pub fn write_report(
     evaluations: &[Evaluation],
 ) -> Result<(), EvalError> {
     let folder = folder.as_ref();
+    let (title, evaluations) = (&plain(title), &plain_texts(evaluations)?);
     let document = sections::document(title, evaluations)?;
     let figures = folder.join("figures");
     std::fs::create_dir_all(&figures).map_err(EvalError::io("create", &figures))?;

@@ -7,6 +7,7 @@ mod tables;
 use std::path::{Path, PathBuf};
 
 use crate::EvalError;
+use crate::files::read_text;
 use serde::{Deserialize, Serialize};
 
 pub use tables::{
@@ -84,7 +85,7 @@ impl Evaluation {
     /// When it cannot be read or is none.
     pub fn load(path: impl AsRef<Path>) -> Result<Self, EvalError> {
         let path = path.as_ref();
-        let text = std::fs::read_to_string(path).map_err(EvalError::io("read", path))?;
+        let text = read_text(path)?;
         serde_json::from_str(&text).map_err(|error| EvalError::Content {
             path: path.to_owned(),
             line: None,
