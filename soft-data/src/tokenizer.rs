@@ -237,12 +237,18 @@ impl Tokenizer {
             Ok(())
         };
         for (&id, &(start, end)) in controls {
-            section(&rendered[done..start], &mut found)?;
+            // A tokenizer that rewrites texts before it looks for control tokens may not say where they were.
+            let before = rendered.get(done..start).filter(|_| end >= start);
+            let before = before.ok_or_else(|| DataError::Tokenization {
+                path: self.path.clone(),
+                cause: "it does not say where in a text a control token stands".to_owned(),
+            })?;
+            section(before, &mut found)?;
             self.check(id)?;
             found.push(id);
             done = end;
         }
-        section(&rendered[done..], &mut found)?;
+        section(rendered.get(done..).unwrap_or_default(), &mut found)?;
         Ok(found)
     }
 
