@@ -1,19 +1,20 @@
 //! Named tensors on disk: one safetensors file, or several with an index.
 //!
-//! Reads and writes numbers and shapes; knows nothing of models. Files are checked whole before
-//! a tensor is taken from them: header length, JSON, offsets, and that they cover the file to its
-//! last byte. Source: the safetensors format and Hugging Face's `model.safetensors.index.json`.
+//! Reads and writes numbers and shapes; knows nothing of models. Source: Hugging Face's `model.safetensors.index.json`.
 
-use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom};
+mod file;
+mod write;
+
+use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use safetensors::{Dtype, tensor::Metadata};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
-use crate::folder::{exists, open_regular, read_text};
+use crate::folder::{exists, read_text};
+use file::WeightFile;
+pub(crate) use write::{NamedTensor, write_weights};
 
 /// The tensors of a checkpoint folder, read one by one as they are asked for.
 #[derive(Debug)]
@@ -34,15 +35,6 @@ struct Place {
     stored: String,
 }
 
-/// One safetensors file whose header was checked.
-#[derive(Debug)]
-struct WeightFile {
-    path: PathBuf,
-    file: File,
-    data_start: u64,
-    metadata: Metadata,
-}
-
 #[derive(Deserialize)]
 struct ShardIndex {
     weight_map: BTreeMap<String, String>,
@@ -50,8 +42,6 @@ struct ShardIndex {
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
-/// The format's own limit on the JSON header.
-const MAX_HEADER_BYTES: u64 = 100_000_000;
 
 impl WeightFiles {
     /// Opens `model.safetensors` or the shards of `model.safetensors.index.json` in `folder`. Tensors are known by the names that
@@ -279,117 +269,6 @@ fn no_weights(folder: &Path) -> Error {
     }
 }
 
-impl WeightFile {
-    fn open(path: &Path) -> Result<Self, Error> {
-        let mut file = open_regular(path)?;
-        let invalid = |reason: String| Error::Safetensors {
-            path: path.to_owned(),
-            reason,
-        };
-        let length = file.metadata().map_err(Error::io("read", path))?.len();
-        if length < 8 {
-            return Err(invalid(format!(
-                "it has {length} bytes: expected at least the 8 of the header length"
-            )));
-        }
-        let mut prefix = [0; 8];
-        file.read_exact(&mut prefix)
-            .map_err(Error::io("read", path))?;
-        let header = u64::from_le_bytes(prefix);
-        if header > MAX_HEADER_BYTES || header > length - 8 {
-            let reason = format!(
-                "the header length is {header}: expected at most {}",
-                (length - 8).min(MAX_HEADER_BYTES)
-            );
-            return Err(invalid(reason));
-        }
-        let mut json = Vec::new();
-        file.by_ref()
-            .take(header)
-            .read_to_end(&mut json)
-            .map_err(Error::io("read", path))?;
-        // Deserialising checks shapes, types and that offsets follow one another without a gap.
-        let parsed =
-            serde_json::from_slice(&json).map_err(|source| invalid(format!("header: {source}")));
-        let metadata: Metadata = parsed?;
-        let (found, expected) = (length - 8 - header, metadata.data_len() as u64);
-        if found != expected {
-            return Err(invalid(format!(
-                "it holds {found} bytes of tensors: the header describes {expected}"
-            )));
-        }
-        Ok(Self {
-            path: path.to_owned(),
-            file,
-            data_start: 8 + header,
-            metadata,
-        })
-    }
-
-    fn invalid(&self, reason: String) -> Error {
-        Error::Safetensors {
-            path: self.path.clone(),
-            reason,
-        }
-    }
-
-    fn read(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
-        let (path, tensor) = (self.path.clone(), name.to_owned());
-        let Some(info) = self.metadata.info(name) else {
-            return Err(Error::MissingTensor {
-                path,
-                name: tensor,
-                expected: shape.to_vec(),
-            });
-        };
-        if info.shape != shape {
-            let (expected, found) = (shape.to_vec(), info.shape.clone());
-            return Err(Error::TensorShape {
-                path,
-                name: tensor,
-                expected,
-                found,
-            });
-        }
-        let (dtype, (start, end)) = (info.dtype, info.data_offsets);
-        let mut bytes = Vec::new();
-        let room = bytes.try_reserve_exact(end - start);
-        room.map_err(|_| Error::io("read", &path)(std::io::ErrorKind::OutOfMemory.into()))?;
-        bytes.resize(end - start, 0);
-        let seek = self
-            .file
-            .seek(SeekFrom::Start(self.data_start + start as u64));
-        seek.and_then(|_| self.file.read_exact(&mut bytes))
-            .map_err(Error::io("read", &path))?;
-        let values = match dtype {
-            Dtype::F32 => decode(&bytes, f32::from_le_bytes),
-            Dtype::F16 => decode(&bytes, |two| half::f16::from_le_bytes(two).to_f32()),
-            Dtype::BF16 => decode(&bytes, |two| half::bf16::from_le_bytes(two).to_f32()),
-            other => {
-                return Err(Error::TensorType {
-                    path,
-                    name: tensor,
-                    found: format!("{other:?}"),
-                });
-            }
-        };
-        match values.iter().position(|value| !value.is_finite()) {
-            None => Ok(values),
-            Some(index) => Err(Error::DamagedTensor {
-                path,
-                name: tensor,
-                value: values[index],
-                index,
-            }),
-        }
-    }
-}
-
-fn decode<const N: usize>(bytes: &[u8], number: impl Fn([u8; N]) -> f32) -> Vec<f32> {
-    let (numbers, _) = bytes.as_chunks::<N>();
-    numbers.iter().map(|bytes| number(*bytes)).collect()
-}
-
 /// The number type in which weights are kept or written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -443,91 +322,4 @@ impl std::str::FromStr for WeightType {
             expected: "f32, bf16 or f16",
         })
     }
-}
-
-/// A tensor to be written.
-pub(crate) struct NamedTensor {
-    pub name: String,
-    pub shape: Vec<usize>,
-    pub values: Vec<f32>,
-}
-
-struct Encoded<'a> {
-    tensor: &'a NamedTensor,
-    weight_type: WeightType,
-}
-
-impl safetensors::View for Encoded<'_> {
-    fn dtype(&self) -> Dtype {
-        match self.weight_type {
-            WeightType::F32 => Dtype::F32,
-            WeightType::Bf16 => Dtype::BF16,
-            WeightType::F16 => Dtype::F16,
-        }
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.tensor.shape
-    }
-
-    fn data(&self) -> std::borrow::Cow<'_, [u8]> {
-        let values = self.tensor.values.iter();
-        match self.weight_type {
-            WeightType::F32 => values.flat_map(|value| value.to_le_bytes()).collect(),
-            WeightType::Bf16 => values
-                .flat_map(|&value| half::bf16::from_f32(value).to_le_bytes())
-                .collect(),
-            WeightType::F16 => values
-                .flat_map(|&value| half::f16::from_f32(value).to_le_bytes())
-                .collect(),
-        }
-    }
-
-    fn data_len(&self) -> usize {
-        let bytes = match self.weight_type {
-            WeightType::F32 => 4,
-            WeightType::Bf16 | WeightType::F16 => 2,
-        };
-        self.tensor.values.len() * bytes
-    }
-}
-
-/// Writes `tensors` to `path`: beside it first, then renamed, so that a file under that name is
-/// whole.
-pub(crate) fn write_weights(
-    path: &Path,
-    tensors: &[NamedTensor],
-    weight_type: WeightType,
-) -> Result<(), Error> {
-    let views = tensors.iter().map(|tensor| {
-        (
-            tensor.name.as_str(),
-            Encoded {
-                tensor,
-                weight_type,
-            },
-        )
-    });
-    let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    safetensors::serialize_to_file(views, Some(format), path).map_err(|source| match source {
-        safetensors::SafeTensorError::IoError(source) => Error::io("write", path)(source),
-        other => Error::Safetensors {
-            path: path.to_owned(),
-            reason: other.to_string(),
-        },
-    })?;
-    readable_by_all(path)
-}
-
-/// The temporary file behind safetensors' writer is private to its owner; a model is not.
-fn readable_by_all(path: &Path) -> Result<(), Error> {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        let readable = fs::Permissions::from_mode(0o644);
-        fs::set_permissions(path, readable).map_err(Error::io("write", path))?;
-    }
-    File::open(path)
-        .and_then(|file| file.sync_all())
-        .map_err(Error::io("write", path))
 }

@@ -43,7 +43,6 @@ const SPECIAL: [&str; 7] = [
 
 /// A template for tokenizers with ChatML's tokens, in folders that have none (OpenAI, 2023).
 const CHAT_ML: &str = "\
-{%- for message in messages %}
     {{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}
 {%- endfor %}
 {%- if add_generation_prompt %}
@@ -53,12 +52,19 @@ const CHAT_ML: &str = "\
 
 /// A template for all other tokenizers: turns end by the end-of-text token, as in TinyLlama's chats.
 const PLAIN: &str = "\
-{%- for message in messages %}
     {{- '<|' + message['role'] + '|>\\n' + message['content'] + eos_token + '\\n' }}
 {%- endfor %}
 {%- if add_generation_prompt %}
     {{- '<|assistant|>\\n' }}
 {%- endif %}
+";
+
+/// How both begin: models disagree on how tools are written, so neither guesses.
+const MESSAGES: &str = "\
+{%- for message in messages %}
+    {%- if tools or message['tool_calls'] or message['content'] is not string %}
+        {{- raise_exception('the default chat template has no tools: the model folder needs a template that has') }}
+    {%- endif %}
 ";
 
 /// The chat template of a model folder.
@@ -152,8 +158,8 @@ impl ChatTemplate {
             false => PLAIN,
         };
         let source = match bos {
-            Some(_) => format!("{{{{- bos_token }}}}\n{turns}"),
-            None => turns.to_owned(),
+            Some(_) => format!("{{{{- bos_token }}}}\n{MESSAGES}{turns}"),
+            None => format!("{MESSAGES}{turns}"),
         };
         special.extend(bos.map(|bos| ("bos_token", bos)));
         special.extend(eos.map(|eos| ("eos_token", eos)));

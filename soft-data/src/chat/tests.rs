@@ -189,6 +189,33 @@ fn folders_without_a_template_have_a_default() {
     );
 }
 
+/// Models disagree on how tools are written, so the defaults do not guess.
+#[test]
+fn the_default_refuses_tools() {
+    let template = tokenizer(&bare("bytes")).chat_template().clone();
+    let asked = Message::new(Role::User, "a");
+    let calling = |content: Option<&str>| Message {
+        content: content.map(str::to_owned),
+        other: json!({"tool_calls": [{"name": "f"}]})
+            .as_object()
+            .unwrap()
+            .clone(),
+        ..Message::new(Role::Assistant, "")
+    };
+    let offered = Conversation {
+        messages: vec![asked.clone()],
+        tools: vec![json!({"name": "f"})],
+    };
+    for talk in [
+        Conversation::from(vec![asked.clone(), calling(None)]),
+        Conversation::from(vec![asked, calling(Some(""))]),
+        offered,
+    ] {
+        let refusal = template.render(&talk).unwrap_err().to_string();
+        assert!(refusal.contains("has no tools"), "{refusal}");
+    }
+}
+
 #[test]
 fn templates_that_are_none_are_refused() {
     let refusal = |entry: Value| {
