@@ -8,10 +8,11 @@ use std::process::ExitCode;
 use anyhow::{Result, ensure};
 use clap::Parser;
 use soft_burn::{LlamaConfig, save_draft_tokens};
-use soft_data::{Format, Tokenizer, encode, frequent_tokens};
+use soft_data::{Format, frequent_tokens};
 use soft_examples::decoding::DRAFT_TOKENS;
+use soft_examples::outln;
 use soft_examples::terminal;
-use soft_examples::{outln, statusln};
+use soft_examples::tokens::{TokenArgs, encode_rows};
 
 #[derive(Parser, Debug)]
 #[command(about = "Store the tokens that answers are made of with a model, for cheaper drafts")]
@@ -28,6 +29,8 @@ struct Args {
     /// Tokens to keep
     #[arg(long, default_value_t = DRAFT_TOKENS)]
     count: usize,
+    #[command(flatten)]
+    tokens: TokenArgs,
 }
 
 fn main() -> ExitCode {
@@ -38,10 +41,9 @@ fn run() -> Result<()> {
     let args = Args::parse();
     ensure!(args.count > 0, "--count is 0: expected at least 1");
     let config = LlamaConfig::load(&args.model)?;
-    let tokenizer = Tokenizer::from_folder(&args.model, config.vocab)?;
+    let tokenizer = args.tokens.open(&args.model, config.vocab)?;
     let records = args.format.read(&args.data)?;
-    let (examples, report) = encode(&records, &tokenizer, config.max_positions)?;
-    statusln!("{}: {report}", args.data.display());
+    let examples = encode_rows(&args.data, &records, &tokenizer, config.max_positions)?;
     let tokens = frequent_tokens(&examples, args.count);
     let kept: HashSet<_> = tokens.iter().collect();
     let learnt = examples.iter().flat_map(|example| {

@@ -8,20 +8,20 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use soft_burn::{LlamaConfig, SoftInfo};
 use soft_core::{Exit, Exits};
-use soft_data::{Format, Record, encode, encode_prompt, ordered_batches};
+use soft_data::{Format, Record, encode_prompt, ordered_batches};
 use soft_eval::results::{AnswerRow, AnswerTable, ExitRow, ExitTable, Finding};
 use soft_eval::{Interval, Journal};
 use soft_examples::decoding::DecodingArgs;
 use soft_examples::device::{PlaceArgs, listed};
 use soft_examples::evaluation::{OutputArgs, Recorder};
 use soft_examples::hub::model_folder;
+use soft_examples::outln;
 use soft_examples::progress::Progress;
 use soft_examples::subject::{NamedFolder, Questions, Subject};
 use soft_examples::table::{figure, percent, table};
 use soft_examples::terminal;
-use soft_examples::tokens::TokenArgs;
+use soft_examples::tokens::{TokenArgs, encode_rows};
 use soft_examples::trivia::{first_line, trivia_scores};
-use soft_examples::{outln, statusln};
 
 #[derive(Parser, Debug)]
 #[command(about = "Loss, perplexity, accuracy and answers at every exit of a model")]
@@ -100,8 +100,7 @@ fn run() -> Result<()> {
     records.truncate(args.limit.unwrap_or(usize::MAX));
     let subject = Subject::load(&args.model, place, &args.tokens)?;
     let longest = args.max_len.min(config.max_positions);
-    let (examples, report) = encode(&records, &subject.tokenizer, longest)?;
-    statusln!("{}: {report}", args.data.display());
+    let examples = encode_rows(&args.data, &records, &subject.tokenizer, longest)?;
     let batches = ordered_batches(&examples, subject.tokenizer.pad(), args.batch)?;
 
     let answers = args.format == Format::TriviaQa && !args.no_answers;

@@ -13,14 +13,14 @@ use safetensors::tensor::{Dtype, TensorView};
 use soft_burn::LlamaConfig;
 use soft_burn::burn::tensor::{Tensor, activation};
 use soft_core::{DecodeModel, Exits, NestedModel};
-use soft_data::Tokenizer;
+use soft_data::{PromptBody, Tokenizer};
 use soft_examples::device::{PlaceArgs, listed};
 use soft_examples::hub::model_folder;
 use soft_examples::model;
 use soft_examples::outln;
 use soft_examples::table::table;
 use soft_examples::terminal;
-use soft_examples::tokens::TokenArgs;
+use soft_examples::tokens::{TokenArgs, warn_of_control_text};
 
 #[derive(Parser, Debug)]
 #[command(about = "The best next token and its probability at every depth of a model")]
@@ -70,10 +70,13 @@ fn run() -> Result<()> {
     let tokenizer = args.text.open(&folder, config.vocab);
     let tokens = match (&args.prompt, args.tokens.clone()) {
         (None, Some(tokens)) => tokens,
-        (Some(prompt), None) => tokenizer
-            .as_ref()
-            .map_err(|error| anyhow::anyhow!("{error}"))?
-            .encode_start(prompt)?,
+        (Some(prompt), None) => {
+            let tokenizer = tokenizer.as_ref();
+            let tokenizer = tokenizer.map_err(|error| anyhow::anyhow!("{error}"))?;
+            let text = PromptBody::Text(prompt.clone());
+            warn_of_control_text(&tokenizer.control_text_of(std::slice::from_ref(&text)));
+            text.encode(tokenizer)?
+        }
         _ => bail!("nothing to look at: give --prompt or --tokens"),
     };
     ensure!(!tokens.is_empty(), "the prompt has no tokens");

@@ -1,5 +1,6 @@
 //! Texts to look at exits on: the rows of a file, or a model's own answers to their prompts.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
@@ -11,6 +12,7 @@ use soft_eval::{AnsweredPrompt, Journal};
 use crate::progress::Progress;
 use crate::prompts::{PromptArgs, Reader};
 use crate::subject::{Questions, Subject};
+use crate::tokens::warn_of_control_text;
 
 /// Which texts.
 #[derive(Args, Debug, Clone)]
@@ -122,7 +124,7 @@ impl TextArgs {
         };
         records.truncate(self.limit.unwrap_or(usize::MAX));
         let context = subject.model.config().max_positions;
-        let mut texts = Vec::new();
+        let (mut texts, mut spelt) = (Vec::new(), BTreeMap::new());
         for record in &records {
             let prompt = encode_prompt(record, &subject.tokenizer)?;
             ensure!(
@@ -132,12 +134,15 @@ impl TextArgs {
                 self.prompts.display()
             );
             let row = std::slice::from_ref(record);
-            let (examples, _) = match encode(row, &subject.tokenizer, context) {
+            let (examples, report) = match encode(row, &subject.tokenizer, context) {
                 // The prompt alone fills the context.
                 Err(DataError::NoExamples) => continue,
                 encoded => encoded?,
             };
-            // Of a conversation the last answer, without what its template writes behind it.
+            for (token, count) in report.control_text {
+                *spelt.entry(token).or_default() += count;
+            }
+            // Of a conversation the last answer.
             let Some(example) = examples.last() else {
                 continue;
             };
@@ -156,6 +161,7 @@ impl TextArgs {
                 ended: ended && !cut,
             });
         }
+        warn_of_control_text(&spelt);
         Ok(texts)
     }
 }

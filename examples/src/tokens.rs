@@ -5,7 +5,8 @@ use std::path::Path;
 
 use anyhow::Result;
 use clap::Args;
-use soft_data::{ControlText, Tokenizer};
+use soft_core::Example;
+use soft_data::{ControlText, Record, Tokenizer, encode};
 
 use crate::statusln;
 
@@ -30,6 +31,19 @@ impl TokenArgs {
             false => ControlText::Characters,
         }))
     }
+}
+
+/// Encodes the rows of a file, and says what became of them.
+pub fn encode_rows(
+    path: &Path,
+    records: &[Record],
+    tokenizer: &Tokenizer,
+    max_len: usize,
+) -> Result<Vec<Example>> {
+    let (examples, report) = encode(records, tokenizer, max_len)?;
+    statusln!("{}: {report}", path.display());
+    warn_of_control_text(&report.control_text);
+    Ok(examples)
 }
 
 /// Warns of control tokens that were encoded as characters.

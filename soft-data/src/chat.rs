@@ -8,13 +8,15 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use minijinja::{Environment, Error, ErrorKind, context, value::Value as Jinja};
 use serde_json::Value;
 
 use crate::control::ControlTokens;
 use crate::rows::{describe, if_there, read_text};
-use crate::special::{Config, Files};
+use crate::special::{Config, Files, NAMED};
 use crate::{Conversation, DataError, Message};
 
 mod bounds;
@@ -23,49 +25,42 @@ mod dialect;
 mod python;
 mod run;
 mod source;
+mod turns;
 
 use run::Program;
 use source::MARKS;
+pub(crate) use turns::Turn;
 
 const FILE: &str = "chat_template.jinja";
 const KEY: &str = "chat_template";
 
-/// Special tokens that templates may write, as they are called in tokenizer_config.json.
-const SPECIAL: [&str; 7] = [
-    "bos_token",
-    "eos_token",
-    "unk_token",
-    "sep_token",
-    "pad_token",
-    "cls_token",
-    "mask_token",
-];
-
-/// A template for tokenizers with ChatML's tokens, in folders that have none (OpenAI, 2023).
-const CHAT_ML: &str = "\
-    {{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}
-{%- endfor %}
-{%- if add_generation_prompt %}
-    {{- '<|im_start|>assistant\\n' }}
-{%- endif %}
-";
-
-/// A template for all other tokenizers: turns end by the end-of-text token, as in TinyLlama's chats.
-const PLAIN: &str = "\
-    {{- '<|' + message['role'] + '|>\\n' + message['content'] + eos_token + '\\n' }}
-{%- endfor %}
-{%- if add_generation_prompt %}
-    {{- '<|assistant|>\\n' }}
-{%- endif %}
-";
-
-/// How both begin: models disagree on how tools are written, so neither guesses.
-const MESSAGES: &str = "\
-{%- for message in messages %}
-    {%- if tools or message['tool_calls'] or message['content'] is not string %}
-        {{- raise_exception('the default chat template has no tools: the model folder needs a template that has') }}
-    {%- endif %}
-";
+/// A template for folders that have none; `None` for a text that does not begin with a token.
+/// It names its tokens by their text, so that it means the same wherever it is saved.
+fn default_template(bos: Option<&str>, is_chat_ml: bool, eos: &str) -> String {
+    let quoted = |text: &str| format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"));
+    let start = bos.map_or(String::new(), |bos| format!("{{{{- {} }}}}\n", quoted(bos)));
+    // ChatML (OpenAI, 2023), or turns that end by the end-of-text token, as in TinyLlama's chats.
+    let [role, behind_role, end] = match is_chat_ml {
+        true => ["<|im_start|>", "", "<|im_end|>"],
+        false => ["<|", "|>", eos],
+    }
+    .map(quoted);
+    // Models disagree on how tools are written, so it does not guess.
+    start
+        + &format!(
+            "\
+{{%- for message in messages %}}
+    {{%- if tools or message['tool_calls'] or message['content'] is not string %}}
+        {{{{- raise_exception('the default chat template has no tools: the model folder needs a template that has') }}}}
+    {{%- endif %}}
+    {{{{- {role} + message['role'] + {behind_role} + '\\n' + message['content'] + {end} + '\\n' }}}}
+{{%- endfor %}}
+{{%- if add_generation_prompt %}}
+    {{{{- {role} + 'assistant' + {behind_role} + '\\n' }}}}
+{{%- endif %}}
+"
+        )
+}
 
 /// The chat template of a model folder.
 ///
@@ -101,24 +96,23 @@ const MESSAGES: &str = "\
 /// ```
 #[derive(Clone, Debug)]
 pub struct ChatTemplate {
-    /// The file that the template stands in; none for a default.
+    template: Arc<Template>,
+    /// Taken for conversations with tools, where the folder has a template for them.
+    tool_use: Option<Arc<Template>>,
+}
+
+/// One template.
+#[derive(Debug)]
+struct Template {
+    /// The file that it stands in; none for a default.
     path: Option<PathBuf>,
     source: String,
     /// What is compiled of it.
     prepared: String,
     environment: Environment<'static>,
     special: BTreeMap<&'static str, String>,
-}
-
-/// An answer of the assistant in a conversation, and what comes before it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Turn {
-    /// The text that the model is prompted with for this answer.
-    pub prompt: String,
-    /// That text with the answer.
-    pub answered: String,
-    /// All that is rendered with the answer: it begins with `answered`.
-    pub whole: String,
+    /// Whether it had to be left running once, which is once too often.
+    is_endless: AtomicBool,
 }
 
 /// What comes behind the messages.
@@ -130,8 +124,9 @@ enum Ending {
 
 impl ChatTemplate {
     /// Reads the template of a model `folder`: `chat_template.jinja`, else `chat_template` in
-    /// tokenizer_config.json, where of several templates `default` is taken; in a folder that has
-    /// none, ChatML where the tokenizer has its tokens, else turns that end by `eos`.
+    /// tokenizer_config.json, where of several templates `default` is taken, and `tool_use` for
+    /// conversations with tools; in a folder that has none, ChatML where the tokenizer has its
+    /// tokens, else turns that end by `eos`.
     ///
     /// It is compiled where it is used, so that a malformed one is in nobody's way who has no chats.
     pub(crate) fn of_folder(
@@ -140,50 +135,48 @@ impl ChatTemplate {
         controls: &ControlTokens,
         [bos, eos]: [Option<String>; 2],
     ) -> Result<Self, DataError> {
-        let mut special: BTreeMap<_, _> = SPECIAL
+        let special: BTreeMap<_, _> = NAMED
             .into_iter()
             .filter_map(|key| Some((key, files.token_text(key)?.to_owned())))
             .collect();
+        let template = |path: Option<PathBuf>, source: String| {
+            let mut template = Template::of_source(&source);
+            template.path = path;
+            template.special = special.clone();
+            Arc::new(template)
+        };
         let path = folder.join(FILE);
-        let found = match if_there(read_text(&path))? {
-            Some(source) => Some((path, source)),
-            None => of_config(&files.tokenizer)?,
+        let in_file = if_there(read_text(&path))?.map(|source| (path, source));
+        let Some((path, source)) = in_file.or(of_config(&files.tokenizer, "default")?) else {
+            let is_chat_ml = ["<|im_start|>", "<|im_end|>"];
+            let is_chat_ml = is_chat_ml.iter().all(|token| controls.contains(token));
+            let eos = eos.unwrap_or_default();
+            let source = default_template(bos.as_deref(), is_chat_ml, &eos);
+            return Ok(Self {
+                template: template(None, source),
+                tool_use: None,
+            });
         };
-        if let Some((path, source)) = found {
-            return Ok(Self::new(Some(path), source, special));
-        }
-        let chat_ml = ["<|im_start|>", "<|im_end|>"];
-        let turns = match chat_ml.iter().all(|token| controls.contains(token)) {
-            true => CHAT_ML,
-            false => PLAIN,
+        let beside = folder.join("additional_chat_templates/tool_use.jinja");
+        let in_file = if_there(read_text(&beside))?.map(|source| (beside, source));
+        let tool_use = match path.ends_with(FILE) {
+            true => in_file,
+            false => of_config(&files.tokenizer, "tool_use")?,
         };
-        let source = match bos {
-            Some(_) => format!("{{{{- bos_token }}}}\n{MESSAGES}{turns}"),
-            None => format!("{MESSAGES}{turns}"),
-        };
-        special.extend(bos.map(|bos| ("bos_token", bos)));
-        special.extend(eos.map(|eos| ("eos_token", eos)));
-        Ok(Self::new(None, source, special))
-    }
-
-    fn new(path: Option<PathBuf>, source: String, special: BTreeMap<&'static str, String>) -> Self {
-        Self {
-            path,
-            prepared: source::prepared(&source),
-            source,
-            environment: dialect::environment(),
-            special,
-        }
+        Ok(Self {
+            template: template(Some(path), source),
+            tool_use: tool_use.map(|(path, source)| template(Some(path), source)),
+        })
     }
 
     /// Whether the folder has no template, so that this is one of this library's.
     pub fn is_default(&self) -> bool {
-        self.path.is_none()
+        self.template.path.is_none()
     }
 
     /// The template as it stands in its file, or should be put into one.
     pub fn source(&self) -> &str {
-        &self.source
+        &self.template.source
     }
 
     /// The text of a conversation that is over.
@@ -204,81 +197,79 @@ impl ChatTemplate {
     }
 
     fn text(&self, conversation: &Conversation, ending: Ending) -> Result<String, DataError> {
-        self.with_program(|program| Ok(without_marks(&self.run(program, conversation, ending)?)))
+        let whole = conversation.clone();
+        let render = move |program: &Program| program.render(&whole, ending);
+        Ok(without_marks(&self.with_program(conversation, render)?))
     }
 
-    /// The answers of the assistant, in order, each with what comes before it.
-    ///
-    /// What the assistant generates is what the template's `generation` tags say; without them,
-    /// what a rendering with the answer adds to the prompt for it.
-    ///
-    /// # Errors
-    /// As for [`render`](ChatTemplate::render); when the prompt for an answer is not how the
-    /// rendering with the answer begins.
-    pub(crate) fn turns(&self, conversation: &Conversation) -> Result<Vec<Turn>, DataError> {
-        let answers: Vec<usize> = conversation.answers().collect();
-        let Some(last) = answers.last() else {
-            return Ok(Vec::new());
-        };
-        if source::has_generation_tags(&self.source) {
-            let whole = conversation.first(last + 1);
-            let marked =
-                self.with_program(|program| self.run(program, &whole, Ending::Messages))?;
-            return Ok(marked_turns(&marked));
+    /// The one of the templates that a conversation is rendered by.
+    fn of(&self, conversation: &Conversation) -> &Arc<Template> {
+        match &self.tool_use {
+            Some(template) if !conversation.tools.is_empty() => template,
+            _ => &self.template,
         }
-        let turn = |program: &Program, index: usize| {
-            let prompt = self.run(program, &conversation.first(index), Ending::Prompt)?;
-            let whole = self.run(program, &conversation.first(index + 1), Ending::Messages)?;
-            Ok((prompt, whole))
-        };
-        let rendered = self.with_program(|program| {
-            let turns = answers.iter().map(|&index| turn(program, index));
-            turns.collect::<Result<Vec<_>, _>>()
-        })?;
-        let turns = answers.iter().zip(rendered);
-        let turns = turns.map(
-            |(&index, (prompt, whole))| match whole.starts_with(&prompt) {
-                true => Ok(Turn {
-                    answered: whole.clone(),
-                    prompt,
-                    whole,
-                }),
-                false => Err(self.prompt_differs(index, &prompt, &whole)),
-            },
-        );
-        turns.collect()
     }
 
-    /// What a template is to be used for: on a thread of its own, since templates can nest.
-    fn with_program<T: Send>(
+    /// What a template is to be used for: on a thread of its own, since templates can nest, and may
+    /// have to be left running.
+    fn with_program<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Program) -> Result<T, Error> + Send,
+        conversation: &Conversation,
+        work: impl FnOnce(&Program) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, DataError> {
-        let run = || work(&Program::new(&self.environment, &self.prepared)?);
-        run::with_stack(run).map_err(|error| DataError::ChatTemplate {
-            path: self.path.clone().unwrap_or_else(|| FILE.into()),
-            line: error.line().unwrap_or(1),
-            cause: cause(&error),
+        let template = self.of(conversation);
+        let theirs = Arc::clone(template);
+        let done = match template.is_endless.load(Ordering::Relaxed) {
+            true => Err(bounds::out_of_time()),
+            false => run::apart(move || work(&Program::new(&theirs)?)),
+        };
+        done.map_err(|error| {
+            if bounds::is_out_of_time(&error) {
+                template.is_endless.store(true, Ordering::Relaxed);
+            }
+            DataError::ChatTemplate {
+                path: template.name(),
+                line: error.line().unwrap_or(1),
+                cause: cause(&error),
+            }
         })
     }
+}
 
-    fn run(
-        &self,
-        program: &Program,
-        conversation: &Conversation,
-        ending: Ending,
-    ) -> Result<String, Error> {
-        let messages: Vec<_> = conversation.messages.iter().map(Message::to_json).collect();
-        if messages.iter().any(|message| holds_any(message, &MARKS)) {
+impl Template {
+    fn of_source(source: &str) -> Self {
+        let mut environment = dialect::environment();
+        environment.set_fuel(Some(bounds::fuel(source)));
+        Self {
+            path: None,
+            prepared: source::prepared(source),
+            source: source.to_owned(),
+            environment,
+            special: BTreeMap::new(),
+            is_endless: AtomicBool::new(false),
+        }
+    }
+
+    /// Its file, for messages.
+    fn name(&self) -> PathBuf {
+        self.path.clone().unwrap_or_else(|| FILE.into())
+    }
+
+    /// What it is given.
+    fn given(&self, conversation: &Conversation, ending: Ending) -> Result<Jinja, Error> {
+        let mut is_marked = false;
+        conversation.for_texts(&mut |text| is_marked |= text.contains(MARKS));
+        if is_marked {
             let cause = "a message holds U+FDD0 or U+FDD1, which are no characters";
             return Err(Error::new(ErrorKind::InvalidOperation, cause));
         }
-        let messages = messages.into_iter().map(Jinja::from_serialize);
+        let messages = conversation.messages.iter().map(Message::to_json);
+        let messages = messages.map(Jinja::from_serialize);
         let tools = match conversation.tools.as_slice() {
             [] => Jinja::from(()),
             tools => Jinja::from_serialize(tools),
         };
-        program.render(context! {
+        Ok(context! {
             messages => messages.collect::<Vec<_>>(),
             tools,
             add_generation_prompt => matches!(ending, Ending::Prompt),
@@ -286,79 +277,36 @@ impl ChatTemplate {
             ..Jinja::from_serialize(&self.special)
         })
     }
-
-    fn prompt_differs(&self, index: usize, prompt: &str, whole: &str) -> DataError {
-        let same = prompt.chars().zip(whole.chars());
-        let same: usize = same
-            .take_while(|(a, b)| a == b)
-            .map(|(a, _)| a.len_utf8())
-            .sum();
-        let shown = |text: &str| text[same..].chars().take(40).collect::<String>();
-        DataError::ChatPrompt {
-            path: self.path.clone().unwrap_or_else(|| FILE.into()),
-            message: index,
-            prompt: shown(prompt),
-            found: shown(whole),
-        }
-    }
-}
-
-/// The turns of a text with [`MARKS`] around what is generated.
-fn marked_turns(marked: &str) -> Vec<Turn> {
-    let whole = without_marks(marked);
-    let [start, end] = MARKS;
-    let mut turns = Vec::new();
-    let mut plain = 0;
-    let mut begun = None;
-    for character in marked.chars() {
-        if character == start {
-            begun = Some(plain);
-        } else if character == end {
-            turns.extend(begun.take().map(|begun| Turn {
-                prompt: whole[..begun].to_owned(),
-                answered: whole[..plain].to_owned(),
-                whole: whole.clone(),
-            }));
-        } else {
-            plain += character.len_utf8();
-        }
-    }
-    turns
-}
-
-/// Whether any text in a value holds one of these characters.
-fn holds_any(value: &Value, characters: &[char]) -> bool {
-    match value {
-        Value::String(text) => text.contains(characters),
-        Value::Array(items) => items.iter().any(|item| holds_any(item, characters)),
-        Value::Object(entries) => entries.values().any(|item| holds_any(item, characters)),
-        Value::Null | Value::Bool(_) | Value::Number(_) => false,
-    }
 }
 
 fn without_marks(text: &str) -> String {
     text.replace(MARKS, "")
 }
 
-/// The template in tokenizer_config.json: a string, or a list of templates with names.
-fn of_config(config: &Config) -> Result<Option<(PathBuf, String)>, DataError> {
+/// The template in tokenizer_config.json: a string, which is the default, or that of a list with this
+/// name. A list must have a default.
+fn of_config(config: &Config, name: &str) -> Result<Option<(PathBuf, String)>, DataError> {
     let Some(template) = config.entry(KEY) else {
         return Ok(None);
     };
+    let is_default = name == "default";
     let found = match template {
-        Value::Array(named) => named
-            .iter()
-            .find(|entry| entry.get("name").and_then(Value::as_str) == Some("default"))
-            .and_then(|entry| entry.get("template")?.as_str()),
-        template => template.as_str(),
+        Value::Array(named) => {
+            let mut named = named.iter();
+            let named = named.find(|entry| entry.get("name").and_then(Value::as_str) == Some(name));
+            named.and_then(|entry| entry.get("template")?.as_str())
+        }
+        template => template.as_str().filter(|_| is_default),
     };
-    let refusal = || DataError::Layout {
-        path: config.path.clone(),
-        expected: "a string as `chat_template`, or a list with a template named `default`",
-        found: describe(template),
-    };
-    let source = found.ok_or_else(refusal)?.to_owned();
-    Ok(Some((config.path.clone(), source)))
+    match found {
+        Some(source) => Ok(Some((config.path.clone(), source.to_owned()))),
+        None if !is_default => Ok(None),
+        None => Err(DataError::Layout {
+            path: config.path.clone(),
+            expected: "a string as `chat_template`, or a list with a template named `default`",
+            found: describe(template),
+        }),
+    }
 }
 
 /// What the template engine says, without the place, which is told apart.

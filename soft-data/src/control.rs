@@ -21,31 +21,43 @@ pub enum ControlText {
     Tokens,
 }
 
-/// The spellings of a tokenizer's control tokens.
+/// The control tokens of a tokenizer.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ControlTokens {
-    /// By their first character; the longest first.
+    /// Their spellings, by the first character; the longest first.
     spellings: HashMap<char, Vec<String>>,
+    ids: HashMap<u32, String>,
 }
 
-/// Stands in a control token's spelling that is to stay text. It is a noncharacter, which no text
-/// has.
-const MASK: char = '\u{FDD2}';
+/// Around the spelling of a control token that is to stay text. They are noncharacters, which texts
+/// must not hold, and outside the spelling, so that templates still find it.
+pub(crate) const AROUND: [char; 2] = ['\u{FDD2}', '\u{FDD3}'];
 
 impl ControlTokens {
     pub(crate) fn of(hf: &HfTokenizer) -> Self {
-        let added = hf.get_added_tokens_decoder();
-        let special = added.into_values().filter(|token| token.special);
-        let mut spellings: HashMap<char, Vec<String>> = HashMap::new();
-        for token in special {
-            if let Some(first) = token.content.chars().next() {
-                spellings.entry(first).or_default().push(token.content);
+        let added = hf.get_added_tokens_decoder().into_iter();
+        let special = added.filter(|(_, token)| token.special);
+        Self::named(special.map(|(id, token)| (id, token.content)))
+    }
+
+    fn named(tokens: impl Iterator<Item = (u32, String)>) -> Self {
+        let mut named = Self::default();
+        for (id, spelling) in tokens {
+            if let Some(first) = spelling.chars().next() {
+                let alike = named.spellings.entry(first).or_default();
+                alike.push(spelling.clone());
+                named.ids.insert(id, spelling);
             }
         }
-        for alike in spellings.values_mut() {
+        for alike in named.spellings.values_mut() {
             alike.sort_by(|a, b| b.len().cmp(&a.len()).then(a.cmp(b)));
         }
-        Self { spellings }
+        named
+    }
+
+    /// Whether a token is a control token.
+    pub(crate) fn contains_id(&self, id: u32) -> bool {
+        self.ids.contains_key(&id)
     }
 
     pub(crate) fn contains(&self, spelling: &str) -> bool {
@@ -73,15 +85,27 @@ impl ControlTokens {
         })
     }
 
-    /// `text` with a [`MASK`] in every control token, so that a tokenizer sees none.
+    /// The last control token in a text with masks that none but white space follows, and where it
+    /// ends.
+    pub(crate) fn at_end<'a>(&'a self, text: &'a str) -> Option<(usize, &'a str)> {
+        let found = self
+            .find(text)
+            .map(|(start, token)| (start, start + token.len(), token));
+        let open = found.filter(|&(start, end, _)| !is_masked_at(text, start, end));
+        let (_, end, token) = open.last()?;
+        text[end..].trim().is_empty().then_some((end, token))
+    }
+
+    /// `text` with [`AROUND`] every control token.
     pub(crate) fn masked(&self, text: &str) -> String {
         let mut masked = String::with_capacity(text.len());
         let mut end = 0;
         for (start, spelling) in self.find(text) {
-            let first = spelling.chars().next().map_or(0, char::len_utf8);
-            masked += &text[end..start + first];
-            masked.push(MASK);
-            end = start + first;
+            masked += &text[end..start];
+            masked.push(AROUND[0]);
+            masked += spelling;
+            masked.push(AROUND[1]);
+            end = start + spelling.len();
         }
         masked + &text[end..]
     }
@@ -102,11 +126,19 @@ impl Conversation {
 }
 
 pub(crate) fn is_masked(text: &str) -> bool {
-    text.contains(MASK)
+    text.contains(AROUND)
 }
 
+/// Whether what stands at `start..end` of a text is a masked control token.
+pub(crate) fn is_masked_at(text: &str, start: usize, end: usize) -> bool {
+    let (before, behind) = (text.get(..start), text.get(end..));
+    before.is_some_and(|text| text.ends_with(AROUND[0]))
+        && behind.is_some_and(|text| text.starts_with(AROUND[1]))
+}
+
+/// The text, also of masks that a template has torn apart.
 pub(crate) fn without_mask(text: &str) -> String {
-    text.replace(MASK, "")
+    text.replace(AROUND, "")
 }
 
 #[cfg(test)]
@@ -114,20 +146,8 @@ mod tests {
     use super::*;
 
     fn controls(spellings: &[&str]) -> ControlTokens {
-        let mut by_first: HashMap<char, Vec<String>> = HashMap::new();
-        for spelling in spellings {
-            let first = spelling.chars().next().unwrap();
-            by_first
-                .entry(first)
-                .or_default()
-                .push((*spelling).to_owned());
-        }
-        for alike in by_first.values_mut() {
-            alike.sort_by_key(|it| std::cmp::Reverse(it.len()));
-        }
-        ControlTokens {
-            spellings: by_first,
-        }
+        let spellings = spellings.iter().map(|&it| it.to_owned());
+        ControlTokens::named((0..).zip(spellings))
     }
 
     #[test]
@@ -143,8 +163,14 @@ mod tests {
         let controls = controls(&["<s>", "</s>"]);
         let text = "a<s>b</s><<s>";
         let masked = controls.masked(text);
-        assert_eq!(controls.find(&masked).count(), 0);
+        let mut found = controls.find(&masked);
+        assert!(found.all(|(start, it)| is_masked_at(&masked, start, start + it.len())));
         assert_eq!(without_mask(&masked), text);
         assert!(is_masked(&masked) && !is_masked(text));
+        assert!(!is_masked_at("<s>", 0, 3));
+        let ended = format!("{masked}</s> ");
+        assert_eq!(controls.at_end(&ended), Some((ended.len() - 1, "</s>")));
+        assert_eq!(controls.at_end(&controls.masked("a</s>")), None);
+        assert_eq!(controls.at_end("a</s>b"), None);
     }
 }

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::DataError;
 use crate::rows::{Field, describe};
@@ -98,23 +98,32 @@ impl Message {
         }
     }
 
-    /// The turn as templates see it: role and content first, which `tojson` shows.
+    /// The turn as templates see it: role and content first, which `tojson` shows. As in transformers
+    /// there is no key for what is none, and thoughts are found under each name that templates read.
     pub(crate) fn to_json(&self) -> Value {
-        let mut turn = json!({"role": self.role.name(), "content": self.content});
-        if let Value::Object(turn) = &mut turn {
-            turn.extend(self.other.clone());
+        let mut turn = Map::from_iter([("role".to_owned(), self.role.name().into())]);
+        turn.extend(
+            self.content
+                .iter()
+                .map(|it| ("content".to_owned(), it.as_str().into())),
+        );
+        let others = self.other.iter().filter(|(_, value)| !value.is_null());
+        turn.extend(others.map(|(key, value)| (key.clone(), value.clone())));
+        let names = ["reasoning_content", "thinking", "reasoning"];
+        if let Some(thought) = names.iter().find_map(|name| turn.get(*name).cloned()) {
+            turn.entry("thinking").or_insert_with(|| thought.clone());
+            turn.insert("reasoning_content".to_owned(), thought);
         }
-        turn
+        Value::Object(turn)
     }
 
     /// Whether the model says something here, if only a call of a tool.
     fn is_answer(&self) -> bool {
+        let calls = self.other.get("tool_calls").and_then(Value::as_array);
+        let calls = calls.is_some_and(|calls| !calls.is_empty());
+        let content = self.content.as_ref();
         self.role == Role::Assistant
-            && (self.other.contains_key("tool_calls")
-                || self
-                    .content
-                    .as_ref()
-                    .is_some_and(|text| !text.trim().is_empty()))
+            && (calls || content.is_some_and(|text| !text.trim().is_empty()))
     }
 }
 
@@ -152,28 +161,25 @@ impl Conversation {
         turns.filter_map(|(index, turn)| (turn.role == Role::Assistant).then_some(index))
     }
 
-    /// The same with every text of every message changed: contents and the texts of other keys.
+    /// The same with every text changed: contents, texts and keys within others, and tools.
     pub(crate) fn map_texts(mut self, change: &impl Fn(&str) -> String) -> Self {
         for message in &mut self.messages {
             if let Some(content) = &mut message.content {
                 *content = change(content);
             }
-            message.other.values_mut().for_each(|value| {
-                map_texts_of(value, change);
-            });
+            message.other = mapped_entries(&message.other, change);
         }
+        self.tools = self.tools.iter().map(|tool| mapped(tool, change)).collect();
         self
     }
 
-    /// Calls `look` with every text of every message: contents and the texts of other keys.
+    /// Calls `look` with every text that [`map_texts`](Self::map_texts) would change.
     pub(crate) fn for_texts(&self, look: &mut impl FnMut(&str)) {
         for message in &self.messages {
             message.content.iter().for_each(|content| look(content));
-            message
-                .other
-                .values()
-                .for_each(|value| for_texts_of(value, look));
+            for_texts_of_entries(&message.other, look);
         }
+        self.tools.iter().for_each(|tool| for_texts_of(tool, look));
     }
 
     /// The conversation in a row; `None` where it has neither `messages` nor `conversations`.
@@ -209,10 +215,10 @@ impl Message {
         other.shift_remove("role");
         other.shift_remove("content");
         other.retain(|_, value| !value.is_null());
-        let calls = other.contains_key("tool_calls") && turn.get("content")?.is_none();
-        let content = match calls {
-            true => None,
-            false => Some(text_of(&turn.require("content", "what is said")?)?),
+        let content = match turn.get("content")? {
+            None if other.contains_key("tool_calls") => None,
+            None => return Err(turn.missing("content", "what is said")),
+            Some(content) => Some(text_of(&content)?),
         };
         let message = Self {
             role,
@@ -274,31 +280,46 @@ fn text_of(content: &Field) -> Result<String, DataError> {
     }
 }
 
-fn map_texts_of(value: &mut Value, change: &impl Fn(&str) -> String) {
+fn mapped(value: &Value, change: &impl Fn(&str) -> String) -> Value {
     match value {
-        Value::String(text) => *text = change(text),
-        Value::Array(items) => items.iter_mut().for_each(|item| map_texts_of(item, change)),
-        Value::Object(entries) => {
-            entries
-                .values_mut()
-                .for_each(|item| map_texts_of(item, change));
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        Value::String(text) => change(text).into(),
+        Value::Array(items) => items.iter().map(|item| mapped(item, change)).collect(),
+        Value::Object(entries) => mapped_entries(entries, change).into(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => value.clone(),
     }
+}
+
+fn mapped_entries(
+    entries: &Map<String, Value>,
+    change: &impl Fn(&str) -> String,
+) -> Map<String, Value> {
+    let entries = entries.iter();
+    entries
+        .map(|(key, value)| (change(key), mapped(value, change)))
+        .collect()
 }
 
 fn for_texts_of(value: &Value, look: &mut impl FnMut(&str)) {
     match value {
         Value::String(text) => look(text),
         Value::Array(items) => items.iter().for_each(|item| for_texts_of(item, look)),
-        Value::Object(entries) => entries.values().for_each(|item| for_texts_of(item, look)),
+        Value::Object(entries) => for_texts_of_entries(entries, look),
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+fn for_texts_of_entries(entries: &Map<String, Value>, look: &mut impl FnMut(&str)) {
+    for (key, value) in entries {
+        look(key);
+        for_texts_of(value, look);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+
+    use serde_json::json;
 
     use super::*;
 
@@ -345,6 +366,7 @@ mod tests {
         assert_eq!(read.messages[0], Message::new(Role::User, "a\nb"));
         assert_eq!(read.messages[1].content, None);
         assert_eq!(read.messages[1].other["tool_calls"], call);
+        assert!(read.messages[1].to_json().get("content").is_none());
         assert_eq!(
             read.messages[2].to_json().to_string(),
             r#"{"role":"tool","content":"3","name":"f"}"#
@@ -352,6 +374,30 @@ mod tests {
         assert_eq!(read.tools, [json!({"name": "f"})]);
         assert_eq!(read.answers().collect::<Vec<_>>(), [1]);
         assert!(!read.has_no_answer());
+    }
+
+    #[test]
+    fn thoughts_are_found_under_every_name() {
+        let mut message = Message::new(Role::Assistant, "a");
+        message.other = Map::from_iter([("reasoning".to_owned(), "hm".into())]);
+        let turn = message.to_json();
+        assert_eq!(
+            (&turn["reasoning_content"], &turn["thinking"]),
+            (&"hm".into(), &"hm".into())
+        );
+    }
+
+    #[test]
+    fn tools_and_keys_are_texts_too() {
+        let row = json!({"tools": [{"name": "f", "why": {"a": "b"}}], "messages": [
+            {"role": "assistant", "content": "c", "name": ["d"]}]});
+        let read = read(&row).unwrap().unwrap();
+        let mut found = Vec::new();
+        read.for_texts(&mut |text| found.push(text.to_owned()));
+        assert_eq!(found, ["c", "name", "d", "name", "f", "why", "a", "b"]);
+        let changed = read.map_texts(&|text| text.to_uppercase());
+        assert_eq!(changed.tools, [json!({"NAME": "F", "WHY": {"A": "B"}})]);
+        assert_eq!(changed.messages[0].other["NAME"], json!(["D"]));
     }
 
     #[test]
@@ -363,8 +409,12 @@ mod tests {
         assert!(error.contains("found `image`"), "{error}");
         let number = json!({"messages": [{"role": "user", "content": 3}]});
         assert!(refusal(number).contains("found the number 3"));
-        let silent = json!({"messages": [{"role": "assistant", "content": " "}]});
-        assert!(refusal(silent).contains("found a blank string"));
+        for silent in [json!({"content": " "}), json!({"tool_calls": []})] {
+            let mut silent = silent.clone();
+            silent["role"] = json!("assistant");
+            let error = refusal(json!({ "messages": [silent] }));
+            assert!(error.contains("found a blank string"), "{error}");
+        }
         let nothing = json!({"messages": [{"role": "user"}]});
         assert!(refusal(nothing).contains("expected what is said"));
         let both = json!({"messages": [], "conversations": []});

@@ -21,11 +21,14 @@ use row::EncodedRow;
 pub struct EncodeReport {
     /// Records that came in.
     pub rows: usize,
-    /// Examples that came out.
+    /// Records of which something is learnt.
     pub kept: usize,
-    /// Rows that were longer than the limit, whether kept or not.
+    /// Examples that came out.
+    pub examples: usize,
+    /// Records that were longer than the limit, whether kept or not.
     pub truncated: usize,
-    /// Rows ([`Record::row`]) left out because nothing to learn is within the limit.
+    /// Rows ([`Record::row`]) left out because nothing to learn is within the limit; of a
+    /// conversation in several examples, if only one of them is.
     pub without_supervision: Vec<usize>,
     /// Rows kept whose response is empty: they teach to end at once.
     pub empty_responses: Vec<usize>,
@@ -54,10 +57,14 @@ impl fmt::Display for EncodeReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} of {} rows, {} of {} tokens supervised, longest row {}; {} truncated, {} left out \
+            "{} of {} rows{}, {} of {} tokens supervised, longest row {}; {} truncated, {} left out \
              without supervision, {} with an empty response",
             self.kept,
             self.rows,
+            match self.examples == self.kept {
+                true => String::new(),
+                false => format!(" in {} examples", self.examples),
+            },
             self.supervised_tokens,
             self.tokens,
             self.longest,
@@ -91,6 +98,20 @@ pub fn encode(
     tokenizer: &Tokenizer,
     max_len: usize,
 ) -> Result<(Vec<Example>, EncodeReport), DataError> {
+    let (examples, report) = encode_by_record(records, tokenizer, max_len)?;
+    Ok((examples.into_iter().flatten().collect(), report))
+}
+
+/// The same with the examples of each record together, for those who [`split`](crate::split) them:
+/// one conversation must not be on both sides. Records that are left out have no entry.
+///
+/// # Errors
+/// As for [`encode`].
+pub fn encode_by_record(
+    records: &[Record],
+    tokenizer: &Tokenizer,
+    max_len: usize,
+) -> Result<(Vec<Vec<Example>>, EncodeReport), DataError> {
     if max_len < 2 {
         let (setting, expected) = ("max_len", "at least 2 tokens");
         return Err(DataError::Setting {
@@ -107,39 +128,56 @@ pub fn encode(
         report.conversations += usize::from(matches!(record.body, Body::Chat(_)));
         record.for_texts(&mut |text| tokenizer.count_control_text(text, &mut report.control_text));
     }
-    let mut examples = Vec::with_capacity(records.len());
     // All cores, but results in the order of the records: the first bad row is the one reported.
     let encoded: Vec<_> = records
         .par_iter()
         .map(|record| EncodedRow::all_of(record, tokenizer))
         .collect();
+    let mut kept = Vec::with_capacity(records.len());
     for (record, rows) in records.iter().zip(encoded) {
-        let mut is_learnt = false;
-        for mut row in rows? {
-            report.turn_ends.extend(row.turn_end);
-            report.truncated += usize::from(row.tokens.len() > max_len);
+        let examples = report.limited(record, rows?, max_len)?;
+        if !examples.is_empty() {
+            kept.push(examples);
+        }
+    }
+    report.kept = kept.len();
+    match kept.is_empty() {
+        true => Err(DataError::NoExamples),
+        false => Ok((kept, report)),
+    }
+}
+
+impl EncodeReport {
+    /// The examples of a record within the limit, which are counted.
+    fn limited(
+        &mut self,
+        record: &Record,
+        rows: Vec<EncodedRow>,
+        max_len: usize,
+    ) -> Result<Vec<Example>, DataError> {
+        let whole = rows.len();
+        self.truncated += usize::from(rows.iter().any(|row| row.tokens.len() > max_len));
+        let mut examples = Vec::new();
+        for mut row in rows {
+            self.turn_ends.extend(row.turn_end);
             row.tokens.truncate(max_len);
             row.supervised.truncate(max_len);
             let example = Example::new(row.tokens, row.supervised)?;
             if example.supervised_tokens() > 0 {
-                is_learnt = true;
-                report.tokens += example.len();
-                report.supervised_tokens += example.supervised_tokens();
-                report.longest = report.longest.max(example.len());
+                self.tokens += example.len();
+                self.supervised_tokens += example.supervised_tokens();
+                self.longest = self.longest.max(example.len());
                 examples.push(example);
             }
         }
-        if !is_learnt {
-            report.without_supervision.push(record.row);
+        self.examples += examples.len();
+        if examples.is_empty() || examples.len() < whole {
+            self.without_supervision.push(record.row);
         } else if record.response_is_empty() {
-            report.empty_responses.push(record.row);
+            self.empty_responses.push(record.row);
         }
+        Ok(examples)
     }
-    report.kept = examples.len();
-    if examples.is_empty() {
-        return Err(DataError::NoExamples);
-    }
-    Ok((examples, report))
 }
 
 /// The tokens that a model is prompted with: those of `record` before its last response.

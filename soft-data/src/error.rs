@@ -137,6 +137,12 @@ pub enum DataError {
         /// What the tokenizers crate said.
         cause: String,
     },
+    /// A text of a conversation holds a noncharacter that has a meaning within this library.
+    #[error("a text holds U+{:04X}, which is no character", u32::from(*.found))]
+    Noncharacter {
+        /// It.
+        found: char,
+    },
     /// A name that stands for no [`Role`](crate::Role).
     #[error("expected a role (system, user, assistant, tool), found `{found}`")]
     UnknownRole {
@@ -158,7 +164,7 @@ pub enum DataError {
     #[error(
         "{}: the prompt for messages[{message}] ends in {prompt:?}, where the conversation with this \
          message goes on with {found:?}: a model trained on it would be asked in another form. Give \
-         the folder a template in which both agree, or mark the answers by generation tags",
+         the folder a template in which both agree",
         .path.display()
     )]
     ChatPrompt {

@@ -19,7 +19,7 @@ const LAYOUTS: &str = "either `messages` or `conversations`, or `prompt` or `ins
 ///   as ShareGPT has it.
 /// - `{"prompt": .., "response": ..}`, or `completion`: the response follows the prompt directly.
 /// - `{"instruction": .., "input": .., "response": ..}`, or `output` or `completion`: in Alpaca's
-///   [prompt](crate::alpaca_prompt); `input`, or `context`, may be left out.
+///   [prompt](crate::alpaca_prompt); `input`, or `context`, may be left out or empty.
 /// - `{"text": ..}`: every token is learnt: for pre-training, and for distillation, which needs no
 ///   answers.
 ///
@@ -89,16 +89,28 @@ fn response<'a>(row: &Field<'a>) -> Result<Option<(&'static str, Field<'a>)>, Da
 /// The prompt of a row, with an instruction as Alpaca puts it.
 fn prompt(row: &Field) -> Result<Option<String>, DataError> {
     if let Some(prompt) = row.get("prompt")? {
+        // They would be left out silently.
+        for name in ["instruction", "input"] {
+            if let Some(field) = row.get(name)? {
+                return Err(field.refuse("one prompt", format!("`prompt` and `{name}`")));
+            }
+        }
         return Ok(Some(prompt.text()?.to_owned()));
     }
     let Some(instruction) = row.get("instruction")? else {
         return Ok(None);
     };
-    let input = match row.get("input")? {
-        Some(input) => Some(input),
-        None => row.get("context")?,
-    };
-    let input = input.map_or(Ok(""), |input| input.text())?;
+    let mut input = "";
+    for name in ["input", "context"] {
+        let Some(field) = row.get(name)? else {
+            continue;
+        };
+        input = match (input, field.text()?) {
+            (found, "") => found,
+            ("", found) => found,
+            _ => return Err(field.refuse("one input", "`input` and `context`".to_owned())),
+        };
+    }
     Ok(Some(alpaca_prompt(instruction.text()?, input)))
 }
 
@@ -170,7 +182,7 @@ mod tests {
         let rows = read(
             r#"[{"prompt": "a", "completion": "b"},
                 {"instruction": "a", "input": "i", "output": "b"},
-                {"instruction": "a", "context": "i", "response": "b"},
+                {"instruction": "a", "input": "", "context": "i", "response": "b"},
                 {"conversations": [{"from": "human", "value": "c"}, {"from": "gpt", "value": "d"}]},
                 {"prompt": "c", "messages": [{"role": "user", "content": "c"}, {"role": "assistant", "content": "d"}]}]"#,
         )
@@ -252,6 +264,10 @@ mod tests {
         assert!(refusal(&both).contains("found a conversation and `response`"));
         let two = "{\"prompt\": \"a\", \"response\": \"b\", \"completion\": \"c\"}";
         assert!(refusal(two).contains("found `response` and `completion`"));
+        let two = r#"{"prompt": "a", "instruction": "b", "response": "c"}"#;
+        assert!(refusal(two).contains("found `prompt` and `instruction`"));
+        let two = r#"{"instruction": "a", "input": "b", "context": "c", "response": "d"}"#;
+        assert!(refusal(two).contains("found `input` and `context`"));
         assert!(refusal("{\"text\": \" \"}").contains("found a blank string"));
         assert!(matches!(read(" \n"), Err(DataError::NoRows { .. })));
     }

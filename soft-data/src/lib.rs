@@ -68,7 +68,7 @@ pub use chat::ChatTemplate;
 pub use chat_files::{NamedText, chat_files};
 pub use control::ControlText;
 pub use conversation::{Conversation, Message, Role};
-pub use encode::{EncodeReport, encode, encode_prompt};
+pub use encode::{EncodeReport, encode, encode_by_record, encode_prompt};
 pub use error::DataError;
 pub use format::Format;
 pub use frequency::frequent_tokens;

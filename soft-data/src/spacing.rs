@@ -27,7 +27,8 @@ pub(crate) fn as_llama_class(hf: &mut HfTokenizer, files: &Files) -> Result<(), 
         return Ok(());
     }
     let prefix = files.is_set("add_prefix_space", true)?;
-    let scheme = match (prefix, files.is_set("legacy", false)?) {
+    let legacy = files.is_set("legacy", false)? && !files.is_code_llama_class();
+    let scheme = match (prefix, legacy) {
         (false, _) => "never",
         (true, false) => "first",
         (true, true) => "always",
@@ -40,7 +41,7 @@ pub(crate) fn as_llama_class(hf: &mut HfTokenizer, files: &Files) -> Result<(), 
     hf.with_normalizer(none)
         .map_err(|cause| files.unusable(cause))?;
     hf.with_pre_tokenizer(Some(metaspace));
-    if !prefix {
+    if !prefix && !files.is_code_llama_class() {
         let bare: Option<DecoderWrapper> =
             serde_json::from_value(without_strip(&decoder)).map_err(unusable)?;
         hf.with_decoder(bare);

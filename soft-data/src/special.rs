@@ -8,10 +8,24 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use tokenizers::Tokenizer as HfTokenizer;
+use tokenizers::{AddedToken, Tokenizer as HfTokenizer};
 
 use crate::DataError;
 use crate::rows::{describe, if_there, read_json};
+
+/// Special tokens, as they are called in tokenizer_config.json.
+pub(crate) const NAMED: [&str; 7] = [
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+];
+
+/// More of them, under names of their own or none.
+const FURTHER: [&str; 2] = ["additional_special_tokens", "extra_special_tokens"];
 
 /// The special tokens of a model folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -139,6 +153,40 @@ impl Files {
         class
             .and_then(Value::as_str)
             .is_some_and(|class| class.starts_with("LlamaTokenizer"))
+            || self.is_code_llama_class()
+    }
+
+    /// The same for CodeLLaMA, which differs in that it never puts a space behind control tokens.
+    pub(crate) fn is_code_llama_class(&self) -> bool {
+        let class = self.tokenizer.entry("tokenizer_class");
+        class
+            .and_then(Value::as_str)
+            .is_some_and(|class| class.starts_with("CodeLlamaTokenizer"))
+    }
+
+    /// Makes special in `hf` what these files say is: transformers does not leave that to
+    /// tokenizer.json. A text that spells such a token must not be one.
+    pub(crate) fn mark_special(&self, hf: &mut HfTokenizer, vocab: usize) -> Result<(), DataError> {
+        let added = hf.get_added_tokens_decoder();
+        let mut special: Vec<AddedToken> = Vec::new();
+        let flagged = self.tokenizer.entry("added_tokens_decoder");
+        let flagged = flagged.and_then(Value::as_object).into_iter().flatten();
+        let flagged = flagged.filter(|(_, token)| token.get("special") == Some(&true.into()));
+        let flagged = flagged.filter_map(|(id, _)| id.parse::<u32>().ok());
+        let ids = flagged.chain(self.ids("eos_token_id", vocab)?);
+        special.extend(ids.filter_map(|id| added.get(&id).cloned()));
+        let named = NAMED.iter().filter_map(|key| self.token_text(key));
+        let further = FURTHER.iter().flat_map(|key| self.tokenizer.texts(key));
+        for text in named.chain(further) {
+            let id = hf.token_to_id(text);
+            let token = id.map(|id| added.get(&id).cloned());
+            special.extend(token.map(|it| it.unwrap_or_else(|| AddedToken::from(text, true))));
+        }
+        special.retain(|token| !token.special || !added.values().any(|it| it == token));
+        let special = special.into_iter().map(|token| token.special(true));
+        hf.add_special_tokens(special.collect::<Vec<_>>())
+            .map_err(|cause| self.unusable(cause))?;
+        Ok(())
     }
 
     /// The text of a special token, and the file that names it.
@@ -218,6 +266,15 @@ impl Config {
 
     pub(crate) fn entry(&self, key: &str) -> Option<&Value> {
         self.value.get(key).filter(|value| !value.is_null())
+    }
+
+    /// The texts of the tokens under `key`, in an array or by names.
+    fn texts(&self, key: &str) -> Vec<&str> {
+        match self.entry(key) {
+            Some(Value::Array(tokens)) => tokens.iter().filter_map(text_of).collect(),
+            Some(Value::Object(tokens)) => tokens.values().filter_map(text_of).collect(),
+            _ => Vec::new(),
+        }
     }
 
     fn refuse(&self, key: &'static str, expected: &'static str, found: String) -> DataError {

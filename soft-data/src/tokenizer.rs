@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use serde_json::Value;
 use tokenizers::Tokenizer as HfTokenizer;
 
-use crate::control::{ControlTokens, is_masked, without_mask};
+use crate::control::{AROUND, ControlTokens, is_masked, is_masked_at, without_mask};
 use crate::decoder::Joints;
 use crate::guard::{guarded, is_cut_off};
 use crate::rows::{if_there, read_json, read_text};
@@ -55,6 +55,26 @@ pub struct Tokenizer {
     vocab: usize,
 }
 
+/// Tokens of what a template has rendered.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Rendered {
+    pub tokens: Vec<u32>,
+    /// For each control token among them, where in the text it ends, and how many tokens end there.
+    pub ends: Vec<(usize, usize)>,
+}
+
+impl Rendered {
+    /// These, and behind them those of the text that follows at byte `start`.
+    pub fn and(mut self, start: usize, behind: Self) -> Self {
+        let count = self.tokens.len();
+        self.tokens.extend(behind.tokens);
+        let ends = behind.ends.into_iter();
+        self.ends
+            .extend(ends.map(|(end, tokens)| (start + end, count + tokens)));
+        self
+    }
+}
+
 impl Tokenizer {
     /// Reads `tokenizer.json` in a model `folder`, for a model of `vocab` tokens (`vocab_size` in
     /// config.json), and the chat template.
@@ -87,6 +107,7 @@ impl Tokenizer {
         start.with_padding(None);
         let files = Files::read(folder)?;
         as_llama_class(&mut start, &files)?;
+        files.mark_special(&mut start, vocab)?;
         start.set_encode_special_tokens(true);
         let special = SpecialTokens::read(&files, &start, vocab)?;
         let continuation = without_prefix_space(&start).map_err(unusable)?;
@@ -154,7 +175,7 @@ impl Tokenizer {
     pub fn encode_continuation(&self, text: &str) -> Result<Vec<u32>, DataError> {
         match self.control_text {
             ControlText::Characters => self.encode_inner(text),
-            ControlText::Tokens => self.continue_rendered(text),
+            ControlText::Tokens => Ok(self.continue_rendered(text)?.tokens),
         }
     }
 
@@ -170,8 +191,10 @@ impl Tokenizer {
     /// When the template refuses the conversation or fails, when the tokenizer fails or gives a token
     /// that the model does not know.
     pub fn encode_chat(&self, conversation: &Conversation) -> Result<Vec<u32>, DataError> {
-        let rendered = self.template.render_prompt(&self.templated(conversation))?;
-        self.encode_rendered(&rendered)
+        let rendered = self
+            .template
+            .render_prompt(&self.templated(conversation)?)?;
+        Ok(self.encode_rendered(&rendered)?.tokens)
     }
 
     /// How often the texts of prompts spell each control token that is encoded as characters.
@@ -196,45 +219,61 @@ impl Tokenizer {
     }
 
     /// A conversation as templates are given it.
-    pub(crate) fn templated(&self, conversation: &Conversation) -> Conversation {
-        match self.control_text {
-            ControlText::Characters => conversation.masked(&self.controls),
-            ControlText::Tokens => conversation.clone(),
+    ///
+    /// # Errors
+    /// When a text holds one of the noncharacters that stand around masked control tokens.
+    pub(crate) fn templated(&self, conversation: &Conversation) -> Result<Conversation, DataError> {
+        let mut found = None;
+        conversation
+            .for_texts(&mut |text| found = found.or(text.chars().find(|c| AROUND.contains(c))));
+        match (found, self.control_text) {
+            (Some(found), _) => Err(DataError::Noncharacter { found }),
+            (None, ControlText::Characters) => Ok(conversation.masked(&self.controls)),
+            (None, ControlText::Tokens) => Ok(conversation.clone()),
         }
     }
 
     /// Tokens of what a template has rendered of a [`templated`](Self::templated) conversation.
-    pub(crate) fn encode_rendered(&self, rendered: &str) -> Result<Vec<u32>, DataError> {
-        match is_masked(rendered) {
-            false => self.encode(self.control(), rendered),
-            true => self.encode_sections(rendered, &self.start),
+    pub(crate) fn encode_rendered(&self, rendered: &str) -> Result<Rendered, DataError> {
+        if is_masked(rendered) {
+            return self.encode_sections(rendered, &self.start);
         }
+        let encoding = self.call(|| self.control().encode(rendered, false))?;
+        let tokens = encoding.get_ids().to_vec();
+        tokens.iter().try_for_each(|&id| self.check(id))?;
+        let ends = (1..).zip(tokens.iter().zip(encoding.get_offsets()));
+        let ends = ends.filter(|(_, (id, _))| self.controls.contains_id(**id));
+        let ends = ends.map(|(count, (_, (_, end)))| (*end, count)).collect();
+        Ok(Rendered { tokens, ends })
     }
 
     /// Tokens of what a template has rendered behind a text: no prefix space.
-    pub(crate) fn continue_rendered(&self, rendered: &str) -> Result<Vec<u32>, DataError> {
+    pub(crate) fn continue_rendered(&self, rendered: &str) -> Result<Rendered, DataError> {
         let inner = self.continuation.as_ref().unwrap_or(&self.start);
         self.encode_sections(rendered, inner)
     }
 
+    /// Tokens of plain text in what a template has rendered, behind a control token.
+    pub(crate) fn encode_section(&self, text: &str) -> Result<Vec<u32>, DataError> {
+        match (without_mask(text), self.spaces_every_section) {
+            (text, _) if text.is_empty() => Ok(Vec::new()),
+            (text, true) => self.encode(&self.start, &text),
+            (text, false) => self.encode_inner(&text),
+        }
+    }
+
     /// Tokens of a rendered text, section by section between control tokens, the first by `first`.
-    fn encode_sections(&self, rendered: &str, first: &HfTokenizer) -> Result<Vec<u32>, DataError> {
+    fn encode_sections(&self, rendered: &str, first: &HfTokenizer) -> Result<Rendered, DataError> {
         let encoding = self.call(|| self.control().encode(rendered, false))?;
         let tokens = encoding.get_ids().iter().zip(encoding.get_offsets());
-        let controls = tokens.filter(|(id, _)| self.is_control(**id));
-        let mut found = Vec::new();
+        let controls = tokens.filter(|&(&id, &(start, end))| {
+            self.controls.contains_id(id) && !is_masked_at(rendered, start, end)
+        });
+        let mut found = Rendered::default();
         let mut done = 0;
-        let section = |text: &str, found: &mut Vec<u32>| -> Result<(), DataError> {
-            let text = without_mask(text);
-            if !text.is_empty() {
-                let tokens = match (found.is_empty(), self.spaces_every_section) {
-                    (true, _) => self.encode(first, &text)?,
-                    (false, true) => self.encode(&self.start, &text)?,
-                    (false, false) => self.encode_inner(&text)?,
-                };
-                found.extend(tokens);
-            }
-            Ok(())
+        let section = |text: &str, found: &[u32]| match (found.is_empty(), without_mask(text)) {
+            (true, text) if !text.is_empty() => self.encode(first, &text),
+            _ => self.encode_section(text),
         };
         for (&id, &(start, end)) in controls {
             // A tokenizer that rewrites texts before it looks for control tokens may not say where they were.
@@ -243,12 +282,15 @@ impl Tokenizer {
                 path: self.path.clone(),
                 cause: "it does not say where in a text a control token stands".to_owned(),
             })?;
-            section(before, &mut found)?;
+            let before = section(before, &found.tokens)?;
+            found.tokens.extend(before);
             self.check(id)?;
-            found.push(id);
+            found.tokens.push(id);
+            found.ends.push((end, found.tokens.len()));
             done = end;
         }
-        section(rendered.get(done..).unwrap_or_default(), &mut found)?;
+        let rest = section(rendered.get(done..).unwrap_or_default(), &found.tokens)?;
+        found.tokens.extend(rest);
         Ok(found)
     }
 
@@ -257,15 +299,9 @@ impl Tokenizer {
         self.encode(self.continuation.as_ref().unwrap_or(&self.start), text)
     }
 
-    /// Whether a token is a control token, such as `<|im_end|>`.
-    pub(crate) fn is_control(&self, id: u32) -> bool {
-        let token = self.start.id_to_token(id);
-        token.is_some_and(|token| self.start.get_added_vocabulary().is_special_token(&token))
-    }
-
-    /// The control token that a text begins with.
-    pub(crate) fn control_at_start<'a>(&'a self, text: &str) -> Option<&'a str> {
-        self.controls.at_start(text)
+    /// The control tokens.
+    pub(crate) fn controls(&self) -> &ControlTokens {
+        &self.controls
     }
 
     fn control(&self) -> &HfTokenizer {

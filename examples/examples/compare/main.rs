@@ -4,6 +4,7 @@
 mod args;
 mod judging;
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
@@ -23,6 +24,7 @@ use soft_examples::progress::Progress;
 use soft_examples::subject::{Answer, Questions, Subject};
 use soft_examples::table::{figure, percent, table};
 use soft_examples::terminal;
+use soft_examples::tokens::warn_of_control_text;
 use soft_examples::trivia::{first_line, trivia_scores};
 
 use args::Args;
@@ -175,11 +177,14 @@ impl Comparison<'_> {
         if self.records.is_empty() {
             return Ok(());
         }
-        let mut encoded = Vec::new();
+        let (mut encoded, mut spelt) = (Vec::new(), BTreeMap::new());
         for subject in [&self.ours, &self.theirs] {
             let longest = self.args.max_len.min(subject.model.config().max_positions);
-            encoded.push(encode(&self.records, &subject.tokenizer, longest)?.0);
+            let (examples, report) = encode(&self.records, &subject.tokenizer, longest)?;
+            encoded.push(examples);
+            spelt = report.control_text;
         }
+        warn_of_control_text(&spelt);
         ensure!(
             encoded[0] == encoded[1],
             "{} and {} read the rows as different tokens: their losses cannot be compared row by row",

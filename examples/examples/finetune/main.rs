@@ -19,8 +19,8 @@ use soft_burn::{
 };
 use soft_core::{Example, Exits};
 use soft_data::{
-    EncodeReport, Holdout, Loader, LoaderConfig, Tokenizer, chat_files, encode, ordered_batches,
-    split,
+    EncodeReport, Holdout, Loader, LoaderConfig, Tokenizer, chat_files, encode_by_record,
+    ordered_batches, split,
 };
 use soft_eval::results::Input;
 use soft_examples::decoding::draft_tokens_of;
@@ -116,7 +116,7 @@ fn load_rows(args: &Args, config: &LlamaConfig) -> Result<Rows> {
     records.truncate(args.limit.unwrap_or(usize::MAX));
     let tokenizer = args.tokens.open(&args.model, config.vocab)?;
     let max_len = args.max_len.min(config.max_positions);
-    let (examples, report) = encode(&records, &tokenizer, max_len)?;
+    let (examples, report) = encode_by_record(&records, &tokenizer, max_len)?;
     statusln!("{}: {report}", args.data.display());
     warn_of_control_text(&report.control_text);
     let files = files_for_chats(&args.model, &tokenizer, &report)?;
@@ -129,19 +129,20 @@ fn load_rows(args: &Args, config: &LlamaConfig) -> Result<Rows> {
     let validation = args
         .validation
         .unwrap_or_else(|| DEFAULT_VALIDATION.min(examples.len() / 10));
+    // By record: of a conversation in several examples all are on one side.
     let parts = split(examples, Holdout::Rows(validation), 0)?;
+    let [train, validation] = [parts.train, parts.validation].map(|part| part.concat());
     let loader = LoaderConfig {
         batch_size: args.batch,
         tokens_per_batch: args.pack,
         seed: args.seed,
         ..LoaderConfig::default()
     };
-    let loader = Loader::new(parts.train, tokenizer.pad(), loader)?;
-    let validation = match parts.validation.as_slice() {
+    let stream = Loader::new(train, tokenizer.pad(), loader)?;
+    let validation = match validation.as_slice() {
         [] => Vec::new(),
         rows => ordered_batches(rows, tokenizer.pad(), args.batch)?,
     };
-    let stream = loader;
     Ok(Rows {
         data: RunData { stream, validation },
         report,

@@ -27,7 +27,7 @@ fn unlimited() -> Environment<'static> {
     environment.set_auto_escape_callback(|_| AutoEscape::None);
     environment.set_unknown_method_callback(method);
     environment.set_formatter(|out, state, value| match value.kind() {
-        ValueKind::Map | ValueKind::Seq | ValueKind::Iterable => {
+        ValueKind::Map | ValueKind::Seq | ValueKind::Iterable | ValueKind::Number => {
             bounds::printed_size(value)?;
             Ok(out.write_str(&python::text_of(value))?)
         }
@@ -136,6 +136,10 @@ impl PythonSpacing {
 }
 
 impl Formatter for PythonSpacing {
+    fn write_f64<W: io::Write + ?Sized>(&mut self, writer: &mut W, number: f64) -> io::Result<()> {
+        writer.write_all(python::float(number).as_bytes())
+    }
+
     fn begin_array_value<W: io::Write + ?Sized>(
         &mut self,
         writer: &mut W,
@@ -171,8 +175,8 @@ mod tests {
         );
         assert_eq!(render("{{ ' a,b '.strip().split(',')[1] }}"), "b");
         assert_eq!(
-            render(r#"{{ {"b": [1, "é<'"], "a": none}|tojson }}"#),
-            r#"{"b": [1, "é<'"], "a": null}"#
+            render(r#"{{ {"b": [1, "é<'", 0.0000001], "a": none}|tojson }}"#),
+            r#"{"b": [1, "é<'", 1e-07], "a": null}"#
         );
         assert_eq!(
             render("{{ {'a': [1, []]}|tojson(indent=2) }}"),

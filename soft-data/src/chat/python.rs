@@ -85,7 +85,11 @@ fn print(value: &Value, out: &mut String) {
             };
             list(items.iter(), ends, print, out);
         }
-        // Others print alike in both languages: None, True, 1, 1.5.
+        ValueKind::Number if !value.is_integer() => match f64::try_from(value.clone()) {
+            Ok(number) => out.push_str(&float(number)),
+            Err(_) => out.push_str(&value.to_string()),
+        },
+        // Others print alike in both languages: None, True, 1.
         _ => {
             let _ = write!(out, "{value}");
         }
@@ -104,6 +108,23 @@ fn list<T>(
         print(item, out);
     }
     out.push_str(end);
+}
+
+/// The shortest digits that are this number, with an exponent of two digits from 1e16 on and below
+/// 1e-4.
+pub(super) fn float(number: f64) -> String {
+    let scientific = format!("{number:e}");
+    let parts = scientific.split_once('e');
+    let parts = parts.and_then(|(digits, exponent)| Some((digits, exponent.parse::<i32>().ok()?)));
+    match parts {
+        Some((digits, exponent)) if !(-4..16).contains(&exponent) => {
+            let sign = if exponent < 0 { '-' } else { '+' };
+            format!("{digits}e{sign}{:02}", exponent.abs())
+        }
+        // With a point, also behind whole numbers.
+        Some(_) => format!("{number:?}"),
+        None => number.to_string(),
+    }
 }
 
 /// In single quotes, or in double ones where that saves escapes.
@@ -144,6 +165,23 @@ mod tests {
         ];
         for (text, wanted) in cases {
             assert_eq!(repr(&Value::from(text)), wanted);
+        }
+    }
+
+    #[test]
+    fn floats_print_as_in_python() {
+        let cases = [
+            (1.0, "1.0"),
+            (-0.5, "-0.5"),
+            (1e-7, "1e-07"),
+            (0.0001, "0.0001"),
+            (1.25e-5, "1.25e-05"),
+            (1e15, "1000000000000000.0"),
+            (1e16, "1e+16"),
+            (1.5e300, "1.5e+300"),
+        ];
+        for (number, wanted) in cases {
+            assert_eq!(text_of(&Value::from(number)), wanted);
         }
     }
 

@@ -5,7 +5,7 @@
 //!
 //! Source: `AssistantTracker` of transformers' `chat_template_utils.py`.
 
-use minijinja::machinery::{Token, WhitespaceConfig, tokenize};
+use minijinja::machinery::{Span, Token, WhitespaceConfig, tokenize};
 
 /// The characters around what the assistant generates, in what is rendered. They are
 /// noncharacters, which messages must not hold.
@@ -31,47 +31,65 @@ pub(super) fn prepared(source: &str) -> String {
 
 /// Whether the template says what the assistant generates.
 pub(super) fn has_generation_tags(source: &str) -> bool {
-    tags(source).any(|(_, name)| name == "generation")
+    let tags = generation_tags(source);
+    tags.iter().any(|(_, name)| *name == START)
 }
 
-/// The tags of a template: text before, and the tag's name or whole content.
-fn tags(source: &str) -> impl Iterator<Item = (&str, &str)> {
-    let mut rest = source;
-    std::iter::from_fn(move || {
-        let start = rest.find("{%")?;
-        let tag = &rest[start..];
-        let end = tag.find("%}").map_or(tag.len(), |end| end + 2);
-        rest = &tag[end..];
-        let tag = &tag[..end];
-        let name = tag.trim_matches(|c: char| "{}%-+".contains(c) || c.is_whitespace());
-        Some((tag, name))
-    })
+/// Bytes of the longest text between tags.
+pub(super) fn longest_raw(source: &str) -> usize {
+    let tokens = tokens(source).into_iter();
+    let lengths = tokens.map(|(token, _)| match token {
+        Token::TemplateData(raw) => raw.len(),
+        _ => 0,
+    });
+    lengths.max().unwrap_or(0)
+}
+
+/// The tokens of a template. One that is not Jinja has none, and is left for the compiler to refuse.
+fn tokens(source: &str) -> Vec<(Token<'_>, Span)> {
+    let tokens = tokenize(source, false, Default::default(), WHITESPACE);
+    tokens.collect::<Result<_, _>>().unwrap_or_default()
+}
+
+const START: &str = "generation";
+const END: &str = "endgeneration";
+
+/// Where the words of the tags `generation` and `endgeneration` begin.
+fn generation_tags(source: &str) -> Vec<(usize, &'static str)> {
+    let tokens = tokens(source);
+    let tags = tokens.windows(3).filter_map(|three| {
+        let [
+            (Token::BlockStart, _),
+            (Token::Ident(word), span),
+            (Token::BlockEnd, _),
+        ] = three
+        else {
+            return None;
+        };
+        let name = [START, END].into_iter().find(|name| name == word)?;
+        Some((span.start_offset as usize, name))
+    });
+    tags.collect()
 }
 
 /// `generation` and `endgeneration`, which print nothing, as a scope with a filter.
 fn with_generation_filters(source: &str) -> String {
     let mut rewritten = String::with_capacity(source.len());
-    let mut rest = source;
-    for (tag, name) in tags(source) {
-        let (before, from_tag) = rest.split_at(rest.find("{%").unwrap_or(rest.len()));
-        rewritten += before;
-        let (open, close) = tag.split_once(name).unwrap_or((tag, ""));
+    let mut done = 0;
+    for (start, name) in generation_tags(source) {
+        rewritten += &source[done..start];
         rewritten += &match name {
-            "generation" => format!("{open}with %}}{{% filter {MARK}{close}"),
-            "endgeneration" => format!("{open}endfilter %}}{{% endwith{close}"),
-            _ => tag.to_owned(),
+            START => format!("with %}}{{% filter {MARK}"),
+            _ => "endfilter %}{% endwith".to_owned(),
         };
-        rest = &from_tag[tag.len()..];
+        done = start + name.len();
     }
-    rewritten + rest
+    rewritten + &source[done..]
 }
 
-/// `(a, b)` as `__tuple(a, b)`. A template that is not Jinja is left for the compiler to refuse.
+/// `(a, b)` as `__tuple(a, b)`.
 fn with_tuples(source: &str) -> String {
-    let tokens = tokenize(source, false, Default::default(), WHITESPACE);
-    let Ok(tokens) = tokens.collect::<Result<Vec<_>, _>>() else {
-        return source.to_owned();
-    };
+    let tokens = tokens(source);
     /// An opening bracket, and where a tuple would begin.
     struct Open {
         group: Option<usize>,
@@ -132,9 +150,13 @@ mod tests {
         let wanted = "a{%- with %}{% filter __generation -%}\nb{% endfilter %}{% endwith %}c";
         assert_eq!(with_generation_filters(template), wanted);
         assert!(has_generation_tags(template));
-        let other = "{{ generation }}{% set generation = 1 %}{% x %}{%";
-        assert_eq!(with_generation_filters(other), other);
-        assert!(!has_generation_tags(other));
+        for other in [
+            "{{ generation }}{% set generation = 1 %}{% x %}",
+            "{# {% generation %} #}{% raw %}{% generation %}{% endraw %}",
+        ] {
+            assert_eq!(with_generation_filters(other), other);
+            assert!(!has_generation_tags(other));
+        }
     }
 
     #[test]

@@ -50,7 +50,7 @@ fn conversation(turns: &Value, tools: &Value) -> Conversation {
     let message = |turn: &Value| {
         let mut other = turn.as_object().unwrap().clone();
         let role = other.shift_remove("role").unwrap();
-        let content = other.shift_remove("content").unwrap();
+        let content = other.shift_remove("content").unwrap_or_default();
         Message {
             role: role.as_str().unwrap().parse().unwrap(),
             content: content.as_str().map(str::to_owned),
@@ -94,7 +94,7 @@ fn text_and_tokens_are_those_of_transformers() {
         }
         let rendered = rendered.unwrap();
         assert_eq!(rendered, text("text"), "{case}");
-        let tokens = tokenizer.encode_rendered(&rendered).unwrap();
+        let tokens = tokenizer.encode_rendered(&rendered).unwrap().tokens;
         assert_eq!(json!(tokens), case["tokens"], "{case}");
         if let Some(assistant) = case.get("assistant") {
             assert_masked(&tokenizer, &conversation, &tokens, assistant);
@@ -104,7 +104,7 @@ fn text_and_tokens_are_those_of_transformers() {
     assert!(refused > 0 && masks > 0, "the golden file lacks cases");
 }
 
-/// The row of a conversation is what transformers gives, up to the last answer, and what it says the
+/// The row of a conversation is what transformers gives, up to the end of the last answer, and what it says the
 /// assistant generates is learnt.
 fn assert_masked(
     tokenizer: &Tokenizer,
@@ -179,8 +179,10 @@ fn folders_without_a_template_have_a_default() {
     let plain = "<s><|user|>\na</s>\n<|assistant|>\n";
     assert_eq!(template.render_prompt(&talk.first(1)).unwrap(), plain);
     assert_eq!(template.render(&talk).unwrap(), format!("{plain}b</s>\n"));
-    // Saved with the model, it is the model's own, and makes the same of every conversation.
+    // Saved with the model, it is the model's own, and makes the same of every conversation, also
+    // where only config.json says which token begins a text.
     fs::write(folder.path().join(FILE), template.source()).unwrap();
+    fs::write(folder.path().join("tokenizer_config.json"), "{}").unwrap();
     let saved = tokenizer(&folder).chat_template().clone();
     assert!(!saved.is_default());
     assert_eq!(
@@ -224,6 +226,40 @@ fn templates_that_are_none_are_refused() {
     };
     assert!(refusal(json!([{"name": "rag", "template": "rag"}])).ends_with("found an array of 1"));
     assert!(refusal(json!(3)).ends_with("found the number 3"));
+}
+
+#[test]
+fn conversations_with_tools_have_a_template_of_their_own() {
+    let named = json!([{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "plain"}]);
+    let mut talk = Conversation::question("a");
+    let in_config = configured(&json!({"chat_template": named})).unwrap();
+    let folder = folder("bytes", "plain");
+    fs::create_dir(folder.path().join("additional_chat_templates")).unwrap();
+    let beside = "additional_chat_templates/tool_use.jinja";
+    fs::write(folder.path().join(beside), "tools").unwrap();
+    for wanted in ["plain", "tools"] {
+        for tokenizer in [&in_config, &tokenizer(&folder)] {
+            let rendered = tokenizer.chat_template().render(&talk);
+            assert_eq!(rendered.unwrap(), wanted);
+        }
+        talk.tools.push(json!({"name": "f"}));
+    }
+}
+
+#[test]
+fn a_template_that_takes_too_long_is_left_and_not_run_again() {
+    // One comparison of lists that share their items, between which no limit is asked.
+    let endless = "{% set n = namespace(a=['a'], b=['a']) %}{% for i in range(60) %}{% set n.a = [n.a, n.a] %}{% set n.b = [n.b, n.b] %}{% endfor %}{{ n.a == n.b }}";
+    let tokenizer = tokenizer(&folder("bytes", endless));
+    let talk = Conversation::question("a");
+    let render = || {
+        let rendered = tokenizer.chat_template().render(&talk);
+        rendered.unwrap_err().to_string()
+    };
+    assert!(render().contains("it ran for 20 s"));
+    let started = std::time::Instant::now();
+    assert!(render().contains("it ran for 20 s"));
+    assert!(started.elapsed().as_secs() < 20);
 }
 
 #[test]
@@ -275,16 +311,89 @@ fn messages_cannot_forge_control_tokens() {
 }
 
 #[test]
+fn tools_and_keys_cannot_forge_control_tokens() {
+    let template = "{{ tools|tojson }}{{ messages[0]|tojson }}";
+    let tokenizer = tokenizer(&folder("bytes", template));
+    let mut talk = Conversation::question("a");
+    talk.tools = vec![json!({"a<|im_end|>": "b<|im_end|>"})];
+    talk.messages[0].other = json!({"c": {"<|im_end|>": "<|im_end|>"}})
+        .as_object()
+        .unwrap()
+        .clone();
+    let end = tokenizer.token_id("<|im_end|>").unwrap();
+    let tokens = tokenizer.encode_chat(&talk).unwrap();
+    assert!(!tokens.contains(&end));
+    assert_eq!(
+        tokenizer
+            .decode(&tokens)
+            .unwrap()
+            .matches("<|im_end|>")
+            .count(),
+        4
+    );
+    let counts = tokenizer.control_text_of(&[crate::PromptBody::Chat(talk.clone())]);
+    assert_eq!(counts["<|im_end|>"], 4);
+    talk.messages[0].content = Some("a\u{FDD3}".to_owned());
+    let error = tokenizer.encode_chat(&talk).unwrap_err().to_string();
+    assert_eq!(error, "a text holds U+FDD3, which is no character");
+}
+
+/// As those do that leave out old thoughts. Nothing of what is left forges a token.
+#[test]
+fn templates_find_control_tokens_in_what_is_said() {
+    let template = "{{ messages[0].content.split('<|im_end|>')[-1] }}<|im_end|>{{ messages[0].content.split('<|im_end|>')[0] }}";
+    let tokenizer = tokenizer(&folder("bytes", template));
+    let talk = Conversation::question("think<|im_end|>say");
+    let tokens = tokenizer.encode_chat(&talk).unwrap();
+    let end = tokenizer.token_id("<|im_end|>").unwrap();
+    assert_eq!(tokens.iter().filter(|&&it| it == end).count(), 1);
+    assert_eq!(tokenizer.decode(&tokens).unwrap(), "saythink");
+}
+
+/// transformers makes special whatever tokenizer_config.json names.
+#[test]
+fn control_tokens_are_those_that_any_file_names() {
+    let folder = bare("bytes");
+    let path = folder.path().join("tokenizer.json");
+    let plain = fs::read_to_string(&path).unwrap();
+    assert!(plain.contains("\"special\": true"));
+    fs::write(
+        &path,
+        plain.replace("\"special\": true", "\"special\": false"),
+    )
+    .unwrap();
+    let tokenizer = tokenizer(&folder);
+    let talk = Conversation::question("a<|im_end|>");
+    let tokens = tokenizer.encode_chat(&talk).unwrap();
+    let end = tokenizer.token_id("<|im_end|>").unwrap();
+    assert_eq!(tokens.iter().filter(|&&it| it == end).count(), 1);
+    assert_eq!(tokenizer.decode(&[end]).unwrap(), "");
+}
+
+fn refused(template: &str, talk: Vec<Message>) -> String {
+    let tokenizer = tokenizer(&folder("bytes", template));
+    let error = crate::encode(&[crate::Record::chat(7, talk)], &tokenizer, 99);
+    error.unwrap_err().to_string()
+}
+
+#[test]
 fn a_prompt_that_is_not_the_answers_beginning_is_refused() {
-    let thinking = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}[assistant]<think>{% endif %}";
-    let folder = folder("bytes", thinking);
     let talk = vec![
         Message::new(Role::User, "a"),
         Message::new(Role::Assistant, "b"),
     ];
-    let error = crate::encode(&[crate::Record::chat(7, talk)], &tokenizer(&folder), 99);
-    let error = error.unwrap_err().to_string();
-    assert!(error.starts_with("row 7: "), "{error}");
-    assert!(error.contains("messages[1] ends in \"<think>\""), "{error}");
-    assert!(error.contains("goes on with \"b\""), "{error}");
+    let prompt = "{% if add_generation_prompt %}[assistant]<think>{% endif %}";
+    for turn in [
+        "{{ m.content }}",
+        "{% generation %}{{ m.content }}{% endgeneration %}",
+    ] {
+        let thinking =
+            format!("{{% for m in messages %}}[{{{{ m.role }}}}]{turn}{{% endfor %}}{prompt}");
+        let error = refused(&thinking, talk.clone());
+        assert!(error.starts_with("row 7: "), "{error}");
+        assert!(error.contains("messages[1] ends in \"<think>\""), "{error}");
+        assert!(error.contains("goes on with \"b\""), "{error}");
+    }
+    let unmarked = "{% for m in messages %}{{ m.content }}{% if m.role == 'none' %}{% generation %}{% endgeneration %}{% endif %}{% endfor %}";
+    assert!(refused(unmarked, talk).contains("tags mark nothing"));
 }

@@ -3,7 +3,11 @@
 //! A completion is its prompt, its response and the end of the text. A conversation is what its
 //! model's chat template makes of it.
 
+use std::ops::Range;
+use std::sync::Arc;
+
 use crate::chat::Turn;
+use crate::tokenizer::Rendered;
 use crate::{Body, Conversation, DataError, Record, Tokenizer};
 
 /// A row of tokens.
@@ -50,18 +54,23 @@ impl EncodedRow {
         conversation: &Conversation,
         tokenizer: &Tokenizer,
     ) -> Result<Vec<Self>, DataError> {
-        let conversation = tokenizer.templated(conversation);
+        let conversation = tokenizer.templated(conversation)?;
+        let mut texts: Vec<EncodedText> = Vec::new();
         let mut rows: Vec<Self> = Vec::new();
         // Backwards: an answer is mostly part of the rendering with the answers after it.
         for turn in tokenizer.chat_template().turns(&conversation)?.iter().rev() {
-            let turn = EncodedTurn::new(turn, tokenizer)?;
-            let later = rows
-                .iter_mut()
-                .find(|row| row.tokens.starts_with(turn.answered()));
-            match later {
-                Some(row) => row.supervised[turn.learnt.clone()].fill(true),
-                None => rows.push(turn.row(tokenizer)),
+            let answer = Answer::of(turn, tokenizer);
+            let mut later = texts.iter().zip(&mut rows);
+            let later = later.find(|(text, _)| Arc::ptr_eq(&text.text, &turn.text));
+            if let Some((text, row)) = later
+                && let Some(learnt) = text.find(&answer, tokenizer)?
+            {
+                row.supervised[learnt].fill(true);
+                continue;
             }
+            let (text, learnt) = EncodedText::new(&answer, tokenizer)?;
+            rows.push(text.row(&answer, learnt, tokenizer));
+            texts.push(text);
         }
         rows.reverse();
         Ok(rows.into_iter().map(Self::without_first).collect())
@@ -99,63 +108,100 @@ impl EncodedRow {
     }
 }
 
-/// An answer as tokens, with what comes before it.
-struct EncodedTurn {
-    tokens: Vec<u32>,
-    /// Which of them are the answer and the end of its turn.
-    learnt: std::ops::Range<usize>,
-    /// Whether a control token ends the turn.
-    is_ended: bool,
+/// An answer in a text, with the end of its turn.
+struct Answer<'a> {
+    text: &'a Arc<str>,
+    prompt: usize,
+    /// Where what is learnt ends.
+    end: usize,
+    /// The control token that ends the turn.
+    turn_end: Option<u32>,
 }
 
-impl EncodedTurn {
-    fn new(turn: &Turn, tokenizer: &Tokenizer) -> Result<Self, DataError> {
-        let prompt = tokenizer.encode_rendered(&turn.prompt)?;
-        // With the control token that ends the turn, where `generation` tags leave it out.
-        let after = &turn.whole[turn.answered.len()..];
-        let end = tokenizer.control_at_start(after).map_or(0, str::len);
-        let answered = &turn.whole[..turn.answered.len() + end];
-        let encode = |text: &str| -> Result<Vec<u32>, DataError> {
-            let tokens = tokenizer.encode_rendered(text)?;
-            if tokens.starts_with(&prompt) {
-                return Ok(tokens);
-            }
+impl<'a> Answer<'a> {
+    /// Up to the control token that ends the turn: where tags leave it out, the one behind. Without
+    /// one, and with tags, all of the answer.
+    fn of(turn: &'a Turn, tokenizer: &Tokenizer) -> Self {
+        let controls = tokenizer.controls();
+        let within = controls.at_end(&turn.text[turn.prompt..turn.answered]);
+        let behind = turn.text[turn.answered..].trim_start();
+        let (end, token) = match within {
+            Some((_, token)) if turn.is_marked => (turn.answered, Some(token)),
+            Some((end, token)) => (turn.prompt + end, Some(token)),
+            None => match controls.at_start(behind).filter(|_| turn.is_marked) {
+                Some(token) => (turn.text.len() - behind.len() + token.len(), Some(token)),
+                None => (turn.answered, None),
+            },
+        };
+        Self {
+            text: &turn.text,
+            prompt: turn.prompt,
+            end,
+            turn_end: token.and_then(|token| tokenizer.token_id(token)),
+        }
+    }
+}
+
+/// A rendered text as tokens up to the end of an answer, its prompt exactly as the model is prompted.
+struct EncodedText {
+    text: Arc<str>,
+    rendered: Rendered,
+}
+
+impl EncodedText {
+    /// The text of an answer, and which of its tokens are learnt.
+    fn new(answer: &Answer, tokenizer: &Tokenizer) -> Result<(Self, Range<usize>), DataError> {
+        let text = Arc::clone(answer.text);
+        let prompt = tokenizer.encode_rendered(&text[..answer.prompt])?;
+        let given = prompt.tokens.len();
+        let mut rendered = tokenizer.encode_rendered(&text[..answer.end])?;
+        if !rendered.tokens.starts_with(&prompt.tokens) {
             // The answer's first characters would melt into the prompt's last token, with which no
             // prompt ends.
-            let rest = tokenizer.continue_rendered(&text[turn.prompt.len()..])?;
-            Ok([&prompt[..], &rest].concat())
-        };
-        let (tokens, with_end) = (encode(&turn.whole)?, encode(answered)?);
-        // What the template writes behind the turn must not change how the turn is read.
-        let tokens = match tokens.starts_with(&with_end) {
-            true => tokens,
-            false => with_end.clone(),
-        };
-        let answer = &with_end[prompt.len()..];
-        let last_control = answer.iter().rposition(|&id| tokenizer.is_control(id));
-        let length = last_control.map_or(answer.len(), |last| last + 1);
-        Ok(Self {
-            tokens,
-            learnt: prompt.len()..prompt.len() + length,
-            is_ended: last_control.is_some(),
-        })
+            let rest = tokenizer.continue_rendered(&text[answer.prompt..answer.end])?;
+            rendered = prompt.and(answer.prompt, rest);
+        }
+        let learnt = given..rendered.tokens.len();
+        Ok((Self { text, rendered }, learnt))
     }
 
-    /// The tokens up to the end of the turn.
-    fn answered(&self) -> &[u32] {
-        &self.tokens[..self.learnt.end]
-    }
-
-    fn row(self, tokenizer: &Tokenizer) -> EncodedRow {
-        let mut row = EncodedRow::given(self.tokens);
-        row.supervised[self.learnt.clone()].fill(true);
-        match self.is_ended {
-            true => row.turn_end = Some(row.tokens[self.learnt.end - 1]),
-            false => {
-                row.tokens.truncate(self.learnt.end);
-                row.supervised.truncate(self.learnt.end);
-                row.end(tokenizer);
+    /// Which tokens an earlier answer is; none where it is not certain that they are those of an
+    /// example of its own. Sections between control tokens are encoded apart, so that only the last
+    /// one of the prompt has to be looked at.
+    fn find(
+        &self,
+        answer: &Answer,
+        tokenizer: &Tokenizer,
+    ) -> Result<Option<Range<usize>>, DataError> {
+        let Rendered { tokens, ends } = &self.rendered;
+        let Some((_, last)) = ends.iter().find(|(end, _)| *end == answer.end) else {
+            let (alone, learnt) = Self::new(answer, tokenizer)?;
+            return Ok(tokens.starts_with(&alone.rendered.tokens).then_some(learnt));
+        };
+        let before = ends.iter().rev().find(|(end, _)| *end <= answer.prompt);
+        let (first, section) = match before {
+            Some(&(end, count)) => {
+                let section = self.text.get(end..answer.prompt).unwrap_or_default();
+                (count, tokenizer.encode_section(section)?)
             }
+            None => {
+                let section = tokenizer.encode_rendered(&self.text[..answer.prompt])?;
+                (0, section.tokens)
+            }
+        };
+        let start = first + section.len();
+        let is_there = start <= *last && tokens[first..].starts_with(&section);
+        Ok(is_there.then_some(start..*last))
+    }
+
+    fn row(&self, answer: &Answer, learnt: Range<usize>, tokenizer: &Tokenizer) -> EncodedRow {
+        let mut row = EncodedRow::given(self.rendered.tokens.clone());
+        row.supervised[learnt.clone()].fill(true);
+        row.turn_end = answer.turn_end;
+        if row.turn_end.is_none() {
+            row.tokens.truncate(learnt.end);
+            row.supervised.truncate(learnt.end);
+            row.end(tokenizer);
         }
         row
     }

@@ -61,11 +61,11 @@ fn a_conversation_learns_every_answer() {
     let text = tokenizer.decode(example.tokens()).unwrap();
     assert_eq!(
         text,
-        "user\na\nassistant\nParis\nuser\nb\nassistant\n<|im_end|>\n"
+        "user\na\nassistant\nParis\nuser\nb\nassistant\n<|im_end|>"
     );
     assert_eq!(learnt(&example, &tokenizer), "Paris<|im_end|>");
     assert_eq!(example.tokens().iter().filter(|&&id| id == 2).count(), 4);
-    assert_eq!(example.supervised().last(), Some(&false), "the line break");
+    assert_eq!(example.tokens().last(), Some(&2), "without the line break");
     assert!(
         example
             .tokens()
@@ -101,7 +101,14 @@ fn turns_that_are_written_otherwise_once_past_are_examples_of_their_own() {
     let texts = examples.iter().map(|example| learnt(example, &tokenizer));
     // "x" is the same once past, and is learnt with "third".
     assert_eq!(texts.collect::<Vec<_>>(), ["first", "xthird"]);
-    assert_eq!((report.rows, report.kept), (1, 2));
+    assert_eq!((report.rows, report.kept, report.examples), (1, 1, 2));
+    assert!(
+        report
+            .to_string()
+            .starts_with("1 of 1 rows in 2 examples, ")
+    );
+    let (by_record, _) = encode_by_record(std::slice::from_ref(&record), &tokenizer, 999).unwrap();
+    assert_eq!(by_record, [examples.clone()]);
     let prompt = encode_prompt(&record, &tokenizer).unwrap();
     assert!(examples[1].tokens().starts_with(&prompt));
 }
@@ -122,19 +129,79 @@ fn an_answer_follows_the_very_tokens_of_its_prompt() {
     assert_eq!(learnt(&example, &tokenizer), "\nb");
 }
 
-#[test]
-fn turns_without_a_control_token_end_in_the_end_of_text() {
+fn with_template(name: &str, template: &str) -> Tokenizer {
     let folder = tempfile::tempdir().unwrap();
     for file in ["tokenizer.json", "tokenizer_config.json", "config.json"] {
         let original = format!(
-            "{}/tests/tokenizers/pieces/{file}",
+            "{}/tests/tokenizers/{name}/{file}",
             env!("CARGO_MANIFEST_DIR")
         );
         std::fs::copy(original, folder.path().join(file)).unwrap();
     }
+    std::fs::write(folder.path().join("chat_template.jinja"), template).unwrap();
+    Tokenizer::from_folder(&folder, 400).unwrap()
+}
+
+/// What is learnt of two answers, `b` and `d`, rendered by this template for a message.
+fn learnt_of(turn: &str) -> (String, EncodeReport) {
+    let template = format!(
+        "{{% for m in messages %}}{turn}{{% endfor %}}{{% if add_generation_prompt %}}<|im_start|>assistant{{% endif %}}"
+    );
+    let tokenizer = with_template("bytes", &template);
+    let turns = ["a", "b", "c", "d"]
+        .into_iter()
+        .zip([Role::User, Role::Assistant].repeat(2));
+    let turns = turns.map(|(text, role)| Message::new(role, text));
+    let (example, report) = one(&Record::chat(1, turns.collect::<Vec<_>>()), &tokenizer, 999);
+    let ids = example.tokens().iter().zip(example.supervised());
+    let ids = ids.filter(|(_, learnt)| **learnt).map(|(id, _)| match id {
+        0 => "<eos>".to_owned(),
+        1 => "<start>".to_owned(),
+        2 => "<end>".to_owned(),
+        &id => tokenizer.decode(&[id]).unwrap(),
+    });
+    (ids.collect(), report)
+}
+
+#[test]
+fn what_tags_mark_is_learnt_and_the_token_that_ends_the_turn() {
+    let marked = |before: &str, behind: &str| {
+        let head = "<|im_start|>{{ m.role }}";
+        let answer =
+            format!("{{% generation %}}{before}{{{{ m.content }}}}{{% endgeneration %}}{behind}");
+        learnt_of(&format!(
+            "{head}{{% if m.role == 'assistant' %}}{answer}{{% else %}}{{{{ m.content }}}}{{% endif %}}"
+        ))
+    };
+    assert_eq!(marked("", "<|im_end|>").0, "b<end>d<end>");
+    // With white space in front, as LLaMA 2's.
+    assert_eq!(marked("", "{{ ' <|im_end|>' }}").0, "b <end>d <end>");
+    // A control token within the answer does not end it.
+    let (learnt, report) = marked("<|im_start|>", "");
+    assert_eq!(learnt, "<start>b<start><start>d<end>");
+    assert!(report.turn_ends.is_empty());
+}
+
+/// A greeting, before anybody has asked.
+#[test]
+fn what_is_said_unasked_is_given() {
+    let tokenizer = tokenizer("bytes");
+    for first in [None, Some(Message::new(Role::System, "s"))] {
+        let mut turns = vec![
+            Message::new(Role::Assistant, "hi"),
+            Message::new(Role::User, "a"),
+            Message::new(Role::Assistant, "b"),
+        ];
+        turns.splice(0..0, first);
+        let (example, _) = one(&Record::chat(1, turns), &tokenizer, 99);
+        assert_eq!(learnt(&example, &tokenizer), "b");
+    }
+}
+
+#[test]
+fn turns_without_a_control_token_end_in_the_end_of_text() {
     let plain = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}";
-    std::fs::write(folder.path().join("chat_template.jinja"), plain).unwrap();
-    let tokenizer = Tokenizer::from_folder(&folder, 400).unwrap();
+    let tokenizer = with_template("pieces", plain);
     let turns = vec![
         Message::new(Role::User, "a"),
         Message::new(Role::Assistant, "b"),
@@ -158,14 +225,13 @@ fn rendered_rows_are_counted_or_read_as_control_tokens() {
     let open = tokenizer.clone().with_control_text(ControlText::Tokens);
     let (example, report) = one(&record, &open, 999);
     assert!(report.control_text.is_empty());
-    // The tokens of the same conversation, without the line break behind it, and one end.
+    // The tokens of the same conversation.
     let talk = vec![
         Message::new(Role::User, "a"),
         Message::new(Role::Assistant, "b"),
     ];
     let (chat, _) = one(&Record::chat(1, talk), &tokenizer, 999);
-    assert_eq!(example.tokens(), &chat.tokens()[..chat.len() - 1]);
-    assert_eq!(example.supervised(), &chat.supervised()[..chat.len() - 1]);
+    assert_eq!(example, chat);
 }
 
 #[test]
@@ -181,6 +247,7 @@ fn cut_rows_are_counted_and_lost_rows_named() {
     let expected = EncodeReport {
         rows: 4,
         kept: 3,
+        examples: 3,
         truncated: 2,
         without_supervision: vec![3],
         empty_responses: vec![4],

@@ -38,6 +38,11 @@ CONVERSATIONS = [
     turns(("user", "add")) + [{"role": "assistant", "content": "", "tool_calls": [CALL]}]
     + turns(("tool", "3"), ("assistant", "It is 3.")),
 ]
+# For the template `optional` alone.
+OPTIONAL = [
+    turns(("user", "add")) + [{"role": "assistant", "content": None, "tool_calls": [CALL], "reasoning": "hm"}]
+    + turns(("tool", "3")) + [{"role": "assistant", "content": "It is 3.", "thinking": "so", "tool_calls": None}],
+]
 TOOLS = [{"type": "function", "function": {"name": "add", "description": "Adds.", "parameters": {"type": "object",
           "properties": {"b": {"type": "number"}, "a": {"type": "array"}}, "required": ["b", "a"]}}}]
 
@@ -51,8 +56,8 @@ def tokenizer_of(name, template):
 
 
 def case(name, number, prompt):
-    tokenizer = tokenizer_of(TEMPLATES[name], name)
-    made = {"template": name, "tokenizer": TEMPLATES[name], "conversation": number, "prompt": prompt}
+    tokenizer = tokenizer_of(TEMPLATES.get(name, "bytes"), name)
+    made = {"template": name, "tokenizer": TEMPLATES.get(name, "bytes"), "conversation": number, "prompt": prompt}
     given = {"add_generation_prompt": prompt, "tools": TOOLS if name == "tools" and number == 7 else None}
     try:
         text = tokenizer.apply_chat_template(CONVERSATIONS[number], tokenize=False, **given)
@@ -68,6 +73,9 @@ def case(name, number, prompt):
 
 cases = [case(name, number, prompt) for name in TEMPLATES for number in range(len(CONVERSATIONS))
          for prompt in (False, True)]
+first = len(CONVERSATIONS)
+CONVERSATIONS += OPTIONAL
+cases += [case("optional", number, prompt) for number in range(first, len(CONVERSATIONS)) for prompt in (False, True)]
 versions = {package: version(package) for package in ("transformers", "tokenizers", "jinja2")}
 lines = lambda items: "[\n" + ",\n".join(json.dumps(item, ensure_ascii=False) for item in items) + "\n]"
 text = (f'{{"versions": {json.dumps(versions)},\n"tools": {json.dumps(TOOLS)},\n"conversations": {lines(CONVERSATIONS)},\n'

@@ -21,6 +21,7 @@ VARIANTS = [
     ("pieces", {"legacy": True}),
     ("pieces", {"legacy": False, "tokenizer_class": "LlamaTokenizerFast"}),
     ("pieces", {"add_prefix_space": False}),
+    ("pieces", {"legacy": True, "tokenizer_class": "CodeLlamaTokenizer"}),
     ("pieces", {"tokenizer_class": None}),
     ("pieces", {"tokenizer_class": "PreTrainedTokenizerFast"}),
 ]
