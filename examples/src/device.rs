@@ -49,7 +49,7 @@ impl PlaceArgs {
     /// The number type that is computed in. The CPU's matrix products have no fast bf16, and f32 holds all of its numbers.
     fn computed(&self) -> WeightType {
         match (self.device.device.as_str(), self.dtype) {
-            ("cpu", WeightType::Bf16) => WeightType::F32,
+            ("cpu" | "flex", WeightType::Bf16) => WeightType::F32,
             (_, dtype) => dtype,
         }
     }

@@ -101,6 +101,16 @@ pub(crate) fn fingerprints(folder: &Path) -> Result<Vec<Input>> {
     paths.iter().map(|path| fingerprint(path)).collect()
 }
 
+/// Stands for the content of a model folder, wherever it lies.
+pub fn fingerprint_of_model(folder: &Path) -> Result<String> {
+    Ok(fingerprint_of_inputs(&fingerprints(folder)?))
+}
+
+pub(crate) fn fingerprint_of_inputs(inputs: &[Input]) -> String {
+    let sums: Vec<&str> = inputs.iter().map(|input| input.crc32c.as_str()).collect();
+    fingerprint_of(sums.join(" ").as_bytes())
+}
+
 /// CRC-32C of some bytes, as text.
 pub fn fingerprint_of(bytes: &[u8]) -> String {
     format!("{:08x}", crc32c::crc32c(bytes))

@@ -12,7 +12,7 @@ use soft_eval::results::{Input, Sample};
 use soft_eval::{AnsweredPrompt, Journal, TokenTrace, trace};
 
 use crate::decoding::{DecodingArgs, Trained};
-use crate::evaluation::{fingerprint_of, fingerprints};
+use crate::evaluation::{fingerprint_of, fingerprint_of_inputs, fingerprints};
 use crate::hub::model_folder;
 use crate::model;
 use crate::tokens::TokenArgs;
@@ -109,10 +109,9 @@ impl Subject {
         let tokenizer = tokens.open(&folder, config.vocab)?;
         let trained = Trained::load(&folder, &config)?;
         let inputs = fingerprints(&folder)?;
-        let sums: Vec<&str> = inputs.iter().map(|input| input.crc32c.as_str()).collect();
         Ok(Self {
             name: named.name.clone(),
-            fingerprint: fingerprint_of(sums.join(" ").as_bytes()),
+            fingerprint: fingerprint_of_inputs(&inputs),
             inputs,
             model: model::load(&folder, place)?,
             folder,

@@ -1,6 +1,7 @@
 //! What programs print: lines that a closed pipe, a full disk or a terminal that is gone cannot turn
 //! into a panic, and in which no file can hide escape codes.
 
+use std::backtrace::BacktraceStatus;
 use std::borrow::Cow;
 use std::fmt::Arguments;
 use std::io::{self, ErrorKind, Write};
@@ -61,9 +62,24 @@ pub fn run_with_status(program: impl FnOnce() -> Result<ExitCode>) -> ExitCode {
         }
         (Err(error), _) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         (Err(error), _) => {
-            status_line(format_args!("Error: {}", shortened(&format!("{error:?}"))));
+            status_line(format_args!("Error: {}", shortened(&described(&error))));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// An error with its causes, but for those that it names itself.
+fn described(error: &Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.ends_with(&cause) {
+            text += &format!("\n\nCaused by:\n    {cause}");
+        }
+    }
+    let backtrace = error.backtrace();
+    match backtrace.status() {
+        BacktraceStatus::Captured => format!("{text}\n\nStack backtrace:\n{backtrace}"),
+        _ => text,
     }
 }
 

@@ -54,7 +54,8 @@ const DECODING: [&str; 23] = [
 ];
 
 /// The flags without a value.
-const SWITCHES: [&str; 9] = [
+const SWITCHES: [&str; 10] = [
+    "--train-body",
     "--dry-run",
     "--copy-states",
     "--thrifty",

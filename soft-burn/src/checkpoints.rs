@@ -3,6 +3,7 @@
 //! `step-000100` is whole or not there; so is what replaces it. Knows nothing of logs or when a
 //! checkpoint is due.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -22,11 +23,28 @@ const OPTIMIZER: &str = "optimizer.safetensors";
 const PROGRESS: &str = "progress.json";
 
 /// Where a checkpoint stands.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Progress {
     steps_done: u64,
     position: StreamPosition,
+    /// Steps that each parameter has moments of.
+    moments: BTreeMap<String, usize>,
+    /// CRC-32C of the above.
+    checksum: String,
+}
+
+impl Progress {
+    fn of(trainer: &Trainer, steps_done: u64, position: StreamPosition) -> Self {
+        let moments = trainer.optimizer().steps();
+        let text = format!("{steps_done} {position:?} {moments:?}");
+        Self {
+            steps_done,
+            position,
+            moments,
+            checksum: format!("{:08x}", crc32c::crc32c(text.as_bytes())),
+        }
+    }
 }
 
 /// The folder that holds a run's checkpoints; it need not exist yet.
@@ -53,13 +71,8 @@ impl Checkpoints {
                     adapter.save(partial.join(ADAPTER), options.companions)?;
                 }
                 trainer.optimizer().save(&partial.join(OPTIMIZER))?;
-                write_json(
-                    &partial.join(PROGRESS),
-                    &Progress {
-                        steps_done,
-                        position,
-                    },
-                )
+                let progress = Progress::of(trainer, steps_done, position);
+                write_json(&partial.join(PROGRESS), &progress)
             })?;
         }
         let all = self.list()?;
@@ -81,24 +94,33 @@ impl Checkpoints {
         settings: &TrainSettings,
         device: &Device,
     ) -> Result<(Trainer, StreamPosition), Error> {
-        let path = folder.join(PROGRESS);
-        let progress: Progress = read_json(&path)?;
+        let damaged = |path: &Path, reason| Error::DamagedCheckpoint {
+            path: path.to_owned(),
+            reason,
+        };
+        let progress_path = folder.join(PROGRESS);
+        let progress: Progress = read_json(&progress_path)?;
         if progress.steps_done != step {
             let reason = format!(
                 "it is of step {}, its folder of step {step}",
                 progress.steps_done
             );
-            return Err(Error::DamagedCheckpoint { path, reason });
+            return Err(damaged(&progress_path, reason));
         }
         let model = Llama::with_adapter_apart(folder, device)?;
         let path = folder.join(OPTIMIZER);
         let optimizer = NamedAdamW::load(settings.optimizer, &path, device)?;
         let trainer = Trainer::at_step(model, settings.clone(), optimizer, step)?;
         let problem = trainer.optimizer().problem(&lengths(trainer.model()), step);
-        match problem {
-            None => Ok((trainer, progress.position)),
-            Some(reason) => Err(Error::DamagedCheckpoint { path, reason }),
+        if let Some(reason) = problem {
+            return Err(damaged(&path, reason));
         }
+        if progress != Progress::of(&trainer, step, progress.position) {
+            let reason =
+                format!("its checksum, or the moments in {OPTIMIZER}, are not of what it says");
+            return Err(damaged(&progress_path, reason));
+        }
+        Ok((trainer, progress.position))
     }
 
     /// Removes what kills left half written or half removed, and nothing that others put there.

@@ -20,17 +20,24 @@ pub(crate) fn new_folder(
     path: &Path,
     fill: impl FnOnce(&Path) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    if exists(path)? {
-        return Err(Error::OutputExists {
+    let absent = || match exists(path)? {
+        true => Err(Error::OutputExists {
             path: path.to_owned(),
-        });
-    }
+        }),
+        false => Ok(()),
+    };
+    absent()?;
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
     }
     let partial = hidden_name(path, PARTIAL);
     // Held while the folder is filled, so that no other process takes it for left over.
     let lock = Lock::take(&hidden_name(path, LOCK), path)?;
+    // Another process may have been faster.
+    if let Err(error) = absent() {
+        lock.remove();
+        return Err(error);
+    }
     if exists(&partial)? {
         // Left by a run that was killed while writing.
         fs::remove_dir_all(&partial).map_err(Error::io("remove", &partial))?;
@@ -81,6 +88,10 @@ impl Lock {
     /// # Errors
     /// [`Error::InUse`] when another process holds it; I/O errors.
     pub fn take(path: &Path, what: &Path) -> Result<Self, Error> {
+        if exists(path)? {
+            // A pipe would wait.
+            open_regular(path)?;
+        }
         let opened = File::options()
             .create(true)
             .truncate(false)
@@ -215,6 +226,18 @@ mod tests {
         })
         .unwrap();
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
+    }
+
+    /// A pipe would wait for one who reads it.
+    #[cfg(unix)]
+    #[test]
+    fn a_lock_is_a_regular_file() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("run.lock");
+        let made = std::process::Command::new("mkfifo").arg(&path).status();
+        assert!(made.unwrap().success());
+        let error = Lock::take(&path, root.path()).unwrap_err().to_string();
+        assert!(error.contains("not a regular file"), "{error}");
     }
 
     #[test]

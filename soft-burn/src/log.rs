@@ -61,20 +61,21 @@ impl Log {
         })
     }
 
+    /// The lines that are whole, as they stand in the file and as what they say.
+    pub fn read(path: &Path) -> Result<Vec<(String, LogLine)>, Error> {
+        let text = read_text(path)?;
+        let lines = text.split_inclusive('\n');
+        let whole = lines.filter(|line| line.ends_with('\n'));
+        let read = |line: &str| Ok((line.to_owned(), serde_json::from_str(line)?));
+        let lines = whole.map(|line| read(line).map_err(Error::json(path)));
+        lines.collect()
+    }
+
     /// Opens the log as it was after step `steps_done`, with the lines that stay.
     pub fn rewind(path: PathBuf, steps_done: u64) -> Result<(Self, Vec<LogLine>), Error> {
-        let text = read_text(&path)?;
-        let (mut kept, mut lines) = (String::new(), Vec::new());
-        for whole in text
-            .split_inclusive('\n')
-            .filter(|line| line.ends_with('\n'))
-        {
-            let line: LogLine = serde_json::from_str(whole).map_err(Error::json(&path))?;
-            if line.step() <= steps_done {
-                kept.push_str(whole);
-                lines.push(line);
-            }
-        }
+        let mut lines = Self::read(&path)?;
+        lines.retain(|(_, line)| line.step() <= steps_done);
+        let (kept, lines): (String, Vec<_>) = lines.into_iter().unzip();
         let partial = path.with_extension("partial");
         fs::write(&partial, kept).map_err(Error::io("write", &partial))?;
         fs::rename(&partial, &path).map_err(Error::io("write", &path))?;

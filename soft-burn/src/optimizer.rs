@@ -329,6 +329,14 @@ impl NamedAdamW {
         write_weights(path, &tensors, WeightType::F32)
     }
 
+    /// How many steps each parameter was moved by that was moved at all.
+    pub fn steps(&self) -> BTreeMap<String, usize> {
+        let steps = self.moments.iter();
+        steps
+            .map(|(name, moments)| (name.clone(), moments.steps))
+            .collect()
+    }
+
     /// What of the moments no run of `steps_done` steps could have left in a model with parameters of these `lengths`.
     pub fn problem(&self, lengths: &BTreeMap<String, usize>, steps_done: u64) -> Option<String> {
         let mut problems = self.moments.iter().filter_map(|(name, moments)| {
@@ -367,6 +375,16 @@ impl NamedAdamW {
                 let name = format!("{prefix}{parameter}");
                 let shape = files.shape(&name).unwrap_or_default().to_vec();
                 let values = files.take(&name, &shape)?;
+                // Squares.
+                let negative = values.iter().position(|value| *value < 0.0);
+                if let Some(index) = negative.filter(|_| prefix == SECOND) {
+                    return Err(Error::DamagedTensor {
+                        path: path.to_owned(),
+                        name,
+                        value: values[index],
+                        index,
+                    });
+                }
                 Ok::<_, Error>(Tensor::from_data(TensorData::new(values, shape), device))
             };
             let (first, second) = (read(FIRST)?, read(SECOND)?);

@@ -4,7 +4,6 @@
 //! and heads and blocks of single exits lie in files of their own that transformers does not look at. No
 //! weight is permuted or renamed on the way.
 
-use std::borrow::Cow;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -15,7 +14,9 @@ use soft_core::{CalibratedExits, Exits};
 
 use crate::construct::{WeightSource, construct, construct_exit_blocks, construct_exit_heads};
 use crate::draft_tokens::DRAFT_TOKENS_FILE;
-use crate::folder::{exists, new_folder, read_json, replace_json, write_json, write_text};
+use crate::folder::{
+    exists, new_folder, open_regular, read_json, replace_json, write_json, write_text,
+};
 use crate::lora::LORA;
 use crate::parameters::{EXIT_BLOCKS, EXIT_HEADS, named_tensors};
 use crate::weights::{WeightFiles, WeightType, is_derived, write_weights};
@@ -103,7 +104,7 @@ impl Llama {
         place: impl Into<Placement>,
     ) -> Result<Self, Error> {
         let (folder, place) = (folder.as_ref(), place.into());
-        if adapter_folder(folder)?.is_none() {
+        if adapters(folder)?.is_empty() {
             return Self::without_adapter(folder, &place);
         }
         // Merged in f32, rounded once.
@@ -127,11 +128,11 @@ impl Llama {
 
     /// In f32, with the adapter beside the weights.
     pub(crate) fn with_adapter_apart(folder: &Path, device: &Device) -> Result<Self, Error> {
-        let llama = Self::without_adapter(&weights_folder(folder)?, &device.into())?;
-        match adapter_folder(folder)? {
-            Some(adapter) => llama.with_adapter(&Adapter::load(adapter)?),
-            None => Ok(llama),
+        let mut llama = Self::without_adapter(&weights_folder(folder)?, &device.into())?;
+        for adapter in adapters(folder)? {
+            llama = llama.merged().with_adapter(&Adapter::load(adapter)?)?;
         }
+        Ok(llama)
     }
 
     fn load_exit_heads(self, folder: &Path) -> Result<Self, Error> {
@@ -252,9 +253,10 @@ impl SoftInfo {
     }
 }
 
-/// Copies tokenizer and generation files, those that are there; of an adapter's folder its own before its base's.
-fn copy_companions(source: &Path, target: &Path) -> Result<(), Error> {
+/// Tokenizer and generation files, those that are there; of an adapter's folder its own before its base's.
+fn companions(source: &Path) -> Result<Vec<(&'static str, PathBuf)>, Error> {
     let base = weights_folder(source)?;
+    let mut found = Vec::new();
     for name in COMPANIONS {
         let own = source.join(name);
         let file = match exists(&own)? {
@@ -262,8 +264,30 @@ fn copy_companions(source: &Path, target: &Path) -> Result<(), Error> {
             false => base.join(name),
         };
         if exists(&file)? {
-            fs::copy(&file, target.join(name)).map_err(Error::io("copy", &file))?;
+            found.push((name, file));
         }
+    }
+    Ok(found)
+}
+
+/// Refuses companions that cannot be copied later, when it would cost what was trained.
+///
+/// # Errors
+/// When one is no regular file or cannot be read.
+pub(crate) fn check_companions(source: &Path) -> Result<(), Error> {
+    let files = companions(source)?;
+    files
+        .iter()
+        .try_for_each(|(_, file)| open_regular(file).map(drop))
+}
+
+fn copy_companions(source: &Path, target: &Path) -> Result<(), Error> {
+    for (name, file) in companions(source)? {
+        let copied = open_regular(&file).map(|mut from| {
+            let mut to = fs::File::create(target.join(name))?;
+            std::io::copy(&mut from, &mut to)
+        })?;
+        copied.map_err(Error::io("copy", &file))?;
     }
     Ok(())
 }
@@ -291,34 +315,61 @@ fn tie_head(files: &mut WeightFiles) -> Result<bool, Error> {
 const EMBEDDING: &str = "model.embed_tokens.weight";
 const HEAD: &str = "lm_head.weight";
 
-/// The adapter of a model folder: in a folder in it, or the folder itself where it holds nothing else.
-fn adapter_folder(folder: &Path) -> Result<Option<PathBuf>, Error> {
-    let within = folder.join(ADAPTER);
-    match exists(&within)? {
-        true => Ok(Some(within)),
-        false => Ok((*weights_folder(folder)? != *folder).then(|| folder.to_owned())),
-    }
+/// The adapters of a model folder, in the order in which they are put onto its weights.
+fn adapters(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    Ok(chain(folder)?.1)
 }
 
 /// Where the weights are: in `folder`, or in that of the base model where `folder` holds an adapter only.
 ///
 /// # Errors
 /// [`Error::AdapterAlone`] when the base is no folder here.
-pub(crate) fn weights_folder(folder: &Path) -> Result<Cow<'_, Path>, Error> {
-    let adapter = folder.join(ADAPTER_CONFIG);
-    if exists(&folder.join("config.json"))? || !exists(&adapter)? {
-        return Ok(Cow::Borrowed(folder));
-    }
-    let config: Value = read_json(&adapter)?;
-    let base = config
-        .get("base_model_name_or_path")
-        .and_then(Value::as_str);
-    match base.map(Path::new) {
-        Some(base) if base.join("config.json").is_file() => Ok(Cow::Owned(base.to_owned())),
-        _ => Err(Error::AdapterAlone {
-            folder: folder.to_owned(),
-            base: base.map(str::to_owned),
-        }),
+pub(crate) fn weights_folder(folder: &Path) -> Result<PathBuf, Error> {
+    Ok(chain(folder)?.0)
+}
+
+/// Bases that are adapters themselves; more can only be a circle.
+const MOST_BASES: usize = 8;
+
+/// The folder with the weights, and the adapters for them, outermost last.
+fn chain(folder: &Path) -> Result<(PathBuf, Vec<PathBuf>), Error> {
+    let mut folder = folder.to_owned();
+    let mut adapters = Vec::new();
+    loop {
+        let (within, config) = (folder.join(ADAPTER), folder.join(ADAPTER_CONFIG));
+        let has = |name: &str| exists(&folder.join(name));
+        match (exists(&within)?, exists(&config)?) {
+            (true, true) => {
+                let reason = format!(
+                    "{} and {} are both adapters",
+                    within.display(),
+                    config.display()
+                );
+                let module = "model".to_owned();
+                return Err(Error::AdapterMismatch { module, reason });
+            }
+            (true, false) => adapters.push(within),
+            // As transformers takes it, beside the weights or without.
+            (false, true) => adapters.push(folder.clone()),
+            (false, false) => {}
+        }
+        if !exists(&config)? || has("config.json")? && WeightFiles::are_in(&folder)? {
+            adapters.reverse();
+            return Ok((folder, adapters));
+        }
+        let found: Value = read_json(&config)?;
+        let base = found.get("base_model_name_or_path");
+        let base = base.and_then(Value::as_str).map(str::to_owned);
+        let is_model = |base: &Path| {
+            let files = ["config.json", ADAPTER_CONFIG];
+            files.iter().any(|file| base.join(file).is_file())
+        };
+        match &base {
+            Some(next) if is_model(Path::new(next)) && adapters.len() < MOST_BASES => {
+                folder = next.into();
+            }
+            _ => return Err(Error::AdapterAlone { folder, base }),
+        }
     }
 }
 

@@ -24,7 +24,7 @@ use crate::checkpoints::Checkpoints;
 use crate::data_parallel::guarded;
 use crate::folder::{Lock, exists, new_folder, read_json, remove_folder, replace_json, write_json};
 use crate::log::{Log, LogLine};
-use crate::pretrained::{ADAPTER, CompanionFile, SaveOptions, SoftInfo};
+use crate::pretrained::{ADAPTER, CompanionFile, SaveOptions, SoftInfo, check_companions};
 use crate::schedule::Decay;
 use crate::settings::TrainSettings;
 use crate::trainer::Trainer;
@@ -117,6 +117,7 @@ impl<S: BatchStream> Run<S> {
         data: RunData<S>,
     ) -> Result<Self, Error> {
         settings.validate()?;
+        check_companions(&settings.base)?;
         let trainer = Trainer::new(model, settings.train.clone())?;
         new_folder(out, |partial| {
             Log::create(&partial.join(LOG))?;
@@ -156,24 +157,23 @@ impl<S: BatchStream> Run<S> {
             path: out.to_owned(),
             reason,
         };
-        let before: Value = read_json(&out.join(RUN))?;
+        // A folder without one is no run, and gets no lock.
+        read_json::<Value>(&out.join(RUN))?;
         let lock = Lock::take(&out.join(LOCK), out)?;
+        let before: Value = read_json(&out.join(RUN))?;
         let more = more_steps(&before, &settings);
         if let Some(reason) = difference(&before, &settings, more) {
             return Err(refuse(reason));
         }
         let model = out.join(MODEL);
-        match (exists(&model)?, more) {
-            (true, None) => {
-                let reason = format!(
-                    "the run is finished; its model is {}; a run at a constant rate goes on when it is given more steps",
-                    model.display()
-                );
-                return Err(refuse(reason));
-            }
-            (_, Some(steps)) => reopen(out, steps, &settings)?,
-            (false, None) => {}
+        if more.is_none() && exists(&model)? {
+            let reason = format!(
+                "the run is finished; its model is {}; a run at a constant rate goes on when it is given more steps",
+                model.display()
+            );
+            return Err(refuse(reason));
         }
+        check_companions(&settings.base)?;
         let checkpoints = Checkpoints(out.join(CHECKPOINTS));
         checkpoints.sweep()?;
         let newest = checkpoints.newest()?;
@@ -192,6 +192,11 @@ impl<S: BatchStream> Run<S> {
             }
         };
         let steps_done = trainer.steps_done();
+        Log::read(&out.join(LOG))?;
+        // From here on the run is another one: everything that could be refused is there.
+        if let Some(steps) = more {
+            reopen(out, steps, &settings)?;
+        }
         let (log, lines) = Log::rewind(out.join(LOG), steps_done)?;
         let validated = |line: &LogLine| matches!(line, LogLine::Validation { step, .. } if *step == steps_done);
         let mut run = Self {
@@ -325,11 +330,18 @@ impl<S: BatchStream> Run<S> {
         let report = self.trainer.step(&mut self.data.stream)?;
         let step = report.step;
         let line = self.logged(LogLine::Train(report))?;
-        if due(self.settings.checkpoint_every, step) {
+        if due(self.settings.checkpoint_every, step) || self.may_go_on_from(step) {
             self.checkpoint()?;
         }
         self.validation_due = self.is_validated(step).then_some(step);
         Ok(Some(line))
+    }
+
+    /// Whether the run ends at `step` and could be given more: it goes on from a checkpoint only.
+    fn may_go_on_from(&self, step: u64) -> bool {
+        let train = &self.settings.train;
+        let is_end = step == train.steps && train.schedule.decay == Decay::Constant;
+        is_end && self.settings.checkpoint_every.is_some()
     }
 
     /// Whether the run is validated after `step`: at its start, its end and in between as set.
@@ -381,6 +393,9 @@ fn reopen(out: &Path, steps: u64, settings: &RunSettings) -> Result<(), Error> {
     for name in [MODEL, ADAPTER] {
         let (finished, kept) = (out.join(name), out.join(format!("{name}-{steps:06}")));
         if exists(&finished)? {
+            if exists(&kept)? {
+                return Err(Error::OutputExists { path: kept });
+            }
             fs::rename(&finished, &kept).map_err(Error::io("rename", &finished))?;
         }
     }
@@ -396,9 +411,10 @@ fn difference(before: &Value, now: &RunSettings, more: Option<u64>) -> Option<St
         now["train"]["steps"] = steps.into();
     }
     let difference = first_difference("", before, &now)?;
-    let advice = match difference.starts_with("train.steps ") {
-        true => "; a cosine is laid out for its steps: start a new run from the model of this one",
-        false => "",
+    let advice = match now["train"]["schedule"]["decay"].as_str() {
+        _ if !difference.starts_with("train.steps ") => "",
+        Some("constant") => "; a run can be given more steps, not fewer",
+        _ => "; a cosine is laid out for its steps: start a new run from the model of this one",
     };
     Some(difference + advice)
 }

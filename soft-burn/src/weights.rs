@@ -57,6 +57,11 @@ impl WeightFiles {
         opened.without_wrappers()
     }
 
+    /// Whether `folder` has weights in a form that is read.
+    pub fn are_in(folder: &Path) -> Result<bool, Error> {
+        Ok(exists(&folder.join(SINGLE))? || exists(&folder.join(INDEX))?)
+    }
+
     /// Opens a single file.
     pub fn open_file(path: &Path) -> Result<Self, Error> {
         let file = WeightFile::open(path)?;

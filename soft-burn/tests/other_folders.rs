@@ -89,24 +89,34 @@ fn adapters_of_every_kind_say_what_they_say_in_peft() {
         "whole_head",
         "embedding",
         "head",
+        "whole_parts",
+        "tied_embedding",
+        "tied_whole_embedding",
     ] {
         let adapter = fixture("variants").join(kind);
         let wanted = expected(&adapter);
-        let model = load(&fixture("untied_mha"));
+        let base_name = match kind.starts_with("tied") {
+            true => "tied_gqa_llama3",
+            false => "untied_mha",
+        };
+        let model = load(&fixture(base_name));
         let merged = model
             .with_adapter(&Adapter::load(&adapter).unwrap())
             .unwrap()
             .merged();
         assert_near(&logits(&merged), &wanted);
 
-        // In its base's folder, and alone beside it.
-        let base = copy_of("untied_mha");
+        // In its base's folder, beside its files, and alone.
+        let base = copy_of(base_name);
         copy(&adapter, &base.path().join("adapter"));
         assert_near(&logits(&load(base.path())), &wanted);
+        let beside = copy_of(base_name);
+        copy(&adapter, beside.path());
+        assert_near(&logits(&load(beside.path())), &wanted);
         let alone = tempfile::tempdir().unwrap();
         copy(&adapter, alone.path());
         edit_json(&alone.path().join("adapter_config.json"), |config| {
-            config["base_model_name_or_path"] = json!(fixture("untied_mha"));
+            config["base_model_name_or_path"] = json!(fixture(base_name));
         });
         assert_near(&logits(&load(alone.path())), &wanted);
 
@@ -114,12 +124,71 @@ fn adapters_of_every_kind_say_what_they_say_in_peft() {
         let read = Adapter::load(&adapter).unwrap();
         let again = base.path().join("again");
         read.save(&again, None).unwrap();
-        let model = load(&fixture("untied_mha"));
+        let model = load(&fixture(base_name));
         let merged = model
             .with_adapter(&Adapter::load(&again).unwrap())
             .unwrap()
             .merged();
         assert_near(&logits(&merged), &wanted);
+    }
+}
+
+/// As where LoRA was trained on a base that is an adapter itself: each is put onto what the one before it made.
+#[test]
+fn an_adapter_may_be_for_an_adapter() {
+    let [first, second] =
+        ["rank_stabilised", "patterns"].map(|kind| fixture("variants").join(kind));
+    let folders = tempfile::tempdir().unwrap();
+    let [one, two] = ["one", "two"].map(|name| folders.path().join(name));
+    let based_on = |folder: &Path, base: &Path| {
+        edit_json(&folder.join("adapter_config.json"), |config| {
+            config["base_model_name_or_path"] = json!(base);
+        });
+    };
+    copy(&first, &one);
+    copy(&second, &two);
+    based_on(&one, &fixture("untied_mha"));
+    based_on(&two, &one);
+    let merged = |model: Llama, adapter: &Path| {
+        let adapter = Adapter::load(adapter).unwrap();
+        model.with_adapter(&adapter).unwrap().merged()
+    };
+    let wanted = merged(merged(load(&fixture("untied_mha")), &first), &second);
+    assert_eq!(logits(&load(&two)), logits(&wanted));
+    based_on(&one, &two);
+    let error = Llama::from_pretrained(&two, &device("cpu").unwrap()).unwrap_err();
+    assert!(
+        error.to_string().contains("is a PEFT adapter, not a model"),
+        "{error}"
+    );
+}
+
+#[test]
+fn configurations_that_contradict_an_adapter_are_refused() {
+    for (key, value, part) in [
+        ("use_rslora", json!("true"), "expected true or false"),
+        (
+            "alpha_pattern",
+            json!([7]),
+            "numbers by the ends of module names",
+        ),
+        (
+            "modules_to_save",
+            json!("lm_head"),
+            "an array of module names",
+        ),
+        (
+            "r",
+            json!(8),
+            "of rank 3: r and rank_pattern of the configuration say 8",
+        ),
+    ] {
+        let adapter = copy_of("variants/patterns");
+        edit_json(&adapter.path().join("adapter_config.json"), |config| {
+            config[key] = value;
+        });
+        let error = Adapter::load(adapter.path()).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
     }
 }
 

@@ -430,19 +430,22 @@ fn check_character_maps(text: &str) -> tokenizers::Result<()> {
     Ok(())
 }
 
+/// Bases of an adapter that are adapters themselves; more can only be a circle.
+const MOST_BASES: usize = 8;
+
 /// The folder that holds the tokenizer: `folder`, or that of the base model where it holds an adapter only.
 fn folder_with_tokenizer(folder: &Path) -> Result<PathBuf, DataError> {
-    if folder.join("tokenizer.json").exists() {
-        return Ok(folder.to_owned());
-    }
-    let adapter = if_there(read_json(&folder.join("adapter_config.json")))?;
-    let base = adapter
-        .as_ref()
-        .and_then(|it| it.get("base_model_name_or_path")?.as_str());
-    if let Some(base) = base
-        && Path::new(base).join("tokenizer.json").exists()
-    {
-        return Ok(base.into());
+    let mut base = folder.to_owned();
+    for _ in 0..MOST_BASES {
+        if base.join("tokenizer.json").exists() {
+            return Ok(base);
+        }
+        let adapter = if_there(read_json(&base.join("adapter_config.json")))?;
+        let next = adapter.as_ref();
+        match next.and_then(|it| it.get("base_model_name_or_path")?.as_str()) {
+            Some(next) => base = next.into(),
+            None => break,
+        }
     }
     let pieces = ["tokenizer.model", "spiece.model", "vocab.json"];
     let found = pieces.into_iter().find(|name| folder.join(name).exists());

@@ -6,14 +6,22 @@ use std::path::Path;
 
 use crate::EvalError;
 
-/// The bytes of a regular file. What is none may never end, as a pipe.
+/// The bytes of a regular file.
 pub(crate) fn read_bytes(path: &Path) -> Result<Vec<u8>, EvalError> {
-    let metadata = fs::metadata(path).map_err(EvalError::io("read", path))?;
-    if !metadata.is_file() {
-        let cause = io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file");
-        return Err(EvalError::io("read", path)(cause));
-    }
+    check_regular(path)?;
     fs::read(path).map_err(EvalError::io("read", path))
+}
+
+/// Refuses what is no regular file, and may never end, as a pipe.
+fn check_regular(path: &Path) -> Result<(), EvalError> {
+    let metadata = fs::metadata(path).map_err(EvalError::io("read", path))?;
+    match metadata.is_file() {
+        true => Ok(()),
+        false => {
+            let cause = io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file");
+            Err(EvalError::io("read", path)(cause))
+        }
+    }
 }
 
 /// The text of a regular file.
@@ -31,7 +39,7 @@ pub(crate) fn read_text(path: &Path) -> Result<String, EvalError> {
 pub(crate) fn open_to_append(path: &Path) -> Result<(File, Vec<u8>), EvalError> {
     let is_there = path.try_exists().map_err(EvalError::io("read", path))?;
     if is_there {
-        read_bytes(path)?;
+        check_regular(path)?;
     }
     let opened = OpenOptions::new().create(true).append(true).open(path);
     let file = opened.map_err(EvalError::io("write", path))?;
@@ -40,6 +48,5 @@ pub(crate) fn open_to_append(path: &Path) -> Result<(File, Vec<u8>), EvalError> 
             path: path.to_owned(),
         });
     }
-    // Once more: another process may have added to it before it was locked.
     Ok((file, read_bytes(path)?))
 }

@@ -325,7 +325,7 @@ fn evaluations_are_files_and_other_files_are_refused() {
 /// Names come from command lines and folders: no name is markup, or says anything to a terminal.
 #[test]
 fn names_are_text_in_every_format() {
-    let name = "\u{1b}[31mred\u{7} <b>|[a](javascript:x) `code` *";
+    let name = "\u{1b}[31mred\u{7} <b>|[a](javascript:x) `code` *\n# second";
     let hostile = |finding: Finding| -> Finding {
         let text = serde_json::to_string(&finding).unwrap();
         let name = serde_json::to_string(name).unwrap();
@@ -355,7 +355,7 @@ fn names_are_text_in_every_format() {
     }
     assert!(!texts[0].contains("<b>|"));
     let markdown = &texts[1];
-    for part in [" <b>", "|[a]", "a](javascript"] {
+    for part in [" <b>", "|[a]", "a](javascript", "\n# second"] {
         assert!(!markdown.contains(part), "{part} is markup");
     }
 }

@@ -25,7 +25,7 @@ use soft_data::{
 use soft_eval::results::Input;
 use soft_examples::decoding::draft_tokens_of;
 use soft_examples::device;
-use soft_examples::evaluation::{fingerprint, fingerprint_of};
+use soft_examples::evaluation::{fingerprint, fingerprint_of, fingerprint_of_model};
 use soft_examples::hub::model_folder;
 use soft_examples::model;
 use soft_examples::progress::Progress;
@@ -60,10 +60,17 @@ fn run() -> Result<()> {
         further.len() + 1
     );
     ensure!(
-        args.epochs.is_finite() && args.epochs > 0.0,
-        "--epochs is {}: expected a number above 0",
+        args.epochs > 0.0 && args.epochs <= MOST_EPOCHS,
+        "--epochs is {}: expected a number above 0, at most {MOST_EPOCHS}",
         args.epochs
     );
+    for path in [&args.model, &args.data] {
+        ensure!(
+            path.to_str().is_some(),
+            "{} is no UTF-8: run.json cannot name it",
+            path.display()
+        );
+    }
     // As many steps as there may be: how many there are follows from the rows.
     let most_steps = args.steps.unwrap_or(u64::MAX);
     if let Some(exits) = &args.exits {
@@ -97,10 +104,19 @@ fn run() -> Result<()> {
         )?
     };
     let run = run.with_devices(further)?.with_files(files);
+    if args.resume && run.trainer().steps_done() == 0 {
+        statusln!(
+            "note: the run has no checkpoint: it starts again from {}",
+            args.model.display()
+        );
+    }
     train(run, &args, draft_tokens)
 }
 
 const DEFAULT_VALIDATION: usize = 128;
+
+/// Far beyond any training.
+const MOST_EPOCHS: f64 = 1e6;
 
 /// What a run learns from.
 struct Rows {
@@ -190,6 +206,7 @@ fn run_settings(
         provenance: serde_json::json!({
             // By its content, so that a resumed run notices when it has changed.
             "data": {args.data.display().to_string(): content_of(&args.data)?},
+            "base": fingerprint_of_model(&args.model)?,
             "format": args.format,
             "limit": args.limit,
             "max_len": args.max_len,
@@ -279,8 +296,12 @@ fn train(mut run: Run<Loader>, args: &Args, draft_tokens: Option<Vec<u32>>) -> R
                 last = Some((step, exits));
             }
         }
-        if interrupted.load(Ordering::SeqCst) && run.trainer().steps_done() < settings.steps {
+        if interrupted.load(Ordering::SeqCst) {
             let checkpoint = run.checkpoint()?;
+            if run.trainer().steps_done() == settings.steps {
+                // All that is left is the last validation and the model.
+                continue;
+            }
             progress.finish();
             outln!("stopped; checkpoint: {}", checkpoint.display());
             outln!("continue with the same command and --resume");

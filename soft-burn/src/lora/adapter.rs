@@ -154,7 +154,8 @@ impl Adapter {
         let other_alpha = self.factors.iter().filter(|(_, it)| differs(it));
         let whole = self.whole.keys().map(|name| module_of(name));
         let whole = whole.filter(|module| !self.factors.contains_key(*module));
-        let whole: Vec<String> = whole.map(|module| last_part(module).to_owned()).collect();
+        // Whole names: PEFT goes by their ends.
+        let whole: Vec<String> = whole.map(str::to_owned).collect();
         PeftConfig {
             rank_pattern: other_rank
                 .map(|(name, it)| (name.clone(), it.rank))
@@ -283,11 +284,13 @@ fn is_adaptable(module: &str) -> bool {
 struct LoadedConfig {
     rank: usize,
     alpha: f64,
+    /// Ranks of single modules.
+    other_ranks: Vec<u64>,
     /// Scaled by α / √r instead of α / r.
     is_rank_stabilised: bool,
     /// Other alphas, by the ends of module names.
     alphas: Vec<(String, f64)>,
-    /// Last parts of the names of modules that are saved whole.
+    /// Ends of the names of modules that are saved whole, with all they hold.
     whole: Vec<String>,
 }
 
@@ -333,26 +336,49 @@ impl LoadedConfig {
         let rank = rank.ok_or_else(|| refusal("r", field("r"), "a whole number, at least 1"))?;
         let alpha = field("lora_alpha").as_f64();
         let alpha = alpha.ok_or_else(|| refusal("lora_alpha", field("lora_alpha"), "a number"))?;
-        let alphas = field("alpha_pattern").as_object().into_iter().flatten();
-        let alphas = alphas.map(|(key, value)| {
+        let pattern = |key: &'static str| {
             let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.';
-            match value.as_f64().filter(|_| key.chars().all(plain)) {
-                Some(alpha) => Ok((key.clone(), alpha)),
-                None => {
-                    let expected = "numbers by the ends of module names, such as v_proj";
-                    Err(refusal("alpha_pattern", field("alpha_pattern"), expected))
-                }
-            }
-        });
-        let whole = field("modules_to_save").as_array().into_iter().flatten();
+            let numbers = match field(key) {
+                Value::Null => Some(Vec::new()),
+                Value::Object(entries) => entries
+                    .iter()
+                    .map(|(name, value)| Some((name.clone(), value.as_f64()?)))
+                    .collect::<Option<Vec<_>>>()
+                    .filter(|all| all.iter().all(|(name, _)| name.chars().all(plain))),
+                _ => None,
+            };
+            let expected = "numbers by the ends of module names, such as v_proj";
+            numbers.ok_or_else(|| refusal(key, field(key), expected))
+        };
+        let whole = match field("modules_to_save") {
+            Value::Null => Some(Vec::new()),
+            Value::Array(names) => names
+                .iter()
+                .map(|name| Some(name.as_str()?.to_owned()))
+                .collect(),
+            _ => None,
+        };
+        let whole = whole.ok_or_else(|| {
+            refusal(
+                "modules_to_save",
+                field("modules_to_save"),
+                "an array of module names",
+            )
+        })?;
+        let is_rank_stabilised = match field("use_rslora") {
+            Value::Null => Some(false),
+            stabilised => stabilised.as_bool(),
+        };
+        let is_rank_stabilised = is_rank_stabilised
+            .ok_or_else(|| refusal("use_rslora", field("use_rslora"), "true or false"))?;
+        let ranks = pattern("rank_pattern")?.into_iter();
         Ok(Self {
             rank: rank as usize,
             alpha,
-            is_rank_stabilised: field("use_rslora") == &Value::Bool(true),
-            alphas: alphas.collect::<Result<_, _>>()?,
-            whole: whole
-                .filter_map(|name| Some(name.as_str()?.to_owned()))
-                .collect(),
+            other_ranks: ranks.map(|(_, rank)| rank as u64).collect(),
+            is_rank_stabilised,
+            alphas: pattern("alpha_pattern")?,
+            whole,
         })
     }
 
@@ -370,7 +396,8 @@ impl LoadedConfig {
         }
     }
 
-    /// Takes both factors of a module, `name` being that of its A. Their rank is that of their shapes, whatever pattern gave it to them.
+    /// Takes both factors of a module, `name` being that of its A. Their rank is that of their shapes, if it is one that the configuration
+    /// gives.
     fn factors(
         &self,
         module: &str,
@@ -388,6 +415,16 @@ impl LoadedConfig {
             shape.get(at).copied().unwrap_or(0)
         };
         let (rank, d_in, d_out) = (side(name, 0).max(1), side(name, 1), side(&other, 0));
+        if rank != self.rank && !self.other_ranks.contains(&(rank as u64)) {
+            let reason = format!(
+                "its factors are of rank {rank}: r and rank_pattern of the configuration say {}",
+                self.rank
+            );
+            return Err(Error::AdapterMismatch {
+                module: module.to_owned(),
+                reason,
+            });
+        }
         let a = files.take(name, &[rank, d_in])?;
         let b = files.take(&other, &[d_out, rank])?;
         let scale = self.scale(module, rank);
@@ -399,11 +436,14 @@ impl LoadedConfig {
         Ok(Factors { a, b, rank, scale })
     }
 
-    /// Whether a weight was saved whole. Embeddings that were adapted are saved with their adapter.
+    /// Whether a weight was saved whole: its module, or one that holds it, has such a name. Embeddings that were adapted are saved with
+    /// their adapter.
     fn keeps_whole(&self, weight: &str) -> bool {
         let module = module_of(weight);
-        let is_saved = self.whole.iter().any(|name| name == last_part(module));
-        is_saved || [EMBEDDING, HEAD].contains(&module)
+        let ends = module.match_indices('.').map(|(end, _)| end);
+        let mut holders = ends.chain([module.len()]).map(|end| &module[..end]);
+        let is_saved = |holder: &str| self.whole.iter().any(|name| holder.ends_with(name));
+        holders.any(is_saved) || [EMBEDDING, HEAD].contains(&module)
     }
 }
 
@@ -424,7 +464,7 @@ fn transposed(values: &[f32], width: usize) -> Vec<f32> {
 }
 
 /// Fields of PEFT's that are empty or false for LoRA as it was published.
-const PLAIN_WITHOUT: [&str; 8] = [
+const PLAIN_WITHOUT: [&str; 9] = [
     "use_dora",
     "use_qalora",
     "use_bdlora",
@@ -433,4 +473,5 @@ const PLAIN_WITHOUT: [&str; 8] = [
     "layer_replication",
     "alora_invocation_tokens",
     "trainable_token_indices",
+    "ensure_weight_tying",
 ];

@@ -107,7 +107,9 @@ impl Llama {
         if adapter.whole.is_empty() {
             return Ok(self);
         }
-        let model = match adapter.whole.contains_key("lm_head.weight") {
+        // In PEFT too a tied head stays what it was when the embedding is replaced.
+        let of_both = ["lm_head.weight", "model.embed_tokens.weight"];
+        let model = match of_both.iter().any(|name| adapter.whole.contains_key(*name)) {
             true => self.untied(),
             false => self,
         };
@@ -139,10 +141,7 @@ impl Llama {
 
     /// The model with scale · B·A added to the weight of a module outside the blocks.
     fn with_product(self, module: &str, factors: &Factors) -> Result<Self, Error> {
-        let mut model = match module {
-            HEAD => self.untied(),
-            _ => self,
-        };
+        let mut model = self.untied();
         let device = model.device();
         let weight = match (module, &mut model.lm_head) {
             (HEAD, Some(head)) => &mut head.weight,

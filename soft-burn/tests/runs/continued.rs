@@ -1,5 +1,8 @@
 //! Runs that are gone on with: by one process at a time, from checkpoints that are whole, with more steps where the rate allows it.
 
+use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
+
 use super::*;
 
 /// Settings of a run at a constant rate.
@@ -38,6 +41,41 @@ fn a_finished_run_at_a_constant_rate_goes_on_with_more_steps() {
 }
 
 #[test]
+fn what_is_refused_leaves_a_finished_run_as_it_is() {
+    let site = Site::new();
+    finish(site.start("run", constant(&site, 6)).unwrap());
+    let progress = site
+        .path("run")
+        .join("checkpoints/step-000006/progress.json");
+    let whole = fs::read_to_string(&progress).unwrap();
+    fs::write(&progress, "{}").unwrap();
+    assert!(site.resume("run", constant(&site, 8)).is_err());
+    assert!(site.path("run").join("model").exists());
+    let error = site
+        .resume("run", constant(&site, 6))
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("the run is finished"), "{error}");
+    fs::write(&progress, whole).unwrap();
+    // What stands where the first model would be kept is not replaced.
+    fs::create_dir(site.path("run").join("model-000006")).unwrap();
+    let error = site.resume("run", constant(&site, 8)).unwrap_err();
+    assert!(matches!(error, Error::OutputExists { .. }), "{error}");
+    assert!(site.path("run").join("model").exists());
+}
+
+/// A file that cannot be copied would cost the model when it is saved.
+#[test]
+fn companions_are_looked_at_before_the_first_step() {
+    let site = Site::new();
+    fs::create_dir(site.path("base").join("added_tokens.json")).unwrap();
+    let started = site.start("run", site.settings(Method::Soft));
+    let error = started.unwrap_err().to_string();
+    assert!(error.contains("added_tokens.json"), "{error}");
+    assert!(!site.path("run").exists());
+}
+
+#[test]
 fn a_cosine_is_not_stretched() {
     let site = Site::new();
     finish(site.start("run", site.settings(Method::Soft)).unwrap());
@@ -54,6 +92,10 @@ fn a_cosine_is_not_stretched() {
     finish(site.start("constant", constant(&site, 6)).unwrap());
     let error = site.resume("constant", fewer).unwrap_err().to_string();
     assert!(error.contains("train.steps was 6"), "{error}");
+    assert!(
+        error.contains("can be given more steps, not fewer"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -158,6 +200,40 @@ fn checkpoints_that_contradict_themselves_are_refused() {
     bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
     fs::write(&moments, bytes).unwrap();
     refused("nan", ["optimizer.safetensors", "holds NaN"]);
+
+    // Moments of some weights only, and squares below 0.
+    let moments = stopped("some").join("optimizer.safetensors");
+    let bytes = fs::read(&moments).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let norm = |name: &str| name.ends_with(".model.norm.weight");
+    let some = tensors.iter().filter(|(name, _)| !norm(name));
+    fs::write(&moments, safetensors::serialize(some, None).unwrap()).unwrap();
+    refused(
+        "some",
+        ["progress.json", "moments in optimizer.safetensors"],
+    );
+    let moments = stopped("negative").join("optimizer.safetensors");
+    let bytes = fs::read(&moments).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let minus: Vec<u8> = (-1.0_f32).to_le_bytes().repeat(8);
+    let changed = tensors.iter().map(|(name, tensor)| {
+        let data = match name.starts_with("exp_avg_sq.") && norm(name) {
+            true => &minus[..],
+            false => tensor.data(),
+        };
+        let shape = tensor.shape().to_vec();
+        (name, TensorView::new(tensor.dtype(), shape, data).unwrap())
+    });
+    fs::write(&moments, safetensors::serialize(changed, None).unwrap()).unwrap();
+    refused("negative", ["exp_avg_sq", "holds -1"]);
+
+    // Another place in the data.
+    let progress = stopped("place").join("progress.json");
+    let text = fs::read_to_string(&progress).unwrap();
+    let other = text.replace("\"epoch\": ", "\"epoch\": 1");
+    assert_ne!(text, other);
+    fs::write(&progress, other).unwrap();
+    refused("place", ["progress.json", "checksum"]);
 
     // Moments of a model with other weights.
     let moments = stopped("others").join("optimizer.safetensors");

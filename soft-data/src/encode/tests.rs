@@ -108,7 +108,7 @@ fn turns_that_are_written_otherwise_once_past_are_examples_of_their_own() {
             .starts_with("1 of 1 rows in 2 examples, ")
     );
     let (by_record, _) = encode_by_record(std::slice::from_ref(&record), &tokenizer, 999).unwrap();
-    assert_eq!(by_record, [examples.clone()]);
+    assert_eq!(by_record, std::slice::from_ref(&examples));
     let prompt = encode_prompt(&record, &tokenizer).unwrap();
     assert!(examples[1].tokens().starts_with(&prompt));
 }

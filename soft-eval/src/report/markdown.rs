@@ -70,17 +70,15 @@ fn inline(text: &str) -> String {
         if markup.contains(c) {
             escaped.push('\\');
         }
-        escaped.push(c);
+        // A line break would begin a block of its own.
+        escaped.push(if c == '\n' { ' ' } else { c });
     }
     escaped
 }
 
 fn lines(table: &Table) -> String {
     let line = |cells: &[String]| {
-        let cells: Vec<_> = cells
-            .iter()
-            .map(|cell| inline(cell).replace('\n', " "))
-            .collect();
+        let cells: Vec<_> = cells.iter().map(|cell| inline(cell)).collect();
         format!("| {} |\n", cells.join(" | "))
     };
     let mut text = line(&table.headings);
