@@ -24,6 +24,20 @@ pub fn smollm2() -> LlamaConfig {
     }
 }
 
+/// Small enough that what a step takes beside its arithmetic shows.
+pub fn tiny() -> LlamaConfig {
+    LlamaConfig {
+        vocab: 218,
+        d_model: 96,
+        d_feed_forward: 256,
+        n_layers: 15,
+        n_heads: 6,
+        n_kv_heads: 6,
+        head_dim: 16,
+        ..smollm2()
+    }
+}
+
 /// The shape of LLaMA 2 7B, of which the paper's models are made.
 pub fn llama2_7b() -> LlamaConfig {
     LlamaConfig {

@@ -1,14 +1,14 @@
 //! Training steps and decoding of large shapes on any device: SFT against SoFT, plain decoding against dynamic exits and self-speculation.
 //!
-//! `cargo bench --bench on_device --features cuda -- --device cuda --dtype bf16 --shape llama2-7b --train lora`; `peers/on_device.py` does the
-//! same in PyTorch. Weights are random, which time does not depend on, and for decoding so small that blocks hardly
+//! `cargo bench --bench on_device --features tch -- --device torch-cuda --dtype bf16 --shape llama2-7b --train lora`; `peers/on_device.py` does
+//! the same in PyTorch, `peers/libtorch` runs both. Weights are random, which time does not depend on, and for decoding so small that blocks hardly
 //! move a state: every depth then names the same token, and a draft is always accepted. What speculation gains here is the most it can.
 
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
-use soft_benches::{Same, batch, llama2_7b, llama2_13b, median, smollm2};
+use soft_benches::{Same, batch, llama2_7b, llama2_13b, median, smollm2, tiny};
 use soft_burn::{Llama, LlamaConfig, Lora, Method, Placement, TrainSettings, Trainer};
 use soft_core::{
     Confidence, DecodeSettings, Decoder, DraftLength, DynamicExits, Exit, Exits, Mode, Prompt,
@@ -27,6 +27,9 @@ struct Args {
     /// What is trained
     #[arg(long, default_value = "full")]
     train: Trained,
+    /// Training steps to measure [default: all]
+    #[arg(long)]
+    side: Option<Side>,
     /// Rows of a training batch
     #[arg(long, default_value_t = 8)]
     rows: usize,
@@ -47,8 +50,19 @@ struct Args {
     bench: bool,
 }
 
+/// What a training step learns.
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Side {
+    Sft,
+    /// SoFT of exit 12 and the full depth.
+    SoftTwo,
+    /// SoFT of all exits.
+    Soft,
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 enum Shape {
+    Tiny,
     Smollm2,
     #[value(name = "llama2-7b")]
     Llama27b,
@@ -67,6 +81,7 @@ enum Trained {
 impl Shape {
     fn config(self) -> LlamaConfig {
         match self {
+            Self::Tiny => tiny(),
             Self::Smollm2 => smollm2(),
             Self::Llama27b => llama2_7b(),
             Self::Llama213b => llama2_13b(),
@@ -77,7 +92,7 @@ impl Shape {
     fn exits(self) -> Result<Exits> {
         let depth = self.config().n_layers;
         let step = match self {
-            Self::Smollm2 => 3,
+            Self::Tiny | Self::Smollm2 => 3,
             _ => 4,
         };
         Ok(Exits::every(step, 12..=depth)?)
@@ -85,6 +100,7 @@ impl Shape {
 }
 
 fn main() -> Result<()> {
+    let started = Instant::now();
     let args = Args::parse();
     let place = args.place.open()?;
     let name = args
@@ -93,7 +109,7 @@ fn main() -> Result<()> {
         .map_or_else(String::new, |value| value.get_name().to_owned());
     println!("{name} on {}", args.place.name());
     if args.train != Trained::Nothing {
-        training(&args, &place)?;
+        training(&args, &place, started)?;
     }
     if args.new_tokens > 0 {
         decoding(&args, &place)?;
@@ -101,33 +117,42 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn training(args: &Args, place: &Placement) -> Result<()> {
-    let model = Llama::random(args.shape.config(), 42, place.clone())?;
+fn training(args: &Args, place: &Placement, started: Instant) -> Result<()> {
+    let mut model = Some(Llama::random(args.shape.config(), 42, place.clone())?);
     let exits = args.shape.exits()?;
-    let full = Exits::new([exits.last().depth()])?;
-    let ends = Exits::new([12, exits.last().depth()])?;
-    let sides = [
-        (Method::Sft, full),
-        (Method::Soft, ends),
-        (Method::Soft, exits),
+    let depth = exits.last().depth();
+    let mut sides = vec![
+        (Side::Sft, Method::Sft, Exits::new([depth])?),
+        (Side::SoftTwo, Method::Soft, Exits::new([12, depth])?),
+        (Side::Soft, Method::Soft, exits),
     ];
+    sides.retain(|(side, ..)| args.side.is_none_or(|chosen| chosen == *side));
     let (learnt, vocab) = (args.length / 2, args.shape.config().vocab);
     let mut stream = Same(batch((args.rows, args.length), learnt, vocab)?);
     let mut rows: Vec<Vec<String>> = Vec::new();
-    let mut of_sft = None;
-    // One after the other: two models with their moments may not fit.
-    for (method, exits) in sides {
+    let (mut of_sft, mut is_first) = (None, true);
+    let last = sides.len() - 1;
+    // One after the other: two models with their moments may not fit. The last one owns its weights, and so does the only one.
+    for (index, (_, method, exits)) in sides.into_iter().enumerate() {
+        let model = match index == last {
+            true => model.take(),
+            false => model.clone(),
+        };
         let mut settings = TrainSettings::new(method, exits.clone(), 1_000_000);
         settings.weights = place.weight_type;
         settings.lora = (args.train == Trained::Lora).then(|| Lora::new(16));
-        let mut trainer = Trainer::new(model.clone(), settings)?;
+        let mut trainer = Trainer::new(model.context("the model is taken last")?, settings)?;
         let mut seconds = Vec::new();
         for step in 0..args.steps + 2 {
-            let started = Instant::now();
+            let began = Instant::now();
             trainer.step(&mut stream)?;
             place.device.sync()?;
+            if std::mem::take(&mut is_first) {
+                let since_start = started.elapsed().as_secs_f64();
+                println!("first step done {since_start:.2} s after the start of the program");
+            }
             if step >= 2 {
-                seconds.push(started.elapsed().as_secs_f64());
+                seconds.push(began.elapsed().as_secs_f64());
             }
         }
         let time = median(seconds);

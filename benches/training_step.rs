@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
-use soft_benches::{Same, batch, smollm2};
+use soft_benches::{Same, batch, smollm2, tiny};
 use soft_burn::{
     ExitLoss, Llama, LlamaConfig, Lora, Method, Objective, SampledPerBatch, TrainSettings, Trainer,
     device,
@@ -142,16 +142,7 @@ impl Shape {
     fn config(self) -> LlamaConfig {
         match self {
             Self::Smollm2 | Self::Smollm2Long => smollm2(),
-            Self::Tiny => LlamaConfig {
-                vocab: 218,
-                d_model: 96,
-                d_feed_forward: 256,
-                n_layers: 15,
-                n_heads: 6,
-                n_kv_heads: 6,
-                head_dim: 16,
-                ..smollm2()
-            },
+            Self::Tiny => tiny(),
         }
     }
 

@@ -9,7 +9,7 @@ use soft_burn::{Placement, WeightType, list_devices};
 /// Which device.
 #[derive(Args, Debug, Clone)]
 pub struct DeviceArgs {
-    /// Device: cpu, ndarray, wgpu, vulkan, metal, cuda, the last four also numbered as in cuda:1, or ws://host:port, as compiled in
+    /// Device: cpu, ndarray, torch-cpu; wgpu, vulkan, metal, cuda, torch-cuda, also numbered as in cuda:1; or ws://host:port, as compiled in
     #[arg(long, default_value = "cpu")]
     pub device: String,
     /// Name the devices that this build finds here, and nothing else

@@ -5,10 +5,12 @@ use std::backtrace::BacktraceStatus;
 use std::borrow::Cow;
 use std::fmt::Arguments;
 use std::io::{self, ErrorKind, Write};
+use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
 use std::sync::OnceLock;
 
-use anyhow::{Error, Result};
+use anyhow::{Error, Result, anyhow};
+use soft_burn::out_of_memory;
 
 /// Prints a line of results to standard output.
 #[macro_export]
@@ -49,7 +51,7 @@ pub fn run(program: impl FnOnce() -> Result<()>) -> ExitCode {
 
 /// The same for a program that chooses its own exit status.
 pub fn run_with_status(program: impl FnOnce() -> Result<ExitCode>) -> ExitCode {
-    let done = program();
+    let done = within_memory(program);
     let _ = io::stdout().flush();
     match (done, LOST_OUTPUT.get()) {
         (Ok(status), None) => status,
@@ -66,6 +68,22 @@ pub fn run_with_status(program: impl FnOnce() -> Result<ExitCode>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Memory that runs out on a device becomes an error; backends tell of it by a panic, which is then not printed.
+fn within_memory<T>(program: impl FnOnce() -> Result<T>) -> Result<T> {
+    let print = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        if out_of_memory(panic.payload()).is_none() {
+            print(panic);
+        }
+    }));
+    panic::catch_unwind(AssertUnwindSafe(program)).unwrap_or_else(|panic| {
+        match out_of_memory(panic.as_ref()) {
+            Some(reason) => Err(anyhow!("the device ran out of memory: {reason}")),
+            None => panic::resume_unwind(panic),
+        }
+    })
 }
 
 /// An error with its causes, but for those that it names itself.

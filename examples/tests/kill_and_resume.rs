@@ -1,6 +1,7 @@
 //! A training run killed at ten random moments and resumed each time equals an undisturbed run.
 //!
-//! The real program, the real signal (SIGKILL, which nothing can catch), the committed tiny model.
+//! The real program, the real signal (SIGKILL, which nothing can catch), the committed tiny model; on `cpu`, or the device that
+//! `SOFT_TEST_DEVICE` names.
 
 mod programs;
 
@@ -9,6 +10,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use programs::write_rows;
 use serde_json::Value;
 
 const KILLS: u32 = 10;
@@ -24,21 +26,14 @@ fn finetune(data: &Path, out: &Path, resume: bool) -> Child {
     if resume {
         command.arg("--resume");
     }
+    if let Some(device) = std::env::var_os("SOFT_TEST_DEVICE") {
+        command.arg("--device").arg(device);
+    }
     command
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .unwrap()
-}
-
-fn write_rows(path: &Path) {
-    let people = ["mira", "taro", "lena", "ivo"];
-    let row = |index: usize| {
-        let (a, b) = (people[index % 4], people[index / 4 % 4]);
-        serde_json::json!({ "prompt": format!("question : {a} {b} ? answer :"), "response": format!(" {b} {a} .") })
-    };
-    let rows: Vec<String> = (0..40).map(|index| row(index).to_string()).collect();
-    fs::write(path, rows.join("\n")).unwrap();
 }
 
 /// The log without wall time, and all bytes of the finished weights.

@@ -9,7 +9,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
-use serde_json::Value;
+use programs::{losses, write_rows};
 
 /// A compute server, killed when it goes out of sight.
 struct Server {
@@ -59,28 +59,6 @@ fn finetune(data: &Path, out: &Path, devices: &str, steps: &str) -> Command {
         devices,
     ]);
     command
-}
-
-fn write_rows(path: &Path) {
-    let row = |index: usize| {
-        let people = ["mira", "taro", "lena", "ivo"];
-        let (a, b) = (people[index % 4], people[index / 4 % 4]);
-        serde_json::json!({ "prompt": format!("question : {a} {b} ? answer :"), "response": format!(" {b} {a} .") })
-    };
-    let rows: Vec<String> = (0..40).map(|index| row(index).to_string()).collect();
-    fs::write(path, rows.join("\n")).unwrap();
-}
-
-/// All losses of the log, training and validation.
-fn losses(out: &Path) -> Vec<f64> {
-    let log = fs::read_to_string(out.join("log.jsonl")).unwrap();
-    let of_line = |line: &str| {
-        let line: Value = serde_json::from_str(line).unwrap();
-        let entry = line.as_object().unwrap().values().next().unwrap().clone();
-        let exits = entry["exits"].as_array().unwrap().clone();
-        exits.into_iter().map(|exit| exit["loss"].as_f64().unwrap())
-    };
-    log.lines().flat_map(of_line).collect()
 }
 
 fn weights(out: &Path) -> Vec<f32> {

@@ -3,8 +3,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test's way to fail
 
-use std::path::PathBuf;
-
 use burn::tensor::Device;
 use soft_core::conformance::{DecodingLaws, Equality, Laws};
 use soft_core::{
@@ -13,6 +11,7 @@ use soft_core::{
 };
 
 use crate::parameters::named_tensors;
+use crate::testing::fixture;
 use crate::{Llama, Method, TrainSettings, Trainer, device, list_devices};
 
 /// Every device but the default one, by name.
@@ -32,9 +31,8 @@ fn accelerators() -> Vec<(String, Device)> {
 }
 
 /// A small LLaMA with grouped queries, a tied head and llama3's rotary positions, made by transformers.
-fn fixture(device: &Device) -> Llama {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tied_gqa_llama3");
-    Llama::from_pretrained(folder, device).unwrap()
+fn small(device: &Device) -> Llama {
+    Llama::from_pretrained(fixture("tied_gqa_llama3"), device).unwrap()
 }
 
 fn rows(model: &Llama) -> Vec<Vec<u32>> {
@@ -46,7 +44,7 @@ fn rows(model: &Llama) -> Vec<Vec<u32>> {
 #[test]
 fn laws() {
     for (name, device) in accelerators() {
-        let model = fixture(&device);
+        let model = small(&device);
         let exits = Exits::every(1, 1..=model.depth()).unwrap();
         let laws = Laws {
             model: &model,
@@ -72,9 +70,9 @@ fn laws() {
 
 #[test]
 fn logits_are_those_of_the_cpu() {
-    let cpu = fixture(&device("cpu").unwrap());
+    let cpu = small(&device("cpu").unwrap());
     for (name, device) in accelerators() {
-        let model = fixture(&device);
+        let model = small(&device);
         for depth in 1..=cpu.depth() {
             let exit = Exit::new(depth).unwrap();
             let logits = |model: &Llama| -> Vec<f32> {
@@ -111,9 +109,9 @@ fn greedy_answers_are_those_of_the_cpu() {
         let draft = Exit::new(1).unwrap();
         Mode::Speculative(Speculation::at(draft, depth, DraftLength::Fixed(3)).unwrap())
     };
-    let wanted = answers(&fixture(&device("cpu").unwrap()), full);
+    let wanted = answers(&small(&device("cpu").unwrap()), full);
     for (name, device) in accelerators() {
-        let model = fixture(&device);
+        let model = small(&device);
         assert_eq!(answers(&model, full), wanted, "{name}");
         assert_eq!(answers(&model, speculative), wanted, "{name}");
     }
@@ -140,7 +138,7 @@ impl BatchStream for Same {
 
 /// Losses of three steps at every exit, then the weights.
 fn trained(device: &Device) -> (Vec<f64>, Vec<f32>) {
-    let model = fixture(device);
+    let model = small(device);
     let examples: Vec<_> = rows(&model).into_iter().map(Example::text).collect();
     let batch = Batch::from_examples(&examples.iter().collect::<Vec<_>>(), 0).unwrap();
     let exits = Exits::every(1, 1..=model.depth()).unwrap();

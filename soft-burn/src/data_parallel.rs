@@ -9,6 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use burn::module::Module;
 use burn::tensor::Device;
 
+use crate::memory::{message, out_of_memory};
 use crate::{Error, Llama};
 
 /// What `work` makes of its share of `jobs` on each device, the model's own first.
@@ -56,24 +57,27 @@ pub(crate) fn is_remote(device: &Device) -> bool {
     false
 }
 
-/// `work` on a device that may go away, which Burn tells by a panic.
+/// `work` on a device that may run out of memory or go away, which Burn tells by a panic.
 ///
-/// On a device of this process a panic is a bug, and stays one.
+/// Any other panic on a device of this process is a bug, and stays one.
 pub(crate) fn guarded<T>(
     device: &Device,
     work: impl FnOnce() -> Result<T, Error>,
 ) -> Result<T, Error> {
-    if !is_remote(device) {
-        return work();
-    }
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        let said = panic.downcast_ref::<String>().map(String::as_str);
-        let said = said.or_else(|| panic.downcast_ref::<&str>().copied());
-        Err(lost(device, said.unwrap_or("no reason given")))
+        match out_of_memory(panic.as_ref()) {
+            Some(reason) => Err(Error::OutOfMemory {
+                device: format!("{device:?}"),
+                reason,
+                checkpoint: None,
+            }),
+            None if is_remote(device) => Err(lost(device, message(panic.as_ref()))),
+            None => resume_unwind(panic),
+        }
     })
 }
 
-fn lost(device: &Device, reason: &str) -> Error {
+pub(crate) fn lost(device: &Device, reason: &str) -> Error {
     Error::DeviceLost {
         device: format!("{device:?}"),
         reason: reason.to_owned(),

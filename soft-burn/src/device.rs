@@ -5,17 +5,22 @@ use burn::tensor::Device;
 use crate::Error;
 
 /// The backends on this machine that a build may have: name, cargo feature, whether this build has it.
-const BACKENDS: [(&str, &str, bool); 6] = [
+const BACKENDS: [(&str, &str, bool); 8] = [
     ("cpu", "flex", cfg!(feature = "flex")),
     ("ndarray", "ndarray", cfg!(feature = "ndarray")),
     ("wgpu", "wgpu", cfg!(feature = "wgpu")),
     ("vulkan", "vulkan", cfg!(feature = "vulkan")),
     ("metal", "metal", cfg!(feature = "metal")),
     ("cuda", "cuda", cfg!(feature = "cuda")),
+    ("torch-cpu", "tch", cfg!(feature = "tch")),
+    ("torch-cuda", "tch", cfg!(feature = "tch")),
 ];
 
-/// The device called `name`: `cpu` (or `flex`), `ndarray`, `wgpu`, `vulkan`, `metal`, `cuda`, the last four also with a number as [`list_devices`] counts
-/// them (`cuda:1`), or the address of a compute server, `ws://host:port`; each when its cargo feature is on.
+/// Backends with one device.
+const SINGLE: [&str; 3] = ["cpu", "ndarray", "torch-cpu"];
+
+/// The device called `name`: `cpu` (or `flex`), `ndarray`, `torch-cpu`; `wgpu`, `vulkan`, `metal`, `cuda` or `torch-cuda`, also with a number as
+/// [`list_devices`] counts them (`cuda:1`); or the address of a compute server, `ws://host:port`; each when its cargo feature is on.
 ///
 /// # Errors
 /// [`Error::Device`] for a name that is none; [`Error::NotCompiled`] for a backend that this build does not have; [`Error::NoSuchDevice`] for hardware that
@@ -42,7 +47,7 @@ pub fn device(name: &str) -> Result<Device, Error> {
             expected: device_names(),
         });
     }
-    if index.is_some() && ["cpu", "ndarray"].contains(&kind) {
+    if index.is_some() && SINGLE.contains(&kind) {
         return Err(unknown());
     }
     let mut devices = of_backend(kind);
@@ -92,6 +97,11 @@ fn of_backend(kind: &str) -> Vec<Device> {
         "metal" => found(burn::tensor::DeviceType::Metal),
         #[cfg(feature = "cuda")]
         "cuda" => found(burn::tensor::DeviceType::Cuda),
+        #[cfg(feature = "tch")]
+        #[allow(deprecated)] // upstream prefers CubeCL; this one compiles no kernels
+        "torch-cpu" => vec![Device::libtorch()],
+        #[cfg(feature = "tch")]
+        "torch-cuda" => found(burn::tensor::DeviceType::LibTorch),
         _ => Vec::new(),
     }
 }
@@ -101,7 +111,8 @@ fn of_backend(kind: &str) -> Vec<Device> {
     feature = "wgpu",
     feature = "vulkan",
     feature = "metal",
-    feature = "cuda"
+    feature = "cuda",
+    feature = "tch"
 ))]
 fn found(kind: burn::tensor::DeviceType) -> Vec<Device> {
     use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -146,6 +157,7 @@ pub fn device_names() -> Vec<&'static str> {
             "vulkan" => "vulkan[:N]",
             "metal" => "metal[:N]",
             "cuda" => "cuda[:N]",
+            "torch-cuda" => "torch-cuda[:N]",
             kind => kind,
         })
         .collect();

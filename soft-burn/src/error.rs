@@ -303,6 +303,19 @@ pub enum Error {
         /// Step of the newest checkpoint on disk, if there is one.
         checkpoint: Option<u64>,
     },
+    /// A device has not the memory for what was asked of it.
+    #[error(
+        "device {device} ran out of memory: {reason}; smaller batches with more accumulation take less; {}",
+        last_checkpoint(checkpoint)
+    )]
+    OutOfMemory {
+        /// The device.
+        device: String,
+        /// What the backend said, with sizes.
+        reason: String,
+        /// Step of the newest checkpoint on disk, if there is one.
+        checkpoint: Option<u64>,
+    },
     /// A weight that is no finite number: such a model is not written.
     #[error(
         "step {step}: tensor {tensor} holds a weight that is not finite; {}",
@@ -349,6 +362,7 @@ impl Error {
         if let Self::LossNotFinite { checkpoint, .. }
         | Self::GradientNotFinite { checkpoint, .. }
         | Self::DeviceLost { checkpoint, .. }
+        | Self::OutOfMemory { checkpoint, .. }
         | Self::WeightsNotFinite { checkpoint, .. } = &mut self
         {
             *checkpoint = newest;

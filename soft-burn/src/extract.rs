@@ -45,7 +45,8 @@ mod tests {
     use soft_core::{DecodeSettings, Decoder, Mode, NestedModel, Prompt};
 
     use super::*;
-    use crate::{LlamaConfig, RopeScaling, SaveOptions, device};
+    use crate::testing::test_device;
+    use crate::{LlamaConfig, RopeScaling, SaveOptions};
 
     fn model(tied: bool) -> Llama {
         let config = LlamaConfig {
@@ -64,7 +65,7 @@ mod tests {
             initializer_range: 0.3,
             other: serde_json::Map::new(),
         };
-        Llama::random(config, 3, &device("cpu").unwrap()).unwrap()
+        Llama::random(config, 3, &test_device()).unwrap()
     }
 
     fn logits(model: &Llama, exit: Exit) -> Vec<f32> {
@@ -94,7 +95,7 @@ mod tests {
                     let part = whole.clone().extract(exit).unwrap();
                     part.save_pretrained(&path, &SaveOptions::default())
                         .unwrap();
-                    let part = Llama::from_pretrained(&path, &device("cpu").unwrap()).unwrap();
+                    let part = Llama::from_pretrained(&path, &test_device()).unwrap();
                     assert_eq!(part.depth(), exit.depth());
                     assert!(part.exits_with_heads().is_empty());
                     assert_eq!(logits(&part, exit), logits(&whole, exit));
@@ -107,7 +108,7 @@ mod tests {
     #[test]
     fn an_exit_with_a_block_of_its_own_is_one_block_deeper() {
         let exits = Exits::new([1, 3, 4]).unwrap();
-        let device = device("cpu").unwrap();
+        let device = test_device();
         let mut whole = model(true).with_exit_blocks(&exits).unwrap();
         let other = model(false).model;
         for (own, block) in whole.exit_blocks.blocks.iter_mut().zip(other.layers) {

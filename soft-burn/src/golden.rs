@@ -5,7 +5,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test's way to fail
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -19,15 +18,10 @@ use crate::balance::Balance;
 use crate::objective::Weighing;
 use crate::optimizer::{AdamWSettings, NamedAdamW, NamedGradients};
 use crate::parameters::{host_values, named_tensors};
-use crate::{Llama, Objective, SaveOptions, WeightType, device};
+use crate::testing::{fixture, test_device};
+use crate::{Llama, Objective, SaveOptions, WeightType};
 
 const FOLDERS: [&str; 3] = ["untied_mha", "tied_gqa_llama3", "odd_head_dim"];
-
-fn fixture(folder: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/fixtures")
-        .join(folder)
-}
 
 /// What torch computed, by name.
 struct Expected {
@@ -106,7 +100,7 @@ impl Expected {
 }
 
 fn load(folder: &str) -> Llama {
-    Llama::from_pretrained(fixture(folder), &device("cpu").unwrap()).unwrap()
+    Llama::from_pretrained(fixture(folder), &test_device()).unwrap()
 }
 
 fn largest_difference(expected: &[f32], found: &[f32]) -> f32 {
@@ -135,7 +129,7 @@ fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
 
 #[test]
 fn logits_at_every_exit() {
-    check_logits(&device("cpu").unwrap(), 1e-4);
+    check_logits(&test_device(), 1e-4);
 }
 
 /// On this device they are transformers', to this.
@@ -322,7 +316,7 @@ fn two_steps_of_adamw_the_second_one_clipped() {
             clip_norm: Some(0.5),
             ..first
         };
-        let mut optimizer = NamedAdamW::load(second, &path, &device("cpu").unwrap()).unwrap();
+        let mut optimizer = NamedAdamW::load(second, &path, &test_device()).unwrap();
         let (_, gradients) = backward(&model, &expected, &AllExits, Objective::Flat);
         let norm = gradients.norm().unwrap();
         assert!(
@@ -352,7 +346,7 @@ fn what_is_saved_loads_with_the_same_weights() {
         model
             .save_pretrained(&saved, &SaveOptions::default())
             .unwrap();
-        let again = Llama::from_pretrained(&saved, &device("cpu").unwrap()).unwrap();
+        let again = Llama::from_pretrained(&saved, &test_device()).unwrap();
         for (before, after) in named_tensors(&model)
             .unwrap()
             .iter()
@@ -376,7 +370,7 @@ fn bf16_survives_a_round_trip() {
         ..SaveOptions::default()
     };
     model.save_pretrained(&saved, &options).unwrap();
-    let again = Llama::from_pretrained(&saved, &device("cpu").unwrap()).unwrap();
+    let again = Llama::from_pretrained(&saved, &test_device()).unwrap();
     for (before, after) in named_tensors(&model)
         .unwrap()
         .iter()

@@ -8,7 +8,8 @@ use soft_core::conformance::{DecodingLaws, Equality, Laws, Observed};
 use soft_core::{DecodeModel, Exit, Exits, Head, NestedModel, Past, Prompt};
 
 use crate::decode::unreadable;
-use crate::{Error, Llama, LlamaConfig, RopeScaling, device};
+use crate::testing::test_device;
+use crate::{Error, Llama, LlamaConfig, RopeScaling};
 
 impl Observed for Llama {
     fn logit_values(&self, logits: &Tensor<3>) -> Result<Vec<Vec<Vec<f64>>>, Error> {
@@ -58,7 +59,7 @@ proptest! {
         with_heads: bool,
     ) {
         let exits = Exits::every(2, 1..=n_layers).unwrap();
-        let model = Llama::random(config(n_layers, n_kv_heads, tied), seed, &device("cpu").unwrap()).unwrap();
+        let model = Llama::random(config(n_layers, n_kv_heads, tied), seed, &test_device()).unwrap();
         let model = if with_heads { model.with_exit_heads(&exits).unwrap() } else { model };
         Laws { model: &model, rows, exits, tolerance: 2e-4 }.check().unwrap();
     }
@@ -66,10 +67,15 @@ proptest! {
 
 /// Devices whose models run by the kernels, and by plain tensor operations as on every other backend.
 fn devices() -> [(Device, Equality); 2] {
-    let cpu = device("cpu").unwrap();
+    let device = test_device();
+    let has_kernels = device == Device::flex();
+    let equality = match has_kernels {
+        true => Equality::ToTheBit,
+        false => Equality::WithinRounding,
+    };
     [
-        (cpu.clone(), Equality::ToTheBit),
-        (cpu.autodiff(), Equality::WithinRounding),
+        (device.clone(), equality),
+        (device.autodiff(), Equality::WithinRounding),
     ]
 }
 
@@ -121,7 +127,7 @@ fn plain_tensor_operations_obey_the_laws() {
 
 #[test]
 fn the_cache_grows_past_its_first_slots() {
-    let model = Llama::random(config(3, 2, true), 5, &device("cpu").unwrap()).unwrap();
+    let model = Llama::random(config(3, 2, true), 5, &test_device()).unwrap();
     let rows: Vec<Vec<u32>> = (0..2u32)
         .map(|row| (0..100).map(|i| (i * 7 + row) % 19).collect())
         .collect();
@@ -138,7 +144,7 @@ fn the_cache_grows_past_its_first_slots() {
 
 #[test]
 fn past_the_capacity_is_an_error_not_a_panic() {
-    let model = Llama::random(config(2, 2, true), 5, &device("cpu").unwrap()).unwrap();
+    let model = Llama::random(config(2, 2, true), 5, &test_device()).unwrap();
     assert!(model.new_cache(1, 129).is_err());
     let mut cache = model.new_cache(1, 3).unwrap();
     let hidden = model
@@ -155,7 +161,7 @@ fn past_the_capacity_is_an_error_not_a_panic() {
 
 #[test]
 fn an_id_outside_the_vocabulary_is_named() {
-    let model = Llama::random(config(2, 2, true), 5, &device("cpu").unwrap()).unwrap();
+    let model = Llama::random(config(2, 2, true), 5, &test_device()).unwrap();
     let error = model
         .tokens(&[vec![1, 2], vec![3, 19]])
         .unwrap_err()
@@ -168,7 +174,7 @@ fn an_id_outside_the_vocabulary_is_named() {
 
 #[test]
 fn rows_that_make_no_rectangle_are_refused() {
-    let model = Llama::random(config(2, 2, true), 5, &device("cpu").unwrap()).unwrap();
+    let model = Llama::random(config(2, 2, true), 5, &test_device()).unwrap();
     for rows in [
         vec![],
         vec![vec![]],
@@ -181,7 +187,7 @@ fn rows_that_make_no_rectangle_are_refused() {
 
 #[test]
 fn a_cache_of_a_shallower_model_is_refused() {
-    let device = device("cpu").unwrap();
+    let device = test_device();
     let model = Llama::random(config(3, 2, true), 5, &device).unwrap();
     let shallow = Llama::random(config(2, 2, true), 5, &device).unwrap();
     let mut cache = shallow.new_cache(1, 8).unwrap();

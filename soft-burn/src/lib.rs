@@ -40,7 +40,8 @@
         feature = "wgpu",
         feature = "vulkan",
         feature = "metal",
-        feature = "cuda"
+        feature = "cuda",
+        feature = "tch"
     )
 ))]
 mod accelerators;
@@ -72,6 +73,7 @@ mod layers;
 mod log;
 mod lora;
 mod loss;
+mod memory;
 mod model;
 #[cfg(all(test, feature = "flex"))]
 mod number_types;
@@ -90,6 +92,8 @@ mod schedule;
 mod setting_checks;
 mod settings;
 mod tensor_store;
+#[cfg(all(test, feature = "flex"))]
+mod testing;
 mod trained_parts;
 mod trainer;
 mod training_pass;
@@ -107,6 +111,7 @@ pub use layer_dropout::LayerDropout;
 pub use log::LogLine;
 pub use lora::{Adapter, Lora};
 pub use loss::Targets;
+pub use memory::out_of_memory;
 pub use model::Llama;
 pub use objective::Objective;
 pub use optimizer::AdamWSettings;

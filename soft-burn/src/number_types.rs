@@ -12,10 +12,11 @@ use std::path::PathBuf;
 use soft_core::{DecodeModel, DecodeSettings, Decoder, DraftLength, Exit, Mode, NestedModel};
 use soft_core::{Prompt, Speculation};
 
+use crate::testing::fixture;
 use crate::{Error, Llama, Placement, WeightType, device, list_devices};
 
-fn fixture() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tied_gqa_llama3")
+fn small() -> PathBuf {
+    fixture("tied_gqa_llama3")
 }
 
 /// Every device here with every type; what a device does not compute in, it must refuse.
@@ -25,7 +26,7 @@ fn loaded() -> Vec<(String, WeightType, Llama)> {
         let device = device(&name).unwrap();
         for weight_type in WeightType::ALL {
             let place = Placement::from((&device, weight_type));
-            let model = Llama::from_pretrained(fixture(), place.clone());
+            let model = Llama::from_pretrained(small(), place.clone());
             match (model, place.check()) {
                 (Ok(model), Ok(())) => models.push((name.clone(), weight_type, model)),
                 (Err(Error::NumberType { expected, .. }), Err(_)) => {
@@ -55,7 +56,7 @@ fn logits(model: &Llama, depth: usize) -> Vec<f32> {
 
 #[test]
 fn logits_are_those_of_f32_to_rounding() {
-    let whole = Llama::from_pretrained(fixture(), &device("cpu").unwrap()).unwrap();
+    let whole = Llama::from_pretrained(small(), &device("cpu").unwrap()).unwrap();
     for (name, weight_type, model) in loaded() {
         assert_eq!(model.weight_type(), weight_type);
         let (least, most) = match weight_type {

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use soft_core::{Batch, BatchModel, BatchStream, Exit, MicroBatch, ScoreSum, SortedLoss};
 
 use crate::accumulation::{ExitTotal, Job, accumulate, finite};
-use crate::data_parallel::guarded;
+use crate::data_parallel::{guarded, lost};
 use crate::optimizer::NamedAdamW;
 use crate::parameters::not_finite;
 use crate::precision::check_supported;
@@ -191,7 +191,8 @@ impl Trainer {
     ///
     /// # Errors
     /// When the stream fails, or a loss or gradient is not finite; the model is then as before the
-    /// step. [`Error::DeviceLost`] when a device fails; the model may be lost with it, the last checkpoint is not.
+    /// step. [`Error::DeviceLost`] when a device fails, [`Error::OutOfMemory`] when it has too little; the model may be lost with it, the last
+    /// checkpoint is not.
     pub fn step<S: BatchStream>(&mut self, stream: &mut S) -> Result<StepReport, Error> {
         let started = Instant::now();
         let step = self.steps_done + 1;
@@ -208,7 +209,13 @@ impl Trainer {
             return Err(Error::NothingToLearn { step });
         }
         let home = self.model.device();
-        let moved = guarded(&home, || self.moved(&batches, supervised))?;
+        let moved = guarded(&home, || {
+            let moved = self.moved(&batches, supervised)?;
+            // The time that the report gives is that of all the work.
+            home.sync()
+                .map_err(|reason| lost(&home, &reason.to_string()))?;
+            Ok(moved)
+        })?;
         self.steps_done = step;
 
         let tokens: usize = batches.iter().flat_map(Batch::lengths).sum();

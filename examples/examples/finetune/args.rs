@@ -100,7 +100,7 @@ pub struct Args {
     /// Continue the run in --out from its newest checkpoint
     #[arg(long)]
     pub resume: bool,
-    /// Device: cpu, ndarray, wgpu, vulkan, metal, cuda, the last four also numbered as in cuda:1, or ws://host:port, as compiled in (--list-devices names them); several, separated by commas, share the
+    /// Device: cpu, ndarray, torch-cpu; wgpu, vulkan, metal, cuda, torch-cuda, also numbered as in cuda:1; or ws://host:port, as compiled in (--list-devices names them); several, separated by commas, share the
     /// micro-batches of every step
     #[arg(long, default_value = "cpu")]
     pub device: String,

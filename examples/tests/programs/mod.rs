@@ -1,7 +1,12 @@
-//! The programs under test, as cargo built them beside the tests, and the model they run on.
+//! The programs under test, as cargo built them beside the tests, and the model and rows they run on.
 
+#![allow(dead_code)] // no test file needs all of it
+
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use serde_json::Value;
 
 /// The example `name`.
 pub fn example(name: &str) -> Command {
@@ -10,7 +15,6 @@ pub fn example(name: &str) -> Command {
     Command::new(profile.join("examples").join(name))
 }
 
-#[allow(dead_code)] // not every test file fine-tunes
 /// `finetune` on the quickstart's model; what else it needs the caller adds.
 pub fn finetune(data: &Path, out: &Path) -> Command {
     let mut command = example("finetune");
@@ -22,4 +26,27 @@ pub fn finetune(data: &Path, out: &Path) -> Command {
 /// The committed model of the quickstart.
 pub fn tiny_llama() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tiny-llama")
+}
+
+/// Forty rows that the quickstart's tokenizer has words for.
+pub fn write_rows(path: &Path) {
+    let people = ["mira", "taro", "lena", "ivo"];
+    let row = |index: usize| {
+        let (a, b) = (people[index % 4], people[index / 4 % 4]);
+        serde_json::json!({ "prompt": format!("question : {a} {b} ? answer :"), "response": format!(" {b} {a} .") })
+    };
+    let rows: Vec<String> = (0..40).map(|index| row(index).to_string()).collect();
+    fs::write(path, rows.join("\n")).unwrap();
+}
+
+/// All losses of a run's log, training and validation.
+pub fn losses(out: &Path) -> Vec<f64> {
+    let log = fs::read_to_string(out.join("log.jsonl")).unwrap();
+    let of_line = |line: &str| {
+        let line: Value = serde_json::from_str(line).unwrap();
+        let entry = line.as_object().unwrap().values().next().unwrap().clone();
+        let exits = entry["exits"].as_array().unwrap().clone();
+        exits.into_iter().map(|exit| exit["loss"].as_f64().unwrap())
+    };
+    log.lines().flat_map(of_line).collect()
 }

@@ -10,7 +10,8 @@ use super::*;
 use crate::balance::Balance;
 use crate::objective::{Objective, Weighing};
 use crate::optimizer::NamedGradients;
-use crate::{Llama, RopeScaling, device};
+use crate::testing::{fixture, test_device};
+use crate::{Llama, RopeScaling};
 
 fn config() -> LlamaConfig {
     LlamaConfig {
@@ -32,7 +33,7 @@ fn config() -> LlamaConfig {
 }
 
 fn model() -> Llama {
-    Llama::random(config(), 3, &device("cpu").unwrap()).unwrap()
+    Llama::random(config(), 3, &test_device()).unwrap()
 }
 
 /// Adapters on some weights of two blocks, both factors filled.
@@ -124,7 +125,7 @@ fn factors_get_their_share_of_the_weights_gradient() {
     let adapter = adapter();
     let mut of_factors = gradients(model().with_adapter(&adapter).unwrap());
     let mut of_weights = gradients(model().with_adapter(&adapter).unwrap().merged());
-    let device = device("cpu").unwrap();
+    let device = test_device();
     let matrix =
         |values: &[f32], shape: [usize; 2]| Tensor::<1>::from_data(values, &device).reshape(shape);
     for (module, factors) in &adapter.factors {
@@ -175,7 +176,7 @@ fn on_disk_and_back() {
 /// Names, shapes and numbers of the file that PEFT wrote, written again.
 #[test]
 fn what_is_written_is_what_peft_writes() {
-    let fixture = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/lora");
+    let fixture = fixture("lora");
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("adapter");
     Adapter::load(&fixture).unwrap().save(&path, None).unwrap();
@@ -212,13 +213,11 @@ fn what_is_written_is_what_peft_writes() {
 /// `tests/fixtures/make_lora.py`: what PEFT wrote is read, and says what it says there.
 #[test]
 fn an_adapter_of_peft_says_what_it_says_there() {
-    let fixtures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-    let base = fixtures.join("untied_mha");
-    let model = Llama::from_pretrained(base, &device("cpu").unwrap()).unwrap();
-    let adapter = Adapter::load(fixtures.join("lora")).unwrap();
+    let model = Llama::from_pretrained(fixture("untied_mha"), &test_device()).unwrap();
+    let adapter = Adapter::load(fixture("lora")).unwrap();
     assert_eq!((adapter.rank, adapter.alpha), (3, 5.0));
     let adapted = model.with_adapter(&adapter).unwrap();
-    let path = fixtures.join("lora/expected.safetensors");
+    let path = fixture("lora").join("expected.safetensors");
     let mut expected = crate::weights::WeightFiles::open_file(&path).unwrap();
     let shape = expected.shape("logits").unwrap().to_vec();
     let wanted = expected.take("logits", &shape).unwrap();
@@ -266,14 +265,14 @@ fn what_does_not_fit_is_named() {
         d_model: 10,
         ..config()
     };
-    let wide = Llama::random(wide, 1, &device("cpu").unwrap()).unwrap();
+    let wide = Llama::random(wide, 1, &test_device()).unwrap();
     let shape = wide.with_adapter(&adapter()).unwrap_err().to_string();
     assert!(shape.contains("the weight is"), "{shape}");
     let shallow = LlamaConfig {
         n_layers: 2,
         ..config()
     };
-    let shallow = Llama::random(shallow, 1, &device("cpu").unwrap()).unwrap();
+    let shallow = Llama::random(shallow, 1, &test_device()).unwrap();
     let absent = shallow.with_adapter(&adapter()).unwrap_err().to_string();
     assert!(
         absent.contains("layers.2") && absent.contains("no such module"),

@@ -8,6 +8,7 @@ use soft_core::{Example, MicroBatch, NestedModel, TrainModel};
 use super::*;
 use crate::balance::SharedHead;
 use crate::parameters::FINAL_NORM;
+use crate::testing::test_device;
 use crate::{LayerDropout, LlamaConfig, RopeScaling};
 
 /// Shapes, tied and untied heads, with and without heads per exit, and weights, of which some are 0.
@@ -28,7 +29,7 @@ fn model(case: usize, exits: &Exits) -> Llama {
         initializer_range: 0.3,
         other: serde_json::Map::new(),
     };
-    let model = Llama::random(config, case as u64, &crate::device("cpu").unwrap()).unwrap();
+    let model = Llama::random(config, case as u64, &test_device()).unwrap();
     match case % 4 {
         3 => model.with_exit_heads(exits).unwrap().train(),
         _ if case % 8 == 1 => model.with_exit_blocks(exits).unwrap().train(),

@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use soft_burn::burn::tensor::GradientCheckpointingStrategy;
+use soft_burn::burn::tensor::{Device, GradientCheckpointingStrategy};
 use soft_burn::{
     AdamWSettings, Balance, Curriculum, Decay, Distillation, Error, ExitLoss, LayerDropout, Llama,
     LlamaConfig, LogLine, Lora, Method, Objective, RopeScaling, Run, RunData, RunSettings,
@@ -36,7 +36,13 @@ fn model() -> Llama {
         initializer_range: 0.3,
         other: Default::default(),
     };
-    Llama::random(config, 3, &device("cpu").unwrap()).unwrap()
+    Llama::random(config, 3, &test_device()).unwrap()
+}
+
+/// `cpu`, or the device that `SOFT_TEST_DEVICE` names.
+fn test_device() -> Device {
+    let name = std::env::var("SOFT_TEST_DEVICE").unwrap_or_else(|_| "cpu".to_owned());
+    device(&name).unwrap()
 }
 
 /// A stream whose batches are a function of the position.
@@ -127,7 +133,7 @@ impl Site {
     }
 
     fn resume(&self, name: &str, settings: RunSettings) -> Result<Run<Counting>, Error> {
-        Run::resume(&self.path(name), settings, data(), &device("cpu").unwrap())
+        Run::resume(&self.path(name), settings, data(), &test_device())
     }
 
     /// SoFT with weights of its own, `draws` exits a step.
@@ -298,7 +304,7 @@ fn several_devices_are_one_with_a_larger_batch() {
         settings.accumulation = accumulation;
         Trainer::new(model(), settings).unwrap()
     };
-    let cpu = || device("cpu").unwrap();
+    let cpu = || test_device();
     let mut many = trainer(4).with_devices(vec![cpu(), cpu()]).unwrap();
     let mut one = trainer(1);
     let (mut apart, mut joined) = (Counting::default(), Joined(Counting::default()));
@@ -560,7 +566,7 @@ fn ict_trains_the_new_heads_and_nothing_else() {
     trains_only(&site, site.settings(Method::Ict), "exit_heads.safetensors");
     // Both folders load again, without soft.json too, and the heads are where they were.
     for folder in ["run/model", "untrained"] {
-        let loaded = Llama::from_pretrained(site.path(folder), &device("cpu").unwrap()).unwrap();
+        let loaded = Llama::from_pretrained(site.path(folder), &test_device()).unwrap();
         let depths: Vec<_> = loaded
             .exits_with_heads()
             .iter()
@@ -654,7 +660,7 @@ fn a_checkpoint_with_an_adapter_loads_as_it_is() {
     settings.train.lora = Some(Lora::new(2));
     let run = site.start("run", settings).unwrap();
     finish(run);
-    let load = |name: &str| Llama::from_pretrained(site.path(name), &device("cpu").unwrap());
+    let load = |name: &str| Llama::from_pretrained(site.path(name), &test_device());
     let losses = |model: Llama| {
         let exits = exits();
         let scores = model.batch_scores(&batch(99), &exits).unwrap();

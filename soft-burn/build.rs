@@ -1,0 +1,11 @@
+//! With the feature `tch`: programs and tests look for LibTorch where it was when they were built.
+
+#![allow(clippy::print_stdout)] // how a build script speaks
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    // From torch-sys, where it links shared libraries.
+    if let Ok(folder) = std::env::var("DEP_TCH_LIBTORCH_LIB") {
+        println!("cargo::rustc-link-arg=-Wl,-rpath,{folder}");
+    }
+}
