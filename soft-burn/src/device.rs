@@ -2,7 +2,7 @@
 
 use burn::tensor::Device;
 
-use crate::Error;
+use crate::error::Error;
 
 /// The backends on this machine that a build may have: name, cargo feature, whether this build has it.
 const BACKENDS: [(&str, &str, bool); 8] = [

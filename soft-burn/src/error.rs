@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use soft_core::{BatchError, CacheError, ExitError};
 use thiserror::Error;
 
-use crate::weights::WeightType;
+use crate::dtype::WeightType;
 
 /// A failure of soft-burn.
 #[derive(Debug, Error)]

@@ -32,99 +32,42 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-#[cfg(all(
-    test,
-    feature = "flex",
-    any(
-        feature = "ndarray",
-        feature = "wgpu",
-        feature = "vulkan",
-        feature = "metal",
-        feature = "cuda",
-        feature = "tch"
-    )
-))]
-mod accelerators;
-mod accumulation;
-mod attention;
-mod balance;
-mod cache;
-mod checkpoints;
-mod config;
-mod construct;
-mod data_parallel;
 mod decode;
 mod device;
-mod draft_tokens;
+mod device_errors;
+mod dtype;
 mod error;
-mod exit_blocks;
-mod extract;
-mod folder;
-#[cfg(all(test, feature = "flex"))]
-mod golden;
-mod head_loss;
-mod heads;
-#[cfg(feature = "flex")]
-mod kernels;
-#[cfg(all(test, feature = "flex"))]
-mod laws;
-mod layer_dropout;
-mod layers;
-mod log;
+mod files;
+mod io;
 mod lora;
-mod loss;
-mod memory;
 mod model;
+mod ops;
 #[cfg(all(test, feature = "flex"))]
-mod number_types;
-mod objective;
-#[cfg(feature = "flex")]
-mod on_host;
-mod optimizer;
-mod packed;
-mod parameters;
-mod placement;
-mod precision;
-mod pretrained;
-mod rope;
-mod run;
-mod schedule;
-mod setting_checks;
-mod settings;
-mod tensor_store;
-#[cfg(all(test, feature = "flex"))]
-mod testing;
-mod trained_parts;
-mod trainer;
-mod training_pass;
-mod weights;
+mod tests;
+mod train;
 
-pub use balance::{Balance, SharedHead};
 pub use burn;
-pub use cache::Cache;
-pub use config::{LlamaConfig, SpecialTokens};
-pub use decode::DraftHead;
+pub use decode::cache::Cache;
+pub use decode::decode_model::DraftHead;
 pub use device::{device, device_names, devices, list_devices};
-pub use draft_tokens::{draft_tokens, save_draft_tokens};
+pub use device_errors::out_of_memory;
+pub use dtype::WeightType;
 pub use error::Error;
-pub use layer_dropout::LayerDropout;
-pub use log::LogLine;
+pub use io::draft_tokens::{draft_tokens, save_draft_tokens};
+pub use io::pretrained::{CompanionFile, SaveOptions, SoftInfo};
 pub use lora::{Adapter, Lora};
-pub use loss::Targets;
-pub use memory::out_of_memory;
-pub use model::Llama;
-pub use objective::Objective;
-pub use optimizer::AdamWSettings;
-pub use placement::Placement;
-pub use pretrained::{CompanionFile, SaveOptions, SoftInfo};
-pub use rope::RopeScaling;
-pub use run::{Run, RunData, RunSettings};
-pub use schedule::{Decay, Schedule};
-pub use settings::{Curriculum, Distillation, Method, SampledPerBatch, TrainSettings, Weights};
-pub use trainer::{ExitLoss, StepReport, Trainer};
-pub use weights::WeightType;
-
-/// The README's examples, so that they stay true.
-#[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-pub struct Readme;
+pub use model::config::{LlamaConfig, SpecialTokens};
+pub use model::llama::Llama;
+pub use model::placement::Placement;
+pub use model::rope::RopeScaling;
+pub use train::balance::{Balance, SharedHead};
+pub use train::layer_dropout::LayerDropout;
+pub use train::log::LogLine;
+pub use train::loss::Targets;
+pub use train::optimizer::AdamWSettings;
+pub use train::run::{Run, RunData, RunSettings};
+pub use train::schedule::{Decay, Schedule};
+pub use train::settings::{
+    Curriculum, Distillation, Method, Objective, SampledPerBatch, TrainSettings, Weights,
+};
+pub use train::trainer::{ExitLoss, StepReport, Trainer};

@@ -10,9 +10,10 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::TARGETS;
-use crate::Error;
-use crate::folder::{new_folder, read_json, write_json};
-use crate::weights::{NamedTensor, WeightFiles, WeightType, write_weights};
+use crate::dtype::WeightType;
+use crate::error::Error;
+use crate::files::folder::{new_folder, read_json, write_json};
+use crate::files::safetensors::{NamedTensor, WeightFiles, write_weights};
 
 /// The low-rank factors of some weights, and weights that were trained whole beside them, on the host.
 #[derive(Clone, Debug, PartialEq)]

@@ -7,10 +7,11 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 use super::TARGETS;
 use super::adapter::{Adapter, EMBEDDING, Factors, HEAD};
-use crate::layers::Projection;
-use crate::model::Block;
-use crate::parameters::{map_parameters, named_tensors};
-use crate::{Error, Llama};
+use crate::error::Error;
+use crate::model::block::Block;
+use crate::model::layers::Projection;
+use crate::model::llama::Llama;
+use crate::model::parameters::{map_parameters, named_tensors};
 
 /// Attaches factors to the weights they are named for; everything else is frozen.
 struct Attach<'a> {

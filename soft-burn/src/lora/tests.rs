@@ -7,11 +7,13 @@ use burn::tensor::Tensor;
 use soft_core::{Batch, Example, Exits, NestedModel};
 
 use super::*;
-use crate::balance::Balance;
-use crate::objective::{Objective, Weighing};
-use crate::optimizer::NamedGradients;
-use crate::testing::{fixture, test_device};
-use crate::{Llama, RopeScaling};
+use crate::model::llama::Llama;
+use crate::model::rope::RopeScaling;
+use crate::tests::{fixture, test_device};
+use crate::train::balance::Balance;
+use crate::train::objective::Weighing;
+use crate::train::optimizer::NamedGradients;
+use crate::train::settings::Objective;
 
 fn config() -> LlamaConfig {
     LlamaConfig {
@@ -218,7 +220,7 @@ fn an_adapter_of_peft_says_what_it_says_there() {
     assert_eq!((adapter.rank, adapter.alpha), (3, 5.0));
     let adapted = model.with_adapter(&adapter).unwrap();
     let path = fixture("lora").join("expected.safetensors");
-    let mut expected = crate::weights::WeightFiles::open_file(&path).unwrap();
+    let mut expected = crate::files::safetensors::WeightFiles::open_file(&path).unwrap();
     let shape = expected.shape("logits").unwrap().to_vec();
     let wanted = expected.take("logits", &shape).unwrap();
     let tokens: Vec<i64> = (0..shape[1] as i64).map(|i| (i * 5 + 2) % 23).collect();

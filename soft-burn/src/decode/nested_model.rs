@@ -1,0 +1,57 @@
+//! LLaMA as soft-core sees it: embedding, blocks with or without a cache, logits of an exit.
+
+use std::ops::Range;
+
+use burn::tensor::{Int, Tensor};
+use soft_core::{Exit, ExitHead, NestedModel, Past};
+
+use crate::decode::cache::Cache;
+use crate::error::Error;
+use crate::model::llama::Llama;
+
+impl NestedModel for Llama {
+    type Tokens = Tensor<2, Int>;
+    type Hidden = Tensor<3>;
+    type Logits = Tensor<3>;
+    type Cache = Cache;
+    type Error = Error;
+
+    fn depth(&self) -> usize {
+        self.config.n_layers
+    }
+
+    fn embed(&self, tokens: &Tensor<2, Int>) -> Result<Tensor<3>, Error> {
+        let [rows, seq] = tokens.dims();
+        let flat = tokens.clone().reshape([rows * seq]);
+        let states = self.model.embed_tokens.weight.val().select(0, flat);
+        Ok(states.reshape([rows, seq, self.config.d_model]))
+    }
+
+    fn blocks(
+        &self,
+        hidden: Tensor<3>,
+        range: Range<usize>,
+        past: Option<Past<Cache>>,
+    ) -> Result<Tensor<3>, Error> {
+        self.check_blocks(&range)?;
+        if let Some(past) = past {
+            return self.packed_blocks(hidden, range, past);
+        }
+        let [rows, seq, d_model] = hidden.dims();
+        let pass = self.whole_rows(&vec![seq; rows]);
+        let states = hidden.reshape([rows * seq, d_model]);
+        let blocks = &self.model.layers[range];
+        let states = blocks
+            .iter()
+            .fold(states, |states, block| block.forward(states, &pass, None));
+        Ok(states.reshape([rows, seq, d_model]))
+    }
+
+    /// An exit with a block of its own (Balcony) needs whole rows, `[batch, seq, d_model]` from position 0 on.
+    fn logits(&self, hidden: &Tensor<3>, exit: Exit) -> Result<Tensor<3>, Error> {
+        let [rows, seq, d_model] = hidden.dims();
+        let states = self.at_exit(hidden, exit).reshape([rows * seq, d_model]);
+        let scores = self.head().logits(&states, exit)?;
+        Ok(scores.reshape([rows, seq, self.config.vocab]))
+    }
+}

@@ -1,0 +1,109 @@
+//! Devices that run out of memory or go away, which backends tell by a panic.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+use burn::tensor::Device;
+
+use crate::error::Error;
+
+/// What a backend said in a panic because memory ran out, on one line; nothing for any other panic.
+///
+/// [`Run`](crate::Run) and [`Trainer`](crate::Trainer) return [`Error::OutOfMemory`](crate::Error::OutOfMemory) by it; for programs that decode.
+pub fn out_of_memory(panic: &(dyn Any + Send)) -> Option<String> {
+    let said = message(panic);
+    let lower = said.to_lowercase();
+    let ran_out = SIGNS.iter().any(|sign| lower.contains(sign));
+    // LibTorch appends the stack of its C++.
+    let said = said.split("Exception raised from").next()?;
+    let said = said.rsplit("Torch(\"").next()?;
+    let line = said.replace("\\n", " ").replace('\n', " ");
+    ran_out.then(|| line.trim().to_owned())
+}
+
+/// Of LibTorch on CUDA and on the CPU, of CubeCL and of drivers.
+const SIGNS: [&str; 3] = ["out of memory", "can't allocate memory", "outofmemory"];
+
+/// What a panic said.
+fn message(panic: &(dyn Any + Send)) -> &str {
+    let said = panic.downcast_ref::<String>().map(String::as_str);
+    let said = said.or_else(|| panic.downcast_ref::<&str>().copied());
+    said.unwrap_or("no reason given")
+}
+
+/// Whether the device is on another machine, which may go away.
+fn is_remote(device: &Device) -> bool {
+    #[cfg(feature = "remote")]
+    if let burn::backend::DispatchDevice::Remote(_) = device.clone().inner().as_dispatch() {
+        return true;
+    }
+    let _ = device;
+    false
+}
+
+/// `work` on a device that may run out of memory or go away, which Burn tells by a panic.
+///
+/// Any other panic on a device of this process is a bug, and stays one.
+pub(crate) fn guarded<T>(
+    device: &Device,
+    work: impl FnOnce() -> Result<T, Error>,
+) -> Result<T, Error> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        match out_of_memory(panic.as_ref()) {
+            Some(reason) => Err(Error::OutOfMemory {
+                device: format!("{device:?}"),
+                reason,
+                checkpoint: None,
+            }),
+            None if is_remote(device) => Err(lost(device, message(panic.as_ref()))),
+            None => resume_unwind(panic),
+        }
+    })
+}
+
+pub(crate) fn lost(device: &Device, reason: &str) -> Error {
+    Error::DeviceLost {
+        device: format!("{device:?}"),
+        reason: reason.to_owned(),
+        checkpoint: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)] // a test's way to fail
+
+    use super::*;
+
+    #[test]
+    fn what_libtorch_says_becomes_a_line_with_its_sizes() {
+        let on_cuda = "called `Result::unwrap()` on an `Err` value: Torch(\"CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total \
+            capacity of 79.11 GiB.\\nException raised from malloc at ../c10/cuda/CUDACachingAllocator.cpp:1\\nframe #0\")";
+        let line = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB.";
+        assert_eq!(out_of_memory(&on_cuda.to_owned()).as_deref(), Some(line));
+        let on_cpu = "Torch(\"[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes.\")";
+        assert!(out_of_memory(&on_cpu).is_some_and(|line| line.contains("8 bytes")));
+        assert_eq!(out_of_memory(&"index out of bounds"), None);
+        assert_eq!(out_of_memory(&3), None);
+    }
+
+    #[cfg(feature = "tch")]
+    #[test]
+    fn memory_that_libtorch_cannot_get_is_an_error_with_sizes() {
+        use burn::tensor::Tensor;
+
+        let device = crate::device::device("torch-cpu").unwrap();
+        let asked = guarded(&device, || {
+            Ok(Tensor::<1>::zeros([1_usize << 50], &device).dims())
+        });
+        let error = asked.unwrap_err();
+        assert!(
+            matches!(error, crate::error::Error::OutOfMemory { .. }),
+            "{error}"
+        );
+        assert!(
+            error.to_string().contains("4503599627370496 bytes"),
+            "{error}"
+        );
+    }
+}

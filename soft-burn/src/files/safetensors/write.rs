@@ -1,0 +1,97 @@
+//! Tensors to a safetensors file, in the number type asked for.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::path::Path;
+
+use safetensors::Dtype;
+
+use crate::dtype::WeightType;
+use crate::error::Error;
+
+/// A tensor to be written.
+pub(crate) struct NamedTensor {
+    pub name: String,
+    pub shape: Vec<usize>,
+    pub values: Vec<f32>,
+}
+
+struct Encoded<'a> {
+    tensor: &'a NamedTensor,
+    weight_type: WeightType,
+}
+
+impl safetensors::View for Encoded<'_> {
+    fn dtype(&self) -> Dtype {
+        match self.weight_type {
+            WeightType::F32 => Dtype::F32,
+            WeightType::Bf16 => Dtype::BF16,
+            WeightType::F16 => Dtype::F16,
+        }
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.tensor.shape
+    }
+
+    fn data(&self) -> std::borrow::Cow<'_, [u8]> {
+        let values = self.tensor.values.iter();
+        match self.weight_type {
+            WeightType::F32 => values.flat_map(|value| value.to_le_bytes()).collect(),
+            WeightType::Bf16 => values
+                .flat_map(|&value| half::bf16::from_f32(value).to_le_bytes())
+                .collect(),
+            WeightType::F16 => values
+                .flat_map(|&value| half::f16::from_f32(value).to_le_bytes())
+                .collect(),
+        }
+    }
+
+    fn data_len(&self) -> usize {
+        let bytes = match self.weight_type {
+            WeightType::F32 => 4,
+            WeightType::Bf16 | WeightType::F16 => 2,
+        };
+        self.tensor.values.len() * bytes
+    }
+}
+
+/// Writes `tensors` to `path`: beside it first, then renamed, so that a file under that name is
+/// whole.
+pub(crate) fn write_weights(
+    path: &Path,
+    tensors: &[NamedTensor],
+    weight_type: WeightType,
+) -> Result<(), Error> {
+    let views = tensors.iter().map(|tensor| {
+        (
+            tensor.name.as_str(),
+            Encoded {
+                tensor,
+                weight_type,
+            },
+        )
+    });
+    let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    safetensors::serialize_to_file(views, Some(format), path).map_err(|source| match source {
+        safetensors::SafeTensorError::IoError(source) => Error::io("write", path)(source),
+        other => Error::Safetensors {
+            path: path.to_owned(),
+            reason: other.to_string(),
+        },
+    })?;
+    readable_by_all(path)
+}
+
+/// The temporary file behind safetensors' writer is private to its owner; a model is not.
+fn readable_by_all(path: &Path) -> Result<(), Error> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let readable = fs::Permissions::from_mode(0o644);
+        fs::set_permissions(path, readable).map_err(Error::io("write", path))?;
+    }
+    File::open(path)
+        .and_then(|file| file.sync_all())
+        .map_err(Error::io("write", path))
+}

@@ -1,0 +1,4 @@
+//! Models as folders.
+
+pub(crate) mod draft_tokens;
+pub(crate) mod pretrained;

@@ -1,0 +1,325 @@
+//! Models as Hugging Face folders: `from_pretrained` and `save_pretrained`.
+//!
+//! What is written loads in transformers; `soft.json` beside it says how the model was trained,
+//! and heads and blocks of single exits lie in files of their own that transformers does not look at. No
+//! weight is permuted or renamed on the way.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use soft_core::{CalibratedExits, Exits};
+
+use crate::dtype::WeightType;
+use crate::error::Error;
+use crate::files::adapter_chain::{adapters, weights_folder};
+use crate::files::folder::{
+    exists, new_folder, open_regular, read_json, replace_json, write_json, write_text,
+};
+use crate::files::safetensors::{WeightFiles, is_derived, write_weights};
+use crate::io::draft_tokens::DRAFT_TOKENS_FILE;
+use crate::lora::LORA;
+use crate::lora::adapter::Adapter;
+use crate::model::config::LlamaConfig;
+use crate::model::exit_blocks::EXIT_BLOCKS;
+use crate::model::exit_heads::EXIT_HEADS;
+use crate::model::init::{WeightSource, construct, construct_exit_blocks, construct_exit_heads};
+use crate::model::llama::Llama;
+use crate::model::parameters::named_tensors;
+use crate::model::placement::Placement;
+
+const EXIT_HEADS_FILE: &str = "exit_heads.safetensors";
+const EXIT_BLOCKS_FILE: &str = "exit_blocks.safetensors";
+const SOFT_FILE: &str = "soft.json";
+/// Files of a model folder that are not weights and travel with the model unchanged.
+const COMPANIONS: [&str; 9] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "generation_config.json",
+    DRAFT_TOKENS_FILE,
+    "LICENSE",
+];
+
+/// How a model was trained: the content of `soft.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SoftInfo {
+    /// The exits it was trained at; the last is the full model.
+    pub exits: Exits,
+    /// Training method: "soft", "sft", "ict" or "balcony".
+    pub method: String,
+    /// Where it comes from: base model, data, settings. Free form.
+    #[serde(default)]
+    pub provenance: Value,
+    /// Exit thresholds with a promise, the rule to prefer first; none until they are calibrated.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub calibrated: Vec<CalibratedExits>,
+}
+
+/// What to write beside the weights.
+#[derive(Clone, Copy, Debug)]
+pub struct SaveOptions<'a> {
+    /// Number type of the weights.
+    pub weight_type: WeightType,
+    /// Written as `soft.json` when given.
+    pub soft: Option<&'a SoftInfo>,
+    /// A model folder whose tokenizer and generation files are copied along.
+    pub companions: Option<&'a Path>,
+    /// Further files, written in place of companions of the same name.
+    pub files: &'a [CompanionFile],
+}
+
+/// A small file of a model folder, such as a chat template.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CompanionFile {
+    /// Its name in the folder.
+    pub name: String,
+    /// Its content.
+    pub text: String,
+}
+
+impl Default for SaveOptions<'_> {
+    fn default() -> Self {
+        Self {
+            weight_type: WeightType::F32,
+            soft: None,
+            companions: None,
+            files: &[],
+        }
+    }
+}
+
+impl Llama {
+    /// Loads a `LlamaForCausalLM` folder, with f32 weights whatever the file holds, or of the type that `place` says: `&device`, or
+    /// `(&device, WeightType::Bf16)`. An adapter in it, as in the checkpoints of a run that trains one, is merged.
+    ///
+    /// # Errors
+    /// When a file is missing or corrupt, the architecture is another, or a tensor is missing,
+    /// unexpected or of another shape than config.json says; when the device does not compute in the number type.
+    pub fn from_pretrained(
+        folder: impl AsRef<Path>,
+        place: impl Into<Placement>,
+    ) -> Result<Self, Error> {
+        let (folder, place) = (folder.as_ref(), place.into());
+        if adapters(folder)?.is_empty() {
+            return Self::without_adapter(folder, &place);
+        }
+        // Merged in f32, rounded once.
+        place.check()?;
+        let llama = Self::with_adapter_apart(folder, &place.device)?.merged();
+        Ok(llama.with_weights(place.weight_type))
+    }
+
+    fn without_adapter(folder: &Path, place: &Placement) -> Result<Self, Error> {
+        let mut config = LlamaConfig::load(folder)?;
+        let mut files = WeightFiles::open_folder(folder)?;
+        if config.tied {
+            config.tied = tie_head(&mut files)?;
+        }
+        let derived = files.names().into_iter().filter(|name| is_derived(name));
+        derived.for_each(|name| files.skip(&name));
+        let llama = construct(config, &mut files, place)?;
+        files.finish()?;
+        llama.load_exit_heads(folder)?.load_exit_blocks(folder)
+    }
+
+    /// In f32, with the adapter beside the weights.
+    pub(crate) fn with_adapter_apart(folder: &Path, device: &Device) -> Result<Self, Error> {
+        let mut llama = Self::without_adapter(&weights_folder(folder)?, &device.into())?;
+        for adapter in adapters(folder)? {
+            llama = llama.merged().with_adapter(&Adapter::load(adapter)?)?;
+        }
+        Ok(llama)
+    }
+
+    fn load_exit_heads(self, folder: &Path) -> Result<Self, Error> {
+        let path = folder.join(EXIT_HEADS_FILE);
+        if !exists(&path)? {
+            return Ok(self);
+        }
+        let mut files = WeightFiles::open_file(&path)?;
+        let exits = exits_of(&files, &path, EXIT_HEADS)?;
+        exits.check_within(self.config.n_layers)?;
+        let llama = construct_exit_heads(self, &exits, &mut files)?;
+        files.finish()?;
+        Ok(llama)
+    }
+
+    fn load_exit_blocks(self, folder: &Path) -> Result<Self, Error> {
+        let path = folder.join(EXIT_BLOCKS_FILE);
+        if !exists(&path)? {
+            return Ok(self);
+        }
+        let mut files = WeightFiles::open_file(&path)?;
+        let exits = exits_of(&files, &path, EXIT_BLOCKS)?;
+        exits.check_within(self.config.n_layers)?;
+        let llama = construct_exit_blocks(self, &exits, &mut files)?;
+        files.finish()?;
+        Ok(llama)
+    }
+
+    /// Writes a new folder that [`from_pretrained`](Self::from_pretrained) and transformers load.
+    ///
+    /// The folder is filled beside its final name and renamed. An adapter is left out: [`merged`](Self::merged) it belongs to the
+    /// weights, [`adapter`](Self::adapter) it is kept apart.
+    ///
+    /// # Errors
+    /// [`Error::OutputExists`] when `folder` is there already; I/O errors.
+    pub fn save_pretrained(
+        &self,
+        folder: impl AsRef<Path>,
+        options: &SaveOptions,
+    ) -> Result<(), Error> {
+        new_folder(folder.as_ref(), |partial| self.write_into(partial, options))
+    }
+
+    /// Writes the files of a model folder into an existing one.
+    pub(crate) fn write_into(&self, folder: &Path, options: &SaveOptions) -> Result<(), Error> {
+        let config = self.config.to_json(options.weight_type.torch_name());
+        write_json(&folder.join("config.json"), &config)?;
+        let mut tensors = named_tensors(self)?;
+        tensors.retain(|tensor| !tensor.name.contains(LORA));
+        for (prefix, file) in [
+            (EXIT_HEADS, EXIT_HEADS_FILE),
+            (EXIT_BLOCKS, EXIT_BLOCKS_FILE),
+        ] {
+            let (own, shared): (Vec<_>, Vec<_>) = tensors
+                .into_iter()
+                .partition(|tensor| tensor.name.starts_with(prefix));
+            tensors = shared;
+            if !own.is_empty() {
+                write_weights(&folder.join(file), &own, options.weight_type)?;
+            }
+        }
+        write_weights(
+            &folder.join("model.safetensors"),
+            &tensors,
+            options.weight_type,
+        )?;
+        if let Some(soft) = options.soft {
+            write_json(&folder.join(SOFT_FILE), soft)?;
+        }
+        if let Some(source) = options.companions {
+            copy_companions(source, folder)?;
+        }
+        let mut files = options.files.iter();
+        files.try_for_each(|CompanionFile { name, text }| write_text(&folder.join(name), text))
+    }
+}
+
+/// The exits whose tensors a file holds, named `{prefix}{depth}.` and on.
+fn exits_of(files: &WeightFiles, path: &Path, prefix: &str) -> Result<Exits, Error> {
+    let depth = |name: &String| {
+        let (depth, _) = name.strip_prefix(prefix)?.split_once('.')?;
+        depth.parse::<usize>().ok()
+    };
+    let unexpected = |name: &String| Error::UnexpectedTensor {
+        path: path.to_owned(),
+        name: name.clone(),
+    };
+    let names = files.names();
+    let depths = names
+        .iter()
+        .map(|name| depth(name).ok_or_else(|| unexpected(name)));
+    let mut depths = depths.collect::<Result<Vec<_>, _>>()?;
+    depths.sort_unstable();
+    depths.dedup();
+    Ok(Exits::new(depths)?)
+}
+
+impl SoftInfo {
+    /// Reads `soft.json` of `folder`; `None` when the folder has none.
+    ///
+    /// # Errors
+    /// When the file is malformed.
+    pub fn load(folder: impl AsRef<Path>) -> Result<Option<Self>, Error> {
+        let path = folder.as_ref().join(SOFT_FILE);
+        if exists(&path)? {
+            read_json(&path).map(Some)
+        } else {
+            Ok(None)
+        }
+    }
+
+    /// Writes `soft.json` of `folder`; one that is there is replaced whole or left as it was.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn save(&self, folder: impl AsRef<Path>) -> Result<(), Error> {
+        replace_json(&folder.as_ref().join(SOFT_FILE), self)
+    }
+}
+
+/// Tokenizer and generation files, those that are there; of an adapter's folder its own before its base's.
+fn companions(source: &Path) -> Result<Vec<(&'static str, PathBuf)>, Error> {
+    let base = weights_folder(source)?;
+    let mut found = Vec::new();
+    for name in COMPANIONS {
+        let own = source.join(name);
+        let file = match exists(&own)? {
+            true => own,
+            false => base.join(name),
+        };
+        if exists(&file)? {
+            found.push((name, file));
+        }
+    }
+    Ok(found)
+}
+
+/// Refuses companions that cannot be copied later, when it would cost what was trained.
+///
+/// # Errors
+/// When one is no regular file or cannot be read.
+pub(crate) fn check_companions(source: &Path) -> Result<(), Error> {
+    let files = companions(source)?;
+    files
+        .iter()
+        .try_for_each(|(_, file)| open_regular(file).map(drop))
+}
+
+fn copy_companions(source: &Path, target: &Path) -> Result<(), Error> {
+    for (name, file) in companions(source)? {
+        let copied = open_regular(&file).map(|mut from| {
+            let mut to = fs::File::create(target.join(name))?;
+            std::io::copy(&mut from, &mut to)
+        })?;
+        copied.map_err(Error::io("copy", &file))?;
+    }
+    Ok(())
+}
+
+/// Whether the head of a model that says so is its embedding. One that was saved alone is taken for both; one that differs, as after an
+/// adapter was merged into it, is the model's head.
+fn tie_head(files: &mut WeightFiles) -> Result<bool, Error> {
+    let is_there = |files: &WeightFiles, name| files.shape(name).is_some();
+    match (is_there(files, EMBEDDING), is_there(files, HEAD)) {
+        (_, false) => Ok(true),
+        (false, true) => {
+            files.rename(HEAD, EMBEDDING);
+            Ok(true)
+        }
+        (true, true) => {
+            let equal = files.are_equal(EMBEDDING, HEAD)?;
+            if equal {
+                files.skip(HEAD);
+            }
+            Ok(equal)
+        }
+    }
+}
+
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const HEAD: &str = "lm_head.weight";
+
+impl WeightSource for WeightFiles {
+    fn values(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
+        self.take(name, shape)
+    }
+}

@@ -1,0 +1,191 @@
+//! Low-rank adapters: a frozen weight W is read as W + α/r · B·A, and only A and B are trained.
+//!
+//! An [`Adapter`] is a value beside the model: drawn afresh, attached, merged into the weights and taken out of them again, kept on
+//! disk as PEFT keeps it. The product B·A is never formed in training: states go through A, then through B.
+//!
+//! Source: Hu et al., *LoRA* (arXiv 2106.09685); names, files and first values of PEFT (A uniform within 1/√d_in, B zero, so that the model
+//! says at first what it said before). Burn's `LoraAdapter` computes `a · b` for a weight `[d_in, d_out]`; ours are `[d_out, d_in]`, so its `a` is
+//! PEFT's `lora_B` and its `b` is `lora_A`.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+use crate::model::config::LlamaConfig;
+use crate::model::init::SplitMix;
+
+pub(crate) mod adapter;
+mod attach;
+#[cfg(all(test, feature = "flex"))]
+mod tests;
+
+pub use adapter::Adapter;
+use adapter::Factors;
+pub(crate) use attach::LORA;
+
+/// The weights of a block that may have an adapter, as PEFT's `target_modules` names them.
+const TARGETS: [(&str, &str); 7] = [
+    ("q_proj", "self_attn.q_proj"),
+    ("k_proj", "self_attn.k_proj"),
+    ("v_proj", "self_attn.v_proj"),
+    ("o_proj", "self_attn.o_proj"),
+    ("gate_proj", "mlp.gate_proj"),
+    ("up_proj", "mlp.up_proj"),
+    ("down_proj", "mlp.down_proj"),
+];
+
+/// What is adapted, and how.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lora {
+    /// Rank r of the adapters.
+    pub rank: usize,
+    /// α: the product of the factors is scaled by α / r. Default 16.
+    #[serde(default = "sixteen")]
+    pub alpha: f64,
+    /// Which weights of a block: `q_proj`, `k_proj`, `v_proj`, `o_proj`, `gate_proj`, `up_proj`, `down_proj`. Default: all of them.
+    #[serde(default = "all_targets")]
+    pub targets: Vec<String>,
+    /// Which blocks, counted from 0. Default: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layers: Option<Vec<usize>>,
+    /// Seed of the first values.
+    #[serde(default)]
+    pub seed: u64,
+}
+
+/// Beyond the width of any weight.
+const MAX_RANK: usize = 1 << 16;
+
+fn sixteen() -> f64 {
+    16.0
+}
+
+fn all_targets() -> Vec<String> {
+    TARGETS.map(|(name, _)| name.to_owned()).to_vec()
+}
+
+impl Lora {
+    /// Adapters of this rank on every weight of every block, α = 16.
+    pub fn new(rank: usize) -> Self {
+        Self {
+            rank,
+            alpha: sixteen(),
+            targets: all_targets(),
+            layers: None,
+            seed: 0,
+        }
+    }
+
+    /// Refuses what no model could have.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] naming the setting.
+    pub fn validate(&self) -> Result<(), Error> {
+        let known = |target: &String| TARGETS.iter().any(|(name, _)| name == target);
+        let unknown = self.targets.iter().find(|target| !known(target));
+        let refused = if !(1..=MAX_RANK).contains(&self.rank) {
+            Some(("lora rank", self.rank.to_string(), "1 to 65536"))
+        } else if !(self.alpha.is_finite() && self.alpha > 0.0) {
+            Some(("lora alpha", self.alpha.to_string(), "a number above 0"))
+        } else if self.targets.is_empty() || unknown.is_some() {
+            let found = unknown.map_or("none".to_owned(), |target| format!("`{target}`"));
+            let expected = "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj or down_proj";
+            Some(("lora target", found, expected))
+        } else if self.layers.as_ref().is_some_and(Vec::is_empty) {
+            Some(("lora layers", "none".to_owned(), "at least one block"))
+        } else {
+            None
+        };
+        refused.map_or(Ok(()), |(key, found, expected)| {
+            Err(Error::Setting {
+                key,
+                found,
+                expected,
+            })
+        })
+    }
+
+    /// Refuses what a model of this shape does not have.
+    ///
+    /// # Errors
+    /// As [`validate`](Self::validate), and for a block that is not there.
+    pub fn check_within(&self, config: &LlamaConfig) -> Result<(), Error> {
+        self.validate()?;
+        let narrowest = self
+            .targets
+            .iter()
+            .flat_map(|target| shape_of(target, config))
+            .min();
+        if narrowest.is_some_and(|narrowest| self.rank > narrowest) {
+            return Err(Error::Setting {
+                key: "lora rank",
+                found: format!(
+                    "{} for a weight of width {}",
+                    self.rank,
+                    narrowest.unwrap_or(0)
+                ),
+                expected: "at most the narrowest side of the weights it adapts",
+            });
+        }
+        let depth = config.n_layers;
+        match self.layers.iter().flatten().find(|&&layer| layer >= depth) {
+            None => Ok(()),
+            Some(layer) => Err(Error::Setting {
+                key: "lora layers",
+                found: format!("block {layer} of a model of {depth}, counted from 0"),
+                expected: "blocks of the model",
+            }),
+        }
+    }
+
+    /// Adapters that change nothing yet.
+    ///
+    /// # Errors
+    /// As [`check_within`](Self::check_within).
+    pub fn fresh(&self, config: &LlamaConfig) -> Result<Adapter, Error> {
+        self.check_within(config)?;
+        let mut numbers = SplitMix(self.seed);
+        let mut factors = BTreeMap::new();
+        let chosen = |layer: &usize| self.layers.as_ref().is_none_or(|it| it.contains(layer));
+        for layer in (0..config.n_layers).filter(chosen) {
+            for (target, part) in TARGETS {
+                if !self.targets.iter().any(|it| it == target) {
+                    continue;
+                }
+                let [d_out, d_in] = shape_of(target, config);
+                let bound = 1.0 / (d_in as f64).sqrt();
+                let uniform = |numbers: &mut SplitMix| (2.0 * numbers.uniform() - 1.0) * bound;
+                let a = (0..self.rank * d_in).map(|_| uniform(&mut numbers) as f32);
+                let pair = Factors {
+                    a: a.collect(),
+                    b: vec![0.0; d_out * self.rank],
+                    rank: self.rank,
+                    scale: self.alpha / self.rank as f64,
+                };
+                factors.insert(format!("model.layers.{layer}.{part}"), pair);
+            }
+        }
+        Ok(Adapter {
+            rank: self.rank,
+            alpha: self.alpha,
+            factors,
+            whole: BTreeMap::new(),
+        })
+    }
+}
+
+/// `[d_out, d_in]` of a weight.
+fn shape_of(target: &str, config: &LlamaConfig) -> [usize; 2] {
+    let (d_model, d_ff) = (config.d_model, config.d_feed_forward);
+    let queries = config.n_heads * config.head_dim;
+    let keys = config.n_kv_heads * config.head_dim;
+    match target {
+        "q_proj" => [queries, d_model],
+        "k_proj" | "v_proj" => [keys, d_model],
+        "o_proj" => [d_model, queries],
+        "down_proj" => [d_model, d_ff],
+        _ => [d_ff, d_model],
+    }
+}

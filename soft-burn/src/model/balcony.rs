@@ -1,0 +1,92 @@
+//! Blocks and norms of single exits, beside the model's own.
+//!
+//! Balcony leaves a model as it is and gives every intermediate exit one more decoder block and a norm, which learn to say what the full
+//! depth says; the head stays the shared one. What such an exit learns
+//! ends at its own block: the blocks before are not moved by it, whether they are frozen or trained by the full depth. An exit at depth n with a block of its own is an ordinary LLaMA of n + 1 blocks:
+//! [`Llama::extract`] makes it one.
+//!
+//! Source: Jamialahmadi et al., *Balcony* (arXiv 2503.05005). Differs from the Sorted LLaMA paper, which adds nothing to a model. Block and norm
+//! start as copies of the model's last block and final norm.
+
+use burn::tensor::Tensor;
+use soft_core::{Exit, Exits};
+
+use crate::error::Error;
+use crate::model::attention::Pass;
+use crate::model::exit_blocks::{EXIT_BLOCKS, ExitBlock, ExitBlocks};
+use crate::model::layers::RmsNorm;
+use crate::model::llama::Llama;
+
+/// The norm in front of every head.
+pub(crate) const FINAL_NORM: &str = "model.norm.weight";
+
+impl Llama {
+    /// Gives every intermediate exit a block and a norm of its own, copies of the last block and the final norm.
+    ///
+    /// # Errors
+    /// When the last of `exits` is not the full model.
+    pub fn with_exit_blocks(mut self, exits: &Exits) -> Result<Self, Error> {
+        let exits = exits.clone().for_depth(self.config.n_layers)?;
+        let intermediate: Vec<_> = exits.iter().filter(|&exit| exit != exits.last()).collect();
+        let (last, norm) = (self.model.layers.last(), &self.model.norm);
+        let copy = |_: &Exit| {
+            last.cloned().map(|block| ExitBlock {
+                block,
+                norm: norm.clone(),
+            })
+        };
+        self.exit_blocks = ExitBlocks {
+            blocks: intermediate.iter().filter_map(copy).collect(),
+            exits: intermediate,
+        };
+        Ok(self)
+    }
+
+    /// The exits that have a block of their own, shallowest first.
+    pub fn exits_with_blocks(&self) -> &[Exit] {
+        &self.exit_blocks.exits
+    }
+
+    /// The norm in front of the head at `exit`, with the name of its parameter.
+    pub(crate) fn norm_of(&self, exit: Exit) -> (String, &RmsNorm) {
+        match self.exit_blocks.index(exit) {
+            None => (FINAL_NORM.to_owned(), &self.model.norm),
+            Some(index) => (
+                format!("{EXIT_BLOCKS}{index}.norm.weight"),
+                &self.exit_blocks.blocks[index].norm,
+            ),
+        }
+    }
+
+    /// States `[n, d_model]` of whole rows through the exit's own block, if it has one.
+    pub(crate) fn through_exit_block(
+        &self,
+        states: Tensor<2>,
+        exit: Exit,
+        pass: &Pass,
+    ) -> Tensor<2> {
+        match self.exit_blocks.get(exit) {
+            None => states,
+            Some(own) => own.block.forward(states.detach(), pass, None),
+        }
+    }
+
+    /// The same for rows of one length, `[rows, seq, d_model]`, which begin at position 0.
+    pub(crate) fn at_exit(&self, hidden: &Tensor<3>, exit: Exit) -> Tensor<3> {
+        let shape @ [rows, seq, d_model] = hidden.dims();
+        if self.exit_blocks.get(exit).is_none() {
+            return hidden.clone();
+        }
+        let states = hidden.clone().reshape([rows * seq, d_model]);
+        let pass = self.whole_rows(&vec![seq; rows]);
+        self.through_exit_block(states, exit, &pass).reshape(shape)
+    }
+
+    /// Refuses an exit whose block would need keys and values that no cache holds.
+    pub(crate) fn check_decodable(&self, exit: Exit) -> Result<(), Error> {
+        match self.exit_blocks.get(exit) {
+            None => Ok(()),
+            Some(_) => Err(Error::ExitBlock { exit: exit.depth() }),
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! Blocks of single exits, for Balcony.
+
+use burn::module::Module;
+use soft_core::Exit;
+
+use crate::model::block::Block;
+use crate::model::layers::RmsNorm;
+
+/// Prefix of the blocks of single exits.
+pub(crate) const EXIT_BLOCKS: &str = "exit_blocks.";
+
+/// One more block, and the norm in front of the head.
+#[derive(Module, Debug)]
+pub(crate) struct ExitBlock {
+    pub block: Block,
+    pub norm: RmsNorm,
+}
+
+/// The exits that have a block of their own, and those blocks in the same order.
+#[derive(Module, Debug)]
+pub(crate) struct ExitBlocks {
+    pub blocks: Vec<ExitBlock>,
+    #[module(skip)]
+    pub exits: Vec<Exit>,
+}
+
+impl ExitBlocks {
+    /// No exit has a block of its own.
+    pub fn none() -> Self {
+        Self {
+            blocks: Vec::new(),
+            exits: Vec::new(),
+        }
+    }
+
+    pub fn index(&self, exit: Exit) -> Option<usize> {
+        self.exits.iter().position(|&candidate| candidate == exit)
+    }
+
+    pub fn get(&self, exit: Exit) -> Option<&ExitBlock> {
+        self.blocks.get(self.index(exit)?)
+    }
+}

@@ -1,0 +1,168 @@
+//! A sub-model as a model of its own.
+//!
+//! Source: Sorted LLaMA, section 4.1, baseline "Extracted Fine-Tuning": the first n blocks, the norm and the head are taken out and
+//! fine-tuned as any model. What comes out knows nothing of exits.
+
+use soft_core::{Exit, Exits};
+
+use crate::error::Error;
+use crate::model::exit_blocks::{ExitBlock, ExitBlocks};
+use crate::model::exit_heads::ExitHeads;
+use crate::model::llama::Llama;
+
+impl Llama {
+    /// The first blocks up to `exit`, with the model's norm and with the head that serves this exit.
+    ///
+    /// Its logits at full depth are this model's at `exit`. A head of the exit's own (SFT+ICT) becomes the model's, untied from the
+    /// embedding; a block and a norm of the exit's own (Balcony) become the last block and the final norm.
+    ///
+    /// # Errors
+    /// When the model has no such exit.
+    pub fn extract(mut self, exit: Exit) -> Result<Self, Error> {
+        let depth = exit.depth();
+        Exits::new([depth])?.check_within(self.config.n_layers)?;
+        if let Some(head) = self.exit_heads.get(exit) {
+            self.lm_head = Some(head.clone());
+            self.config.tied = false;
+        }
+        let own = self.exit_blocks.get(exit).cloned();
+        self.exit_heads = ExitHeads::none();
+        self.exit_blocks = ExitBlocks::none();
+        self.model.layers.truncate(depth);
+        if let Some(ExitBlock { block, norm }) = own {
+            self.model.layers.push(block);
+            self.model.norm = norm;
+        }
+        self.config.n_layers = self.model.layers.len();
+        Ok(self)
+    }
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    #![allow(clippy::unwrap_used)] // a test's way to fail
+
+    use burn::tensor::{Int, Tensor};
+    use soft_core::{DecodeSettings, Decoder, Mode, NestedModel, Prompt};
+
+    use super::*;
+    use crate::io::pretrained::SaveOptions;
+    use crate::model::config::LlamaConfig;
+    use crate::model::rope::RopeScaling;
+    use crate::tests::test_device;
+
+    fn model(tied: bool) -> Llama {
+        let config = LlamaConfig {
+            vocab: 17,
+            d_model: 8,
+            d_feed_forward: 12,
+            n_layers: 4,
+            n_heads: 2,
+            n_kv_heads: 1,
+            head_dim: 4,
+            norm_eps: 1e-5,
+            rope_theta: 100.0,
+            rope_scaling: RopeScaling::None,
+            max_positions: 32,
+            tied,
+            initializer_range: 0.3,
+            other: serde_json::Map::new(),
+        };
+        Llama::random(config, 3, &test_device()).unwrap()
+    }
+
+    fn logits(model: &Llama, exit: Exit) -> Vec<f32> {
+        let tokens = Tensor::<2, Int>::from_data([[1, 5, 2, 9]], &model.device());
+        let hidden = model.embed(&tokens).unwrap();
+        let hidden = model.blocks(hidden, 0..exit.depth(), None).unwrap();
+        let logits = model.logits(&hidden, exit).unwrap();
+        logits.into_data().try_to_vec().unwrap()
+    }
+
+    /// On disk and back, every extracted model is what its exit was.
+    #[test]
+    fn an_extracted_model_says_what_its_exit_says() {
+        let exits = Exits::new([1, 3, 4]).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        for (index, tied) in [true, false].into_iter().enumerate() {
+            for own_heads in [false, true] {
+                let mut whole = model(tied);
+                if own_heads {
+                    whole = whole.with_exit_heads(&exits).unwrap();
+                    // Other than the shared one, so that they can be told apart.
+                    let other = model(tied).model.embed_tokens.weight.val().mul_scalar(-0.5);
+                    whole.exit_heads.heads[0].weight = burn::module::Param::from_tensor(other);
+                }
+                for exit in exits.iter() {
+                    let path = folder.path().join(format!("{index}-{own_heads}-{exit}"));
+                    let part = whole.clone().extract(exit).unwrap();
+                    part.save_pretrained(&path, &SaveOptions::default())
+                        .unwrap();
+                    let part = Llama::from_pretrained(&path, &test_device()).unwrap();
+                    assert_eq!(part.depth(), exit.depth());
+                    assert!(part.exits_with_heads().is_empty());
+                    assert_eq!(logits(&part, exit), logits(&whole, exit));
+                }
+            }
+        }
+    }
+
+    /// A block of the exit's own becomes the last block; the whole folder keeps it too.
+    #[test]
+    fn an_exit_with_a_block_of_its_own_is_one_block_deeper() {
+        let exits = Exits::new([1, 3, 4]).unwrap();
+        let device = test_device();
+        let mut whole = model(true).with_exit_blocks(&exits).unwrap();
+        let other = model(false).model;
+        for (own, block) in whole.exit_blocks.blocks.iter_mut().zip(other.layers) {
+            own.block = block;
+            own.norm.weight = burn::module::Param::from_tensor(Tensor::full([8], 0.7, &device));
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("whole");
+        whole
+            .save_pretrained(&path, &SaveOptions::default())
+            .unwrap();
+        let loaded = Llama::from_pretrained(&path, &device).unwrap();
+        assert_eq!(loaded.exits_with_blocks(), whole.exits_with_blocks());
+        for exit in exits.iter() {
+            assert_eq!(logits(&loaded, exit), logits(&whole, exit));
+            let part = whole.clone().extract(exit).unwrap();
+            let deeper = usize::from(exit != exits.last());
+            assert_eq!(part.depth(), exit.depth() + deeper);
+            assert!(part.exits_with_blocks().is_empty());
+            let full = Exits::new([part.depth()]).unwrap().last();
+            assert_eq!(logits(&part, full), logits(&whole, exit));
+        }
+    }
+
+    /// No cache holds the keys of an exit's own block: it is refused, the full depth is not.
+    #[test]
+    fn an_exit_with_a_block_of_its_own_is_decoded_by_itself() {
+        let exits = Exits::new([2, 4]).unwrap();
+        let whole = model(true).with_exit_blocks(&exits).unwrap();
+        let prompt = Prompt {
+            tokens: vec![1, 2],
+            seed: 0,
+        };
+        let decode = |exit| {
+            let settings = DecodeSettings::greedy(Mode::Static(exit), 3);
+            let decoder = Decoder::new(&whole, std::slice::from_ref(&prompt), settings).unwrap();
+            decoder.collect::<Result<Vec<_>, _>>()
+        };
+        assert_eq!(decode(exits.last()).unwrap().len(), 3);
+        let first = exits.iter().next().unwrap();
+        let message = decode(first).unwrap_err().to_string();
+        assert!(
+            message.contains("exit 2 has a block of its own"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn an_exit_beyond_the_model_is_refused() {
+        let exit = Exits::new([5]).unwrap().last();
+        let message = model(true).extract(exit).unwrap_err().to_string();
+        assert!(message.contains("exit 5"), "{message}");
+    }
+}

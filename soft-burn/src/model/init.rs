@@ -1,0 +1,262 @@
+//! One walk over the tensors of a LLaMA, shared by loading and drawing fresh weights.
+//!
+//! The walk names every tensor as Hugging Face does and asks a source for its values; what the
+//! source is, a file or a random generator, is all that differs.
+
+use burn::module::Param;
+use burn::tensor::Tensor;
+use soft_core::Exits;
+
+use crate::error::Error;
+use crate::model::attention::Attention;
+use crate::model::block::{Block, heads_of};
+use crate::model::config::LlamaConfig;
+use crate::model::exit_blocks::{EXIT_BLOCKS, ExitBlock, ExitBlocks};
+use crate::model::exit_heads::{EXIT_HEADS, ExitHeads};
+use crate::model::layers::{Embedding, FeedForward, Projection, RmsNorm};
+use crate::model::llama::{Body, Llama};
+use crate::model::placement::Placement;
+
+/// Where weights come from: `(name, shape)` to values, row by row.
+pub(crate) trait WeightSource {
+    fn values(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error>;
+}
+
+/// Builds a model of this shape, every weight from `source`.
+pub(crate) fn construct(
+    config: LlamaConfig,
+    source: &mut impl WeightSource,
+    place: &Placement,
+) -> Result<Llama, Error> {
+    place.check()?;
+    let mut walk = Walk { source, place };
+    let d_model = config.d_model;
+    let lm_head = if config.tied {
+        None
+    } else {
+        Some(walk.projection("lm_head", config.vocab, d_model)?)
+    };
+    let embed_tokens = Embedding {
+        weight: walk.matrix("model.embed_tokens.weight", [config.vocab, d_model])?,
+    };
+    let layers = (0..config.n_layers)
+        .map(|layer| walk.block(&config, &format!("model.layers.{layer}")))
+        .collect::<Result<_, _>>()?;
+    let norm = walk.norm("model.norm", &config)?;
+    let model = Body {
+        embed_tokens,
+        layers,
+        norm,
+    };
+    Ok(Llama {
+        model,
+        lm_head,
+        exit_heads: ExitHeads::none(),
+        exit_blocks: ExitBlocks::none(),
+        config,
+    })
+}
+
+/// Adds heads of single exits from `source`, named `exit_heads.{depth}.weight`.
+pub(crate) fn construct_exit_heads(
+    mut llama: Llama,
+    exits: &Exits,
+    source: &mut impl WeightSource,
+) -> Result<Llama, Error> {
+    let place = llama.placement();
+    let (vocab, d_model) = (llama.config.vocab, llama.config.d_model);
+    let exits: Vec<_> = exits.iter().collect();
+    let mut walk = Walk {
+        source,
+        place: &place,
+    };
+    let head =
+        |exit: &soft_core::Exit| walk.projection(&format!("{EXIT_HEADS}{exit}"), vocab, d_model);
+    let heads = exits.iter().map(head).collect::<Result<_, _>>()?;
+    llama.exit_heads = ExitHeads { heads, exits };
+    Ok(llama)
+}
+
+/// Adds blocks of single exits from `source`, named `exit_blocks.{depth}`.
+pub(crate) fn construct_exit_blocks(
+    mut llama: Llama,
+    exits: &Exits,
+    source: &mut impl WeightSource,
+) -> Result<Llama, Error> {
+    let place = llama.placement();
+    let exits: Vec<_> = exits.iter().collect();
+    let mut walk = Walk {
+        source,
+        place: &place,
+    };
+    let own = |exit: &soft_core::Exit| {
+        let name = format!("{EXIT_BLOCKS}{exit}");
+        Ok::<_, Error>(ExitBlock {
+            block: walk.block(&llama.config, &format!("{name}.block"))?,
+            norm: walk.norm(&format!("{name}.norm"), &llama.config)?,
+        })
+    };
+    let blocks = exits.iter().map(own).collect::<Result<_, _>>()?;
+    llama.exit_blocks = ExitBlocks { blocks, exits };
+    Ok(llama)
+}
+
+struct Walk<'a, S> {
+    source: &'a mut S,
+    place: &'a Placement,
+}
+
+impl<S: WeightSource> Walk<'_, S> {
+    fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<Param<Tensor<2>>, Error> {
+        let values = self.source.values(name, &shape)?;
+        Ok(Param::from_tensor(self.place.put(values, shape)))
+    }
+
+    fn projection(&mut self, name: &str, d_out: usize, d_in: usize) -> Result<Projection, Error> {
+        let weight = self.matrix(&format!("{name}.weight"), [d_out, d_in])?;
+        Ok(Projection { weight })
+    }
+
+    fn norm(&mut self, name: &str, config: &LlamaConfig) -> Result<RmsNorm, Error> {
+        let values = self
+            .source
+            .values(&format!("{name}.weight"), &[config.d_model])?;
+        let weight = Param::from_tensor(self.place.put(values, [config.d_model]));
+        Ok(RmsNorm {
+            weight,
+            eps: config.norm_eps,
+        })
+    }
+
+    fn block(&mut self, config: &LlamaConfig, prefix: &str) -> Result<Block, Error> {
+        let name = |part: &str| format!("{prefix}.{part}");
+        let (d_model, d_ff) = (config.d_model, config.d_feed_forward);
+        let queries = config.n_heads * config.head_dim;
+        let keys = config.n_kv_heads * config.head_dim;
+        Ok(Block {
+            self_attn: Attention {
+                q_proj: self.projection(&name("self_attn.q_proj"), queries, d_model)?,
+                k_proj: self.projection(&name("self_attn.k_proj"), keys, d_model)?,
+                v_proj: self.projection(&name("self_attn.v_proj"), keys, d_model)?,
+                o_proj: self.projection(&name("self_attn.o_proj"), d_model, queries)?,
+                heads: heads_of(config),
+            },
+            mlp: FeedForward {
+                gate_proj: self.projection(&name("mlp.gate_proj"), d_ff, d_model)?,
+                up_proj: self.projection(&name("mlp.up_proj"), d_ff, d_model)?,
+                down_proj: self.projection(&name("mlp.down_proj"), d_model, d_ff)?,
+            },
+            input_layernorm: self.norm(&name("input_layernorm"), config)?,
+            post_attention_layernorm: self.norm(&name("post_attention_layernorm"), config)?,
+        })
+    }
+}
+
+impl Llama {
+    /// A model with fresh weights: matrices normal with the config's `initializer_range`, norms 1,
+    /// all drawn from `seed` the same way on every device.
+    ///
+    /// # Errors
+    /// When the configuration describes no model, or the device does not compute in the number type.
+    pub fn random(
+        config: LlamaConfig,
+        seed: u64,
+        place: impl Into<Placement>,
+    ) -> Result<Self, Error> {
+        config.validate()?;
+        let deviation = config.initializer_range as f32;
+        construct(
+            config,
+            &mut Normal {
+                uniform: SplitMix(seed),
+                deviation,
+            },
+            &place.into(),
+        )
+    }
+}
+
+/// Uniform numbers from a seed: SplitMix64 (Steele, Lea, Flood 2014).
+pub(crate) struct SplitMix(pub u64);
+
+impl SplitMix {
+    const STEP: u64 = 0x9E37_79B9_7F4A_7C15;
+
+    /// The generator after so many numbers.
+    fn after(&self, numbers: usize) -> Self {
+        Self(self.0.wrapping_add(Self::STEP.wrapping_mul(numbers as u64)))
+    }
+
+    /// Uniform in (0, 1].
+    pub fn uniform(&mut self) -> f64 {
+        self.0 = self.0.wrapping_add(Self::STEP);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (((z ^ (z >> 31)) >> 11) + 1) as f64 / (1u64 << 53) as f64
+    }
+}
+
+/// Normal numbers, by Box and Muller: two uniform ones each.
+struct Normal {
+    uniform: SplitMix,
+    deviation: f32,
+}
+
+/// Numbers that are worth a thread.
+const SHARE: usize = 1 << 20;
+
+impl Normal {
+    fn next(&mut self) -> f32 {
+        let radius = (-2.0 * self.uniform.uniform().ln()).sqrt();
+        let angle = 2.0 * std::f64::consts::PI * self.uniform.uniform();
+        (radius * angle.cos()) as f32 * self.deviation
+    }
+
+    /// The next `count` numbers, shares of which are drawn at a time: the same whatever the threads.
+    fn many(&mut self, count: usize) -> Vec<f32> {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let share = count.div_ceil(threads).max(SHARE);
+        let mut values = vec![0.0; count];
+        std::thread::scope(|scope| {
+            for (index, share_of_values) in values.chunks_mut(share).enumerate() {
+                let mut normal = Normal {
+                    uniform: self.uniform.after(2 * index * share),
+                    deviation: self.deviation,
+                };
+                scope.spawn(move || share_of_values.fill_with(|| normal.next()));
+            }
+        });
+        self.uniform = self.uniform.after(2 * count);
+        values
+    }
+}
+
+impl WeightSource for Normal {
+    fn values(&mut self, _name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
+        let count = shape.iter().product();
+        // The only tensors of one dimension are norm weights.
+        Ok(match shape.len() {
+            1 => vec![1.0; count],
+            _ => self.many(count),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_those_of_one_go() {
+        let fresh = || Normal {
+            uniform: SplitMix(7),
+            deviation: 0.5,
+        };
+        let (mut shared, mut one_go) = (fresh(), fresh());
+        let count = 2 * SHARE + 3;
+        let wanted: Vec<f32> = (0..count).map(|_| one_go.next()).collect();
+        assert!(shared.many(count) == wanted);
+        assert_eq!(shared.next(), one_go.next());
+    }
+}

@@ -1,0 +1,103 @@
+//! Keys and values of one block in tensors on the device.
+//!
+//! `[rows, n_kv_heads, slots, head_dim]` each; position p of a row lies in slot p. Slots beyond a row's fill
+//! hold leftovers that no mask lets through and that the next positions overwrite. Slots are added
+//! by doubling, so that appending a token copies the cache only now and then.
+
+use burn::tensor::{DType, Device, Tensor};
+
+use crate::ops::attention::Heads;
+
+/// Keys and values; none before the first position.
+#[derive(Clone, Debug)]
+pub(crate) struct TensorStore {
+    stored: Option<(Tensor<4>, Tensor<4>)>,
+    rows: usize,
+    heads: Heads,
+    device: Device,
+}
+
+/// Where a pass goes: the same number of positions for every row, some of which may be padding.
+#[derive(Clone, Debug)]
+pub(crate) struct Span {
+    /// First new position of each row.
+    pub starts: Vec<usize>,
+    /// Number of new positions, the same for all rows.
+    pub seq: usize,
+    /// Keys that any row may see afterwards.
+    pub keys: usize,
+}
+
+impl Span {
+    /// `seq` positions after those that each row has.
+    pub fn new(starts: Vec<usize>, seq: usize) -> Self {
+        let keys = starts.iter().max().map_or(seq, |most| most + seq);
+        Self { starts, seq, keys }
+    }
+
+    /// Whether all rows continue at one position.
+    pub fn common_start(&self) -> Option<usize> {
+        let first = *self.starts.first()?;
+        let same = self.starts.iter().all(|&start| start == first);
+        same.then_some(first)
+    }
+}
+
+impl TensorStore {
+    /// Holds nothing yet.
+    pub fn new(rows: usize, heads: Heads, device: Device) -> Self {
+        Self {
+            stored: None,
+            rows,
+            heads,
+            device,
+        }
+    }
+
+    /// Stores new keys and values, `[rows, n_kv_heads, seq, head_dim]`, and returns all that any row
+    /// may see, `[rows, n_kv_heads, keys, head_dim]`.
+    pub fn append(&mut self, span: &Span, k: Tensor<4>, v: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
+        let (keys, values) = self.with_room_for(span.keys, k.dtype());
+        let (keys, values) = (write(keys, span, k), write(values, span, v));
+        let seen = |stored: &Tensor<4>| stored.clone().narrow(2, 0, span.keys);
+        let visible = (seen(&keys), seen(&values));
+        self.stored = Some((keys, values));
+        visible
+    }
+
+    /// What is stored, taken out, with at least so many slots.
+    fn with_room_for(&mut self, keys: usize, dtype: DType) -> (Tensor<4>, Tensor<4>) {
+        let slots = self.stored.as_ref().map_or(0, |(keys, _)| keys.dims()[2]);
+        let wanted = keys.max(2 * slots).max(MIN_SLOTS);
+        let Heads { key_value, dim, .. } = self.heads;
+        let shape = [self.rows, key_value, wanted - slots, dim];
+        let room = || Tensor::zeros(shape, (&self.device, dtype));
+        match self.stored.take() {
+            Some(stored) if slots >= keys => stored,
+            Some((keys, values)) => (
+                Tensor::cat(vec![keys, room()], 2),
+                Tensor::cat(vec![values, room()], 2),
+            ),
+            None => (room(), room()),
+        }
+    }
+}
+
+/// Slots taken at first: small enough to cost nothing, large enough for a short answer.
+const MIN_SLOTS: usize = 64;
+
+/// Puts `new` at each row's start; in place where the backend can.
+fn write(stored: Tensor<4>, span: &Span, new: Tensor<4>) -> Tensor<4> {
+    let [rows, heads, _, dim] = stored.dims();
+    if let Some(start) = span.common_start() {
+        return stored.slice_assign([0..rows, 0..heads, start..start + span.seq, 0..dim], new);
+    }
+    let place = |stored: Tensor<4>, (row, &start): (usize, &usize)| {
+        let row_of_new = new.clone().narrow(0, row, 1);
+        stored.slice_assign(
+            [row..row + 1, 0..heads, start..start + span.seq, 0..dim],
+            row_of_new,
+        )
+    };
+    span.starts.iter().enumerate().fold(stored, place)
+}

@@ -1,0 +1,72 @@
+//! The parts of a decoder block, with the field names of Hugging Face checkpoints.
+//!
+//! Field names and weight layouts are those of transformers' `modeling_llama`, so that a module's
+//! path is the name of the tensor in the file. Layers hold weights only: positions, masks and
+//! caches come from outside.
+
+use burn::module::{Module, Param};
+use burn::tensor::Tensor;
+
+use crate::dtype::{in_f32, to_f32};
+use crate::ops::linear::project;
+use crate::ops::swiglu::swiglu;
+
+/// Token embedding: one row of `weight` per token, `[vocab, d_model]`.
+#[derive(Module, Debug)]
+pub(crate) struct Embedding {
+    pub weight: Param<Tensor<2>>,
+}
+
+/// A linear map without bias; `weight` is `[d_out, d_in]`, as torch keeps it.
+#[derive(Module, Debug)]
+pub(crate) struct Projection {
+    pub weight: Param<Tensor<2>>,
+}
+
+impl Projection {
+    /// `x · weightᵀ`: `[rows, d_in]` to `[rows, d_out]`; with an adapter, what it adds takes the short way through its factors.
+    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        let Some(adapter) = self.weight.adapter() else {
+            return project(x, self.weight.val());
+        };
+        let low = project(x.clone(), adapter.b.val());
+        let added = project(low, adapter.a.val()).mul_scalar(adapter.scale);
+        project(x, self.weight.base()) + added
+    }
+}
+
+/// Root-mean-square norm (Zhang and Sennrich, arXiv 1910.07467): x / √(mean x² + ε) · weight.
+#[derive(Module, Debug)]
+pub(crate) struct RmsNorm {
+    pub weight: Param<Tensor<1>>,
+    #[module(skip)]
+    pub eps: f64,
+}
+
+impl RmsNorm {
+    /// Norms every row of `[rows, d_model]`.
+    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        in_f32(x, |x| {
+            let mean_square = x.clone().square().mean_dim(1);
+            let scale = mean_square.add_scalar(self.eps).sqrt().recip();
+            x * scale * to_f32(self.weight.val()).unsqueeze()
+        })
+    }
+}
+
+/// SwiGLU feed-forward (Shazeer, arXiv 2002.05202): down(silu(gate x) · up x).
+#[derive(Module, Debug)]
+pub(crate) struct FeedForward {
+    pub gate_proj: Projection,
+    pub up_proj: Projection,
+    pub down_proj: Projection,
+}
+
+impl FeedForward {
+    /// `[rows, d_model]` to the same.
+    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        let gate = self.gate_proj.forward(x.clone());
+        self.down_proj
+            .forward(swiglu(gate, self.up_proj.forward(x)))
+    }
+}

@@ -1,0 +1,153 @@
+//! LLaMA as published, cut at any depth.
+//!
+//! Sub-model f_n is the embedding, the first n blocks, the final norm and the head (Sorted LLaMA,
+//! section 3). Source of the architecture: Touvron et al., LLaMA 2 (arXiv 2307.09288), and
+//! transformers' `modeling_llama`. A model holds weights and its shape, no state: cache, schedule
+//! and tokenizer live elsewhere.
+
+use std::ops::Range;
+
+use burn::module::{Module, Param};
+use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
+
+use crate::dtype::WeightType;
+use crate::error::Error;
+use crate::model::attention::{Padding, Pass};
+use crate::model::block::Block;
+use crate::model::config::LlamaConfig;
+use crate::model::exit_blocks::ExitBlocks;
+use crate::model::exit_heads::ExitHeads;
+use crate::model::kv_store::Span;
+use crate::model::layers::{Embedding, Projection, RmsNorm};
+use crate::model::placement::Placement;
+use crate::model::rope::{self, Rotation};
+use crate::ops::attention::CausalMask;
+
+/// A LLaMA whose first n blocks are models of their own.
+#[derive(Module, Debug)]
+pub struct Llama {
+    pub(crate) model: Body,
+    /// The language-model head; none when it is the embedding.
+    pub(crate) lm_head: Option<Projection>,
+    /// Heads of single exits, for SFT+ICT; none for SoFT.
+    pub(crate) exit_heads: ExitHeads,
+    /// Blocks of single exits, for Balcony; none for SoFT.
+    pub(crate) exit_blocks: ExitBlocks,
+    #[module(skip)]
+    pub(crate) config: LlamaConfig,
+}
+
+/// Everything below the head; the name in checkpoints is `model`.
+#[derive(Module, Debug)]
+pub(crate) struct Body {
+    pub embed_tokens: Embedding,
+    pub layers: Vec<Block>,
+    pub norm: RmsNorm,
+}
+
+impl Llama {
+    /// The same shape without weights, to stand in for a model while its weights are changed.
+    pub(crate) fn hollow(&self) -> Self {
+        Self {
+            model: Body {
+                embed_tokens: Embedding {
+                    weight: Param::from_tensor(Tensor::zeros([1, 1], &self.device())),
+                },
+                layers: Vec::new(),
+                norm: self.model.norm.clone(),
+            },
+            lm_head: None,
+            exit_heads: ExitHeads::none(),
+            exit_blocks: ExitBlocks::none(),
+            config: self.config.clone(),
+        }
+    }
+
+    /// The model's shape.
+    pub fn config(&self) -> &LlamaConfig {
+        &self.config
+    }
+
+    /// Where the weights are; autodiff is on for a model in training.
+    pub fn device(&self) -> Device {
+        self.model.embed_tokens.weight.val().device()
+    }
+
+    /// Rows of `seq` token ids each, one after the other, on the model's device: `[rows, seq]`.
+    pub(crate) fn token_tensor(&self, tokens: &[u32], seq: usize) -> Result<Tensor<2, Int>, Error> {
+        let vocab = self.config.vocab;
+        if let Some(index) = tokens.iter().position(|&token| token as usize >= vocab) {
+            let (row, position, token) = (index / seq, index % seq, tokens[index]);
+            let outside = soft_core::BatchError::OutsideVocabulary {
+                row,
+                position,
+                token,
+                vocab,
+            };
+            return Err(outside.into());
+        }
+        let ids: Vec<i64> = tokens.iter().map(|&token| token.into()).collect();
+        let shape = [tokens.len() / seq, seq];
+        Ok(Tensor::from_data(
+            TensorData::new(ids, shape),
+            &self.device(),
+        ))
+    }
+
+    /// Angular frequencies of the rotary positions.
+    pub(crate) fn frequencies(&self) -> Vec<f32> {
+        let config = &self.config;
+        rope::frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
+    }
+
+    /// What the blocks share when every row brings as many of the span's positions as `counts` says.
+    pub(crate) fn pass(&self, counts: &[usize], span: &Span) -> Pass {
+        // Rows that continue at one position share angles and mask.
+        let common = span.common_start().map(|start| [start]);
+        let starts = common
+            .as_ref()
+            .map_or(span.starts.as_slice(), |start| start.as_slice());
+        let device = self.device();
+        Pass {
+            rows: counts.len(),
+            seq: span.seq,
+            padding: Padding::new(counts, span.seq, &device),
+            rotation: Rotation::new(&self.frequencies(), starts, span.seq, &device),
+            mask: CausalMask::new(starts, span.seq, span.keys, &device),
+        }
+    }
+
+    /// The pass of rows of these lengths from their first position on, one after the other without padding.
+    pub(crate) fn whole_rows(&self, lengths: &[usize]) -> Pass {
+        let seq = lengths.iter().copied().max().unwrap_or(0);
+        self.pass(lengths, &Span::new(vec![0; lengths.len()], seq))
+    }
+
+    /// Refuses blocks that are not there.
+    pub(crate) fn check_blocks(&self, range: &Range<usize>) -> Result<(), Error> {
+        let (&Range { start, end }, depth) = (range, self.config.n_layers);
+        if end > depth || start > end {
+            return Err(Error::NoSuchBlocks { start, end, depth });
+        }
+        Ok(())
+    }
+}
+
+impl Llama {
+    /// Where the model is, for parts that are added to it.
+    pub(crate) fn placement(&self) -> Placement {
+        Placement {
+            device: self.device(),
+            weight_type: self.weight_type(),
+        }
+    }
+
+    /// Number type of the weights.
+    pub fn weight_type(&self) -> WeightType {
+        match FloatDType::from(self.model.norm.weight.val().dtype()) {
+            FloatDType::BF16 => WeightType::Bf16,
+            FloatDType::F16 => WeightType::F16,
+            _ => WeightType::F32,
+        }
+    }
+}

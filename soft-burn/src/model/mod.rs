@@ -1,0 +1,17 @@
+//! LLaMA and what it is made of. Knows no file and no loss.
+
+pub(crate) mod attention;
+pub(crate) mod balcony;
+pub(crate) mod block;
+pub(crate) mod config;
+pub(crate) mod exit_blocks;
+pub(crate) mod exit_heads;
+pub(crate) mod extract;
+pub(crate) mod head;
+pub(crate) mod init;
+pub(crate) mod kv_store;
+pub(crate) mod layers;
+pub(crate) mod llama;
+pub(crate) mod parameters;
+pub(crate) mod placement;
+pub(crate) mod rope;

@@ -1,0 +1,254 @@
+//! Walks over a model's parameters by their names in checkpoints.
+//!
+//! A module's path is the Hugging Face name of its tensor; only heads and blocks of single exits are
+//! numbered by position in the module and by depth on disk.
+
+use std::collections::BTreeMap;
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{FloatDType, Gradients, Tensor};
+
+use crate::dtype::{WeightType, float_type};
+use crate::error::Error;
+use crate::files::safetensors::NamedTensor;
+use crate::model::exit_blocks::EXIT_BLOCKS;
+use crate::model::exit_heads::EXIT_HEADS;
+use crate::model::llama::Llama;
+
+/// A gradient as optimisers take it.
+pub(crate) fn flat_gradient<const D: usize>(gradient: Tensor<D>) -> Tensor<1> {
+    let length = gradient.shape().num_elements();
+    gradient.reshape([length])
+}
+
+/// Keeps the path while a walk goes down and up the module tree.
+#[derive(Default)]
+struct Path(Vec<String>);
+
+impl Path {
+    fn name(&self) -> String {
+        let name = self.0.join(".");
+        let name = name.replace("exit_heads.heads.", EXIT_HEADS);
+        name.replace("exit_blocks.blocks.", EXIT_BLOCKS)
+    }
+}
+
+/// All weights of `model` on the host, named as in checkpoints.
+pub(crate) fn named_tensors(model: &Llama) -> Result<Vec<NamedTensor>, Error> {
+    struct Collect {
+        path: Path,
+        tensors: Vec<NamedTensor>,
+        failure: Option<Error>,
+    }
+    impl ModuleVisitor for Collect {
+        fn enter_module(&mut self, name: &str, _container: &str) {
+            self.path.0.push(name.to_owned());
+        }
+        fn exit_module(&mut self, _name: &str, _container: &str) {
+            self.path.0.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let name = self.path.name();
+            let tensor = param.val();
+            let shape = tensor.dims().to_vec();
+            match host_values(tensor, &name) {
+                Ok(values) => self.tensors.push(NamedTensor {
+                    name,
+                    shape,
+                    values,
+                }),
+                Err(error) => self.failure = Some(error),
+            }
+        }
+    }
+    let mut collect = Collect {
+        path: Path::default(),
+        tensors: Vec::new(),
+        failure: None,
+    };
+    model.visit(&mut collect);
+    let Collect {
+        mut tensors,
+        failure,
+        ..
+    } = collect;
+    if let Some(failure) = failure {
+        return Err(failure);
+    }
+    for tensor in &mut tensors {
+        if let Some(name) = name_on_disk(model, &tensor.name) {
+            tensor.name = name;
+        }
+    }
+    Ok(tensors)
+}
+
+/// How many numbers every parameter has, by its name in the model.
+pub(crate) fn lengths(model: &Llama) -> BTreeMap<String, usize> {
+    struct Measure {
+        path: Path,
+        lengths: BTreeMap<String, usize>,
+    }
+    impl ModuleVisitor for Measure {
+        fn enter_module(&mut self, name: &str, _container: &str) {
+            self.path.0.push(name.to_owned());
+        }
+        fn exit_module(&mut self, _name: &str, _container: &str) {
+            self.path.0.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let length = param.val().shape().num_elements();
+            self.lengths.insert(self.path.name(), length);
+        }
+    }
+    let mut measure = Measure {
+        path: Path::default(),
+        lengths: BTreeMap::new(),
+    };
+    model.visit(&mut measure);
+    measure.lengths
+}
+
+/// `exit_heads.0.weight` is `exit_heads.12.weight` on disk when the first head serves exit 12; none for other names.
+fn name_on_disk(model: &Llama, name: &str) -> Option<String> {
+    let of_exits = [
+        (EXIT_HEADS, &model.exit_heads.exits),
+        (EXIT_BLOCKS, &model.exit_blocks.exits),
+    ];
+    of_exits.into_iter().find_map(|(prefix, exits)| {
+        let (index, rest) = name.strip_prefix(prefix)?.split_once('.')?;
+        let exit = exits.get(index.parse::<usize>().ok()?)?;
+        Some(format!("{prefix}{exit}.{rest}"))
+    })
+}
+
+/// A tensor's numbers on the host, as f32.
+pub(crate) fn host_values<const D: usize>(
+    tensor: Tensor<D>,
+    name: &str,
+) -> Result<Vec<f32>, Error> {
+    tensor
+        .try_into_vec_as::<f32>()
+        .map_err(|source| Error::Read {
+            name: name.to_owned(),
+            reason: source.to_string(),
+        })
+}
+
+/// Takes the gradient of every trained parameter out of `gradients`, flattened, by name.
+pub(crate) fn named_gradients(
+    model: &Llama,
+    gradients: &mut Gradients,
+) -> Vec<(String, Tensor<1>)> {
+    struct Take<'a> {
+        path: Path,
+        gradients: &'a mut Gradients,
+        found: Vec<(String, Tensor<1>)>,
+    }
+    impl ModuleVisitor for Take<'_> {
+        fn enter_module(&mut self, name: &str, _container: &str) {
+            self.path.0.push(name.to_owned());
+        }
+        fn exit_module(&mut self, _name: &str, _container: &str) {
+            self.path.0.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(gradient) = param.val().grad_remove(self.gradients) {
+                self.found.push((self.path.name(), flat_gradient(gradient)));
+            }
+        }
+    }
+    let mut take = Take {
+        path: Path::default(),
+        gradients,
+        found: Vec::new(),
+    };
+    model.visit(&mut take);
+    take.found
+}
+
+/// Replaces every parameter by what `change` makes of its name, rank and value, flattened and without autodiff.
+/// Whether a parameter is trained stays as it was. The value is handed over, not lent, so that it can be changed in place.
+pub(crate) fn map_parameters(
+    model: Llama,
+    change: impl FnMut(&str, usize, Tensor<1>) -> Tensor<1>,
+) -> Llama {
+    struct Change<F> {
+        path: Path,
+        change: F,
+    }
+    impl<F: FnMut(&str, usize, Tensor<1>) -> Tensor<1>> ModuleMapper for Change<F> {
+        fn enter_module(&mut self, name: &str, _container: &str) {
+            self.path.0.push(name.to_owned());
+        }
+        fn exit_module(&mut self, _name: &str, _container: &str) {
+            self.path.0.pop();
+        }
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let name = self.path.name();
+            param.map(|value| {
+                let (shape, length) = (value.shape(), value.shape().num_elements());
+                let strategy = value.gradient_checkpointing_strategy();
+                let trained = value.is_require_grad();
+                let flat = value.inner().reshape([length]);
+                let new: Tensor<D> = (self.change)(&name, D, flat).reshape(shape);
+                let new = match strategy {
+                    None => new,
+                    Some(strategy) => new
+                        .autodiff()
+                        .with_gradient_checkpointing_strategy(strategy),
+                };
+                new.set_require_grad(trained)
+            })
+        }
+    }
+    model.map(&mut Change {
+        path: Path::default(),
+        change,
+    })
+}
+
+/// Name of the first parameter that holds a number that is not finite.
+pub(crate) fn not_finite(model: &Llama) -> Option<String> {
+    struct Find {
+        path: Path,
+        found: Option<String>,
+    }
+    impl ModuleVisitor for Find {
+        fn enter_module(&mut self, name: &str, _container: &str) {
+            self.path.0.push(name.to_owned());
+        }
+        fn exit_module(&mut self, _name: &str, _container: &str) {
+            self.path.0.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            // 0 · x is 0 for every finite x and NaN for every other.
+            let sum: f32 = param.val().inner().mul_scalar(0.0).sum().into_scalar();
+            if sum.is_nan() && self.found.is_none() {
+                self.found = Some(self.path.name());
+            }
+        }
+    }
+    let mut find = Find {
+        path: Path::default(),
+        found: None,
+    };
+    model.visit(&mut find);
+    find.found
+}
+
+impl Llama {
+    /// The model with weights of this type, without autodiff.
+    pub(crate) fn with_weights(self, weight_type: WeightType) -> Self {
+        if self.weight_type() == weight_type {
+            return self;
+        }
+        struct Cast(FloatDType);
+        impl ModuleMapper for Cast {
+            fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+                param.map(|value| value.cast(self.0))
+            }
+        }
+        self.map(&mut Cast(float_type(weight_type)))
+    }
+}

@@ -1,0 +1,257 @@
+//! Rotary position embedding in the rotate-half layout of Hugging Face checkpoints.
+//!
+//! Position p turns the pair (x_i, x_{i+d/2}) of a head by the angle p · θ^(-2i/d). Sources: Su et al.,
+//! RoFormer (arXiv 2104.09864); transformers' `modeling_rope_utils` for the llama3 and linear
+//! scalings. Frequencies, angles and their sines are computed in f32 as the reference does, since
+//! at large positions the rounding of the angle is visible in the logits.
+
+use burn::tensor::{Device, Tensor, TensorData};
+use serde_json::{Value, json};
+
+use crate::dtype::in_f32;
+
+/// How rotary frequencies are stretched for texts longer than those of pre-training.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum RopeScaling {
+    /// As they are.
+    None,
+    /// All divided by one factor.
+    Linear {
+        /// The divisor.
+        factor: f64,
+    },
+    /// LLaMA 3: low frequencies divided, high ones kept, a ramp between.
+    Llama3 {
+        /// The divisor of low frequencies.
+        factor: f64,
+        /// Wavelengths longer than the original context over this are divided.
+        low_freq_factor: f64,
+        /// Wavelengths shorter than the original context over this are kept.
+        high_freq_factor: f64,
+        /// Context length of pre-training.
+        original_max_positions: usize,
+    },
+}
+
+/// What is wrong with the rope entry of a config.
+pub(crate) struct RopeProblem {
+    pub key: &'static str,
+    pub found: String,
+    pub expected: &'static str,
+}
+
+impl RopeScaling {
+    /// Reads `rope_scaling` or `rope_parameters`.
+    pub(crate) fn from_json(
+        rope: Option<&Value>,
+        max_positions: usize,
+    ) -> Result<Self, RopeProblem> {
+        let Some(rope) = rope.filter(|rope| !rope.is_null()) else {
+            return Ok(Self::None);
+        };
+        if !rope.is_object() {
+            return Err(RopeProblem {
+                key: "rope_scaling",
+                found: rope.to_string(),
+                expected: "an object or null",
+            });
+        }
+        let kind = rope.get("rope_type").or_else(|| rope.get("type"));
+        let number = |key: &'static str| {
+            let value = rope
+                .get(key)
+                .and_then(Value::as_f64)
+                .filter(|value| *value > 0.0);
+            value.ok_or_else(|| RopeProblem {
+                key,
+                found: rope.get(key).map_or("absent".into(), Value::to_string),
+                expected: "a positive number",
+            })
+        };
+        let scaling = match kind.and_then(Value::as_str).unwrap_or("default") {
+            "default" => Self::None,
+            "linear" => Self::Linear {
+                factor: number("factor")?,
+            },
+            "llama3" => {
+                let key = "original_max_position_embeddings";
+                Self::Llama3 {
+                    factor: number("factor")?,
+                    low_freq_factor: number("low_freq_factor")?,
+                    high_freq_factor: number("high_freq_factor")?,
+                    original_max_positions: match rope.get(key) {
+                        Some(_) => number(key)? as usize,
+                        None => max_positions,
+                    },
+                }
+            }
+            other => {
+                return Err(RopeProblem {
+                    key: "rope_type",
+                    found: other.to_owned(),
+                    expected: "default, linear or llama3",
+                });
+            }
+        };
+        Ok(scaling)
+    }
+
+    /// Refuses factors that are no positive numbers, and a llama3 ramp that does not climb.
+    pub(crate) fn check(self) -> Result<(), RopeProblem> {
+        let positive = |key, value: f64| {
+            let good = value.is_finite() && value > 0.0;
+            let problem = || RopeProblem {
+                key,
+                found: value.to_string(),
+                expected: "a positive number",
+            };
+            if good { Ok(()) } else { Err(problem()) }
+        };
+        match self {
+            Self::None => Ok(()),
+            Self::Linear { factor } => positive("factor", factor),
+            Self::Llama3 {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                original_max_positions,
+            } => {
+                positive("factor", factor)?;
+                positive("low_freq_factor", low_freq_factor)?;
+                positive(
+                    "original_max_position_embeddings",
+                    original_max_positions as f64,
+                )?;
+                // The ramp divides by the difference of its ends.
+                positive(
+                    "high_freq_factor - low_freq_factor",
+                    high_freq_factor - low_freq_factor,
+                )
+            }
+        }
+    }
+
+    pub(crate) fn to_json(self) -> Value {
+        match self {
+            Self::None => Value::Null,
+            Self::Linear { factor } => json!({ "rope_type": "linear", "factor": factor }),
+            Self::Llama3 {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                original_max_positions,
+            } => json!({
+                "rope_type": "llama3",
+                "factor": factor,
+                "low_freq_factor": low_freq_factor,
+                "high_freq_factor": high_freq_factor,
+                "original_max_position_embeddings": original_max_positions,
+            }),
+        }
+    }
+
+    fn scale(self, frequency: f32) -> f32 {
+        match self {
+            Self::None => frequency,
+            Self::Linear { factor } => frequency / factor as f32,
+            Self::Llama3 {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                original_max_positions,
+            } => {
+                let context = original_max_positions as f32;
+                let wavelength = 2.0 * std::f32::consts::PI / frequency;
+                let (low, high) = (low_freq_factor as f32, high_freq_factor as f32);
+                if wavelength > context / low {
+                    frequency / factor as f32
+                } else if wavelength < context / high {
+                    frequency
+                } else {
+                    let smooth = (context / wavelength - low) / (high - low);
+                    (1.0 - smooth) * frequency / factor as f32 + smooth * frequency
+                }
+            }
+        }
+    }
+}
+
+/// The angular frequencies of one head, `head_dim / 2` of them in radians per position.
+pub(crate) fn frequencies(head_dim: usize, theta: f64, scaling: RopeScaling) -> Vec<f32> {
+    (0..head_dim / 2)
+        .map(|pair| {
+            let exponent = (2 * pair) as f32 / head_dim as f32;
+            scaling.scale(1.0 / (theta as f32).powf(exponent))
+        })
+        .collect()
+}
+
+/// Cosines and sines for one forward pass, each `[rows or 1, 1, seq, head_dim / 2]`.
+#[derive(Clone, Debug)]
+pub(crate) struct Rotation {
+    cos: Tensor<4>,
+    sin: Tensor<4>,
+}
+
+impl Rotation {
+    /// For rows whose `seq` positions start at `starts`; one start serves all rows.
+    pub(crate) fn new(frequencies: &[f32], starts: &[usize], seq: usize, device: &Device) -> Self {
+        let positions = starts.iter().flat_map(|&start| start..start + seq);
+        let angles: Vec<f32> = positions
+            .flat_map(|position| {
+                frequencies
+                    .iter()
+                    .map(move |frequency| position as f32 * frequency)
+            })
+            .collect();
+        let shape = [starts.len(), 1, seq, frequencies.len()];
+        let table = |values: Vec<f32>| Tensor::from_data(TensorData::new(values, shape), device);
+        Self {
+            cos: table(angles.iter().map(|angle| angle.cos()).collect()),
+            sin: table(angles.iter().map(|angle| angle.sin()).collect()),
+        }
+    }
+
+    /// Turns `x`, `[rows, heads, seq, head_dim]`.
+    pub(crate) fn apply(&self, x: Tensor<4>) -> Tensor<4> {
+        in_f32(x, |x| self.turn(x))
+    }
+
+    fn turn(&self, x: Tensor<4>) -> Tensor<4> {
+        let half = x.dims()[3] / 2;
+        let first = x.clone().narrow(3, 0, half);
+        let second = x.narrow(3, half, half);
+        let (cos, sin) = (self.cos.clone(), self.sin.clone());
+        let turned_first = first.clone() * cos.clone() - second.clone() * sin.clone();
+        let turned_second = second * cos + first * sin;
+        Tensor::cat(vec![turned_first, turned_second], 3)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn llama3_keeps_high_frequencies_and_divides_low_ones() {
+        let scaling = RopeScaling::Llama3 {
+            factor: 8.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_max_positions: 16,
+        };
+        assert_eq!(scaling.scale(3.0), 3.0); // wavelength 2.1 < 16 / 4
+        assert_eq!(scaling.scale(0.1), 0.1 / 8.0); // wavelength 63 > 16
+        let between = scaling.scale(0.8); // wavelength 7.85
+        assert!(between > 0.1 && between < 0.8, "{between}");
+    }
+
+    #[test]
+    fn unknown_rope_type_is_refused() {
+        let rope = json!({ "rope_type": "yarn", "factor": 4.0 });
+        assert!(RopeScaling::from_json(Some(&rope), 16).is_err());
+        let missing = json!({ "rope_type": "llama3", "factor": 4.0 });
+        assert!(RopeScaling::from_json(Some(&missing), 16).is_err());
+        assert!(RopeScaling::from_json(Some(&Value::Null), 16).is_ok());
+    }
+}

@@ -1,0 +1,122 @@
+//! AdamW (Loshchilov and Hutter, arXiv 1711.05101): one step of one parameter.
+
+pub(crate) mod step;
+
+use burn::optim::{AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, Optimizer};
+use burn::tensor::Tensor;
+
+#[cfg(feature = "flex")]
+use crate::error::Error;
+#[cfg(feature = "flex")]
+use crate::ops::flex;
+use step::{AdamWStep, Moving};
+
+impl AdamWStep {
+    /// Moves a parameter in f32: by the kernel where there is one, else by Burn's optimizer.
+    pub fn apply(&self, gradient: Tensor<1>, moving: Moving) -> Moving {
+        #[cfg(feature = "flex")]
+        if flex::is_flex_f32(&moving.value) {
+            return self.in_place(gradient, moving);
+        }
+        self.by_burn(gradient, moving)
+    }
+
+    fn by_burn(&self, gradient: Tensor<1>, moving: Moving) -> Moving {
+        let rule: AdamW = AdamWConfig::new()
+            .with_beta_1(self.beta1)
+            .with_beta_2(self.beta2)
+            .with_epsilon(self.eps)
+            .with_weight_decay(self.decay)
+            .build();
+        let Moving {
+            value,
+            mut first,
+            mut second,
+        } = moving;
+        let state = AdamWState {
+            momentum: AdaptiveMomentumState {
+                time: self.time - 1,
+                moment_1: first.clone(),
+                moment_2: second.clone(),
+                max_moment_2: None,
+            },
+        };
+        let gradient = gradient.mul_scalar(self.scale);
+        let (value, state) = rule.step(self.rate, value, gradient, Some(state));
+        if let Some(AdamWState { momentum }) = state {
+            (first, second) = (momentum.moment_1, momentum.moment_2);
+        }
+        Moving {
+            value,
+            first,
+            second,
+        }
+    }
+}
+
+/// The sum of the squares of each gradient's numbers.
+pub(crate) fn squares(gradients: &[&Tensor<1>]) -> Vec<f64> {
+    #[cfg(feature = "flex")]
+    if gradients.iter().all(|one| flex::is_flex_f32(one)) {
+        let values = gradients.iter().map(|&one| flex::host(one.clone()));
+        let squares = values.map(|host| Ok(flex::sum_of_squares(host?.values())));
+        if let Ok(squares) = squares.collect::<Result<_, Error>>() {
+            return squares;
+        }
+    }
+    // One reading for all: each would wait for everything that the device has yet to compute.
+    let sums = gradients.iter().map(|&one| one.clone().square().sum());
+    match gradients.is_empty() {
+        true => Vec::new(),
+        false => Tensor::cat(sums.collect(), 0)
+            .into_data()
+            .iter::<f64>()
+            .collect(),
+    }
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    #![allow(clippy::unwrap_used)] // a test's way to fail
+
+    use super::*;
+
+    /// Other backends take Burn's way: the same numbers come out of both.
+    #[test]
+    fn both_ways_agree() {
+        let device = crate::device::device("cpu").unwrap();
+        let tensor = |values: [f32; 4]| Tensor::<1>::from_data(values, &device);
+        let start = || {
+            let value = tensor([0.5, -1.0, 2.0, 0.0]);
+            Moving {
+                first: value.zeros_like(),
+                second: value.zeros_like(),
+                value,
+            }
+        };
+        let (mut kernel, mut burn) = (start(), start());
+        for time in 1..=3 {
+            let gradient = tensor([0.1, 0.0, -3.0, time as f32]);
+            let step = AdamWStep {
+                scale: 1.0 / time as f64,
+                beta1: 0.9,
+                beta2: 0.999,
+                eps: 1e-8,
+                rate: 1e-2,
+                decay: 0.1,
+                time,
+            };
+            kernel = step.in_place(gradient.clone(), kernel);
+            burn = step.by_burn(gradient, burn);
+            let pairs = [
+                (&kernel.value, &burn.value),
+                (&kernel.first, &burn.first),
+                (&kernel.second, &burn.second),
+            ];
+            for (kernel, burn) in pairs {
+                let worst = (kernel.clone() - burn.clone()).abs().max();
+                assert!(worst.into_scalar::<f32>() < 2e-6);
+            }
+        }
+    }
+}

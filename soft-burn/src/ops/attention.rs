@@ -1,0 +1,61 @@
+//! Which keys a position attends to, and how much.
+
+use burn::tensor::{Device, Tensor, TensorData, activation};
+
+/// How an attention layer splits its width.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Heads {
+    pub query: usize,
+    pub key_value: usize,
+    pub dim: usize,
+}
+
+/// Which keys a position sees.
+#[derive(Clone, Debug)]
+pub(crate) struct CausalMask {
+    /// Added to attention scores: 0 where a key is seen, -∞ where not; `[rows or 1, 1, seq, keys]`.
+    added: Tensor<4>,
+    /// Whether all rows start at position 0, so that position i sees keys 0 to i.
+    #[cfg(feature = "flex")]
+    from_the_start: bool,
+}
+
+impl CausalMask {
+    /// Position i of a row that starts at s sees keys 0 to s + i. One start serves all rows.
+    /// `None` when every position sees every key.
+    pub fn new(starts: &[usize], seq: usize, keys: usize, device: &Device) -> Option<Self> {
+        if seq == 1 && starts.iter().all(|start| start + 1 == keys) {
+            return None;
+        }
+        let mut values = Vec::with_capacity(starts.len() * seq * keys);
+        for start in starts {
+            for position in 0..seq {
+                let seen = |key| {
+                    if key <= start + position {
+                        0.0
+                    } else {
+                        f32::NEG_INFINITY
+                    }
+                };
+                values.extend((0..keys).map(seen));
+            }
+        }
+        let data = TensorData::new(values, [starts.len(), 1, seq, keys]);
+        Some(Self {
+            added: Tensor::from_data(data, device),
+            #[cfg(feature = "flex")]
+            from_the_start: starts.iter().all(|&start| start == 0),
+        })
+    }
+}
+
+/// `softmax(scale · scores)` over the keys that each position sees, `[rows, heads, seq, keys]`.
+pub(crate) fn masked_softmax(scores: Tensor<4>, scale: f64, mask: &CausalMask) -> Tensor<4> {
+    #[cfg(feature = "flex")]
+    if mask.from_the_start
+        && let Some(weights) = crate::ops::flex::causal_softmax(&scores, scale as f32)
+    {
+        return weights;
+    }
+    activation::softmax(scores.mul_scalar(scale) + mask.added.clone(), 3)
+}

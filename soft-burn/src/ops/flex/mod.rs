@@ -1,0 +1,35 @@
+//! Kernels for Burn's flex backend: what Burn lacks and speed needs. Most serve decoding; `adamw`, `head_loss`, `projection`,
+//! `softmax` and `swiglu` serve training.
+//!
+//! Decoding reads every weight for a handful of states, and Burn's matrix products are made for many. Here the
+//! blocks of a pass run over slices of `f32`, and the weights are read once and in order. **Every decoding kernel is
+//! batch-invariant**: what is computed for a state does not depend, to the bit, on the states it is computed
+//! with, nor on the number of threads. So a token that is checked together with others, or decoded in a batch, is
+//! bit-equal to the one decoded alone, and exactness does not hang on rounding.
+//!
+//! The reference is the plain tensor code of `model` and `ops`, which other backends run; the laws
+//! are tested with both. SIMD is portable (pulp): AVX-512, AVX2, NEON, or plain loops, chosen at run time.
+
+mod adamw;
+mod attention;
+mod block;
+mod exp;
+mod gemm;
+mod head;
+mod head_loss;
+mod host;
+mod linear;
+mod norm;
+mod projection;
+mod softmax;
+mod swiglu;
+
+pub(crate) use adamw::sum_of_squares;
+pub(crate) use attention::{HeadStore, Place};
+pub(crate) use block::{BlockRun, BlockWeights};
+pub(crate) use head::HeadWeights;
+pub(crate) use head_loss::{HeadRun, HostTeacher};
+pub(crate) use host::{HostTensor, host, is_flex_f32, tensor};
+pub(crate) use projection::project;
+pub(crate) use softmax::causal_softmax;
+pub(crate) use swiglu::swiglu;

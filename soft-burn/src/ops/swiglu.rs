@@ -1,0 +1,12 @@
+//! The product of a SwiGLU feed-forward (Shazeer, arXiv 2002.05202).
+
+use burn::tensor::{Tensor, activation};
+
+/// `silu(gate) · up`.
+pub(crate) fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
+    #[cfg(feature = "flex")]
+    if let Some(out) = crate::ops::flex::swiglu(&gate, &up) {
+        return out;
+    }
+    activation::silu(gate) * up
+}

@@ -1,0 +1,409 @@
+//! Golden tests: logits, losses, gradients and AdamW steps against torch and transformers.
+//!
+//! The expected values and the script that made them are in `tests/fixtures`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test's way to fail
+
+use std::collections::BTreeMap;
+
+use burn::module::Module;
+use burn::tensor::Tensor;
+use safetensors::{Dtype, SafeTensors};
+use soft_core::{
+    AllExits, Batch, BatchModel, Example, Exit, Exits, LastExit, MicroBatch, NestedModel,
+    SortedLoss,
+};
+
+use crate::dtype::WeightType;
+use crate::io::pretrained::SaveOptions;
+use crate::model::llama::Llama;
+use crate::model::parameters::{host_values, named_tensors};
+use crate::tests::{fixture, test_device};
+use crate::train::balance::Balance;
+use crate::train::objective::Weighing;
+use crate::train::optimizer::{AdamWSettings, NamedAdamW, NamedGradients};
+use crate::train::settings::Objective;
+
+const FOLDERS: [&str; 3] = ["untied_mha", "tied_gqa_llama3", "odd_head_dim"];
+
+/// What torch computed, by name.
+struct Expected {
+    floats: BTreeMap<String, Vec<f32>>,
+    integers: BTreeMap<String, Vec<i64>>,
+}
+
+impl Expected {
+    fn load(folder: &str) -> Self {
+        let bytes = std::fs::read(fixture(folder).join("expected.safetensors")).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let (mut floats, mut integers) = (BTreeMap::new(), BTreeMap::new());
+        for (name, view) in file.tensors() {
+            match view.dtype() {
+                Dtype::F32 => {
+                    let chunks = view.data().chunks_exact(4);
+                    floats.insert(
+                        name,
+                        chunks
+                            .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+                            .collect(),
+                    );
+                }
+                Dtype::I64 => {
+                    let chunks = view.data().chunks_exact(8);
+                    integers.insert(
+                        name,
+                        chunks
+                            .map(|b| i64::from_le_bytes(b.try_into().unwrap()))
+                            .collect(),
+                    );
+                }
+                other => panic!("{name} holds {other:?}"),
+            }
+        }
+        Self { floats, integers }
+    }
+
+    fn scalar(&self, name: &str) -> f64 {
+        self.floats[name][0].into()
+    }
+
+    /// Tensors whose name starts with `prefix`, without it.
+    fn group<'a>(&'a self, prefix: &str) -> BTreeMap<&'a str, &'a Vec<f32>> {
+        let strip =
+            |(name, values): (&'a String, &'a Vec<f32>)| Some((name.strip_prefix(prefix)?, values));
+        self.floats.iter().filter_map(strip).collect()
+    }
+
+    fn exits(&self) -> Exits {
+        Exits::new(self.integers["exits"].iter().map(|&depth| depth as usize)).unwrap()
+    }
+
+    /// The batch: two rows, the second one padded by three.
+    fn batch(&self) -> Batch {
+        let (ids, targets) = (&self.integers["input_ids"], &self.integers["targets"]);
+        let rows: Vec<Example> = [0..11, 11..19]
+            .into_iter()
+            .map(|range| {
+                let tokens = ids[range.clone()].iter().map(|&id| id as u32).collect();
+                // targets[t] is what position t predicts: token t + 1.
+                let marks =
+                    std::iter::once(false).chain(targets[range].iter().map(|&target| target >= 0));
+                let mut marks: Vec<bool> = marks.collect();
+                marks.pop();
+                Example::new(tokens, marks).unwrap()
+            })
+            .collect();
+        let batch = Batch::from_examples(&rows.iter().collect::<Vec<_>>(), 0).unwrap();
+        assert_eq!(
+            batch.supervised_tokens(),
+            targets.iter().filter(|&&target| target >= 0).count()
+        );
+        batch
+    }
+}
+
+fn load(folder: &str) -> Llama {
+    Llama::from_pretrained(fixture(folder), &test_device()).unwrap()
+}
+
+fn largest_difference(expected: &[f32], found: &[f32]) -> f32 {
+    assert_eq!(expected.len(), found.len());
+    let differences = expected.iter().zip(found).map(|(a, b)| (a - b).abs());
+    differences.fold(0.0, |most, difference| {
+        if difference.is_nan() {
+            f32::INFINITY
+        } else {
+            most.max(difference)
+        }
+    })
+}
+
+/// Largest difference, as a part of the largest expected value of the tensor.
+fn relative_difference(expected: &[f32], found: &[f32]) -> f32 {
+    let scale = expected
+        .iter()
+        .fold(0.0f32, |most, value| most.max(value.abs()));
+    largest_difference(expected, found) / scale.max(f32::MIN_POSITIVE)
+}
+
+fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    host_values(tensor, "test").unwrap()
+}
+
+#[test]
+fn logits_at_every_exit() {
+    check_logits(&test_device(), 1e-4);
+}
+
+/// On this device they are transformers', to this.
+pub(crate) fn check_logits(device: &burn::tensor::Device, tolerance: f32) {
+    for folder in FOLDERS {
+        let model = Llama::from_pretrained(fixture(folder), device).unwrap();
+        let expected = Expected::load(folder);
+        let ids: Vec<u32> = expected.integers["input_ids"]
+            .iter()
+            .map(|&id| id as u32)
+            .collect();
+        let tokens = model.token_tensor(&ids, 11).unwrap();
+        for depth in 1..=model.depth() {
+            let logits = model.sub_model(&tokens, Exit::new(depth).unwrap()).unwrap();
+            let expected = &expected.floats[&format!("logits.exit_{depth}")];
+            let difference = largest_difference(expected, &values(logits));
+            assert!(
+                difference < tolerance,
+                "{folder}, exit {depth}: {difference}"
+            );
+        }
+    }
+}
+
+#[test]
+fn loss_at_every_exit() {
+    for folder in FOLDERS {
+        let (model, expected) = (load(folder), Expected::load(folder));
+        let batch = expected.batch();
+        let (tokens, targets) = model.prepare(&batch).unwrap();
+        let every = Exits::every(1, 1..=model.depth()).unwrap();
+        model
+            .visit_exits(&tokens, &every, |exit, hidden| {
+                let scores = model.target_scores(hidden, exit, &targets)?;
+                let sum: f64 = scores.iter().map(|score| score.nats).sum();
+                let (found, wanted) = (
+                    sum / batch.supervised_tokens() as f64,
+                    expected.scalar(&format!("loss.exit_{exit}")),
+                );
+                assert!(
+                    (found - wanted).abs() < 1e-5,
+                    "{folder}, exit {exit}: {found}, expected {wanted}"
+                );
+                Ok(())
+            })
+            .unwrap();
+    }
+}
+
+const OBJECTIVES: [Objective; 2] = [Objective::Flat, Objective::Plain];
+
+/// Every fixture with every objective.
+fn both() -> impl Iterator<Item = (&'static str, Objective)> {
+    FOLDERS
+        .into_iter()
+        .flat_map(|folder| OBJECTIVES.map(|objective| (folder, objective)))
+}
+
+/// Loss of `batch` with the weights that `schedule` gives the exits; adds its gradients.
+fn differentiate(
+    model: &Llama,
+    batch: &Batch,
+    (exits, schedule): (&Exits, &dyn SortedLoss),
+    (objective, normaliser): (Objective, usize),
+    gradients: &mut NamedGradients,
+) -> f64 {
+    let weights = schedule.weights(exits, MicroBatch::default());
+    let weighing = Weighing {
+        exits,
+        weights: &weights,
+        normaliser: normaliser as f64,
+        distillation: None,
+        balance: Balance::default(),
+        skipping: None,
+    };
+    let losses = objective.differentiate(model, batch, weighing, gradients);
+    weighing.total(&losses.unwrap())
+}
+
+/// Loss and gradients of the fixture's batch.
+fn backward(
+    model: &Llama,
+    expected: &Expected,
+    schedule: &dyn SortedLoss,
+    objective: Objective,
+) -> (f64, NamedGradients) {
+    let (batch, mut named) = (expected.batch(), NamedGradients::default());
+    let objective = (objective, batch.supervised_tokens());
+    let exits = expected.exits();
+    let loss = differentiate(model, &batch, (&exits, schedule), objective, &mut named);
+    (loss, named)
+}
+
+fn assert_gradients(folder: &str, expected: &BTreeMap<&str, &Vec<f32>>, mut found: NamedGradients) {
+    assert!(!expected.is_empty());
+    for (name, expected) in expected {
+        let gradient = found
+            .take(name)
+            .unwrap_or_else(|| panic!("{folder}: {name} has no gradient"));
+        let difference = relative_difference(expected, &values(gradient));
+        assert!(
+            difference < 1e-4,
+            "{folder}, gradient of {name}: {difference}"
+        );
+    }
+}
+
+#[test]
+fn gradients_of_the_sorted_loss() {
+    for (folder, objective) in both() {
+        let (model, expected) = (load(folder).train(), Expected::load(folder));
+        let (loss, gradients) = backward(&model, &expected, &AllExits, objective);
+        assert!(
+            (loss - expected.scalar("sorted_loss")).abs() < 1e-5,
+            "{folder}: {loss}"
+        );
+        let (norm, wanted) = (gradients.norm().unwrap(), expected.scalar("grad_norm"));
+        assert!(
+            (norm / wanted - 1.0).abs() < 1e-5,
+            "{folder}: {norm}, expected {wanted}"
+        );
+        assert_gradients(folder, &expected.group("grad."), gradients);
+    }
+}
+
+#[test]
+fn gradients_of_plain_fine_tuning() {
+    for (folder, objective) in both() {
+        let (model, expected) = (load(folder).train(), Expected::load(folder));
+        let (loss, gradients) = backward(&model, &expected, &LastExit, objective);
+        assert!(
+            (loss - expected.scalar("sft_loss")).abs() < 1e-5,
+            "{folder}: {loss}"
+        );
+        assert_gradients(folder, &expected.group("sft_grad."), gradients);
+    }
+}
+
+/// Accumulating one row at a time is the same as both rows at once: the normaliser sees to it.
+#[test]
+fn gradients_accumulated_row_by_row() {
+    for (folder, objective) in both() {
+        let (model, expected) = (load(folder).train(), Expected::load(folder));
+        let whole = expected.batch();
+        let exits = expected.exits();
+        let mut named = NamedGradients::default();
+        for row in 0..whole.rows() {
+            let range = row * whole.seq()..row * whole.seq() + whole.lengths()[row];
+            let tokens = whole.tokens()[range].to_vec();
+            let mut marks = vec![false; tokens.len()];
+            for target in whole.targets().iter().filter(|target| target.row == row) {
+                marks[target.position + 1] = true;
+            }
+            let example = Example::new(tokens, marks).unwrap();
+            let batch = Batch::from_examples(&[&example], 0).unwrap();
+            let objective = (objective, whole.supervised_tokens());
+            differentiate(&model, &batch, (&exits, &AllExits), objective, &mut named);
+        }
+        assert_gradients(folder, &expected.group("grad."), named);
+    }
+}
+
+#[test]
+fn two_steps_of_adamw_the_second_one_clipped() {
+    for folder in FOLDERS {
+        let (model, expected) = (load(folder).train(), Expected::load(folder));
+        let first = AdamWSettings {
+            beta2: 0.95,
+            weight_decay: 0.1,
+            clip_norm: None,
+            ..AdamWSettings::default()
+        };
+        let mut optimizer = NamedAdamW::new(first);
+        let (_, gradients) = backward(&model, &expected, &AllExits, Objective::Flat);
+        let norm = gradients.norm().unwrap();
+        let model = optimizer.step(model, gradients, norm, 1e-2);
+        assert_parameters(folder, &expected.group("adamw."), &model);
+
+        // The moments go to disk and back in between, as in a resumed run.
+        let folder_of_moments = tempfile::tempdir().unwrap();
+        let path = folder_of_moments.path().join("optimizer.safetensors");
+        optimizer.save(&path).unwrap();
+        let second = AdamWSettings {
+            clip_norm: Some(0.5),
+            ..first
+        };
+        let mut optimizer = NamedAdamW::load(second, &path, &test_device()).unwrap();
+        let (_, gradients) = backward(&model, &expected, &AllExits, Objective::Flat);
+        let norm = gradients.norm().unwrap();
+        assert!(
+            (norm / expected.scalar("grad_norm_2") - 1.0).abs() < 1e-4,
+            "{folder}: {norm}"
+        );
+        let model = optimizer.step(model, gradients, norm, 5e-3);
+        assert_parameters(folder, &expected.group("adamw2."), &model);
+    }
+}
+
+fn assert_parameters(folder: &str, expected: &BTreeMap<&str, &Vec<f32>>, model: &Llama) {
+    let found = named_tensors(model).unwrap();
+    assert_eq!(found.len(), expected.len());
+    for tensor in found {
+        let difference = largest_difference(expected[tensor.name.as_str()], &tensor.values);
+        assert!(difference < 1e-5, "{folder}, {}: {difference}", tensor.name);
+    }
+}
+
+#[test]
+fn what_is_saved_loads_with_the_same_weights() {
+    for folder in FOLDERS {
+        let model = load(folder);
+        let root = tempfile::tempdir().unwrap();
+        let saved = root.path().join("saved");
+        model
+            .save_pretrained(&saved, &SaveOptions::default())
+            .unwrap();
+        let again = Llama::from_pretrained(&saved, &test_device()).unwrap();
+        for (before, after) in named_tensors(&model)
+            .unwrap()
+            .iter()
+            .zip(named_tensors(&again).unwrap())
+        {
+            assert_eq!((&before.name, &before.values), (&after.name, &after.values));
+        }
+        assert_eq!(again.config().rope_theta, model.config().rope_theta);
+        assert_eq!(again.config().rope_scaling, model.config().rope_scaling);
+    }
+}
+
+/// The llama3 fixture is stored in bf16, so writing bf16 loses nothing.
+#[test]
+fn bf16_survives_a_round_trip() {
+    let model = load("tied_gqa_llama3");
+    let root = tempfile::tempdir().unwrap();
+    let saved = root.path().join("saved");
+    let options = SaveOptions {
+        weight_type: WeightType::Bf16,
+        ..SaveOptions::default()
+    };
+    model.save_pretrained(&saved, &options).unwrap();
+    let again = Llama::from_pretrained(&saved, &test_device()).unwrap();
+    for (before, after) in named_tensors(&model)
+        .unwrap()
+        .iter()
+        .zip(named_tensors(&again).unwrap())
+    {
+        assert_eq!(before.values, after.values, "{}", before.name);
+    }
+}
+
+/// Needs an interpreter with torch, transformers and safetensors: `SOFT_PYTHON=venv/bin/python
+/// cargo test --release -p soft-burn -- --ignored transformers`.
+#[test]
+#[ignore = "needs Python with torch and transformers"]
+fn what_is_saved_loads_in_transformers() {
+    let python = std::env::var("SOFT_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    for folder in FOLDERS {
+        let root = tempfile::tempdir().unwrap();
+        let saved = root.path().join("saved");
+        load(folder)
+            .save_pretrained(&saved, &SaveOptions::default())
+            .unwrap();
+        let output = std::process::Command::new(&python)
+            .arg(fixture("check_saved_folder.py"))
+            .arg(&saved)
+            .arg(fixture(folder).join("expected.safetensors"))
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        println!("{folder}: {said}");
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{folder}: {said}{complaint}");
+    }
+}

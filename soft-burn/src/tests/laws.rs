@@ -1,0 +1,216 @@
+//! The laws of soft-core, obeyed by LLaMA on Burn.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test's way to fail
+
+use burn::tensor::{Device, Tensor};
+use proptest::prelude::*;
+use soft_core::conformance::{DecodingLaws, Equality, Laws, Observed};
+use soft_core::{DecodeModel, Exit, Exits, Head, NestedModel, Past, Prompt};
+
+use crate::decode::decode_model::unreadable;
+use crate::error::Error;
+use crate::model::config::LlamaConfig;
+use crate::model::llama::Llama;
+use crate::model::rope::RopeScaling;
+use crate::tests::test_device;
+
+impl Observed for Llama {
+    fn logit_values(&self, logits: &Tensor<3>) -> Result<Vec<Vec<Vec<f64>>>, Error> {
+        let [_, seq, vocab] = logits.dims();
+        let values: Vec<f32> = logits.clone().try_into_vec_as().map_err(unreadable)?;
+        let position = |values: &[f32]| values.iter().map(|&value| value.into()).collect();
+        let row = |values: &[f32]| values.chunks(vocab).map(position).collect();
+        Ok(values.chunks(seq * vocab).map(row).collect())
+    }
+
+    fn loss_value(&self, loss: &Tensor<1>) -> Result<f64, Error> {
+        Ok(loss.clone().into_scalar::<f32>().into())
+    }
+}
+
+fn config(n_layers: usize, n_kv_heads: usize, tied: bool) -> LlamaConfig {
+    LlamaConfig {
+        vocab: 19,
+        d_model: 8,
+        d_feed_forward: 12,
+        n_layers,
+        n_heads: 4,
+        n_kv_heads,
+        head_dim: 6,
+        norm_eps: 1e-5,
+        rope_theta: 100.0,
+        rope_scaling: RopeScaling::None,
+        max_positions: 128,
+        tied,
+        initializer_range: 0.4,
+        other: serde_json::Map::new(),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn llama_obeys_the_laws(
+        seed: u64,
+        n_layers in 2usize..5,
+        n_kv_heads in prop_oneof![Just(1usize), Just(2), Just(4)],
+        tied: bool,
+        rows in (1usize..4, 4usize..9).prop_flat_map(|(rows, seq)| {
+            proptest::collection::vec(proptest::collection::vec(0u32..19, seq), rows)
+        }),
+        with_heads: bool,
+    ) {
+        let exits = Exits::every(2, 1..=n_layers).unwrap();
+        let model = Llama::random(config(n_layers, n_kv_heads, tied), seed, &test_device()).unwrap();
+        let model = if with_heads { model.with_exit_heads(&exits).unwrap() } else { model };
+        Laws { model: &model, rows, exits, tolerance: 2e-4 }.check().unwrap();
+    }
+}
+
+/// Devices whose models run by the kernels, and by plain tensor operations as on every other backend.
+fn devices() -> [(Device, Equality); 2] {
+    let device = test_device();
+    let has_kernels = device == Device::flex();
+    let equality = match has_kernels {
+        true => Equality::ToTheBit,
+        false => Equality::WithinRounding,
+    };
+    [
+        (device.clone(), equality),
+        (device.autodiff(), Equality::WithinRounding),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(6))]
+
+    #[test]
+    fn llama_obeys_the_laws_of_decoding(
+        seed: u64,
+        n_layers in 2usize..5,
+        n_kv_heads in prop_oneof![Just(1usize), Just(2), Just(4)],
+        tied: bool,
+        prompts in proptest::collection::vec(proptest::collection::vec(0u32..19, 1..9), 1..4),
+        with_heads: bool,
+    ) {
+        for (device, equality) in devices() {
+            let exits = Exits::every(1, 1..=n_layers).unwrap();
+            let mut config = config(n_layers, n_kv_heads, tied);
+            config.max_positions = 24;
+            let model = Llama::random(config, seed, &device).unwrap();
+            let model = if with_heads { model.with_exit_heads(&exits).unwrap() } else { model };
+            let seeds = prompts.iter().cloned().zip(seed..=u64::MAX);
+            let prompts = seeds.map(|(tokens, seed)| Prompt { tokens, seed }).collect();
+            let laws = DecodingLaws {
+                tolerance: 2e-4,
+                equality,
+                ..DecodingLaws::new(&model, prompts, exits)
+            };
+            laws.check().unwrap();
+        }
+    }
+}
+
+#[test]
+fn plain_tensor_operations_obey_the_laws() {
+    let (device, _) = &devices()[1];
+    let model = Llama::random(config(3, 2, true), 7, device).unwrap();
+    assert!(!model.is_on_host());
+    let rows = (0..3u32).map(|row| (0..7).map(|i| (i * 5 + row) % 19).collect());
+    Laws {
+        model: &model,
+        rows: rows.collect(),
+        exits: Exits::new([1, 2, 3]).unwrap(),
+        tolerance: 2e-4,
+    }
+    .check()
+    .unwrap();
+}
+
+#[test]
+fn the_cache_grows_past_its_first_slots() {
+    let model = Llama::random(config(3, 2, true), 5, &test_device()).unwrap();
+    let rows: Vec<Vec<u32>> = (0..2u32)
+        .map(|row| (0..100).map(|i| (i * 7 + row) % 19).collect())
+        .collect();
+    let exits = Exits::new([1, 3]).unwrap();
+    Laws {
+        model: &model,
+        rows,
+        exits,
+        tolerance: 2e-4,
+    }
+    .check()
+    .unwrap();
+}
+
+#[test]
+fn past_the_capacity_is_an_error_not_a_panic() {
+    let model = Llama::random(config(2, 2, true), 5, &test_device()).unwrap();
+    assert!(model.new_cache(1, 129).is_err());
+    let mut cache = model.new_cache(1, 3).unwrap();
+    let hidden = model
+        .embed(&model.tokens(&[vec![1, 2, 3, 4]]).unwrap())
+        .unwrap();
+    let past = Past {
+        cache: &mut cache,
+        counts: &[4],
+    };
+    let error = model.blocks(hidden.clone(), 0..2, Some(past)).unwrap_err();
+    assert!(error.to_string().contains("capacity is 3"), "{error}");
+    assert!(model.blocks(hidden, 1..3, None).is_err());
+}
+
+#[test]
+fn an_id_outside_the_vocabulary_is_named() {
+    let model = Llama::random(config(2, 2, true), 5, &test_device()).unwrap();
+    let error = model
+        .tokens(&[vec![1, 2], vec![3, 19]])
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("row 1, position 1") && error.contains("19"),
+        "{error}"
+    );
+}
+
+#[test]
+fn rows_that_make_no_rectangle_are_refused() {
+    let model = Llama::random(config(2, 2, true), 5, &test_device()).unwrap();
+    for rows in [
+        vec![],
+        vec![vec![]],
+        vec![vec![1, 2], vec![3]],
+        vec![vec![1], vec![]],
+    ] {
+        assert!(model.tokens(&rows).is_err(), "{rows:?} was accepted");
+    }
+}
+
+#[test]
+fn a_cache_of_a_shallower_model_is_refused() {
+    let device = test_device();
+    let model = Llama::random(config(3, 2, true), 5, &device).unwrap();
+    let shallow = Llama::random(config(2, 2, true), 5, &device).unwrap();
+    let mut cache = shallow.new_cache(1, 8).unwrap();
+    let hidden = model.embed(&model.tokens(&[vec![1, 2]]).unwrap()).unwrap();
+    let past = Past {
+        cache: &mut cache,
+        counts: &[2],
+    };
+    assert!(model.blocks(hidden, 0..3, Some(past)).is_err());
+}
+
+#[test]
+fn damaged_weights_name_no_tokens() {
+    for (device, _) in devices() {
+        let mut model = Llama::random(config(2, 2, true), 5, &device).unwrap();
+        let nan = Tensor::full([8], f32::NAN, &device);
+        model.model.norm.weight = burn::module::Param::from_tensor(nan);
+        let hidden = model.embed(&model.tokens(&[vec![1, 2]]).unwrap()).unwrap();
+        let head = || Head::Full(Exit::new(2).unwrap());
+        assert!(model.best_tokens(&hidden, head()).is_err());
+        assert!(model.scores(&hidden, head()).is_err());
+    }
+}

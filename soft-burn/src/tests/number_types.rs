@@ -1,0 +1,104 @@
+//! Models in bf16 and f16, on every device that computes in them, beside f32 on the CPU.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout
+)] // a test's way to fail
+
+use std::path::PathBuf;
+
+use soft_core::{DecodeModel, DecodeSettings, Decoder, DraftLength, Exit, Mode, NestedModel};
+use soft_core::{Prompt, Speculation};
+
+use crate::device::{device, list_devices};
+use crate::dtype::WeightType;
+use crate::error::Error;
+use crate::model::llama::Llama;
+use crate::model::placement::Placement;
+use crate::tests::fixture;
+
+fn small() -> PathBuf {
+    fixture("tied_gqa_llama3")
+}
+
+/// Every device here with every type; what a device does not compute in, it must refuse.
+fn loaded() -> Vec<(String, WeightType, Llama)> {
+    let mut models = Vec::new();
+    for name in list_devices() {
+        let device = device(&name).unwrap();
+        for weight_type in WeightType::ALL {
+            let place = Placement::from((&device, weight_type));
+            let model = Llama::from_pretrained(small(), place.clone());
+            match (model, place.check()) {
+                (Ok(model), Ok(())) => models.push((name.clone(), weight_type, model)),
+                (Err(Error::NumberType { expected, .. }), Err(_)) => {
+                    println!("{name} does not compute in {weight_type}");
+                    assert!(
+                        expected.contains(&WeightType::F32) && !expected.contains(&weight_type)
+                    );
+                }
+                (found, _) => panic!("{name}, {weight_type}: {:?}", found.err()),
+            }
+        }
+    }
+    models
+}
+
+fn rows(model: &Llama) -> Vec<Vec<u32>> {
+    let vocab = model.vocab() as u32;
+    let row = |row: u32| (0..7).map(|i| (i * 5 + 3 * row + 1) % vocab).collect();
+    (0..3).map(row).collect()
+}
+
+fn logits(model: &Llama, depth: usize) -> Vec<f32> {
+    let tokens = model.tokens(&rows(model)).unwrap();
+    let logits = model.sub_model(&tokens, Exit::new(depth).unwrap()).unwrap();
+    logits.try_into_vec_as().unwrap()
+}
+
+#[test]
+fn logits_are_those_of_f32_to_rounding() {
+    let whole = Llama::from_pretrained(small(), &device("cpu").unwrap()).unwrap();
+    for (name, weight_type, model) in loaded() {
+        assert_eq!(model.weight_type(), weight_type);
+        let (least, most) = match weight_type {
+            WeightType::F32 => (0.0, 1e-5),
+            WeightType::Bf16 => (1e-4, 0.05),
+            WeightType::F16 => (1e-5, 0.006),
+        };
+        for depth in 1..=whole.depth() {
+            let wanted = logits(&whole, depth);
+            let found = logits(&model, depth);
+            let squares =
+                |values: &mut dyn Iterator<Item = f32>| values.map(|x| x * x).sum::<f32>();
+            let apart = squares(&mut wanted.iter().zip(&found).map(|(a, b)| a - b));
+            let relative = (apart / squares(&mut wanted.iter().copied())).sqrt();
+            // No less, or the type was not used.
+            assert!(
+                (least..most).contains(&relative),
+                "{name}, {weight_type}, exit {depth}: {relative}"
+            );
+        }
+    }
+}
+
+#[test]
+fn they_decode_in_every_mode() {
+    for (name, weight_type, model) in loaded() {
+        let depth = model.depth();
+        let draft = Exit::new(1).unwrap();
+        let speculation = Speculation::at(draft, depth, DraftLength::Fixed(3)).unwrap();
+        for mode in [
+            Mode::Static(Exit::new(depth).unwrap()),
+            Mode::Speculative(speculation),
+        ] {
+            let prompts: Vec<_> = rows(&model).into_iter().map(Prompt::from).collect();
+            let decoder = Decoder::new(&model, &prompts, DecodeSettings::greedy(mode, 12)).unwrap();
+            let answers = decoder.answers();
+            let answers = answers.unwrap_or_else(|error| panic!("{name}, {weight_type}: {error}"));
+            assert!(answers.iter().all(|answer| answer.len() == 12));
+        }
+    }
+}

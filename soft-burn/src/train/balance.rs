@@ -1,0 +1,180 @@
+//! Keeping the intermediate exits from drowning the full depth.
+//!
+//! Exits that nobody has trained yet start with losses several times the full model's, and what they send into the shared blocks,
+//! norm and head is as much larger: fine-tuning then rebuilds the model around its exits, and the full depth pays (the
+//! full-depth tax). Each remedy here is off by default, since the paper's loss has none.
+//!
+//! Differs from the paper: everything in this file.
+
+use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+use soft_core::{Exit, Exits};
+
+use crate::model::parameters::flat_gradient;
+use crate::ops::adamw::squares;
+use crate::ops::head_loss::terms::HeadLearns;
+
+/// How much the intermediate exits may move of what they share with the full depth. Needs the memory-flat objective.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Balance {
+    /// Largest norm of the gradient that an intermediate exit sends into its hidden states, and with it into the final norm, as a
+    /// multiple of the full depth's in the same micro-batch, each per unit of its weight in the loss. Larger ones are scaled down.
+    /// Default: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<f64>,
+    /// The first step with the limit: exits may learn unhindered before, and the full depth recovers after. Default: the first of all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit_from: Option<u64>,
+    /// Who moves the final norm and the shared head.
+    #[serde(default)]
+    pub shared_head: SharedHead,
+}
+
+/// Who moves the final norm and the shared head.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SharedHead {
+    /// All exits: the paper's way.
+    #[default]
+    AllExits,
+    /// The full depth only: exits learn to speak through it as it is. A tied head goes on learning as the embedding.
+    FullDepth,
+}
+
+impl Balance {
+    /// What holds at `step`, counted from 1.
+    pub(crate) fn at(self, step: u64) -> Self {
+        let begun = self.limit_from.is_none_or(|from| step >= from);
+        Self {
+            limit: self.limit.filter(|_| begun),
+            ..self
+        }
+    }
+}
+
+impl SharedHead {
+    /// Whether the loss at `exit` moves norm and shared head.
+    pub(crate) fn moved_by(self, exit: Exit, full: Exit) -> bool {
+        self == Self::AllExits || exit == full
+    }
+
+    /// What a head learns from the exits that go through it, the deepest last; a head of a single exit is not shared.
+    pub(crate) fn learns(
+        self,
+        group: impl IntoIterator<Item = Exit>,
+        exits: &Exits,
+        shared: bool,
+    ) -> HeadLearns {
+        match (self, shared, group.into_iter().last()) {
+            (Self::AllExits, _, _) | (_, false, _) => HeadLearns::FromAll,
+            (Self::FullDepth, true, Some(last)) if last == exits.last() => {
+                HeadLearns::FromTheLastExit
+            }
+            _ => HeadLearns::Nothing,
+        }
+    }
+}
+
+/// What an exit sends into its hidden states.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sent {
+    pub exit: Exit,
+    pub norm: f64,
+    /// The exit's weight in the loss.
+    pub weight: f64,
+}
+
+/// What each exit's gradient is multiplied by, so that no norm is above `limit` times the full depth's, each per unit of its weight.
+/// Without the full depth among them there is nothing to measure by, and no limit.
+pub(crate) fn factors(sent: &[Sent], full: Exit, limit: f64) -> Vec<f64> {
+    let of_full = sent.iter().find(|sent| sent.exit == full);
+    let per_weight = of_full.map_or(f64::INFINITY, |full| limit * full.norm / full.weight);
+    let factor = |sent: &Sent| {
+        let most = per_weight * sent.weight;
+        match sent.exit == full || sent.norm <= most {
+            true => 1.0,
+            false => most / sent.norm,
+        }
+    };
+    sent.iter().map(factor).collect()
+}
+
+/// The L2 norm of all numbers of a gradient.
+pub(crate) fn norm_of(gradient: &Tensor<2>) -> f64 {
+    squares(&[&flat_gradient(gradient.clone())])
+        .iter()
+        .sum::<f64>()
+        .sqrt()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exit(depth: usize) -> Exit {
+        Exits::new([depth]).map_or_else(|_| unreachable!(), |exits| exits.last())
+    }
+
+    fn sent(depth: usize, norm: f64, weight: f64) -> Sent {
+        let exit = exit(depth);
+        Sent { exit, norm, weight }
+    }
+
+    #[test]
+    fn only_what_is_too_large_is_scaled_down() {
+        let norms = [(2, 8.0), (4, 0.5), (6, 2.0)];
+        let norms = norms.map(|(depth, norm)| sent(depth, norm, 0.2));
+        assert_eq!(factors(&norms, exit(6), 0.5), [0.125, 1.0, 1.0]);
+        assert_eq!(factors(&norms, exit(6), 4.0), [1.0; 3]);
+        assert_eq!(factors(&norms[..2], exit(6), 0.5), [1.0; 2]);
+        let nothing = [sent(2, 0.0, 0.5), sent(6, 0.0, 0.5)];
+        assert_eq!(factors(&nothing, exit(6), 1.0), [1.0; 2]);
+    }
+
+    #[test]
+    fn an_exit_that_counts_more_may_send_more() {
+        let norms = [sent(2, 8.0, 0.4), sent(4, 8.0, 0.1), sent(6, 2.0, 0.2)];
+        assert_eq!(factors(&norms, exit(6), 1.0), [0.5, 0.125, 1.0]);
+    }
+
+    #[test]
+    fn a_limit_begins_when_told() {
+        let balance = Balance {
+            limit: Some(0.5),
+            limit_from: Some(3),
+            ..Balance::default()
+        };
+        let limits = [1, 2, 3, 4].map(|step| balance.at(step).limit);
+        assert_eq!(limits, [None, None, Some(0.5), Some(0.5)]);
+        let always = Balance {
+            limit_from: None,
+            ..balance
+        };
+        assert_eq!(always.at(1).limit, Some(0.5));
+    }
+
+    #[test]
+    fn a_head_of_an_exit_of_its_own_always_learns() {
+        let exits = Exits::new([2, 6]).unwrap();
+        let learns = |way: SharedHead, group: &[usize], shared| {
+            way.learns(group.iter().map(|&depth| exit(depth)), &exits, shared)
+        };
+        assert_eq!(
+            learns(SharedHead::AllExits, &[2], true),
+            HeadLearns::FromAll
+        );
+        assert_eq!(
+            learns(SharedHead::FullDepth, &[2, 6], true),
+            HeadLearns::FromTheLastExit
+        );
+        assert_eq!(
+            learns(SharedHead::FullDepth, &[2], true),
+            HeadLearns::Nothing
+        );
+        assert_eq!(
+            learns(SharedHead::FullDepth, &[2], false),
+            HeadLearns::FromAll
+        );
+    }
+}

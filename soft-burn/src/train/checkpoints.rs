@@ -1,0 +1,171 @@
+//! The checkpoints of a run: model folders with optimiser and place in the data.
+//!
+//! `step-000100` is whole or not there; so is what replaces it. Knows nothing of logs or when a
+//! checkpoint is due.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+use soft_core::StreamPosition;
+
+use crate::error::Error;
+use crate::files::adapter_chain::ADAPTER;
+use crate::files::folder::{exists, hidden_for, new_folder, read_json, remove_folder, write_json};
+use crate::io::pretrained::SaveOptions;
+use crate::model::llama::Llama;
+use crate::model::parameters::lengths;
+use crate::train::optimizer::NamedAdamW;
+use crate::train::settings::TrainSettings;
+use crate::train::trainer::Trainer;
+
+const OPTIMIZER: &str = "optimizer.safetensors";
+const PROGRESS: &str = "progress.json";
+
+/// Where a checkpoint stands.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Progress {
+    steps_done: u64,
+    position: StreamPosition,
+    /// Steps that each parameter has moments of.
+    moments: BTreeMap<String, usize>,
+    /// CRC-32C of the above.
+    checksum: String,
+}
+
+impl Progress {
+    fn of(trainer: &Trainer, steps_done: u64, position: StreamPosition) -> Self {
+        let moments = trainer.optimizer().steps();
+        let text = format!("{steps_done} {position:?} {moments:?}");
+        Self {
+            steps_done,
+            position,
+            moments,
+            checksum: format!("{:08x}", crc32c::crc32c(text.as_bytes())),
+        }
+    }
+}
+
+/// The folder that holds a run's checkpoints; it need not exist yet.
+#[derive(Debug)]
+pub(crate) struct Checkpoints(pub PathBuf);
+
+impl Checkpoints {
+    /// Writes the trainer's state, and the place its next batch comes from, unless that step has
+    /// a checkpoint already; then keeps the newest `keep`.
+    pub fn save(
+        &self,
+        trainer: &Trainer,
+        position: StreamPosition,
+        options: &SaveOptions,
+        keep: usize,
+    ) -> Result<PathBuf, Error> {
+        let steps_done = trainer.steps_done();
+        let path = self.0.join(format!("step-{steps_done:06}"));
+        if !exists(&path)? {
+            new_folder(&path, |partial| {
+                trainer.check_weights()?;
+                trainer.snapshot().write_into(partial, options)?;
+                if let Some(adapter) = trainer.model().adapter()? {
+                    adapter.save(partial.join(ADAPTER), options.companions)?;
+                }
+                trainer.optimizer().save(&partial.join(OPTIMIZER))?;
+                let progress = Progress::of(trainer, steps_done, position);
+                write_json(&partial.join(PROGRESS), &progress)
+            })?;
+        }
+        let all = self.list()?;
+        for (_, old) in &all[..all.len().saturating_sub(keep)] {
+            remove_folder(old)?;
+        }
+        Ok(path)
+    }
+
+    /// The newest checkpoint's step and folder.
+    pub fn newest(&self) -> Result<Option<(u64, PathBuf)>, Error> {
+        Ok(self.list()?.pop())
+    }
+
+    /// Reads the checkpoint of `step` in `folder`.
+    pub fn load(
+        step: u64,
+        folder: &Path,
+        settings: &TrainSettings,
+        device: &Device,
+    ) -> Result<(Trainer, StreamPosition), Error> {
+        let damaged = |path: &Path, reason| Error::DamagedCheckpoint {
+            path: path.to_owned(),
+            reason,
+        };
+        let progress_path = folder.join(PROGRESS);
+        let progress: Progress = read_json(&progress_path)?;
+        if progress.steps_done != step {
+            let reason = format!(
+                "it is of step {}, its folder of step {step}",
+                progress.steps_done
+            );
+            return Err(damaged(&progress_path, reason));
+        }
+        let model = Llama::with_adapter_apart(folder, device)?;
+        let path = folder.join(OPTIMIZER);
+        let optimizer = NamedAdamW::load(settings.optimizer, &path, device)?;
+        let trainer = Trainer::at_step(model, settings.clone(), optimizer, step)?;
+        let problem = trainer.optimizer().problem(&lengths(trainer.model()), step);
+        if let Some(reason) = problem {
+            return Err(damaged(&path, reason));
+        }
+        if progress != Progress::of(&trainer, step, progress.position) {
+            let reason =
+                format!("its checksum, or the moments in {OPTIMIZER}, are not of what it says");
+            return Err(damaged(&progress_path, reason));
+        }
+        Ok((trainer, progress.position))
+    }
+
+    /// Removes what kills left half written or half removed, and nothing that others put there.
+    pub fn sweep(&self) -> Result<(), Error> {
+        for path in self.entries()? {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if hidden_for(&name).is_some_and(|of| step_of(of).is_some()) {
+                let removed = match path.is_dir() {
+                    true => fs::remove_dir_all(&path),
+                    false => fs::remove_file(&path),
+                };
+                removed.map_err(Error::io("remove", &path))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whole checkpoints, oldest first, each with its step.
+    fn list(&self) -> Result<Vec<(u64, PathBuf)>, Error> {
+        let step = |path: &PathBuf| step_of(path.file_name()?.to_str()?);
+        let mut found: Vec<(u64, PathBuf)> = self
+            .entries()?
+            .into_iter()
+            .filter_map(|path| Some((step(&path)?, path)))
+            .collect();
+        found.sort();
+        Ok(found)
+    }
+
+    fn entries(&self) -> Result<Vec<PathBuf>, Error> {
+        if !exists(&self.0)? {
+            return Ok(Vec::new());
+        }
+        let entries = fs::read_dir(&self.0).map_err(Error::io("read", &self.0))?;
+        entries
+            .map(|entry| Ok(entry.map_err(Error::io("read", &self.0))?.path()))
+            .collect()
+    }
+}
+
+/// The step of a checkpoint's name.
+fn step_of(name: &str) -> Option<u64> {
+    let digits = name.strip_prefix("step-")?;
+    let is_number = digits.bytes().all(|byte| byte.is_ascii_digit());
+    digits.parse().ok().filter(|_| is_number)
+}

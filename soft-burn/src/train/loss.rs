@@ -1,0 +1,133 @@
+//! Cross-entropy of a sub-model at supervised positions only.
+//!
+//! The hidden states of supervised positions are gathered before norm and head: on TriviaQA
+//! five positions in six carry no target, and the head is the widest layer there is.
+
+use burn::tensor::{Int, Tensor, activation};
+use soft_core::{Batch, BatchModel, Exit, ExitHead, TargetScore, TrainModel};
+
+use crate::decode::decode_model::unreadable;
+use crate::dtype::to_f32;
+use crate::error::Error;
+use crate::model::llama::Llama;
+
+/// The positions of a batch that carry targets, on the device.
+#[derive(Clone, Debug)]
+pub struct Targets {
+    /// Index of each predicting position in the flattened batch, `[n]`.
+    positions: Tensor<1, Int>,
+    /// The token each must predict, `[n]`.
+    tokens: Tensor<1, Int>,
+}
+
+impl Targets {
+    /// Number of targets.
+    pub fn len(&self) -> usize {
+        self.tokens.dims()[0]
+    }
+
+    /// Whether there is nothing to predict.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The targets of `batch` on the model's device, when its rows begin at these places among the states.
+    pub(crate) fn new(model: &Llama, batch: &Batch, firsts: &[usize]) -> Self {
+        let targets = || batch.targets().iter();
+        let position = |target: &soft_core::Target| firsts[target.row] + target.position;
+        Self {
+            positions: model.indices(targets().map(|target| position(target) as i64)),
+            tokens: model.indices(targets().map(|target| target.token.into())),
+        }
+    }
+
+    /// The states that predict, `[targets, d_model]`, out of `[n, d_model]`.
+    pub(crate) fn among(&self, states: Tensor<2>) -> Tensor<2> {
+        states.select(0, self.positions.clone())
+    }
+
+    /// The same out of `[batch, seq, d_model]`.
+    pub(crate) fn states(&self, hidden: &Tensor<3>) -> Tensor<2> {
+        let [rows, seq, d_model] = hidden.dims();
+        self.among(hidden.clone().reshape([rows * seq, d_model]))
+    }
+
+    /// The token each must predict, `[n]`.
+    pub(crate) fn tokens(&self) -> Tensor<1, Int> {
+        self.tokens.clone()
+    }
+}
+
+impl Llama {
+    /// Logits at the supervised positions, `[n, vocab]`.
+    ///
+    /// # Errors
+    /// As the head's.
+    pub fn target_logits(
+        &self,
+        hidden: &Tensor<3>,
+        exit: Exit,
+        targets: &Targets,
+    ) -> Result<Tensor<2>, Error> {
+        let hidden = self.at_exit(hidden, exit);
+        self.head().logits(&targets.states(&hidden), exit)
+    }
+}
+
+impl TrainModel for Llama {
+    type Targets = Targets;
+    type Loss = Tensor<1>;
+
+    fn loss(&self, hidden: &Tensor<3>, exit: Exit, targets: &Targets) -> Result<Tensor<1>, Error> {
+        let logits = self.target_logits(hidden, exit, targets)?;
+        Ok(cross_entropies(logits, targets.tokens.clone()).sum())
+    }
+
+    fn weighted_sum(&self, terms: &[(f64, Tensor<1>)]) -> Result<Tensor<1>, Error> {
+        let mut scaled = terms
+            .iter()
+            .map(|(weight, loss)| loss.clone().mul_scalar(*weight));
+        let first = scaled.next();
+        let sum = first.map(|first| scaled.fold(first, Tensor::add));
+        Ok(sum.unwrap_or_else(|| Tensor::zeros([1], &self.device())))
+    }
+}
+
+impl BatchModel for Llama {
+    fn prepare(&self, batch: &Batch) -> Result<(Tensor<2, Int>, Targets), Error> {
+        let tokens = self.token_tensor(batch.tokens(), batch.seq())?;
+        let firsts: Vec<_> = (0..batch.rows()).map(|row| row * batch.seq()).collect();
+        Ok((tokens, Targets::new(self, batch, &firsts)))
+    }
+
+    fn target_scores(
+        &self,
+        hidden: &Tensor<3>,
+        exit: Exit,
+        targets: &Targets,
+    ) -> Result<Vec<TargetScore>, Error> {
+        if targets.is_empty() {
+            return Ok(Vec::new());
+        }
+        let logits = self.target_logits(hidden, exit, targets)?;
+        let best = logits.clone().argmax(1).reshape([targets.len()]);
+        let right = best.equal(targets.tokens.clone()).int();
+        let nats = cross_entropies(logits, targets.tokens.clone());
+        let nats: Vec<f32> = nats.try_into_vec_as().map_err(unreadable)?;
+        let right: Vec<i64> = right.try_into_vec_as().map_err(unreadable)?;
+        let scores = nats.into_iter().zip(right);
+        let score = |(nats, right): (f32, i64)| TargetScore {
+            nats: nats.into(),
+            correct: right != 0,
+        };
+        Ok(scores.map(score).collect())
+    }
+}
+
+/// −log softmax(logits)\[target\] in nats; `[n, vocab]` and `[n]` to `[n]`.
+fn cross_entropies(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
+    let n = targets.dims()[0];
+    let log_probabilities = activation::log_softmax(to_f32(logits), 1);
+    let chosen = log_probabilities.gather(1, targets.reshape([n, 1]));
+    chosen.reshape([n]).neg()
+}

@@ -1,0 +1,18 @@
+//! Training: one step, a run of many, and what is kept of it on disk.
+
+pub(crate) mod accumulation;
+pub(crate) mod balance;
+pub(crate) mod checkpoints;
+pub(crate) mod devices;
+pub(crate) mod layer_dropout;
+pub(crate) mod log;
+pub(crate) mod loss;
+pub(crate) mod objective;
+pub(crate) mod optimizer;
+pub(crate) mod run;
+pub(crate) mod schedule;
+pub(crate) mod setting_checks;
+pub(crate) mod settings;
+pub(crate) mod trained_parts;
+pub(crate) mod trainer;
+pub(crate) mod training_pass;

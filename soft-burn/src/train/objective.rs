@@ -1,0 +1,334 @@
+//! Losses at the exits and the gradients of their weighted sum.
+//!
+//! Two ways that agree to rounding. The plain one is soft-core's `sorted_loss` and one backward pass, the equations as they
+//! stand: the logits of all exits are held until that pass. The memory-flat one differentiates norm and heads by
+//! themselves, a few positions at a time, keeps of every exit only the gradient into its hidden states, and sends those
+//! through the blocks in one backward pass: its memory hardly grows with the number of exits, and what an exit sends into the
+//! blocks is at hand, to be limited ([`Balance`](crate::Balance)).
+
+use std::collections::BTreeMap;
+
+use burn::tensor::Tensor;
+use soft_core::{Batch, BatchModel, Exit, Exits, sorted_loss};
+
+use crate::error::Error;
+use crate::model::llama::Llama;
+use crate::model::parameters::{flat_gradient, named_gradients};
+use crate::ops::head_loss::head_gradients;
+use crate::ops::head_loss::terms::{HeadLearns, Predictions, Teacher, Term};
+use crate::train::balance::{Balance, Sent, factors, norm_of};
+use crate::train::loss::Targets;
+use crate::train::optimizer::NamedGradients;
+use crate::train::settings::{Distillation, Objective};
+use crate::train::training_pass::{Skipping, TrainingPass};
+
+/// How much each exit counts, what it learns from, and what sums are divided by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Weighing<'a> {
+    pub exits: &'a Exits,
+    /// One weight per exit.
+    pub weights: &'a [f64],
+    /// Supervised tokens of the optimiser batch.
+    pub normaliser: f64,
+    pub distillation: Option<Distillation>,
+    pub balance: Balance,
+    /// Rows that skip blocks.
+    pub skipping: Option<Skipping>,
+}
+
+/// What one exit lost on one micro-batch, summed over the targets.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct ExitSum {
+    pub exit: Exit,
+    /// Cross-entropy in nats.
+    pub nats: f64,
+    /// Divergence from the full depth in nats, when distilling.
+    pub divergence: f64,
+}
+
+impl Weighing<'_> {
+    fn weight(&self, exit: Exit) -> f64 {
+        let weights = self.exits.iter().zip(self.weights);
+        weights
+            .filter(|(other, _)| *other == exit)
+            .map(|(_, weight)| weight)
+            .sum()
+    }
+
+    /// What the losses of `exit` are multiplied by: the full depth learns from the targets alone, since there is nobody
+    /// deeper to follow.
+    fn term(&self, exit: Exit) -> Term {
+        let weight = self.weight(exit) / self.normaliser;
+        let distillation = self.distillation.filter(|_| exit != self.exits.last());
+        let (hard, soft) = distillation.map_or((1.0, 0.0), |distillation| {
+            (1.0 - distillation.share, distillation.share)
+        });
+        Term {
+            hard: (weight * hard) as f32,
+            soft: (weight * soft) as f32,
+        }
+    }
+
+    /// The part of the differentiated loss that these sums make up.
+    pub fn total(&self, losses: &[ExitSum]) -> f64 {
+        let temperature = self.distillation.map_or(1.0, |it| it.temperature);
+        let weighed = losses.iter().map(|sum| {
+            let Term { hard, soft } = self.term(sum.exit);
+            let divergence = sum.divergence * temperature * temperature;
+            f64::from(hard) * sum.nats + f64::from(soft) * divergence
+        });
+        weighed.sum()
+    }
+}
+
+impl Objective {
+    /// Adds the gradients of one micro-batch's weighted losses; returns what each exit that counts lost.
+    pub(crate) fn differentiate(
+        self,
+        model: &Llama,
+        batch: &Batch,
+        weighing: Weighing,
+        gradients: &mut NamedGradients,
+    ) -> Result<Vec<ExitSum>, Error> {
+        match self {
+            Self::Plain => plain(model, batch, weighing, gradients),
+            Self::Flat => flat(model, batch, weighing, gradients),
+        }
+    }
+}
+
+fn plain(
+    model: &Llama,
+    batch: &Batch,
+    weighing: Weighing,
+    gradients: &mut NamedGradients,
+) -> Result<Vec<ExitSum>, Error> {
+    let Weighing {
+        exits,
+        weights,
+        normaliser,
+        ..
+    } = weighing;
+    let (tokens, targets) = model.prepare(batch)?;
+    let output = sorted_loss(model, (&tokens, &targets), exits, weights, normaliser)?;
+    gradients.add_all(named_gradients(model, &mut output.total.backward()));
+    let losses = output.per_exit.into_iter();
+    let losses = losses.map(|(exit, loss)| ExitSum {
+        exit,
+        nats: loss.inner().into_scalar::<f32>().into(),
+        divergence: 0.0,
+    });
+    Ok(losses.collect())
+}
+
+fn flat(
+    model: &Llama,
+    batch: &Batch,
+    weighing: Weighing,
+    gradients: &mut NamedGradients,
+) -> Result<Vec<ExitSum>, Error> {
+    let (pass, states) = TrainingPass::new(model, batch, weighing.skipping)?;
+    let reached = reached(model, &pass, states, weighing);
+    let teacher = weighing.distillation.and_then(|distillation| {
+        let full = reached.iter().find(|at| at.exit == weighing.exits.last())?;
+        Some(Teacher {
+            states: full.normed.clone().inner(),
+            weight: model.head_weight().inner(),
+            temperature: distillation.temperature,
+        })
+    });
+    let mut losses = Vec::new();
+    let mut sent = Vec::new();
+    for (head, group) in by_head(model, reached, weighing) {
+        let found = through_head(
+            model,
+            (head, &group),
+            (&pass.targets, teacher.clone()),
+            weighing,
+            gradients,
+        );
+        losses.extend(found.losses);
+        sent.extend(group.into_iter().zip(found.states));
+    }
+    losses.sort_by_key(|sum| sum.exit);
+    if let Some(surrogate) = through_norm(model, sent, weighing, gradients) {
+        gradients.add_all(named_gradients(model, &mut surrogate.backward()));
+    }
+    Ok(losses)
+}
+
+/// The supervised states at one exit.
+struct Reached {
+    exit: Exit,
+    /// `[n, d_model]`, connected to the graph of the blocks.
+    hidden: Tensor<2>,
+    /// The same without that connection: a graph for the norm alone starts here.
+    leaf: Tensor<2>,
+    /// After the norm, connected to `leaf`.
+    normed: Tensor<2>,
+}
+
+/// Runs the blocks once and keeps the states of every exit that counts, and of the full depth when others follow it.
+fn reached(
+    model: &Llama,
+    pass: &TrainingPass,
+    mut states: Tensor<2>,
+    weighing: Weighing,
+) -> Vec<Reached> {
+    let Weighing { exits, weights, .. } = weighing;
+    let kept = |index: usize| {
+        let follows = weighing.distillation.is_some() && index + 1 == exits.len();
+        weights[index] != 0.0 || follows
+    };
+    let needed = (0..exits.len()).rev().find(|&index| kept(index));
+    let needed = needed.map_or(0, |last| last + 1);
+    let mut reached = Vec::new();
+    for (index, (segment, exit)) in exits.segments().zip(exits.iter()).enumerate().take(needed) {
+        states = pass.blocks(states, segment);
+        if kept(index) {
+            let hidden = pass.at_exit(&states, exit);
+            let leaf = hidden
+                .clone()
+                .detach()
+                .set_require_grad(hidden.is_tracked());
+            let (_, norm) = model.norm_of(exit);
+            reached.push(Reached {
+                exit,
+                normed: norm.forward(leaf.clone()),
+                hidden,
+                leaf,
+            });
+        }
+    }
+    reached
+}
+
+/// Exits that count, by their head: those that share one go through it together.
+fn by_head(
+    model: &Llama,
+    reached: Vec<Reached>,
+    weighing: Weighing,
+) -> BTreeMap<Option<usize>, Vec<Reached>> {
+    let mut groups: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for at in reached {
+        if weighing.weight(at.exit) != 0.0 {
+            let head = model.exit_heads.index(at.exit);
+            groups.entry(head).or_default().push(at);
+        }
+    }
+    groups
+}
+
+/// What came of the exits of one head.
+struct ThroughHead {
+    losses: Vec<ExitSum>,
+    /// Gradient into each exit's normed states, `[n, d_model]`.
+    states: Vec<Tensor<2>>,
+}
+
+/// Losses of the exits of one head and what would lower them; adds the head's gradient.
+fn through_head(
+    model: &Llama,
+    (head, group): (Option<usize>, &[Reached]),
+    (targets, teacher): (&Targets, Option<Teacher>),
+    weighing: Weighing,
+    gradients: &mut NamedGradients,
+) -> ThroughHead {
+    let (n, exits) = (targets.len(), group.len());
+    let normed = group.iter().map(|at| at.normed.clone().inner()).collect();
+    let states = Tensor::stack::<3>(normed, 1);
+    let d_model = states.dims()[2];
+    let (name, weight) = model.head_parameter(head);
+    let found = head_gradients(
+        Predictions {
+            states: states.reshape([n * exits, d_model]),
+            tokens: targets.tokens().inner(),
+            terms: group.iter().map(|at| weighing.term(at.exit)).collect(),
+            teacher,
+        },
+        weight.clone().inner(),
+        match weight.is_require_grad() {
+            true => weighing.balance.shared_head.learns(
+                group.iter().map(|at| at.exit),
+                weighing.exits,
+                head.is_none(),
+            ),
+            false => HeadLearns::Nothing,
+        },
+    );
+    if let Some(gradient) = found.weight {
+        gradients.add(name, flat_gradient(gradient));
+    }
+    let by_exit = found.states.reshape([n, exits, d_model]);
+    let sums = found.nats.into_iter().zip(found.divergence);
+    ThroughHead {
+        losses: group
+            .iter()
+            .zip(sums)
+            .map(|(at, (nats, divergence))| ExitSum {
+                exit: at.exit,
+                nats,
+                divergence,
+            })
+            .collect(),
+        states: (0..exits)
+            .map(|exit| by_exit.clone().narrow(1, exit, 1).reshape([n, d_model]))
+            .collect(),
+    }
+}
+
+/// Takes the gradients into the normed states through the norm, adds the norm's own, and returns what has the gradients into the
+/// hidden states in the graph of the blocks, if anything there is trained.
+fn through_norm(
+    model: &Llama,
+    sent: Vec<(Reached, Tensor<2>)>,
+    weighing: Weighing,
+    gradients: &mut NamedGradients,
+) -> Option<Tensor<1>> {
+    let mut into = Vec::new();
+    for (at, gradient) in sent {
+        if !at.normed.is_tracked() {
+            continue;
+        }
+        let mut found = (at.normed * gradient).sum().backward();
+        let (name, norm) = model.norm_of(at.exit);
+        let into_norm = norm.weight.val().grad_remove(&mut found);
+        let into_hidden = at.leaf.grad_remove(&mut found);
+        into.push((
+            at.exit,
+            at.hidden,
+            into_hidden,
+            into_norm.map(|it| (name, it)),
+        ));
+    }
+    let full = weighing.exits.last();
+    let sent = into.iter().map(|(exit, _, into_hidden, _)| Sent {
+        exit: *exit,
+        norm: into_hidden.as_ref().map_or(0.0, norm_of),
+        weight: weighing.weight(*exit),
+    });
+    let factors = match weighing.balance.limit {
+        None => vec![1.0; into.len()],
+        Some(limit) => factors(&sent.collect::<Vec<_>>(), full, limit),
+    };
+    let mut surrogate: Option<Tensor<1>> = None;
+    for ((exit, hidden, into_hidden, into_norm), factor) in into.into_iter().zip(factors) {
+        let own = model.exit_blocks.get(exit).is_some();
+        if let Some((name, gradient)) = into_norm
+            && (own || weighing.balance.shared_head.moved_by(exit, full))
+        {
+            gradients.add(name, flat_gradient(gradient).mul_scalar(factor));
+        }
+        if let Some(gradient) = into_hidden {
+            let term = (hidden * gradient.mul_scalar(factor)).sum();
+            surrogate = Some(match surrogate {
+                Some(sum) => sum + term,
+                None => term,
+            });
+        }
+    }
+    surrogate
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests;

@@ -1,0 +1,328 @@
+//! AdamW over named parameters, with gradients that several micro-batches add up.
+//!
+//! The arithmetic is `ops::adamw`. This file decides what that leaves open: moments are kept by the names of
+//! checkpoints, so that they can be saved and found again; weight decay falls on matrices only,
+//! not on norms; clipping is by the global norm, as torch's `clip_grad_norm_`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+
+use crate::dtype::{WeightType, to_f32};
+use crate::error::Error;
+use crate::files::safetensors::{NamedTensor, WeightFiles, write_weights};
+use crate::model::llama::Llama;
+use crate::model::parameters::{host_values, map_parameters};
+use crate::ops::adamw::squares;
+use crate::ops::adamw::step::{AdamWStep, Moving};
+
+/// Settings of AdamW and of clipping.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdamWSettings {
+    /// Decay of the mean gradient. Default 0.9.
+    pub beta1: f32,
+    /// Decay of the mean squared gradient. Default 0.999.
+    pub beta2: f32,
+    /// Added to the root of the latter. Default 1e-8.
+    pub eps: f32,
+    /// Decoupled weight decay of matrices; norms have none. Default 0.
+    pub weight_decay: f32,
+    /// Largest global gradient norm; larger gradients are scaled down. Default 1.
+    pub clip_norm: Option<f64>,
+}
+
+impl Default for AdamWSettings {
+    fn default() -> Self {
+        Self {
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            weight_decay: 0.0,
+            clip_norm: Some(1.0),
+        }
+    }
+}
+
+/// Gradients by parameter name, each flattened, summed over micro-batches.
+#[derive(Debug, Default)]
+pub(crate) struct NamedGradients(BTreeMap<String, Tensor<1>>);
+
+impl NamedGradients {
+    pub fn add(&mut self, name: String, gradient: Tensor<1>) {
+        let gradient = to_f32(gradient);
+        let sum = match self.0.remove(&name) {
+            Some(sum) => sum + gradient,
+            None => gradient,
+        };
+        self.0.insert(name, sum);
+    }
+
+    pub fn add_all(&mut self, gradients: Vec<(String, Tensor<1>)>) {
+        for (name, gradient) in gradients {
+            self.add(name, gradient);
+        }
+    }
+
+    /// Adds gradients that another device computed.
+    pub fn add_from(&mut self, other: Self, home: &Device) {
+        for (name, gradient) in other.0 {
+            self.add(name, gradient.to_device(home));
+        }
+    }
+
+    /// The global L2 norm, or the name of the first tensor that is not finite.
+    pub fn norm(&self) -> Result<f64, String> {
+        let gradients: Vec<_> = self.0.values().collect();
+        let mut sum = 0.0;
+        for (name, squares) in self.0.keys().zip(squares(&gradients)) {
+            if !squares.is_finite() {
+                return Err(name.clone());
+            }
+            sum += squares;
+        }
+        Ok(sum.sqrt())
+    }
+
+    /// The parameters that have a gradient.
+    #[cfg(test)]
+    pub fn names(&self) -> Vec<String> {
+        self.0.keys().cloned().collect()
+    }
+
+    /// Gradient of `name`, flattened.
+    pub fn take(&mut self, name: &str) -> Option<Tensor<1>> {
+        self.0.remove(name)
+    }
+}
+
+/// The moments of every trained parameter.
+#[derive(Debug)]
+pub(crate) struct NamedAdamW {
+    settings: AdamWSettings,
+    moments: BTreeMap<String, Moments>,
+}
+
+/// Running means of gradient and squared gradient, flattened.
+#[derive(Debug)]
+struct Moments {
+    /// Steps this parameter took part in, for the bias correction.
+    steps: usize,
+    first: Tensor<1>,
+    second: Tensor<1>,
+    /// The parameter in f32 when the model holds it in fewer bits: steps smaller than its rounding add up here.
+    master: Option<Tensor<1>>,
+}
+
+impl Moments {
+    /// Before the first step.
+    fn start(value: &Tensor<1>) -> Self {
+        let whole = to_f32(value.clone());
+        Self {
+            steps: 0,
+            first: whole.zeros_like(),
+            second: whole.zeros_like(),
+            master: (value.dtype() != DType::F32).then_some(whole),
+        }
+    }
+}
+
+/// What differs from step to step and from parameter to parameter.
+#[derive(Clone, Copy)]
+struct Pace {
+    /// Gradients are multiplied by it, for clipping.
+    scale: f64,
+    rate: f64,
+    decay: f32,
+}
+
+impl AdamWSettings {
+    /// Moves the master where there is one, and the parameter with it.
+    fn moved(
+        &self,
+        value: Tensor<1>,
+        moments: Moments,
+        gradient: Tensor<1>,
+        pace: Pace,
+    ) -> (Tensor<1>, Moments) {
+        let steps = moments.steps + 1;
+        let step = AdamWStep {
+            scale: pace.scale,
+            beta1: self.beta1,
+            beta2: self.beta2,
+            eps: self.eps,
+            rate: pace.rate,
+            decay: pace.decay,
+            time: steps,
+        };
+        let dtype = FloatDType::from(value.dtype());
+        let has_master = moments.master.is_some();
+        let moved = step.apply(
+            gradient,
+            Moving {
+                value: moments.master.unwrap_or(value),
+                first: moments.first,
+                second: moments.second,
+            },
+        );
+        let (value, master) = match has_master {
+            true => (moved.value.clone().cast(dtype), Some(moved.value)),
+            false => (moved.value, None),
+        };
+        let moments = Moments {
+            steps,
+            first: moved.first,
+            second: moved.second,
+            master,
+        };
+        (value, moments)
+    }
+}
+
+const STEPS: &str = "step.";
+const FIRST: &str = "exp_avg.";
+const SECOND: &str = "exp_avg_sq.";
+const MASTER: &str = "master.";
+
+impl NamedAdamW {
+    pub fn new(settings: AdamWSettings) -> Self {
+        Self {
+            settings,
+            moments: BTreeMap::new(),
+        }
+    }
+
+    /// One step: parameters with a gradient move, the others stay. `norm` is the gradients' global
+    /// norm before clipping.
+    pub fn step(
+        &mut self,
+        model: Llama,
+        mut gradients: NamedGradients,
+        norm: f64,
+        rate: f64,
+    ) -> Llama {
+        let scale = self
+            .settings
+            .clip_norm
+            .map_or(1.0, |most| (most / (norm + 1e-6)).min(1.0));
+        map_parameters(model, |name, rank, value| {
+            let Some(gradient) = gradients.take(name) else {
+                return value;
+            };
+            let moments = self.moments.remove(name);
+            let moments = moments.unwrap_or_else(|| Moments::start(&value));
+            let decay = if rank > 1 {
+                self.settings.weight_decay
+            } else {
+                0.0
+            };
+            let pace = Pace { scale, rate, decay };
+            let (value, moments) = self.settings.moved(value, moments, gradient, pace);
+            self.moments.insert(name.to_owned(), moments);
+            value
+        })
+    }
+
+    /// Writes the moments, named as torch names them.
+    pub fn save(&self, path: &Path) -> Result<(), Error> {
+        let mut tensors = Vec::with_capacity(3 * self.moments.len());
+        for (parameter, moments) in &self.moments {
+            // f32 counts steps exactly up to 16 million, as torch's own counter does.
+            let name = format!("{STEPS}{parameter}");
+            tensors.push(NamedTensor {
+                name,
+                shape: vec![1],
+                values: vec![moments.steps as f32],
+            });
+            let master = moments.master.iter().map(|tensor| (MASTER, tensor));
+            let both = [(FIRST, &moments.first), (SECOND, &moments.second)];
+            for (prefix, tensor) in both.into_iter().chain(master) {
+                let name = format!("{prefix}{parameter}");
+                let values = host_values(tensor.clone(), &name)?;
+                tensors.push(NamedTensor {
+                    name,
+                    shape: vec![values.len()],
+                    values,
+                });
+            }
+        }
+        write_weights(path, &tensors, WeightType::F32)
+    }
+
+    /// How many steps each parameter was moved by that was moved at all.
+    pub fn steps(&self) -> BTreeMap<String, usize> {
+        let steps = self.moments.iter();
+        steps
+            .map(|(name, moments)| (name.clone(), moments.steps))
+            .collect()
+    }
+
+    /// What of the moments no run of `steps_done` steps could have left in a model with parameters of these `lengths`.
+    pub fn problem(&self, lengths: &BTreeMap<String, usize>, steps_done: u64) -> Option<String> {
+        let mut problems = self.moments.iter().filter_map(|(name, moments)| {
+            let Some(&length) = lengths.get(name) else {
+                return Some(format!("it has moments of {name}, which the model lacks"));
+            };
+            let both = [&moments.first, &moments.second];
+            let mut all = both.into_iter().chain(&moments.master);
+            if let Some(other) = all.find(|tensor| tensor.dims() != [length]) {
+                let found = other.dims()[0];
+                return Some(format!(
+                    "the moments of {name} have {found} numbers: expected {length}"
+                ));
+            }
+            let steps = moments.steps as u64;
+            (steps == 0 || steps > steps_done).then(|| {
+                format!(
+                    "the moments of {name} are of {steps} steps, the checkpoint of {steps_done}"
+                )
+            })
+        });
+        problems.next()
+    }
+
+    /// Reads what [`save`](Self::save) wrote.
+    pub fn load(settings: AdamWSettings, path: &Path, device: &Device) -> Result<Self, Error> {
+        let mut files = WeightFiles::open_file(path)?;
+        let mut moments = BTreeMap::new();
+        for name in files.names() {
+            let Some(parameter) = name.strip_prefix(FIRST) else {
+                continue;
+            };
+            let steps = files.take(&format!("{STEPS}{parameter}"), &[1])?;
+            let has_master = files.shape(&format!("{MASTER}{parameter}")).is_some();
+            let mut read = |prefix: &str| {
+                let name = format!("{prefix}{parameter}");
+                let shape = files.shape(&name).unwrap_or_default().to_vec();
+                let values = files.take(&name, &shape)?;
+                // Squares.
+                let negative = values.iter().position(|value| *value < 0.0);
+                if let Some(index) = negative.filter(|_| prefix == SECOND) {
+                    return Err(Error::DamagedTensor {
+                        path: path.to_owned(),
+                        name,
+                        value: values[index],
+                        index,
+                    });
+                }
+                Ok::<_, Error>(Tensor::from_data(TensorData::new(values, shape), device))
+            };
+            let (first, second) = (read(FIRST)?, read(SECOND)?);
+            let master = has_master.then(|| read(MASTER)).transpose()?;
+            let steps = steps.first().map_or(0, |&steps| steps as usize);
+            moments.insert(
+                parameter.to_owned(),
+                Moments {
+                    steps,
+                    first,
+                    second,
+                    master,
+                },
+            );
+        }
+        files.finish()?;
+        Ok(Self { settings, moments })
+    }
+}

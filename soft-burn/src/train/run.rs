@@ -1,0 +1,443 @@
+//! A training run on disk: log, checkpoints, the finished model, and how to go on after a stop.
+//!
+//! ```text
+//! OUT/run.json                 settings of the run, written once
+//! OUT/log.jsonl                one line per step, one per validation
+//! OUT/checkpoints/step-000100/ a model folder, plus optimizer.safetensors and progress.json
+//! OUT/model/                   the finished model
+//! OUT/adapter/                 its adapter, when one was trained; the model has it merged
+//! OUT/run.lock                 held by the process that works on the run
+//! ```
+//!
+//! A resumed run continues from the newest checkpoint exactly as if it had never stopped: weights,
+//! moments, step and place in the data are all the state there is.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use soft_core::{Batch, BatchStream, SortedLoss};
+
+use crate::device_errors::guarded;
+use crate::error::Error;
+use crate::files::adapter_chain::ADAPTER;
+use crate::files::folder::{
+    Lock, exists, new_folder, read_json, remove_folder, replace_json, write_json,
+};
+use crate::io::pretrained::{CompanionFile, SaveOptions, SoftInfo, check_companions};
+use crate::model::llama::Llama;
+use crate::train::checkpoints::Checkpoints;
+use crate::train::log::{Log, LogLine};
+use crate::train::schedule::Decay;
+use crate::train::settings::TrainSettings;
+use crate::train::trainer::Trainer;
+
+/// What a run writes and when.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunSettings {
+    /// The training itself.
+    pub train: TrainSettings,
+    /// Steps between validations, each logged. Without, only start and end are validated.
+    pub validate_every: Option<u64>,
+    /// Steps between checkpoints; none without.
+    pub checkpoint_every: Option<u64>,
+    /// How many checkpoints to keep, the newest. At least 1.
+    pub keep_checkpoints: usize,
+    /// Model folder the run starts from: source of the tokenizer files.
+    pub base: PathBuf,
+    /// Whatever else identifies the run (data, seed, ...); a resumed run must agree on it.
+    pub provenance: Value,
+}
+
+impl RunSettings {
+    /// Refuses settings that train nothing or make no sense.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] naming the setting.
+    pub fn validate(&self) -> Result<(), Error> {
+        let at_least_1 = |key, value: u64| {
+            let (found, expected) = (value.to_string(), "at least 1");
+            if value > 0 {
+                Ok(())
+            } else {
+                Err(Error::Setting {
+                    key,
+                    found,
+                    expected,
+                })
+            }
+        };
+        at_least_1("validate_every", self.validate_every.unwrap_or(1))?;
+        at_least_1("checkpoint_every", self.checkpoint_every.unwrap_or(1))?;
+        at_least_1("keep_checkpoints", self.keep_checkpoints as u64)?;
+        self.train.validate()
+    }
+}
+
+/// What a run learns from and is validated on.
+#[derive(Debug)]
+pub struct RunData<S> {
+    /// Training batches.
+    pub stream: S,
+    /// Validation batches; without any there is no validation.
+    pub validation: Vec<Batch>,
+}
+
+/// A training run: an iterator over its log, which does the work as it is drawn from.
+///
+/// Every item is one step taken or one validation; the caller shows it, or stops. Log and
+/// checkpoints are written on the way. After an error there are no more items.
+#[derive(Debug)]
+pub struct Run<S> {
+    trainer: Trainer,
+    data: RunData<S>,
+    settings: RunSettings,
+    folder: PathBuf,
+    log: Log,
+    /// Step of the newest checkpoint.
+    last_checkpoint: Option<u64>,
+    /// Step whose validation comes next; `None` when a training step does.
+    validation_due: Option<u64>,
+    failed: bool,
+    /// Files for the model's folder beside those of the base.
+    files: Vec<CompanionFile>,
+    /// Held as long as the run is, so that no other process works on its folder.
+    _lock: Lock,
+}
+
+impl<S: BatchStream> Run<S> {
+    /// Starts a run in the new folder `out`.
+    ///
+    /// # Errors
+    /// [`Error::OutputExists`] when `out` is there already; when model, settings and exits do not
+    /// fit together.
+    pub fn start(
+        out: &Path,
+        model: Llama,
+        settings: RunSettings,
+        data: RunData<S>,
+    ) -> Result<Self, Error> {
+        settings.validate()?;
+        check_companions(&settings.base)?;
+        let trainer = Trainer::new(model, settings.train.clone())?;
+        new_folder(out, |partial| {
+            Log::create(&partial.join(LOG))?;
+            write_json(&partial.join(RUN), &settings)
+        })?;
+        Ok(Self {
+            _lock: Lock::take(&out.join(LOCK), out)?,
+            trainer,
+            validation_due: (!data.validation.is_empty()).then_some(0),
+            data,
+            settings,
+            folder: out.to_owned(),
+            log: Log::open(out.join(LOG))?,
+            last_checkpoint: None,
+            failed: false,
+            files: Vec::new(),
+        })
+    }
+
+    /// Continues the run in `out` from its newest checkpoint, on `device`; without one from its
+    /// start, with the weights of `settings.base`.
+    ///
+    /// A run whose rate stays constant may be given more steps, finished or not; it is then the run that it would have been with
+    /// as many from the start. The model that it had finished with is kept beside the new one, as `model-000200` of step 200.
+    ///
+    /// # Errors
+    /// When `out` holds no run, one with other settings, or a finished one; when another process works on it; when the
+    /// checkpoint is damaged.
+    pub fn resume(
+        out: &Path,
+        settings: RunSettings,
+        mut data: RunData<S>,
+        device: &Device,
+    ) -> Result<Self, Error> {
+        settings.validate()?;
+        let refuse = |reason| Error::Resume {
+            path: out.to_owned(),
+            reason,
+        };
+        // A folder without one is no run, and gets no lock.
+        read_json::<Value>(&out.join(RUN))?;
+        let lock = Lock::take(&out.join(LOCK), out)?;
+        let before: Value = read_json(&out.join(RUN))?;
+        let more = more_steps(&before, &settings);
+        if let Some(reason) = difference(&before, &settings, more) {
+            return Err(refuse(reason));
+        }
+        let model = out.join(MODEL);
+        if more.is_none() && exists(&model)? {
+            let reason = format!(
+                "the run is finished; its model is {}; a run at a constant rate goes on when it is given more steps",
+                model.display()
+            );
+            return Err(refuse(reason));
+        }
+        check_companions(&settings.base)?;
+        let checkpoints = Checkpoints(out.join(CHECKPOINTS));
+        checkpoints.sweep()?;
+        let newest = checkpoints.newest()?;
+        let trainer = match &newest {
+            None => Trainer::new(
+                Llama::from_pretrained(&settings.base, device)?,
+                settings.train.clone(),
+            )?,
+            Some((step, folder)) => {
+                let (trainer, position) =
+                    Checkpoints::load(*step, folder, &settings.train, device)?;
+                data.stream
+                    .seek(position)
+                    .map_err(|source| Error::Data(Box::new(source)))?;
+                trainer
+            }
+        };
+        let steps_done = trainer.steps_done();
+        Log::read(&out.join(LOG))?;
+        // From here on the run is another one: everything that could be refused is there.
+        if let Some(steps) = more {
+            reopen(out, steps, &settings)?;
+        }
+        let (log, lines) = Log::rewind(out.join(LOG), steps_done)?;
+        let validated = |line: &LogLine| matches!(line, LogLine::Validation { step, .. } if *step == steps_done);
+        let mut run = Self {
+            trainer,
+            data,
+            settings,
+            folder: out.to_owned(),
+            log,
+            last_checkpoint: newest.map(|(step, _)| step),
+            validation_due: None,
+            failed: false,
+            files: Vec::new(),
+            _lock: lock,
+        };
+        // The kill may have come between a step and its validation.
+        if run.is_validated(steps_done) && !lines.iter().any(validated) {
+            run.validation_due = Some(steps_done);
+        }
+        Ok(run)
+    }
+
+    /// Replaces how the exits are weighed: for methods beside the paper's own. A resumed run must
+    /// be given the same again.
+    pub fn with_sorted_loss(mut self, sorted_loss: Box<dyn SortedLoss + Send>) -> Self {
+        self.trainer = self.trainer.with_sorted_loss(sorted_loss);
+        self
+    }
+
+    /// Gives checkpoints and the finished model `files` beside those of the base model's folder, in place of those of the same name.
+    pub fn with_files(mut self, files: Vec<CompanionFile>) -> Self {
+        self.files = files;
+        self
+    }
+
+    /// Lets `further` devices compute a share of every step ([`Trainer::with_devices`]). A run may be resumed on other devices.
+    ///
+    /// # Errors
+    /// When a device does not compute with the weights' number type.
+    pub fn with_devices(mut self, further: Vec<Device>) -> Result<Self, Error> {
+        self.trainer = self.trainer.with_devices(further)?;
+        Ok(self)
+    }
+
+    /// The trainer, with model and settings.
+    pub fn trainer(&self) -> &Trainer {
+        &self.trainer
+    }
+
+    /// Writes a checkpoint of the steps done so far, unless there is one, and removes old ones.
+    ///
+    /// # Errors
+    /// I/O errors; weights that are not finite. A checkpoint that was not written whole is not
+    /// there, and nothing older is removed for it.
+    pub fn checkpoint(&mut self) -> Result<PathBuf, Error> {
+        let home = self.trainer.model().device();
+        guarded(&home, || self.write_checkpoint())
+    }
+
+    fn write_checkpoint(&mut self) -> Result<PathBuf, Error> {
+        self.log.sync()?;
+        let checkpoints = Checkpoints(self.folder.join(CHECKPOINTS));
+        let soft = self.soft_info();
+        let (position, keep) = (self.data.stream.position(), self.settings.keep_checkpoints);
+        let path = checkpoints.save(&self.trainer, position, &self.save_options(&soft), keep)?;
+        self.last_checkpoint = Some(self.trainer.steps_done());
+        Ok(path)
+    }
+
+    /// Writes the finished model to `OUT/model` and returns its folder, and the trainer.
+    ///
+    /// # Errors
+    /// I/O errors; weights that are not finite.
+    pub fn finish(self) -> Result<(PathBuf, Trainer), Error> {
+        let (home, newest) = (self.trainer.model().device(), self.last_checkpoint);
+        let path = guarded(&home, || self.write_model());
+        let path = path.map_err(|error| error.with_checkpoint(newest))?;
+        Ok((path, self.trainer))
+    }
+
+    fn write_model(&self) -> Result<PathBuf, Error> {
+        let path = self.folder.join(MODEL);
+        let soft = self.soft_info();
+        self.trainer.check_weights()?;
+        if let Some(adapter) = self.trainer.model().adapter()? {
+            // Left by a run that was stopped between adapter and model.
+            let folder = self.folder.join(ADAPTER);
+            if exists(&folder)? {
+                remove_folder(&folder)?;
+            }
+            adapter.save(&folder, Some(&self.settings.base))?;
+        }
+        let trained = self.trainer.trained();
+        trained.save_pretrained(&path, &self.save_options(&soft))?;
+        Ok(path)
+    }
+
+    fn soft_info(&self) -> SoftInfo {
+        let train = &self.settings.train;
+        SoftInfo {
+            exits: train.exits.clone(),
+            method: train.method.name().to_owned(),
+            provenance: serde_json::json!({
+                "base": self.settings.base,
+                "run": self.settings.provenance,
+                "steps": self.trainer.steps_done(),
+                "soft": env!("CARGO_PKG_VERSION"),
+            }),
+            calibrated: Vec::new(),
+        }
+    }
+
+    fn save_options<'a>(&'a self, soft: &'a SoftInfo) -> SaveOptions<'a> {
+        SaveOptions {
+            soft: Some(soft),
+            companions: Some(&self.settings.base),
+            files: &self.files,
+            ..SaveOptions::default()
+        }
+    }
+
+    /// The next validation or step.
+    fn advance(&mut self) -> Result<Option<LogLine>, Error> {
+        if let Some(step) = self.validation_due {
+            let exits = self.trainer.validate(&self.data.validation)?;
+            self.validation_due = None;
+            return self.logged(LogLine::Validation { step, exits }).map(Some);
+        }
+        if self.trainer.steps_done() >= self.settings.train.steps {
+            return Ok(None);
+        }
+        let report = self.trainer.step(&mut self.data.stream)?;
+        let step = report.step;
+        let line = self.logged(LogLine::Train(report))?;
+        if due(self.settings.checkpoint_every, step) || self.may_go_on_from(step) {
+            self.checkpoint()?;
+        }
+        self.validation_due = self.is_validated(step).then_some(step);
+        Ok(Some(line))
+    }
+
+    /// Whether the run ends at `step` and could be given more: it goes on from a checkpoint only.
+    fn may_go_on_from(&self, step: u64) -> bool {
+        let train = &self.settings.train;
+        let is_end = step == train.steps && train.schedule.decay == Decay::Constant;
+        is_end && self.settings.checkpoint_every.is_some()
+    }
+
+    /// Whether the run is validated after `step`: at its start, its end and in between as set.
+    fn is_validated(&self, step: u64) -> bool {
+        let at_an_end = step == 0 || step == self.settings.train.steps;
+        !self.data.validation.is_empty() && (at_an_end || due(self.settings.validate_every, step))
+    }
+
+    fn logged(&mut self, line: LogLine) -> Result<LogLine, Error> {
+        self.log.write(&line)?;
+        Ok(line)
+    }
+}
+
+impl<S: BatchStream> Iterator for Run<S> {
+    type Item = Result<LogLine, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.failed {
+            return None;
+        }
+        let home = self.trainer.model().device();
+        let item = guarded(&home, || self.advance())
+            .map_err(|error| error.with_checkpoint(self.last_checkpoint));
+        self.failed = item.is_err();
+        item.transpose()
+    }
+}
+
+const RUN: &str = "run.json";
+const LOG: &str = "log.jsonl";
+const LOCK: &str = "run.lock";
+const CHECKPOINTS: &str = "checkpoints";
+const MODEL: &str = "model";
+
+fn due(every: Option<u64>, step: u64) -> bool {
+    step > 0 && every.is_some_and(|every| step.is_multiple_of(every))
+}
+
+/// The steps that a run was started with, where it is now given more and its rate does not depend on how many there are.
+fn more_steps(before: &Value, now: &RunSettings) -> Option<u64> {
+    let steps = before.get("train")?.get("steps")?.as_u64()?;
+    let is_constant = now.train.schedule.decay == Decay::Constant;
+    (is_constant && now.train.steps > steps).then_some(steps)
+}
+
+/// Makes a run of `steps` steps one of as many as the settings say, and keeps what it had finished.
+fn reopen(out: &Path, steps: u64, settings: &RunSettings) -> Result<(), Error> {
+    for name in [MODEL, ADAPTER] {
+        let (finished, kept) = (out.join(name), out.join(format!("{name}-{steps:06}")));
+        if exists(&finished)? {
+            if exists(&kept)? {
+                return Err(Error::OutputExists { path: kept });
+            }
+            fs::rename(&finished, &kept).map_err(Error::io("rename", &finished))?;
+        }
+    }
+    // Last: a kill before it leaves a run that can be given more steps again.
+    replace_json(&out.join(RUN), settings)
+}
+
+/// The first setting in which two runs differ, as "key was this and is that"; but for the number of steps where there are `more`.
+fn difference(before: &Value, now: &RunSettings, more: Option<u64>) -> Option<String> {
+    // Through text as the other side went, so that numbers are read alike.
+    let mut now: Value = serde_json::from_str(&serde_json::to_string(now).ok()?).ok()?;
+    if let Some(steps) = more {
+        now["train"]["steps"] = steps.into();
+    }
+    let difference = first_difference("", before, &now)?;
+    let advice = match now["train"]["schedule"]["decay"].as_str() {
+        _ if !difference.starts_with("train.steps ") => "",
+        Some("constant") => "; a run can be given more steps, not fewer",
+        _ => "; a cosine is laid out for its steps: start a new run from the model of this one",
+    };
+    Some(difference + advice)
+}
+
+fn first_difference(key: &str, before: &Value, now: &Value) -> Option<String> {
+    let (Value::Object(old), Value::Object(new)) = (before, now) else {
+        let same = before == now;
+        return (!same)
+            .then(|| format!("{key} was {before} when the run was started and is {now} now"));
+    };
+    let added = new.keys().filter(|name| !old.contains_key(*name));
+    old.keys().chain(added).find_map(|name| {
+        let key = if key.is_empty() {
+            name.clone()
+        } else {
+            format!("{key}.{name}")
+        };
+        let value =
+            |map: &serde_json::Map<String, Value>| map.get(name).cloned().unwrap_or_default();
+        first_difference(&key, &value(old), &value(new))
+    })
+}

@@ -1,0 +1,145 @@
+//! What of a model is trained: everything, its last blocks, adapters, or heads or blocks of its exits.
+//!
+//! Gives a model the parts that a method calls for and freezes the rest. Frozen weights cost neither gradients nor optimiser state, and
+//! nothing is differentiated below the first weight that is trained.
+
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::{GradientCheckpointingStrategy, Tensor};
+use soft_core::{Exit, Exits, NestedModel};
+
+use crate::error::Error;
+use crate::model::block::Block;
+use crate::model::llama::Llama;
+use crate::model::placement::check_supported;
+use crate::train::setting_checks::{check_last_blocks, refuse};
+use crate::train::settings::{Method, TrainSettings};
+
+/// The model ready to be trained with these settings.
+pub(crate) fn fitted(model: Llama, settings: &TrainSettings) -> Result<Llama, Error> {
+    settings.check_within(model.config())?;
+    let exits = settings.exits.clone().for_depth(model.depth())?;
+    let model = with_parts(settings.method, model, &exits)?;
+    let model = match (&settings.lora, model.has_adapter()) {
+        (Some(lora), false) => {
+            let fresh = lora.fresh(model.config())?;
+            model.with_adapter(&fresh)?
+        }
+        (Some(lora), true) => {
+            let (found, wanted) = (model.adapter()?, lora.fresh(model.config())?);
+            if !found.is_some_and(|found| found.is_like(&wanted)) {
+                let found = format!("{lora:?}, but the model has another adapter");
+                return refuse(
+                    "lora",
+                    found,
+                    "the adapter's rank, alpha, targets and layers",
+                );
+            }
+            model
+        }
+        (None, true) => {
+            let found = "none, but the model has an adapter".to_owned();
+            return refuse("lora", found, "some, or the adapter merged");
+        }
+        (None, false) => model,
+    };
+    check_supported(settings.weights, &model.device())?;
+    let model = model.with_weights(settings.weights);
+    let model = match settings.gradient_checkpointing {
+        true => checkpointed(model.train()),
+        false => model.train(),
+    };
+    Ok(match (settings.method, settings.last_blocks) {
+        (Method::Ict, _) => model.freeze_all_but_exit_heads(),
+        (Method::Balcony, _) if !settings.train_body => model.freeze_all_but_exit_blocks(),
+        (_, Some(count)) => model.freeze_all_but_last(count)?,
+        _ => model,
+    })
+}
+
+/// The heads and blocks that `method` calls for: one for each intermediate exit under ICT and Balcony, else none beside the
+/// model's own.
+fn with_parts(method: Method, model: Llama, exits: &Exits) -> Result<Llama, Error> {
+    let intermediate: Vec<Exit> = exits.iter().filter(|&exit| exit != exits.last()).collect();
+    let heads = ("heads", model.exits_with_heads(), method == Method::Ict);
+    let blocks = (
+        "blocks",
+        model.exits_with_blocks(),
+        method == Method::Balcony,
+    );
+    for (what, found, wanted) in [heads, blocks] {
+        let own = || format!("the model has {what} of its own at {}", listed(found));
+        if !wanted && !found.is_empty() {
+            let found = format!("{}, but {}", method.name(), own());
+            let expected = "the method that they were made by, or a model without them";
+            return refuse("method", found, expected);
+        }
+        if wanted && intermediate.is_empty() {
+            let expected = "an intermediate exit to train";
+            return refuse("exits", exits.to_string(), expected);
+        }
+        if wanted && !found.is_empty() && found != intermediate {
+            let found = format!("{exits}, but {}", own());
+            return refuse("exits", found, "the exits of those and the full depth");
+        }
+    }
+    match method {
+        Method::Ict if heads.1.is_empty() => model.with_exit_heads(exits),
+        Method::Balcony if blocks.1.is_empty() => model.with_exit_blocks(exits),
+        _ => Ok(model),
+    }
+}
+
+fn listed(exits: &[Exit]) -> String {
+    let exits: Vec<_> = exits.iter().map(Exit::to_string).collect();
+    exits.join(", ")
+}
+
+/// The model with Burn's gradient checkpointing, where there is autodiff.
+fn checkpointed(model: Llama) -> Llama {
+    struct Mark;
+    impl ModuleMapper for Mark {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let strategy = GradientCheckpointingStrategy::Balanced;
+            param.map(|value| {
+                let trained = value.is_require_grad();
+                let marked = value.with_gradient_checkpointing_strategy(strategy);
+                marked.set_require_grad(trained)
+            })
+        }
+    }
+    model.map(&mut Mark)
+}
+
+impl Llama {
+    /// Freezes everything below the last `count` blocks: the embedding, which is the head when tied, and the blocks before.
+    ///
+    /// # Errors
+    /// When the model has not as many blocks, or none is asked for.
+    pub(crate) fn freeze_all_but_last(mut self, count: usize) -> Result<Self, Error> {
+        let depth = self.config.n_layers;
+        check_last_blocks(count, depth)?;
+        self.model.embed_tokens = self.model.embed_tokens.freeze();
+        let frozen = depth - count;
+        let layers = std::mem::take(&mut self.model.layers).into_iter();
+        let freeze = |(index, block): (usize, Block)| match index < frozen {
+            true => block.freeze(),
+            false => block,
+        };
+        self.model.layers = layers.enumerate().map(freeze).collect();
+        Ok(self)
+    }
+
+    /// Freezes everything but the heads of single exits.
+    pub(crate) fn freeze_all_but_exit_heads(mut self) -> Self {
+        self.model = self.model.freeze();
+        self.lm_head = self.lm_head.map(Module::freeze);
+        self
+    }
+
+    /// Freezes everything but blocks and norms of single exits.
+    pub(crate) fn freeze_all_but_exit_blocks(mut self) -> Self {
+        self.model = self.model.freeze();
+        self.lm_head = self.lm_head.map(Module::freeze);
+        self
+    }
+}

@@ -1,0 +1,126 @@
+//! One micro-batch on its way through the blocks in training: no padding, and rows that skip blocks.
+//!
+//! The states of all rows lie one row after the other; only attention sees rows, each its own alone. That is what packing rows into
+//! one sequence with block-diagonal attention computes, without the scores of pairs that do not see each other.
+
+use std::ops::Range;
+
+use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData};
+use soft_core::{Batch, Exit, MicroBatch};
+
+use crate::error::Error;
+use crate::model::attention::Pass;
+use crate::model::llama::Llama;
+use crate::train::layer_dropout::LayerDropout;
+use crate::train::loss::Targets;
+
+/// Which rows skip which blocks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Skipping {
+    pub dropout: LayerDropout,
+    pub at: MicroBatch,
+}
+
+/// A micro-batch on the device of a model.
+pub(crate) struct TrainingPass<'a> {
+    model: &'a Llama,
+    lengths: &'a [usize],
+    pass: Pass,
+    skipping: Option<Skipping>,
+    /// Where the targets are predicted from, among the states.
+    pub targets: Targets,
+}
+
+impl<'a> TrainingPass<'a> {
+    /// The pass of `batch`, and its embedded tokens, `[n, d_model]`.
+    ///
+    /// # Errors
+    /// When a token is outside the vocabulary.
+    pub fn new(
+        model: &'a Llama,
+        batch: &'a Batch,
+        skipping: Option<Skipping>,
+    ) -> Result<(Self, Tensor<2>), Error> {
+        batch.check_vocabulary(model.config.vocab)?;
+        let rows = batch.tokens().chunks(batch.seq()).zip(batch.lengths());
+        let tokens = rows.flat_map(|(row, &length)| &row[..length]);
+        let tokens = model.indices(tokens.map(|&token| token.into()));
+        let states = model.model.embed_tokens.weight.val().select(0, tokens);
+        let lengths = batch.lengths();
+        let pass = Self {
+            model,
+            lengths,
+            pass: model.whole_rows(lengths),
+            skipping,
+            targets: Targets::new(model, batch, &firsts(lengths)),
+        };
+        Ok((pass, states))
+    }
+
+    /// States `[n, d_model]` through the blocks of `range`.
+    pub fn blocks(&self, states: Tensor<2>, range: Range<usize>) -> Tensor<2> {
+        range.fold(states, |states, layer| {
+            let block = &self.model.model.layers[layer];
+            let kept = self.kept(layer);
+            if kept.len() == self.lengths.len() {
+                return block.forward(states, &self.pass, None);
+            }
+            if kept.is_empty() {
+                return states;
+            }
+            let (indices, pass) = self.part(&kept);
+            let x = states.clone().select(0, indices.clone());
+            let update = block.forward(x.clone(), &pass, None) - x;
+            states.select_assign(0, indices, update, IndexingUpdateOp::Add)
+        })
+    }
+
+    /// The states that predict the targets at `exit`, `[targets, d_model]`, out of all of them.
+    pub fn at_exit(&self, states: &Tensor<2>, exit: Exit) -> Tensor<2> {
+        let states = self
+            .model
+            .through_exit_block(states.clone(), exit, &self.pass);
+        self.targets.among(states)
+    }
+
+    /// Rows that go through a block.
+    fn kept(&self, layer: usize) -> Vec<usize> {
+        let rows = 0..self.lengths.len();
+        match self.skipping {
+            None => rows.collect(),
+            Some(Skipping { dropout, at }) => {
+                let depth = self.model.config.n_layers;
+                rows.filter(|&row| !dropout.drops(at, (layer, depth), row))
+                    .collect()
+            }
+        }
+    }
+
+    /// Where the states of some rows lie, and a pass of these rows alone.
+    fn part(&self, rows: &[usize]) -> (Tensor<1, Int>, Pass) {
+        let firsts = firsts(self.lengths);
+        let states = |&row: &usize| firsts[row]..firsts[row] + self.lengths[row];
+        let indices = rows.iter().flat_map(states).map(|state| state as i64);
+        let lengths: Vec<_> = rows.iter().map(|&row| self.lengths[row]).collect();
+        (self.model.indices(indices), self.model.whole_rows(&lengths))
+    }
+}
+
+/// Where each row begins when they lie one after the other.
+fn firsts(lengths: &[usize]) -> Vec<usize> {
+    let starts = lengths.iter().scan(0, |next, &length| {
+        let start = *next;
+        *next += length;
+        Some(start)
+    });
+    starts.collect()
+}
+
+impl Llama {
+    /// Numbers as indices on the model's device.
+    pub(crate) fn indices(&self, values: impl Iterator<Item = i64>) -> Tensor<1, Int> {
+        let values: Vec<i64> = values.collect();
+        let shape = [values.len()];
+        Tensor::from_data(TensorData::new(values, shape), &self.device())
+    }
+}
