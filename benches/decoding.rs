@@ -15,9 +15,9 @@ use soft_core::{
 };
 use soft_eval::{Journal, SpeedFigures};
 use soft_examples::decoding::DecodingArgs;
+use soft_examples::eval_model::{EvalModel, NamedFolder};
 use soft_examples::prompts::{PromptArgs, Reader};
-use soft_examples::speed::Contest;
-use soft_examples::subject::{NamedFolder, Subject};
+use soft_examples::speed::SpeedRun;
 use soft_examples::table::{percent, table};
 use soft_examples::tokens::TokenArgs;
 
@@ -53,7 +53,7 @@ fn main() -> Result<()> {
         !args.modes.is_empty(),
         "no --modes to compare: try --modes speculative,auto"
     );
-    let subject = Subject::load(folder, &device, &TokenArgs::default())?;
+    let subject = EvalModel::load(folder, &device, &TokenArgs::default())?;
     let prompts = args.source.read(&Reader {
         folder: &folder.folder,
         tokenizer: &subject.tokenizer,
@@ -89,7 +89,7 @@ fn passes(model: &Llama, times: usize) -> Result<()> {
         let hidden = model.embed(&model.tokens(&[vec![7; n]])?)?;
         let past = Past {
             cache: &mut cache,
-            counts: &[n],
+            query_lens: &[n],
         };
         let hidden = model.blocks(hidden, 0..full.depth(), Some(past))?;
         model.best_tokens(&hidden, Head::Full(full))?;
@@ -161,12 +161,12 @@ fn batches(model: &Llama, times: usize) -> Result<()> {
     Ok(())
 }
 
-fn modes(args: &Args, subject: &Subject, prompts: &[Prompt]) -> Result<()> {
+fn modes(args: &Args, subject: &EvalModel, prompts: &[Prompt]) -> Result<()> {
     let names = std::iter::once("full").chain(args.modes.iter().map(String::as_str));
     let modes: Vec<_> = names
         .map(|name| (name.to_owned(), args.of_mode(name)))
         .collect();
-    let contest = Contest {
+    let contest = SpeedRun {
         subject,
         modes: &modes,
         data: String::new(),

@@ -139,7 +139,7 @@ fn training(args: &Args, place: &Placement, started: Instant) -> Result<()> {
             false => model.clone(),
         };
         let mut settings = TrainSettings::new(method, exits.clone(), 1_000_000);
-        settings.weights = place.weight_type;
+        settings.weights = place.dtype;
         settings.lora = (args.train == Trained::Lora).then(|| Lora::new(16));
         let mut trainer = Trainer::new(model.context("the model is taken last")?, settings)?;
         let mut seconds = Vec::new();

@@ -12,10 +12,10 @@ use soft_eval::CalibrationSettings;
 use soft_eval::results::{CalibrationRow, CalibrationTable, Finding};
 use soft_examples::calibration::{Plan, store};
 use soft_examples::device::{PlaceArgs, listed};
+use soft_examples::eval_model::{EvalModel, NamedFolder};
 use soft_examples::evaluation::{OutputArgs, Recorder};
 use soft_examples::outln;
 use soft_examples::progress::Progress;
-use soft_examples::subject::{NamedFolder, Subject};
 use soft_examples::table::{percent, table};
 use soft_examples::terminal;
 use soft_examples::texts::TextArgs;
@@ -85,7 +85,7 @@ fn run() -> Result<()> {
     );
     let plan = args.plan();
     plan.settings.validate()?;
-    let subject = Subject::load(&args.model, args.device.open()?, &args.tokens)?;
+    let subject = EvalModel::load(&args.model, args.device.open()?, &args.tokens)?;
     let exits = subject.trained.exits(args.exits.as_ref())?;
     subject.check_answers(&exits)?;
     ensure!(

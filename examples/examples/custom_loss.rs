@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use soft_burn::{Decay, Llama, Method, Schedule, TrainSettings, Trainer, device};
-use soft_core::{Exits, MicroBatch, SortedLoss};
+use soft_core::{Exits, LossSchedule, MicroBatch};
 use soft_data::{Loader, LoaderConfig, Record, Tokenizer, encode};
 use soft_examples::outln;
 use soft_examples::terminal;
@@ -14,7 +14,7 @@ use soft_examples::tiny_world::{Split, World};
 /// Each step one exit and the full depth, half and half. A pure function of the step, so that a resumed run goes on as it would have.
 struct InTurns;
 
-impl SortedLoss for InTurns {
+impl LossSchedule for InTurns {
     fn weights(&self, exits: &Exits, at: MicroBatch) -> Vec<f64> {
         let full = exits.len() - 1;
         let mut weights = vec![0.0; exits.len()];
@@ -47,7 +47,7 @@ fn run() -> Result<()> {
         ..TrainSettings::new(Method::Soft, "2:8:2".parse()?, 12)
     };
     let trainer = Trainer::new(model, settings)?;
-    let mut trainer = trainer.with_sorted_loss(Box::new(InTurns));
+    let mut trainer = trainer.with_loss_schedule(Box::new(InTurns));
     while trainer.steps_done() < 12 {
         let report = trainer.step(&mut batches)?;
         let losses = report.exits.iter();

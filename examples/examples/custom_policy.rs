@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use soft_burn::{Llama, device};
 use soft_core::{
-    Checks, DecodeSettings, Decoder, DynamicExits, Evidence, Exit, ExitPolicy, Exits, Measure,
-    MissingStates, Mode, PolicyError, Prompt, Verdict,
+    DecodeSettings, Decoder, DynamicExits, Exit, ExitDecision, ExitPolicy, ExitSignals, Exits,
+    Mode, PolicyError, Prompt, Signal,
 };
 use soft_data::Tokenizer;
 use soft_examples::outln;
@@ -22,13 +22,13 @@ struct AfterTheFirst {
 }
 
 impl ExitPolicy for AfterTheFirst {
-    fn judge(&mut self, _exit: Exit, evidence: &Evidence) -> Verdict {
+    fn judge(&mut self, _exit: Exit, evidence: &ExitSignals) -> ExitDecision {
         match evidence.score {
             // What is not asked for is not computed.
-            _ if self.seen <= self.tokens => Verdict::Stay,
-            None => Verdict::Ask(Measure::Score),
-            Some(score) if score.probability > self.least => Verdict::Leave,
-            Some(_) => Verdict::Stay,
+            _ if self.seen <= self.tokens => ExitDecision::Stay,
+            None => ExitDecision::Ask(Signal::Score),
+            Some(score) if score.probability > self.least => ExitDecision::Leave,
+            Some(_) => ExitDecision::Stay,
         }
     }
 
@@ -62,8 +62,6 @@ fn run() -> Result<()> {
     let dynamic = DynamicExits {
         exits: "2,4,8".parse()?,
         policy: Box::new(policy),
-        missing: MissingStates::Deferred,
-        checks: Checks::All,
     };
     let prompt = Prompt::from(tokenizer.encode_start("anka has a")?);
     let settings = DecodeSettings::greedy(Mode::Dynamic(dynamic), 12);

@@ -13,11 +13,11 @@ use soft_eval::results::{AnswerRow, AnswerTable, ExitRow, ExitTable, Finding};
 use soft_eval::{Interval, Journal};
 use soft_examples::decoding::DecodingArgs;
 use soft_examples::device::{PlaceArgs, listed};
+use soft_examples::eval_model::{EvalModel, NamedFolder, Questions};
 use soft_examples::evaluation::{OutputArgs, Recorder};
 use soft_examples::hub::model_folder;
 use soft_examples::outln;
 use soft_examples::progress::Progress;
-use soft_examples::subject::{NamedFolder, Questions, Subject};
 use soft_examples::table::{figure, percent, table};
 use soft_examples::terminal;
 use soft_examples::tokens::{TokenArgs, encode_rows};
@@ -98,7 +98,7 @@ fn run() -> Result<()> {
     );
     let mut records = args.format.read(&args.data)?;
     records.truncate(args.limit.unwrap_or(usize::MAX));
-    let subject = Subject::load(&args.model, place, &args.tokens)?;
+    let subject = EvalModel::load(&args.model, place, &args.tokens)?;
     let longest = args.max_len.min(config.max_positions);
     let examples = encode_rows(&args.data, &records, &subject.tokenizer, longest)?;
     let batches = ordered_batches(&examples, subject.tokenizer.pad(), args.batch)?;
@@ -168,7 +168,7 @@ struct Answered {
 fn answer(
     args: &Args,
     records: &[Record],
-    subject: &Subject,
+    subject: &EvalModel,
     journal: &mut Journal,
     modes: Vec<(String, Option<Exit>)>,
 ) -> Result<Vec<Answered>> {
@@ -242,7 +242,7 @@ fn print_answers(args: &Args, records: &[Record], answered: &[Answered]) {
         vec![
             row.mode.clone(),
             share(&row.exact_match),
-            share(&row.exact_match_normalised),
+            share(&row.exact_match_normalized),
             share(&row.f1),
         ]
     };

@@ -10,8 +10,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Parser;
 use soft_burn::{
-    AdamWSettings, Decay, Llama, LlamaConfig, Method, RopeScaling, SaveOptions, Schedule,
-    SpecialTokens, TrainSettings, Trainer, WeightType,
+    AdamWSettings, DType, Decay, Llama, LlamaConfig, Method, RopeScaling, SaveOptions, Schedule,
+    SpecialTokens, TrainSettings, Trainer,
 };
 use soft_core::{Batch, Example, Exits};
 use soft_data::{Loader, LoaderConfig, Tokenizer, ordered_batches};
@@ -85,7 +85,7 @@ fn run() -> Result<()> {
     let trainer = Trainer::new(model, settings(&args)?)?;
     let model = train_model(trainer, loader, &validation)?;
     let options = SaveOptions {
-        weight_type: WeightType::Bf16, // half the size, and as good a start
+        dtype: DType::Bf16, // half the size, and as good a start
         companions: Some(folder.path()),
         ..SaveOptions::default()
     };

@@ -10,11 +10,11 @@ use soft_eval::frontier;
 use soft_eval::results::{Finding, SpeedTable};
 use soft_examples::decoding::DecodingArgs;
 use soft_examples::device::{PlaceArgs, listed};
+use soft_examples::eval_model::{EvalModel, NamedFolder};
 use soft_examples::evaluation::{OutputArgs, Recorder};
 use soft_examples::outln;
 use soft_examples::prompts::{PromptArgs, Reader};
-use soft_examples::speed::Contest;
-use soft_examples::subject::{NamedFolder, Subject};
+use soft_examples::speed::SpeedRun;
 use soft_examples::table::{percent, table as text_table};
 use soft_examples::terminal;
 use soft_examples::tokens::TokenArgs;
@@ -83,7 +83,7 @@ fn run() -> Result<()> {
         args.max_new_tokens > 0,
         "--max-new-tokens is 0: expected at least 1"
     );
-    let subject = Subject::load(&args.model, args.device.open()?, &args.tokens)?;
+    let subject = EvalModel::load(&args.model, args.device.open()?, &args.tokens)?;
     let modes = args.modes(&subject)?;
     let mut recorder = Recorder::begin();
     recorder.model(&subject);
@@ -98,7 +98,7 @@ fn run() -> Result<()> {
     })?;
     let source = args.source.prompts.as_ref();
     let source = source.and_then(|path| path.file_stem());
-    let contest = Contest {
+    let contest = SpeedRun {
         subject: &subject,
         modes: &modes,
         data: source.map_or("one prompt".into(), |stem| {
@@ -118,7 +118,7 @@ type Modes = Vec<(String, DecodingArgs)>;
 
 impl Args {
     /// Plain decoding, then everything to compare with it; each is checked before anything is measured.
-    fn modes(&self, subject: &Subject) -> Result<Modes> {
+    fn modes(&self, subject: &EvalModel) -> Result<Modes> {
         let exits = subject.trained.exits(self.exits.as_ref())?;
         subject.check_answers(&exits)?;
         let of_mode = |mode: &str| DecodingArgs::of_mode(mode, self.max_new_tokens);

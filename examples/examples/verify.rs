@@ -12,9 +12,8 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use soft_burn::Llama;
 use soft_core::{
-    Checks, Confidence, DecodeModel, DecodeSettings, Decoder, DraftLength, DynamicExits, Exit,
-    Exits, Head, MissingStates, Mode, NestedModel, Past, Prompt, Saturation, Speculation, Step,
-    Thresholds, Tuner,
+    Confidence, DecodeModel, DecodeSettings, Decoder, DraftLength, DynamicExits, Exit, Exits, Head,
+    Mode, NestedModel, Past, Prompt, Saturation, Speculation, Step, Thresholds, Tuner,
 };
 use soft_data::Tokenizer;
 use soft_examples::decoding::Trained;
@@ -230,8 +229,6 @@ impl Contract<'_> {
         Mode::Dynamic(DynamicExits {
             exits: self.exits.clone(),
             policy: Box::new(Confidence(Thresholds::all(threshold))),
-            missing: MissingStates::Deferred,
-            checks: Checks::All,
         })
     }
 
@@ -337,7 +334,7 @@ impl Contract<'_> {
         for (segment, exit) in self.exits.segments().zip(self.exits.iter()) {
             let past = Past {
                 cache: &mut cache,
-                counts: &[text.len()],
+                query_lens: &[text.len()],
             };
             hidden = model.blocks(hidden, segment, Some(past))?;
             let states = model.select(&hidden, &positions)?;
@@ -355,7 +352,7 @@ impl Contract<'_> {
         let hidden = model.embed(&model.tokens(&[text.to_vec()])?)?;
         let past = Past {
             cache: &mut model.empty_cache(1, text.len())?,
-            counts: &[text.len()],
+            query_lens: &[text.len()],
         };
         let hidden = model.blocks(hidden, 0..exit.depth(), Some(past))?;
         let last = model.select(&hidden, &[text.len() - 1])?;

@@ -6,8 +6,8 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use soft_burn::{LlamaConfig, SoftInfo, draft_tokens};
 use soft_core::{
-    CalibratedExits, Checks, Criterion, DecodeSettings, DraftLength, DynamicExits, Example, Exit,
-    ExitRule, Exits, MissingStates, Mode, Sampling, Speculation, Thresholds, Tuner,
+    CalibratedExits, Criterion, DecodeSettings, DraftLength, DynamicExits, Example, Exit, ExitRule,
+    Exits, Mode, Sampling, Speculation, Thresholds, Tuner,
 };
 use soft_data::{Tokenizer, frequent_tokens};
 
@@ -39,12 +39,6 @@ pub struct DecodingArgs {
     /// saturation 0.98]
     #[arg(long)]
     pub thresholds: Option<Thresholds>,
-    /// Keys and values that an early exit left out are copied up (an approximation) instead of computed later
-    #[arg(long)]
-    pub copy_states: bool,
-    /// Check only at exits where leaving saves more time than asking takes
-    #[arg(long)]
-    pub thrifty: bool,
     /// Tokens per draft: 4, adaptive (3 at first, up to 8) or confident=0.3 (while the whole draft is more probable than that, up to 8)
     /// [default: adaptive]
     #[arg(long)]
@@ -127,8 +121,6 @@ impl DecodingArgs {
             exits: None,
             policy: None,
             thresholds: None,
-            copy_states: false,
-            thrifty: false,
             draft_length: None,
             full_draft_head: false,
             max_new_tokens,
@@ -178,8 +170,6 @@ impl DecodingArgs {
         let arguments = [
             ("--policy", self.policy.is_some(), decides, deciding),
             ("--thresholds", self.thresholds.is_some(), decides, deciding),
-            ("--copy-states", self.copy_states, dynamic, "dynamic"),
-            ("--thrifty", self.thrifty, dynamic, "dynamic"),
             (
                 "--draft-length",
                 self.draft_length.is_some(),
@@ -283,14 +273,6 @@ impl DecodingArgs {
         Ok(Mode::Dynamic(DynamicExits {
             exits: trained.exits(self.exits.as_ref())?,
             policy: rule.policy(),
-            missing: match self.copy_states {
-                true => MissingStates::Copied,
-                false => MissingStates::Deferred,
-            },
-            checks: match self.thrifty {
-                true => Checks::WhenWorthwhile,
-                false => Checks::All,
-            },
         }))
     }
 
@@ -309,10 +291,6 @@ impl DecodingArgs {
     /// When a token leaves: as asked for, else as calibrated, else by the usual thresholds.
     pub fn rule(&self, trained: &Trained) -> Result<ExitRule> {
         if let Some(calibrated) = self.calibrated(trained)? {
-            ensure!(
-                !self.copy_states && !self.thrifty,
-                "the thresholds that the folder was calibrated with hold neither for --copy-states nor for --thrifty: give --thresholds"
-            );
             return Ok(calibrated.rule.clone());
         }
         let policy = self.policy.as_deref().unwrap_or("confidence");

@@ -4,7 +4,7 @@ use crate::{outln, statusln};
 use anyhow::Result;
 use clap::Args;
 use soft_burn::burn::tensor::Device;
-use soft_burn::{Placement, WeightType, list_devices};
+use soft_burn::{DType, Placement, list_devices};
 
 /// Which device.
 #[derive(Args, Debug, Clone)]
@@ -31,7 +31,7 @@ pub struct PlaceArgs {
     device: DeviceArgs,
     /// Number type of weights and states: f32, bf16 or f16, as the device has them; on cpu bf16 is computed in f32, which is faster there
     #[arg(long, default_value = "f32")]
-    dtype: WeightType,
+    dtype: DType,
 }
 
 impl PlaceArgs {
@@ -47,9 +47,9 @@ impl PlaceArgs {
     }
 
     /// The number type that is computed in. The CPU's matrix products have no fast bf16, and f32 holds all of its numbers.
-    fn computed(&self) -> WeightType {
+    fn computed(&self) -> DType {
         match (self.device.device.as_str(), self.dtype) {
-            ("cpu" | "flex", WeightType::Bf16) => WeightType::F32,
+            ("cpu" | "flex", DType::Bf16) => DType::F32,
             (_, dtype) => dtype,
         }
     }
@@ -58,7 +58,7 @@ impl PlaceArgs {
     pub fn name(&self) -> String {
         let device = &self.device.device;
         match self.computed() {
-            WeightType::F32 => device.clone(),
+            DType::F32 => device.clone(),
             reduced => format!("{device}, {reduced}"),
         }
     }

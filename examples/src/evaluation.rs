@@ -9,8 +9,8 @@ use anyhow::{Context, Result, ensure};
 use soft_eval::results::{Evaluation, Finding, Input, Provenance};
 use soft_eval::{Bootstrap, Journal};
 
+use crate::eval_model::EvalModel;
 use crate::outln;
-use crate::subject::Subject;
 
 /// An evaluation on its way.
 pub struct Recorder {
@@ -51,7 +51,7 @@ impl Recorder {
     }
 
     /// Notes a model.
-    pub fn model(&mut self, subject: &Subject) {
+    pub fn model(&mut self, subject: &EvalModel) {
         self.provenance.inputs.extend(subject.inputs.clone());
     }
 

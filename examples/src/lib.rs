@@ -4,6 +4,7 @@
 pub mod calibration;
 pub mod decoding;
 pub mod device;
+pub mod eval_model;
 pub mod evaluation;
 pub mod hub;
 pub mod model;
@@ -12,7 +13,6 @@ pub mod prompts;
 pub mod recipe;
 pub mod speed;
 pub mod statistics;
-pub mod subject;
 pub mod table;
 pub mod tensorboard;
 pub mod terminal;

@@ -11,13 +11,13 @@ use soft_eval::{
 };
 
 use crate::decoding::DecodingArgs;
+use crate::eval_model::EvalModel;
 use crate::progress::Progress;
-use crate::subject::Subject;
 
 /// What to measure, and how it is reported.
-pub struct Contest<'a> {
+pub struct SpeedRun<'a> {
     /// The model.
-    pub subject: &'a Subject,
+    pub subject: &'a EvalModel,
     /// Modes by name, the one that others are compared with first.
     pub modes: &'a [(String, DecodingArgs)],
     /// What tables call the prompts.
@@ -28,7 +28,7 @@ pub struct Contest<'a> {
     pub least_agreement: f64,
 }
 
-impl Contest<'_> {
+impl SpeedRun<'_> {
     /// Measures every mode on every prompt; what the journal holds is taken from it.
     pub fn run(&self, journal: &mut Journal) -> Result<SpeedTable> {
         let subject = self.subject;

@@ -9,9 +9,9 @@ use soft_core::Prompt;
 use soft_data::{DataError, Format, encode, encode_prompt};
 use soft_eval::{AnsweredPrompt, Journal};
 
+use crate::eval_model::{EvalModel, Questions};
 use crate::progress::Progress;
 use crate::prompts::{PromptArgs, Reader};
-use crate::subject::{Questions, Subject};
 use crate::tokens::warn_of_control_text;
 
 /// Which texts.
@@ -72,7 +72,11 @@ impl TextArgs {
     }
 
     /// The tokens of every prompt.
-    pub fn read_prompts(&self, subject: &Subject, folder: &std::path::Path) -> Result<Vec<Prompt>> {
+    pub fn read_prompts(
+        &self,
+        subject: &EvalModel,
+        folder: &std::path::Path,
+    ) -> Result<Vec<Prompt>> {
         let source = PromptArgs {
             prompt: None,
             chat: None,
@@ -91,7 +95,7 @@ impl TextArgs {
     /// Prompts with what follows them; those without anything are left out.
     pub fn read(
         &self,
-        subject: &Subject,
+        subject: &EvalModel,
         folder: &std::path::Path,
         journal: &mut Journal,
     ) -> Result<Vec<AnsweredPrompt>> {
@@ -112,7 +116,7 @@ impl TextArgs {
         Ok(texts)
     }
 
-    fn rows(&self, subject: &Subject) -> Result<Vec<AnsweredPrompt>> {
+    fn rows(&self, subject: &EvalModel) -> Result<Vec<AnsweredPrompt>> {
         let format = self.format;
         ensure!(
             format.is_some(),
@@ -173,7 +177,7 @@ pub fn tokens(prompts: &[Prompt]) -> Vec<Vec<u32>> {
 
 /// The full model's greedy answers.
 fn answered(
-    subject: &Subject,
+    subject: &EvalModel,
     prompts: &[Vec<u32>],
     args: &TextArgs,
     journal: &mut Journal,
@@ -188,7 +192,7 @@ fn answered(
     let answers = subject.answers("full", &questions, journal, || progress.step(&subject.name))?;
     progress.finish();
     let pairs = prompts.iter().zip(answers);
-    let pair = |(prompt, answer): (&Vec<u32>, crate::subject::Answer)| AnsweredPrompt {
+    let pair = |(prompt, answer): (&Vec<u32>, crate::eval_model::Answer)| AnsweredPrompt {
         prompt: prompt.clone(),
         answer: answer.tokens,
         ended: answer.ended,

@@ -27,7 +27,7 @@ struct Program {
     flags: &'static [&'static str],
 }
 
-const DECODING: [&str; 23] = [
+const DECODING: [&str; 21] = [
     "--mode",
     "--exits",
     "--policy",
@@ -46,19 +46,15 @@ const DECODING: [&str; 23] = [
     "--device",
     "--dtype",
     "--chat",
-    "--copy-states",
-    "--thrifty",
     "--full-draft-head",
     "--ignore-eos",
     "--control-tokens",
 ];
 
 /// The flags without a value.
-const SWITCHES: [&str; 10] = [
+const SWITCHES: [&str; 8] = [
     "--train-body",
     "--dry-run",
-    "--copy-states",
-    "--thrifty",
     "--full-draft-head",
     "--full-depth-head",
     "--ignore-eos",

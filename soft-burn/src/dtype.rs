@@ -2,13 +2,13 @@
 //!
 //! Norms, rotary positions, softmax, losses and the optimiser's state stay f32, as in transformers and torch's mixed precision.
 
-use burn::tensor::{DType, FloatDType, Tensor};
+use burn::tensor::{DType as TensorDType, FloatDType, Tensor};
 use serde::{Deserialize, Serialize};
 
 /// The number type in which weights are kept or written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum WeightType {
+pub enum DType {
     /// 32 bits: what training starts from.
     #[default]
     F32,
@@ -18,7 +18,7 @@ pub enum WeightType {
     F16,
 }
 
-impl WeightType {
+impl DType {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::F32, Self::Bf16, Self::F16];
 
@@ -41,7 +41,7 @@ impl WeightType {
     }
 }
 
-impl std::fmt::Display for WeightType {
+impl std::fmt::Display for DType {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.name())
     }
@@ -53,7 +53,7 @@ pub(crate) fn in_f32<const D: usize>(
     compute: impl FnOnce(Tensor<D>) -> Tensor<D>,
 ) -> Tensor<D> {
     match x.dtype() {
-        DType::F32 => compute(x),
+        TensorDType::F32 => compute(x),
         other => compute(x.cast(FloatDType::F32)).cast(FloatDType::from(other)),
     }
 }
@@ -61,15 +61,15 @@ pub(crate) fn in_f32<const D: usize>(
 /// `x` as f32.
 pub(crate) fn to_f32<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     match x.dtype() {
-        DType::F32 => x,
+        TensorDType::F32 => x,
         _ => x.cast(FloatDType::F32),
     }
 }
 
-pub(crate) fn float_type(weight_type: WeightType) -> FloatDType {
-    match weight_type {
-        WeightType::F32 => FloatDType::F32,
-        WeightType::Bf16 => FloatDType::BF16,
-        WeightType::F16 => FloatDType::F16,
+pub(crate) fn float_type(dtype: DType) -> FloatDType {
+    match dtype {
+        DType::F32 => FloatDType::F32,
+        DType::Bf16 => FloatDType::BF16,
+        DType::F16 => FloatDType::F16,
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use soft_core::{BatchError, CacheError, ExitError};
 use thiserror::Error;
 
-use crate::dtype::WeightType;
+use crate::dtype::DType;
 
 /// A failure of soft-burn.
 #[derive(Debug, Error)]
@@ -247,11 +247,11 @@ pub enum Error {
     #[error("{device} does not compute in {found}: expected {}", expected.iter().map(|one| one.name()).collect::<Vec<_>>().join(", "))]
     NumberType {
         /// What was asked for.
-        found: WeightType,
+        found: DType,
         /// The device.
         device: String,
         /// What it computes in.
-        expected: Vec<WeightType>,
+        expected: Vec<DType>,
     },
     /// A setting outside its range.
     #[error("{key} is {found}: expected {expected}")]

@@ -51,7 +51,7 @@ pub use decode::cache::Cache;
 pub use decode::decode_model::DraftHead;
 pub use device::{device, device_names, devices, list_devices};
 pub use device_errors::out_of_memory;
-pub use dtype::WeightType;
+pub use dtype::DType;
 pub use error::Error;
 pub use io::draft_tokens::{draft_tokens, save_draft_tokens};
 pub use io::pretrained::{CompanionFile, SaveOptions, SoftInfo};

@@ -12,7 +12,7 @@ use crate::{Distribution, RowRng};
 
 /// What became of a drafted token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Checked {
+pub enum Verification {
     /// The drafted token stands.
     Accepted,
     /// The drafted token, and with it every token drafted after it, gives way to this one.
@@ -28,19 +28,19 @@ pub enum Checked {
 /// self-speculation. Takes one number from `rng` for the decision and one more for a replacement.
 ///
 /// A token that `draft` could not have sampled is replaced: no acceptance could make up for it.
-pub fn check_draft(
+pub fn verify_draft(
     drafted: u32,
     draft: &Distribution,
     full: &Distribution,
     rng: &mut RowRng,
-) -> Checked {
+) -> Verification {
     let (p, q) = (full.probability(drafted), draft.probability(drafted));
     // u < p/q without the division: never true for p = 0, always for p ≥ q > 0.
     let stands = rng.uniform() * q < p;
     if stands && q > 0.0 {
-        Checked::Accepted
+        Verification::Accepted
     } else {
-        Checked::Replaced(full.residual(draft).sample(rng))
+        Verification::Replaced(full.residual(draft).sample(rng))
     }
 }
 
@@ -55,9 +55,12 @@ mod tests {
         let point = Distribution::point;
         for seed in 0..50 {
             let mut rng = RowRng::new(seed);
-            let same = check_draft(3, &point(3), &point(3), &mut rng);
-            let other = check_draft(3, &point(3), &point(5), &mut rng);
-            assert_eq!((same, other), (Checked::Accepted, Checked::Replaced(5)));
+            let same = verify_draft(3, &point(3), &point(3), &mut rng);
+            let other = verify_draft(3, &point(3), &point(5), &mut rng);
+            assert_eq!(
+                (same, other),
+                (Verification::Accepted, Verification::Replaced(5))
+            );
         }
     }
 
@@ -65,8 +68,8 @@ mod tests {
     fn what_the_draft_could_not_sample_is_replaced() {
         let mut rng = RowRng::new(1);
         let full = Distribution::in_proportion(vec![(1, 0.5), (2, 0.5)]).unwrap();
-        let checked = check_draft(1, &Distribution::point(2), &full, &mut rng);
-        assert_eq!(checked, Checked::Replaced(1));
+        let checked = verify_draft(1, &Distribution::point(2), &full, &mut rng);
+        assert_eq!(checked, Verification::Replaced(1));
     }
 
     /// The probability that `token` comes out of drafting and checking, summed up without chance:
@@ -91,7 +94,7 @@ mod tests {
             let mut rng = RowRng::new(seed);
             for _ in 0..20 {
                 let drafted = full.sample(&mut rng);
-                prop_assert_eq!(check_draft(drafted, &full, &full, &mut rng), Checked::Accepted);
+                prop_assert_eq!(verify_draft(drafted, &full, &full, &mut rng), Verification::Accepted);
             }
         }
 
@@ -103,7 +106,7 @@ mod tests {
         ) {
             let mut rng = RowRng::new(seed);
             let drafted = draft.sample(&mut rng);
-            if let Checked::Replaced(token) = check_draft(drafted, &draft, &full, &mut rng) {
+            if let Verification::Replaced(token) = verify_draft(drafted, &draft, &full, &mut rng) {
                 prop_assert!(full.probability(drafted) < draft.probability(drafted));
                 prop_assert!(full.probability(token) > draft.probability(token));
             }

@@ -4,7 +4,7 @@
 //! disturb the full model when all of them count from the first step on. The full depth always counts; what an exit left out
 //! would have counted is shared among the others, so that weights go on summing to 1.
 
-use crate::{ExitError, Exits, MicroBatch, SortedLoss};
+use crate::{ExitError, Exits, LossSchedule, MicroBatch};
 
 /// Intermediate exits take turns: at every step each R-th of them, another set than the step before.
 ///
@@ -15,7 +15,7 @@ pub struct Rotational<L> {
     every: u64,
 }
 
-impl<L: SortedLoss> Rotational<L> {
+impl<L: LossSchedule> Rotational<L> {
     /// Each `every`-th intermediate exit of those that `weights` weighs.
     ///
     /// # Errors
@@ -30,7 +30,7 @@ impl<L: SortedLoss> Rotational<L> {
     }
 }
 
-impl<L: SortedLoss> SortedLoss for Rotational<L> {
+impl<L: LossSchedule> LossSchedule for Rotational<L> {
     fn weights(&self, exits: &Exits, at: MicroBatch) -> Vec<f64> {
         let turn = at.step % self.every;
         let counts = |index: usize| index as u64 % self.every == turn;
@@ -47,7 +47,7 @@ pub struct Gradual<L> {
     steps: u64,
 }
 
-impl<L: SortedLoss> Gradual<L> {
+impl<L: LossSchedule> Gradual<L> {
     /// All exits that `weights` weighs count after `steps` steps: half of the run's in LayerSkip.
     ///
     /// # Errors
@@ -62,7 +62,7 @@ impl<L: SortedLoss> Gradual<L> {
     }
 }
 
-impl<L: SortedLoss> SortedLoss for Gradual<L> {
+impl<L: LossSchedule> LossSchedule for Gradual<L> {
     fn weights(&self, exits: &Exits, at: MicroBatch) -> Vec<f64> {
         let intermediate = exits.len() as u64 - 1;
         // Wide enough for every step; steps are counted from 1.
@@ -85,7 +85,7 @@ pub struct Ramp<L> {
     steps: u64,
 }
 
-impl<L: SortedLoss> Ramp<L> {
+impl<L: LossSchedule> Ramp<L> {
     /// Exits count as `weights` weighs them after `steps` steps, and in proportion before.
     ///
     /// # Errors
@@ -100,7 +100,7 @@ impl<L: SortedLoss> Ramp<L> {
     }
 }
 
-impl<L: SortedLoss> SortedLoss for Ramp<L> {
+impl<L: LossSchedule> LossSchedule for Ramp<L> {
     fn weights(&self, exits: &Exits, at: MicroBatch) -> Vec<f64> {
         let done = at.step.saturating_sub(1) as f64 / self.steps as f64;
         scaled(self.weights.weights(exits, at), |_| done.min(1.0))
@@ -133,7 +133,7 @@ mod tests {
     use super::*;
     use crate::{AllExits, IntermediateExits};
 
-    fn counting(schedule: &impl SortedLoss, exits: &Exits, step: u64) -> Vec<usize> {
+    fn counting(schedule: &impl LossSchedule, exits: &Exits, step: u64) -> Vec<usize> {
         let weights = schedule.weights(exits, MicroBatch { step, index: 0 });
         let counting = exits
             .iter()

@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Exit, ExitError, Exits, MicroBatch, SortedLoss};
+use crate::{Exit, ExitError, Exits, LossSchedule, MicroBatch};
 
 /// What an exit of depth n counts, before weights are scaled to sum to 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,7 +61,7 @@ impl DepthWeights {
     }
 }
 
-impl SortedLoss for DepthWeights {
+impl LossSchedule for DepthWeights {
     fn weights(&self, exits: &Exits, _at: MicroBatch) -> Vec<f64> {
         let weights: Vec<f64> = exits.iter().map(|exit| self.of(exit)).collect();
         let sum: f64 = weights.iter().sum();

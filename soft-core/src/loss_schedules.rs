@@ -5,13 +5,13 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-use crate::{ExitError, Exits, MicroBatch, SortedLoss};
+use crate::{ExitError, Exits, LossSchedule, MicroBatch};
 
 /// Every exit equally, at every step: sorted fine-tuning (SoFT), equation 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AllExits;
 
-impl SortedLoss for AllExits {
+impl LossSchedule for AllExits {
     fn weights(&self, exits: &Exits, _at: MicroBatch) -> Vec<f64> {
         vec![1.0 / exits.len() as f64; exits.len()]
     }
@@ -21,7 +21,7 @@ impl SortedLoss for AllExits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LastExit;
 
-impl SortedLoss for LastExit {
+impl LossSchedule for LastExit {
     fn weights(&self, exits: &Exits, _at: MicroBatch) -> Vec<f64> {
         let mut weights = vec![0.0; exits.len()];
         if let Some(last) = weights.last_mut() {
@@ -36,7 +36,7 @@ impl SortedLoss for LastExit {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IntermediateExits;
 
-impl SortedLoss for IntermediateExits {
+impl LossSchedule for IntermediateExits {
     fn weights(&self, exits: &Exits, _at: MicroBatch) -> Vec<f64> {
         let intermediate = exits.len() - 1;
         if intermediate == 0 {
@@ -70,7 +70,7 @@ impl ExitWeights {
     }
 }
 
-impl SortedLoss for ExitWeights {
+impl LossSchedule for ExitWeights {
     fn weights(&self, _exits: &Exits, _at: MicroBatch) -> Vec<f64> {
         self.0.clone()
     }
@@ -92,7 +92,7 @@ pub struct SampledExits<L> {
     seed: u64,
 }
 
-impl<L: SortedLoss> SampledExits<L> {
+impl<L: LossSchedule> SampledExits<L> {
     /// `draws` exits per micro-batch out of those that `weights` weighs. What is drawn depends on `seed`
     /// and the micro-batch alone, so a resumed run goes on as it would have.
     ///
@@ -122,7 +122,7 @@ impl<L: SortedLoss> SampledExits<L> {
     }
 }
 
-impl<L: SortedLoss> SortedLoss for SampledExits<L> {
+impl<L: LossSchedule> LossSchedule for SampledExits<L> {
     fn weights(&self, exits: &Exits, at: MicroBatch) -> Vec<f64> {
         let weights = self.weights.weights(exits, at);
         let share = 1.0 / self.draws as f64;
@@ -145,7 +145,7 @@ impl<L: SortedLoss> SortedLoss for SampledExits<L> {
     }
 }
 
-impl SortedLoss for Box<dyn SortedLoss + Send> {
+impl LossSchedule for Box<dyn LossSchedule + Send> {
     fn weights(&self, exits: &Exits, at: MicroBatch) -> Vec<f64> {
         (**self).weights(exits, at)
     }
@@ -177,7 +177,7 @@ mod tests {
             let rotational = Rotational::new(own.clone(), 1 + step % 5).unwrap();
             let gradual = Gradual::new(DepthWeights::Quadratic, 1 + index % 99).unwrap();
             let ramp = Ramp::new(AllExits, 1 + index % 7).unwrap();
-            let schedules: [&dyn SortedLoss; 8] = [
+            let schedules: [&dyn LossSchedule; 8] = [
                 &AllExits, &LastExit, &IntermediateExits, &own, &sampled, &rotational, &gradual, &ramp,
             ];
             for schedule in schedules {

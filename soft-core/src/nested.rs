@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Batch, Exit, Exits, HeldPositions};
+use crate::{Batch, CacheLengths, Exit, Exits};
 
 /// A decoder-only language model whose first n blocks are models of their own.
 pub trait NestedModel {
@@ -93,7 +93,7 @@ pub struct Past<'a, Cache> {
     /// Keys and values of the earlier positions.
     pub cache: &'a mut Cache,
     /// New states of each row of the cache, in order; 0 for a row that sits this pass out.
-    pub counts: &'a [usize],
+    pub query_lens: &'a [usize],
 }
 
 /// Turns a hidden state into logits: one shared head (SoFT) or one per exit (SFT+ICT).
@@ -116,24 +116,24 @@ pub trait ExitHead<Hidden> {
 /// blocks lag behind.
 pub trait KvCache {
     /// How far it is filled.
-    fn held(&self) -> &HeldPositions;
+    fn lengths(&self) -> &CacheLengths;
 
     /// Forgets what `row` holds beyond its first `positions`, in every block.
     fn truncate(&mut self, row: usize, positions: usize);
 
     /// Number of rows.
     fn rows(&self) -> usize {
-        self.held().rows()
+        self.lengths().rows()
     }
 
     /// How many positions of `row` block `block` holds.
     fn filled(&self, block: usize, row: usize) -> usize {
-        self.held().filled(block, row)
+        self.lengths().filled(block, row)
     }
 
     /// Most positions a row can hold.
     fn capacity(&self) -> usize {
-        self.held().capacity()
+        self.lengths().capacity()
     }
 }
 
@@ -142,8 +142,8 @@ pub trait KvCache {
 pub struct NoCache;
 
 impl KvCache for NoCache {
-    fn held(&self) -> &HeldPositions {
-        static NOTHING: HeldPositions = HeldPositions::none();
+    fn lengths(&self) -> &CacheLengths {
+        static NOTHING: CacheLengths = CacheLengths::none();
         &NOTHING
     }
 

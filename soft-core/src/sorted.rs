@@ -24,7 +24,7 @@ impl MicroBatch {
 
 /// How much each exit counts in the loss, a pure function of exits and place in the run, so that a resumed run goes on
 /// as it would have.
-pub trait SortedLoss {
+pub trait LossSchedule {
     /// One weight per exit, none negative, summing to 1. An exit of weight 0 is left out: its head is
     /// not applied and blocks beyond the last exit that counts are not run.
     fn weights(&self, exits: &Exits, at: MicroBatch) -> Vec<f64>;
@@ -33,7 +33,7 @@ pub trait SortedLoss {
 /// What one pass of the sorted loss yields.
 #[derive(Clone, Debug)]
 pub struct SortedLossOutput<Loss> {
-    /// Σ weight · loss / normaliser: what is differentiated.
+    /// Σ weight · loss / normalizer: what is differentiated.
     pub total: Loss,
     /// Summed cross-entropy in nats at each exit whose weight is not zero, shallowest first.
     pub per_exit: Vec<(Exit, Loss)>,
@@ -41,8 +41,8 @@ pub struct SortedLossOutput<Loss> {
 
 /// One forward pass through `exits` and the weighted loss of all of them.
 ///
-/// `weights` holds one weight per exit ([`SortedLoss::weights`]); exits of weight 0 are skipped.
-/// `normaliser` is the number of supervised tokens of the whole optimiser batch, all its
+/// `weights` holds one weight per exit ([`LossSchedule::weights`]); exits of weight 0 are skipped.
+/// `normalizer` is the number of supervised tokens of the whole optimiser batch, all its
 /// micro-batches together, so that accumulated gradients are those of one large batch. The model
 /// is run once, never once per exit.
 ///
@@ -57,7 +57,7 @@ pub fn sorted_loss<M: TrainModel>(
     (tokens, targets): (&M::Tokens, &M::Targets),
     exits: &Exits,
     weights: &[f64],
-    normaliser: f64,
+    normalizer: f64,
 ) -> Result<SortedLossOutput<M::Loss>, M::Error> {
     assert_eq!(weights.len(), exits.len(), "one weight per exit");
     let mut per_exit = Vec::new();
@@ -69,7 +69,7 @@ pub fn sorted_loss<M: TrainModel>(
         hidden = model.blocks(hidden, segment, None)?;
         if weight != 0.0 {
             let loss = model.loss(&hidden, exit, targets)?;
-            terms.push((weight / normaliser, loss.clone()));
+            terms.push((weight / normalizer, loss.clone()));
             per_exit.push((exit, loss));
         }
     }

@@ -14,7 +14,7 @@ use thiserror::Error;
 
 use crate::conformance::Observed;
 use crate::{
-    Batch, BatchError, BatchModel, CacheError, DecodeModel, Exit, HeldPositions, KvCache,
+    Batch, BatchError, BatchModel, CacheError, CacheLengths, DecodeModel, Exit, KvCache,
     NestedModel, Past, Target, TargetScore, TrainModel,
 };
 
@@ -118,7 +118,7 @@ fn uniform(state: &mut u64) -> f64 {
 #[derive(Clone, Debug)]
 pub struct ToyCache {
     inputs: Vec<Vec<Vec<Vec<f64>>>>,
-    held: HeldPositions,
+    lengths: CacheLengths,
 }
 
 impl ToyCache {
@@ -126,7 +126,7 @@ impl ToyCache {
     pub fn new(depth: usize, rows: usize, capacity: usize) -> Self {
         Self {
             inputs: vec![vec![Vec::new(); rows]; depth],
-            held: HeldPositions::new(depth, rows, capacity),
+            lengths: CacheLengths::new(depth, rows, capacity),
         }
     }
 
@@ -141,19 +141,19 @@ impl ToyCache {
             let rows = hidden.len();
             return Err(ToyError::NotPacked { rows });
         };
-        self.held.starts(range, counts, states.len())?;
-        self.held.advance(range.clone(), counts);
+        self.lengths.starts(range, counts, states.len())?;
+        self.lengths.advance(range.clone(), counts);
         Ok(())
     }
 }
 
 impl KvCache for ToyCache {
-    fn held(&self) -> &HeldPositions {
-        &self.held
+    fn lengths(&self) -> &CacheLengths {
+        &self.lengths
     }
 
     fn truncate(&mut self, row: usize, positions: usize) {
-        self.held.truncate(row, positions);
+        self.lengths.truncate(row, positions);
         for block in &mut self.inputs {
             block[row].truncate(positions);
         }
@@ -186,7 +186,11 @@ impl NestedModel for ToyModel {
         past: Option<Past<ToyCache>>,
     ) -> Result<ToyHidden, ToyError> {
         self.check_blocks(&range)?;
-        let Some(Past { cache, counts }) = past else {
+        let Some(Past {
+            cache,
+            query_lens: counts,
+        }) = past
+        else {
             for states in &mut hidden {
                 for block in range.clone() {
                     let mut seen = Vec::new();
@@ -231,8 +235,8 @@ fn toy_block(weight: &[Vec<f64>], state: &[f64], seen: &mut Vec<Vec<f64>>) -> Ve
 
 /// Cross-entropy of a token under its logits.
 fn nats(logits: &[f64], token: u32) -> f64 {
-    let normaliser: f64 = logits.iter().map(|logit| logit.exp()).sum();
-    normaliser.ln() - logits[token as usize]
+    let normalizer: f64 = logits.iter().map(|logit| logit.exp()).sum();
+    normalizer.ln() - logits[token as usize]
 }
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {

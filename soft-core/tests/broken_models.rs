@@ -7,7 +7,7 @@ use std::ops::Range;
 use soft_core::conformance::{DecodingLaws, Laws, Observed};
 use soft_core::toy::{ToyCache, ToyDraftHead, ToyError, ToyHidden, ToyModel};
 use soft_core::{
-    Batch, BatchModel, DecodeModel, Exit, Exits, Head, HeldPositions, KvCache, NestedModel, Past,
+    Batch, BatchModel, CacheLengths, DecodeModel, Exit, Exits, Head, KvCache, NestedModel, Past,
     Prompt, Score, Target, TargetScore, TrainModel,
 };
 
@@ -31,8 +31,6 @@ enum Defect {
     SelectsInItsOwnOrder,
     /// Puts the last part first.
     ConcatenatesBackwards,
-    /// Copies something else into deeper blocks than the state.
-    CopiesAmiss,
     /// Scores many tokens alike, and names the highest id of several.
     NamesTheLastOfEqual,
     /// The same scores, but the lowest id: no defect.
@@ -57,8 +55,8 @@ struct BrokenCache {
 }
 
 impl KvCache for BrokenCache {
-    fn held(&self) -> &HeldPositions {
-        self.cache.held()
+    fn lengths(&self) -> &CacheLengths {
+        self.cache.lengths()
     }
 
     fn truncate(&mut self, row: usize, positions: usize) {
@@ -103,7 +101,7 @@ impl NestedModel for Broken {
         let after_an_exit = range.start > 0 && past.is_none();
         let past = past.map(|past| Past {
             cache: &mut past.cache.cache,
-            counts: past.counts,
+            query_lens: past.query_lens,
         });
         let mut hidden = self.model.blocks(hidden, range, past)?;
         if after_an_exit && self.defect == Defect::StumblesAtExits {
@@ -209,24 +207,6 @@ impl DecodeModel for Broken {
         self.model.concat(parts)
     }
 
-    fn copy_up(
-        &self,
-        hidden: &ToyHidden,
-        range: Range<usize>,
-        past: Past<BrokenCache>,
-    ) -> Result<(), ToyError> {
-        let past = Past {
-            cache: &mut past.cache.cache,
-            counts: past.counts,
-        };
-        let mut hidden = hidden.clone();
-        if self.defect == Defect::CopiesAmiss {
-            let values = hidden[0].iter_mut().flatten();
-            values.for_each(|value| *value = -*value);
-        }
-        self.model.copy_up(&hidden, range, past)
-    }
-
     fn draft_head(&self, exit: Exit, tokens: &[u32]) -> Result<ToyDraftHead, ToyError> {
         self.model.draft_head(exit, tokens)
     }
@@ -278,8 +258,12 @@ impl DecodeModel for Broken {
         Ok(rows)
     }
 
-    fn similarities(&self, before: &ToyHidden, after: &ToyHidden) -> Result<Vec<f32>, ToyError> {
-        self.model.similarities(before, after)
+    fn cosine_similarities(
+        &self,
+        before: &ToyHidden,
+        after: &ToyHidden,
+    ) -> Result<Vec<f32>, ToyError> {
+        self.model.cosine_similarities(before, after)
     }
 }
 
@@ -343,7 +327,6 @@ fn every_defect_breaks_its_law() {
         (Defect::LearnsFromPadding, "padded batch"),
         (Defect::SelectsInItsOwnOrder, "late"),
         (Defect::ConcatenatesBackwards, "late"),
-        (Defect::CopiesAmiss, "a copied state"),
         (Defect::NamesTheLastOfEqual, "best tokens, scores"),
         (Defect::Overconfident, "best tokens, scores"),
         (Defect::DraftsWithAllTokens, "best tokens, scores"),
@@ -363,7 +346,6 @@ fn defects_that_show_in_answers_break_laws_of_decoding() {
         (Defect::StumblesAtExits, "static exit"),
         (Defect::SelectsInItsOwnOrder, "static exit"),
         (Defect::ConcatenatesBackwards, "waited at any exits"),
-        (Defect::CopiesAmiss, "copied states"),
         (Defect::NamesTheLastOfEqual, "static exit"),
         (Defect::Overconfident, "left early"),
     ] {

@@ -7,7 +7,7 @@
 mod chi_square;
 
 use chi_square::critical;
-use soft_core::{Checked, Distribution, RowRng, Sampling, check_draft};
+use soft_core::{Distribution, RowRng, Sampling, Verification, verify_draft};
 
 const DRAWS: u32 = 200_000;
 
@@ -77,9 +77,9 @@ fn pairs() -> Vec<(&'static str, Distribution, Distribution)> {
 /// The token that comes out of drafting and checking.
 fn speculated(draft: &Distribution, full: &Distribution, rng: &mut RowRng) -> u32 {
     let drafted = draft.sample(rng);
-    match check_draft(drafted, draft, full, rng) {
-        Checked::Accepted => drafted,
-        Checked::Replaced(token) => token,
+    match verify_draft(drafted, draft, full, rng) {
+        Verification::Accepted => drafted,
+        Verification::Replaced(token) => token,
     }
 }
 
@@ -142,9 +142,9 @@ fn wrong_rules_are_caught() {
         ("accept always", |draft, _, rng| draft.sample(rng)),
         ("replace from the full distribution", |draft, full, rng| {
             let drafted = draft.sample(rng);
-            match check_draft(drafted, draft, full, rng) {
-                Checked::Accepted => drafted,
-                Checked::Replaced(_) => full.sample(rng),
+            match verify_draft(drafted, draft, full, rng) {
+                Verification::Accepted => drafted,
+                Verification::Replaced(_) => full.sample(rng),
             }
         }),
         ("accept with the full probability", |draft, full, rng| {

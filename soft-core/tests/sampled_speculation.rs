@@ -8,9 +8,9 @@ mod chi_square;
 use chi_square::deviation;
 use soft_core::toy::ToyModel;
 use soft_core::{
-    Always, Checks, Confidence, DecodeSettings, Decoder, DraftLength, DynamicExits, Exit, Exits,
-    MissingStates, Mode, NestedModel, Patience, Prompt, Sampling, Saturation, Speculation,
-    Statistics, Thresholds, Tuner,
+    Always, Confidence, DecodeSettings, Decoder, DraftLength, DynamicExits, Exit, Exits, Mode,
+    NestedModel, Patience, Prompt, Sampling, Saturation, Speculation, Statistics, Thresholds,
+    Tuner,
 };
 
 const VOCAB: usize = 6;
@@ -311,8 +311,6 @@ fn what_is_not_the_full_model_is_caught() {
         Mode::Dynamic(DynamicExits {
             exits: exits(),
             policy: Box::new(Always),
-            missing: MissingStates::Deferred,
-            checks: Checks::All,
         })
     };
     let colder = Sampling {

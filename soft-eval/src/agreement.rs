@@ -121,7 +121,7 @@ fn add<M: DecodeModel>(
     sums: &mut [Vec<PositionAgreement>],
 ) -> Result<(), M::Error> {
     for ((hidden, rows), sums) in ours.exits.iter().zip(sums) {
-        let cosines = model.similarities(hidden, target)?;
+        let cosines = model.cosine_similarities(hidden, target)?;
         for (index, (sum, cosine)) in sums.iter_mut().zip(cosines).enumerate() {
             sum.answers += 1;
             sum.top1 += f64::from(u8::from(rows.best[index] == wanted.best[index]));

@@ -4,7 +4,7 @@
 //!
 //! Source: Joshi et al., *TriviaQA*, ACL 2017, and the rules of its official evaluation script.
 //! The SoFT paper reports exact match; it compares as written, case and all
-//! ([`exact_match`]). Most other work compares normalised texts ([`exact_match_normalised`]).
+//! ([`exact_match`]). Most other work compares normalised texts ([`exact_match_normalized`]).
 
 use std::collections::HashMap;
 
@@ -19,22 +19,22 @@ pub fn exact_match<A: AsRef<str>>(prediction: &str, answers: impl IntoIterator<I
         .any(|answer| answer.as_ref().trim_matches(is_space) == prediction)
 }
 
-/// Whether `prediction` is one of `answers` after [`normalise`].
+/// Whether `prediction` is one of `answers` after [`normalize`].
 ///
 /// ```
-/// use soft_eval::{exact_match, exact_match_normalised};
+/// use soft_eval::{exact_match, exact_match_normalized};
 ///
 /// assert!(!exact_match("the eiffel tower.", ["Eiffel Tower"]));
-/// assert!(exact_match_normalised("the eiffel tower.", ["Eiffel Tower"]));
+/// assert!(exact_match_normalized("the eiffel tower.", ["Eiffel Tower"]));
 /// ```
-pub fn exact_match_normalised<A: AsRef<str>>(
+pub fn exact_match_normalized<A: AsRef<str>>(
     prediction: &str,
     answers: impl IntoIterator<Item = A>,
 ) -> bool {
-    let prediction = normalise(prediction);
+    let prediction = normalize(prediction);
     answers
         .into_iter()
-        .any(|answer| normalise(answer.as_ref()) == prediction)
+        .any(|answer| normalize(answer.as_ref()) == prediction)
 }
 
 /// The best F1 of `prediction` against any of `answers`, from 0 to 1; 0 without answers.
@@ -43,8 +43,8 @@ pub fn exact_match_normalised<A: AsRef<str>>(
 /// over the prediction's words, recall `c` over the answer's, and F1 = 2PR / (P + R). Without a
 /// word in common it is 0, even if both texts are empty.
 pub fn f1<A: AsRef<str>>(prediction: &str, answers: impl IntoIterator<Item = A>) -> f64 {
-    let prediction = normalise(prediction);
-    let of = |answer: A| word_f1(&prediction, &normalise(answer.as_ref()));
+    let prediction = normalize(prediction);
+    let of = |answer: A| word_f1(&prediction, &normalize(answer.as_ref()));
     answers.into_iter().map(of).fold(0.0, f64::max)
 }
 
@@ -64,7 +64,7 @@ impl AnswerScore {
     pub fn of<A: AsRef<str>>(prediction: &str, accepted: &[A]) -> Self {
         Self {
             exact: exact_match(prediction, accepted),
-            normalised: exact_match_normalised(prediction, accepted),
+            normalised: exact_match_normalized(prediction, accepted),
             f1: f1(prediction, accepted),
         }
     }
@@ -77,9 +77,9 @@ impl AnswerScore {
 /// the ends.
 ///
 /// ```
-/// assert_eq!(soft_eval::normalise("The  Rock-'n'-Roll_Years!"), "rock n roll years");
+/// assert_eq!(soft_eval::normalize("The  Rock-'n'-Roll_Years!"), "rock n roll years");
 /// ```
-pub fn normalise(text: &str) -> String {
+pub fn normalize(text: &str) -> String {
     let lower = text.replace('_', " ").to_lowercase();
     let spaced: String = lower
         .chars()
@@ -164,7 +164,7 @@ mod tests {
             ("", ""),
         ];
         for (text, normal) in cases {
-            assert_eq!(normalise(text), normal, "{text}");
+            assert_eq!(normalize(text), normal, "{text}");
         }
     }
 
@@ -182,8 +182,8 @@ mod tests {
     #[test]
     fn normalised_match_takes_any_alias() {
         let answers = vec!["Sunset Boulevard".to_owned(), "Sunset Blvd.".to_owned()];
-        assert!(exact_match_normalised("the sunset  blvd", &answers));
-        assert!(!exact_match_normalised("sunset", &answers));
+        assert!(exact_match_normalized("the sunset  blvd", &answers));
+        assert!(!exact_match_normalized("sunset", &answers));
     }
 
     #[test]

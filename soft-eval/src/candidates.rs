@@ -100,7 +100,7 @@ fn thresholds(
 /// How sure an exit is, the higher the surer.
 fn sureness(criterion: Criterion, token: &TokenTrace, index: usize) -> f64 {
     let early = token.early[index];
-    let evidence = soft_core::Evidence {
+    let evidence = soft_core::ExitSignals {
         score: Some(early.score),
         similarity: Some(early.similarity),
     };

@@ -5,7 +5,7 @@
 //! | question | answer |
 //! | --- | --- |
 //! | how well does every exit predict? | [`exit_scores`] |
-//! | are answers right? | [`exact_match`], [`exact_match_normalised`], [`f1`], [`AnswerScore`] |
+//! | are answers right? | [`exact_match`], [`exact_match_normalized`], [`f1`], [`AnswerScore`] |
 //! | how sure is that mean, or that difference? | [`Bootstrap`] |
 //! | how far is every exit from the full depth? | [`Pairing`] |
 //! | which response is better? | [`judge_pairs`] with a [`Judge`]: [`VerdictLikelihood`], [`ResponseLikelihood`], [`VerdictFile`], `ChatJudge` (feature `http`) |
@@ -57,7 +57,7 @@ mod trace;
 mod verdict_file;
 
 pub use agreement::{AnsweredPrompt, ExitAgreement, Pairing, PositionAgreement};
-pub use answers::{AnswerScore, exact_match, exact_match_normalised, f1, normalise};
+pub use answers::{AnswerScore, exact_match, exact_match_normalized, f1, normalize};
 pub use bootstrap::{Bootstrap, Interval};
 pub use calibration::{Calibration, CalibrationSettings, calibrate, shuffle};
 #[cfg(feature = "http")]

@@ -73,7 +73,7 @@ impl<M: DecodeModel> Reader<'_, M> {
         let hidden = model.embed(&model.tokens(&[tokens.to_vec()])?)?;
         let past = Past {
             cache: self.cache,
-            counts: &[tokens.len()],
+            query_lens: &[tokens.len()],
         };
         let hidden = model.blocks(hidden, 0..model.depth(), Some(past))?;
         let wanted: Vec<usize> = (from..tokens.len()).collect();

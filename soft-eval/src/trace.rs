@@ -1,7 +1,7 @@
 //! What every exit would say at every position of a text, and when a policy would leave.
 //!
 //! One pass of the whole model per text; any number of policies and thresholds are then tried on what was seen, for nothing. Keys and
-//! values that an early exit leaves out are computed later and exactly (`soft_core::MissingStates::Deferred`), so that what is traced
+//! values that an early exit leaves out are computed later and exactly, so that what is traced
 //! here is what a decoder meets that writes this text. Knows no tokenizer and no file.
 
 use std::ops::Range;
@@ -9,7 +9,7 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use soft_core::{
-    DecodeModel, Evidence, Exit, ExitPolicy, Exits, Head, Measure, Past, Score, Verdict,
+    DecodeModel, Exit, ExitDecision, ExitPolicy, ExitSignals, Exits, Head, Past, Score, Signal,
 };
 
 /// One position of a text.
@@ -71,7 +71,7 @@ pub fn trace<M: DecodeModel>(
     for (segment, exit) in exits.segments().zip(exits.iter()) {
         let past = Past {
             cache: &mut cache,
-            counts: &[positions.end],
+            query_lens: &[positions.end],
         };
         hidden = model.blocks(hidden, segment, Some(past))?;
         let states = model.select(&hidden, &wanted)?;
@@ -80,8 +80,8 @@ pub fn trace<M: DecodeModel>(
             break;
         }
         let scores = model.scores(&states, Head::Full(exit))?;
-        let similarities = model.similarities(&before, &states)?;
-        for ((early, score), similarity) in early.iter_mut().zip(scores).zip(similarities) {
+        let cosine_similarities = model.cosine_similarities(&before, &states)?;
+        for ((early, score), similarity) in early.iter_mut().zip(scores).zip(cosine_similarities) {
             early.push(EarlyTrace { score, similarity });
         }
         before = states;
@@ -98,18 +98,18 @@ impl TokenTrace {
         policy.next_token();
         let mut heads = 0;
         for (index, (early, &exit)) in self.early.iter().zip(exits).enumerate() {
-            let mut evidence = Evidence::default();
+            let mut evidence = ExitSignals::default();
             let verdict = loop {
                 match policy.judge(exit, &evidence) {
-                    Verdict::Ask(Measure::Score) => evidence.score = Some(early.score),
-                    Verdict::Ask(Measure::Similarity) => {
+                    ExitDecision::Ask(Signal::Score) => evidence.score = Some(early.score),
+                    ExitDecision::Ask(Signal::Similarity) => {
                         evidence.similarity = Some(early.similarity);
                     }
                     verdict => break verdict,
                 }
             };
             heads += usize::from(evidence.score.is_some());
-            if verdict == Verdict::Leave {
+            if verdict == ExitDecision::Leave {
                 // The token itself takes a head, if none was looked at.
                 heads += usize::from(evidence.score.is_none());
                 let token = early.score.token;
@@ -189,8 +189,8 @@ mod tests {
     use super::*;
     use soft_core::toy::ToyModel;
     use soft_core::{
-        Checks, Confidence, DecodeSettings, Decoder, DynamicExits, Margin, MissingStates, Mode,
-        Patience, Prompt, Saturation, Thresholds,
+        Confidence, DecodeSettings, Decoder, DynamicExits, Margin, Mode, Patience, Prompt,
+        Saturation, Thresholds,
     };
 
     /// A dynamic answer, with the exit of each of its tokens.
@@ -199,8 +199,6 @@ mod tests {
             Mode::Dynamic(DynamicExits {
                 exits: exits.clone(),
                 policy,
-                missing: MissingStates::Deferred,
-                checks: Checks::All,
             }),
             30,
         );

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)] // a test's way to fail
 
 use serde::Deserialize;
-use soft_eval::{exact_match, exact_match_normalised, f1};
+use soft_eval::{exact_match, exact_match_normalized, f1};
 
 #[derive(Deserialize)]
 struct Row {
@@ -36,7 +36,7 @@ fn random_answers_score_as_in_python() {
             "{}",
             place()
         );
-        let same = exact_match_normalised(&row.prediction, &row.answers);
+        let same = exact_match_normalized(&row.prediction, &row.answers);
         assert_eq!(same, row.normalised, "{}", place());
         let found = f1(&row.prediction, &row.answers);
         assert!(

@@ -107,7 +107,7 @@ fn findings() -> Vec<Finding> {
         mode: mode.to_owned(),
         exit: depth.map(exit),
         exact_match: around(share),
-        exact_match_normalised: around(1.2 * share),
+        exact_match_normalized: around(1.2 * share),
         f1: around(1.5 * share),
     };
     vec![

@@ -7,8 +7,8 @@ use clap::Parser;
 use soft_core::Exits;
 use soft_data::Format;
 use soft_examples::device::PlaceArgs;
+use soft_examples::eval_model::NamedFolder;
 use soft_examples::evaluation::OutputArgs;
-use soft_examples::subject::NamedFolder;
 use soft_examples::tokens::TokenArgs;
 
 #[derive(Parser, Debug)]

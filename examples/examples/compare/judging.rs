@@ -11,9 +11,9 @@ use soft_eval::{
     ChatJudge, ChatSettings, Comparison, EvalError, HumanVerdict, Judge, Judgement, Pair,
     ResponseLikelihood, VerdictFile, VerdictLikelihood, judge_pairs, judge_quality, read_pandalm,
 };
+use soft_examples::eval_model::{EvalModel, NamedFolder};
 use soft_examples::evaluation::Recorder;
 use soft_examples::progress::Progress;
-use soft_examples::subject::{NamedFolder, Subject};
 use soft_examples::table::{percent, table};
 
 use crate::args::{Args, JudgeChoice};
@@ -208,7 +208,7 @@ fn print_scores(judge: &str, rows: &[JudgedRow]) {
 
 /// A model folder that judges.
 struct ModelJudge {
-    subject: Subject,
+    subject: EvalModel,
 }
 
 /// Is asked which response is better.
@@ -219,7 +219,7 @@ struct Likelier(ModelJudge, HashMap<(String, String), f64>);
 
 impl ModelJudge {
     fn load(folder: &NamedFolder, args: &Args) -> Result<Self> {
-        let subject = Subject::load(folder, args.device.open()?, &args.tokens)?;
+        let subject = EvalModel::load(folder, args.device.open()?, &args.tokens)?;
         Ok(Self { subject })
     }
 

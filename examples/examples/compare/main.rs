@@ -19,9 +19,9 @@ use soft_eval::results::{
 };
 use soft_eval::{AnsweredPrompt, ExitAgreement, Interval, Journal, Pairing};
 use soft_examples::device::listed;
+use soft_examples::eval_model::{Answer, EvalModel, Questions};
 use soft_examples::evaluation::Recorder;
 use soft_examples::progress::Progress;
-use soft_examples::subject::{Answer, Questions, Subject};
 use soft_examples::table::{figure, percent, table};
 use soft_examples::terminal;
 use soft_examples::tokens::warn_of_control_text;
@@ -45,8 +45,8 @@ fn run() -> Result<()> {
     args.check()?;
     let judge = args.judge_choice()?;
     let place = args.device.open()?;
-    let ours = Subject::load(&args.ours, place.clone(), &args.tokens)?;
-    let theirs = Subject::load(&args.theirs, place, &args.tokens)?;
+    let ours = EvalModel::load(&args.ours, place.clone(), &args.tokens)?;
+    let theirs = EvalModel::load(&args.theirs, place, &args.tokens)?;
     let exits = ours.trained.exits(args.exits.as_ref())?;
     exits
         .clone()
@@ -87,8 +87,8 @@ fn run() -> Result<()> {
 }
 
 /// Refuses, before anything is computed, models whose figures mean nothing beside each other.
-fn comparable(args: &Args, ours: &Subject, theirs: &Subject, exits: &Exits) -> Result<()> {
-    let shape = |subject: &Subject| {
+fn comparable(args: &Args, ours: &EvalModel, theirs: &EvalModel, exits: &Exits) -> Result<()> {
+    let shape = |subject: &EvalModel| {
         let config = subject.model.config();
         (config.vocab, config.d_model)
     };
@@ -144,8 +144,8 @@ impl Args {
 /// A comparison on its way.
 struct Comparison<'a> {
     args: &'a Args,
-    ours: Subject,
-    theirs: Subject,
+    ours: EvalModel,
+    theirs: EvalModel,
     exits: Exits,
     records: Vec<Record>,
     instructions: Vec<Instruction>,
@@ -248,7 +248,7 @@ impl Comparison<'_> {
     }
 
     /// Tokens of the prompts whose answers are looked at position by position.
-    fn prompts(&self, subject: &Subject) -> Result<Vec<Vec<u32>>> {
+    fn prompts(&self, subject: &EvalModel) -> Result<Vec<Vec<u32>>> {
         if self.instructions.is_empty() {
             let prompts = self
                 .records
@@ -417,8 +417,8 @@ impl Comparison<'_> {
 
 /// Exits of one model beside the full depth of another, on the other's answers.
 fn pairing(
-    subject: &Subject,
-    reference: &Subject,
+    subject: &EvalModel,
+    reference: &EvalModel,
     args: &Args,
     (exits, texts): (&Exits, &[AnsweredPrompt]),
     journal: &mut Journal,
@@ -461,7 +461,7 @@ fn pairing(
 
 /// Greedy answers of one mode, from the journal as far as it has them.
 fn answers(
-    subject: &Subject,
+    subject: &EvalModel,
     (args, exits): (&Args, &Exits),
     prompts: &[Vec<u32>],
     mode: &str,
@@ -513,7 +513,7 @@ fn print_differences(ours: &str, theirs: &str, rows: &[DifferenceRow]) {
             format!("{:+.1}", 100.0 * row.loss.estimate / row.their_loss),
             signed(&row.accuracy.scaled(100.0)),
             answers(|answers| &answers.exact_match),
-            answers(|answers| &answers.exact_match_normalised),
+            answers(|answers| &answers.exact_match_normalized),
             answers(|answers| &answers.f1),
         ]
     };

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use candle_core::{D, DType, Device, Error, Result, Tensor};
 use candle_nn::{Linear, Module, VarBuilder, linear_no_bias, ops, rotary_emb};
-use soft_core::{HeldPositions, KvCache};
+use soft_core::{CacheLengths, KvCache};
 
 use crate::folder::Config;
 
@@ -15,7 +15,7 @@ use crate::folder::Config;
 pub struct Cache {
     /// `[block][row]`.
     blocks: Vec<Vec<Held>>,
-    held: HeldPositions,
+    lengths: CacheLengths,
 }
 
 /// What one block holds of one row; `[n_kv_heads, positions, head_dim]` each.
@@ -35,7 +35,7 @@ impl Cache {
         };
         Ok(Self {
             blocks: vec![vec![held; rows]; depth],
-            held: HeldPositions::new(depth, rows, capacity),
+            lengths: CacheLengths::new(depth, rows, capacity),
         })
     }
 
@@ -46,20 +46,20 @@ impl Cache {
         counts: &[usize],
         states: usize,
     ) -> Result<(Vec<usize>, &mut [Vec<Held>])> {
-        let starts = self.held.starts(range, counts, states);
+        let starts = self.lengths.starts(range, counts, states);
         let starts = starts.map_err(Error::wrap)?;
-        self.held.advance(range.clone(), counts);
+        self.lengths.advance(range.clone(), counts);
         Ok((starts, &mut self.blocks[range.clone()]))
     }
 }
 
 impl KvCache for Cache {
-    fn held(&self) -> &HeldPositions {
-        &self.held
+    fn lengths(&self) -> &CacheLengths {
+        &self.lengths
     }
 
     fn truncate(&mut self, row: usize, positions: usize) {
-        self.held.truncate(row, positions);
+        self.lengths.truncate(row, positions);
     }
 }
 

@@ -1,11 +1,9 @@
 //! What decoding asks of the model on candle. Logits are read on the host, where they are anyway.
 
-use std::ops::Range;
-
 use candle_core::{D, DType, Device, Error, Result, Tensor, bail};
 use candle_nn::{Linear, Module};
 use soft_core::conformance::Observed;
-use soft_core::{BatchError, DecodeModel, Exit, Head, NestedModel, Past, Score};
+use soft_core::{BatchError, DecodeModel, Exit, Head, NestedModel, Score};
 
 use crate::attention::Cache;
 use crate::llama::Llama;
@@ -60,18 +58,6 @@ impl DecodeModel for Llama {
         Tensor::cat(&parts, 1)
     }
 
-    fn copy_up(&self, hidden: &Tensor, range: Range<usize>, past: Past<Cache>) -> Result<()> {
-        let (pass, held) = self.pass(hidden, &range, past)?;
-        let states = hidden.squeeze(0)?;
-        self.blocks[range]
-            .iter()
-            .zip(held)
-            .try_for_each(|(block, held)| {
-                let normed = block.input_layernorm.forward_diff(&states)?;
-                block.self_attn.remember(&normed, &pass, held)
-            })
-    }
-
     fn draft_head(&self, _exit: Exit, tokens: &[u32]) -> Result<DraftHead> {
         let ids = self.token_tensor(tokens, tokens.len())?.squeeze(0)?;
         let weight = self.head.weight().index_select(&ids, 0)?;
@@ -117,7 +103,7 @@ impl DecodeModel for Llama {
         Ok(rows.iter().map(spread).collect())
     }
 
-    fn similarities(&self, before: &Tensor, after: &Tensor) -> Result<Vec<f32>> {
+    fn cosine_similarities(&self, before: &Tensor, after: &Tensor) -> Result<Vec<f32>> {
         let dot = |a: &Tensor, b: &Tensor| (a * b)?.sum(D::Minus1);
         let norms = (dot(before, before)? * dot(after, after)?)?.sqrt()?;
         (dot(before, after)? / norms)?.flatten_all()?.to_vec1()

@@ -116,7 +116,10 @@ impl Llama {
         &self,
         hidden: &Tensor,
         range: &Range<usize>,
-        Past { cache, counts }: Past<'c, Cache>,
+        Past {
+            cache,
+            query_lens: counts,
+        }: Past<'c, Cache>,
     ) -> Result<(Pass, &'c mut [Vec<Held>])> {
         let (starts, held) = cache.take(range, counts, hidden.dim(1)?)?;
         Ok((Pass::new(&starts, counts, &self.frequencies)?, held))
@@ -150,7 +153,7 @@ impl NestedModel for Llama {
             let mut cache = Cache::new(self, rows, seq)?;
             let past = Past {
                 cache: &mut cache,
-                counts: &vec![seq; rows],
+                query_lens: &vec![seq; rows],
             };
             let packed = hidden.reshape((1, rows * seq, width))?;
             return self

@@ -16,9 +16,9 @@ use candle_nn::{AdamW, Optimizer, ParamsAdamW};
 use clap::Parser;
 use soft_core::conformance::{DecodingLaws, Equality, Laws};
 use soft_core::{
-    AllExits, Batch, BatchModel, Checks, Confidence, DecodeModel, DecodeSettings, Decoder,
-    DraftLength, DynamicExits, Example, Exits, MicroBatch, MissingStates, Mode, NestedModel,
-    Prompt, SortedLoss, Speculation, Step, Thresholds, sorted_loss,
+    AllExits, Batch, BatchModel, Confidence, DecodeModel, DecodeSettings, Decoder, DraftLength,
+    DynamicExits, Example, Exits, LossSchedule, MicroBatch, Mode, NestedModel, Prompt, Speculation,
+    Step, Thresholds, sorted_loss,
 };
 use soft_examples::hub::model_folder;
 use soft_examples::table::table;
@@ -192,8 +192,6 @@ fn answers<M: DecodeModel>(
         "dynamic" => Mode::Dynamic(DynamicExits {
             exits: exits.clone(),
             policy: Box::new(Confidence(Thresholds::all(0.3))),
-            missing: MissingStates::Deferred,
-            checks: Checks::All,
         }),
         _ => Mode::Speculative(Speculation::at(
             exits.iter().next().unwrap_or(exits.last()),

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use soft_burn::{
-    AdamWSettings, Balance, Curriculum, Decay, Distillation, LayerDropout, Lora, Method, Objective,
-    SampledPerBatch, Schedule, SharedHead, TrainSettings, WeightType, Weights,
+    AdamWSettings, Balance, Curriculum, DType, Decay, Distillation, LayerDropout, Lora, Method,
+    Objective, SampledPerBatch, Schedule, SharedHead, TrainSettings, Weights,
 };
 use soft_core::Exits;
 use soft_data::Format;
@@ -59,7 +59,7 @@ pub struct Args {
     pub layer_dropout: Option<f64>,
     /// Number type of the weights in training: f32, or bf16 with an f32 copy in the optimiser
     #[arg(long = "dtype", alias = "weights", default_value = "f32")]
-    pub weights: WeightType,
+    pub weights: DType,
     /// Compute cheap operations again in the backward pass instead of keeping their results
     #[arg(long)]
     pub gradient_checkpointing: bool,

@@ -21,9 +21,9 @@ use soft_core::{Batch, Exits, ScoreSum};
 use soft_data::{Loader, LoaderConfig, Record, Tokenizer, encode, encode_prompt, ordered_batches};
 use soft_eval::results::{AnswerRow, ExitRow};
 use soft_eval::{AnswerScore, Journal, row_scores};
+use soft_examples::eval_model::{Answer, EvalModel, NamedFolder, Questions};
 use soft_examples::outln;
 use soft_examples::progress::Progress;
-use soft_examples::subject::{Answer, NamedFolder, Questions, Subject};
 use soft_examples::table::table;
 use soft_examples::terminal;
 use soft_examples::tiny_world::{Instruction, Split, World, vocabulary};
@@ -114,7 +114,7 @@ struct Quickstart {
 
 /// One method's figures and answers at every exit.
 struct Measured {
-    subject: Subject,
+    subject: EvalModel,
     /// Sums over every held-out row, per exit.
     rows: Vec<Vec<ScoreSum>>,
     scores: Vec<ExitRow>,
@@ -197,7 +197,7 @@ impl Quickstart {
             name: name.to_owned(),
             folder: folder.to_owned(),
         };
-        let subject = Subject::load(&named, &self.device, &TokenArgs::default())?;
+        let subject = EvalModel::load(&named, &self.device, &TokenArgs::default())?;
         let rows = row_scores(&subject.model, &self.exits, &self.validation, || ())?;
         let prompts = self.prompts()?;
         let questions = Questions {

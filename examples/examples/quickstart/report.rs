@@ -12,9 +12,9 @@ use soft_eval::results::{
 use soft_eval::{AnswerScore, AnsweredPrompt, CalibrationSettings, Journal, Pairing};
 use soft_examples::calibration::{Plan, store};
 use soft_examples::decoding::{DecodingArgs, Trained};
+use soft_examples::eval_model::Questions;
 use soft_examples::evaluation::Recorder;
-use soft_examples::speed::Contest;
-use soft_examples::subject::Questions;
+use soft_examples::speed::SpeedRun;
 
 use super::{ANSWER, Measured, Quickstart, tuned};
 
@@ -163,7 +163,7 @@ impl Quickstart {
             .take(TIMED)
             .map(Prompt::from)
             .collect();
-        let contest = Contest {
+        let contest = SpeedRun {
             subject,
             modes: &modes,
             data: DATA.to_owned(),

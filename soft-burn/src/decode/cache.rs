@@ -1,10 +1,10 @@
 //! Keys and values of earlier positions, per block and row.
 //!
-//! How far each row is filled in each block is kept in [`HeldPositions`]; where keys and values lie depends on the
+//! How far each row is filled in each block is kept in [`CacheLengths`]; where keys and values lie depends on the
 //! backend: in slices on the host for flex, whose kernels read them there, in tensors elsewhere. Knows nothing of tokens or
 //! weights.
 
-use soft_core::{HeldPositions, KvCache};
+use soft_core::{CacheLengths, KvCache};
 
 #[cfg(feature = "flex")]
 use crate::model::kv_store::TensorStore;
@@ -15,7 +15,7 @@ use crate::ops::flex::HeadStore;
 /// The key-value cache of one batch.
 #[derive(Clone, Debug)]
 pub struct Cache {
-    pub(crate) held: HeldPositions,
+    pub(crate) lengths: CacheLengths,
     pub(crate) store: Store,
 }
 
@@ -37,19 +37,19 @@ impl Cache {
             Store::Host(blocks, _) => blocks.len(),
         };
         Self {
-            held: HeldPositions::new(blocks, rows, capacity),
+            lengths: CacheLengths::new(blocks, rows, capacity),
             store,
         }
     }
 }
 
 impl KvCache for Cache {
-    fn held(&self) -> &HeldPositions {
-        &self.held
+    fn lengths(&self) -> &CacheLengths {
+        &self.lengths
     }
 
     fn truncate(&mut self, row: usize, positions: usize) {
-        self.held.truncate(row, positions);
+        self.lengths.truncate(row, positions);
         #[cfg(feature = "flex")]
         if let Store::Host(blocks, heads) = &mut self.store {
             let kept = row * heads.key_value..(row + 1) * heads.key_value;

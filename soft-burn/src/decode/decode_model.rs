@@ -1,9 +1,7 @@
 //! What decoding asks of LLaMA: packed states, heads of which only scores come to the host.
 
-use std::ops::Range;
-
 use burn::tensor::{Int, Tensor, TensorData, activation};
-use soft_core::{DecodeModel, Exit, Head, Past, Score};
+use soft_core::{DecodeModel, Exit, Head, Score};
 
 use crate::decode::cache::Cache;
 use crate::dtype::to_f32;
@@ -101,16 +99,6 @@ impl DecodeModel for Llama {
 
     fn concat(&self, parts: Vec<Tensor<3>>) -> Result<Tensor<3>, Error> {
         Ok(Tensor::cat(parts, 1))
-    }
-
-    fn copy_up(
-        &self,
-        hidden: &Tensor<3>,
-        range: Range<usize>,
-        past: Past<Cache>,
-    ) -> Result<(), Error> {
-        self.check_blocks(&range)?;
-        self.packed_copy_up(hidden, range, past)
     }
 
     fn draft_head(&self, exit: Exit, tokens: &[u32]) -> Result<DraftHead, Error> {
@@ -218,7 +206,11 @@ impl DecodeModel for Llama {
         Ok(rows.map(spread).collect())
     }
 
-    fn similarities(&self, before: &Tensor<3>, after: &Tensor<3>) -> Result<Vec<f32>, Error> {
+    fn cosine_similarities(
+        &self,
+        before: &Tensor<3>,
+        after: &Tensor<3>,
+    ) -> Result<Vec<f32>, Error> {
         let (a, b) = (to_f32(before.clone()), to_f32(after.clone()));
         let dot = |a: &Tensor<3>, b: &Tensor<3>| (a.clone() * b.clone()).sum_dim(2);
         let cosines = dot(&a, &b) / (dot(&a, &a) * dot(&b, &b)).sqrt();

@@ -94,23 +94,6 @@ impl Llama {
         Ok(tensor(x, [n, d_model], &hidden))
     }
 
-    /// Appends the keys and values that the blocks of `range` make of the states themselves.
-    pub(crate) fn host_copy_up(
-        &self,
-        hidden: &Tensor<3>,
-        range: Range<usize>,
-        stores: &mut [Vec<HeadStore>],
-        (starts, counts): (&[usize], &[usize]),
-    ) -> Result<(), Error> {
-        let blocks = self.host_tensors(range.clone())?;
-        let run = self.run(starts, counts);
-        let x = host(hidden.clone())?;
-        for (block, stores) in blocks.iter().zip(&mut stores[range]) {
-            run.keys_and_values(&block.weights(), x.values(), stores);
-        }
-        Ok(())
-    }
-
     fn host_tensors(&self, range: Range<usize>) -> Result<Vec<HostBlock>, Error> {
         self.model.layers[range]
             .iter()

@@ -22,8 +22,11 @@ impl Llama {
         past: Past<Cache>,
     ) -> Result<Tensor<3>, Error> {
         let [rows, states, d_model] = hidden.dims();
-        let Past { cache, counts } = past;
-        let starts = cache.held.starts(&range, counts, rows * states)?;
+        let Past {
+            cache,
+            query_lens: counts,
+        } = past;
+        let starts = cache.lengths.starts(&range, counts, rows * states)?;
         let hidden = match &mut cache.store {
             Store::Tensors(stores) => {
                 let seq = counts.iter().copied().max().unwrap_or(0);
@@ -42,40 +45,8 @@ impl Llama {
                 self.host_blocks(hidden, range.clone(), stores, (&starts, counts))?
             }
         };
-        cache.held.advance(range, counts);
+        cache.lengths.advance(range, counts);
         Ok(hidden.reshape([rows, states, d_model]))
-    }
-
-    /// Keys and values that the blocks of `range` make of the states themselves.
-    pub(crate) fn packed_copy_up(
-        &self,
-        hidden: &Tensor<3>,
-        range: Range<usize>,
-        past: Past<Cache>,
-    ) -> Result<(), Error> {
-        let [rows, states, d_model] = hidden.dims();
-        let Past { cache, counts } = past;
-        let starts = cache.held.starts(&range, counts, rows * states)?;
-        match &mut cache.store {
-            Store::Tensors(stores) => {
-                let seq = counts.iter().copied().max().unwrap_or(0);
-                let span = Span::new(starts, seq);
-                let pass = self.pass(counts, &span);
-                let states = hidden.clone().reshape([rows * states, d_model]);
-                let blocks = self.model.layers[range.clone()].iter();
-                for (block, store) in blocks.zip(&mut stores[range.clone()]) {
-                    let normed = block.input_layernorm.forward(states.clone());
-                    let (k, v) = block.self_attn.keys_and_values(normed, &pass);
-                    store.append(&span, k, v);
-                }
-            }
-            #[cfg(feature = "flex")]
-            Store::Host(stores, _) => {
-                self.host_copy_up(hidden, range.clone(), stores, (&starts, counts))?;
-            }
-        }
-        cache.held.advance(range, counts);
-        Ok(())
     }
 
     /// An empty cache on the model's device.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use soft_core::{CalibratedExits, Exits};
 
-use crate::dtype::WeightType;
+use crate::dtype::DType;
 use crate::error::Error;
 use crate::files::adapter_chain::{adapters, weights_folder};
 use crate::files::folder::{
@@ -66,7 +66,7 @@ pub struct SoftInfo {
 #[derive(Clone, Copy, Debug)]
 pub struct SaveOptions<'a> {
     /// Number type of the weights.
-    pub weight_type: WeightType,
+    pub dtype: DType,
     /// Written as `soft.json` when given.
     pub soft: Option<&'a SoftInfo>,
     /// A model folder whose tokenizer and generation files are copied along.
@@ -87,7 +87,7 @@ pub struct CompanionFile {
 impl Default for SaveOptions<'_> {
     fn default() -> Self {
         Self {
-            weight_type: WeightType::F32,
+            dtype: DType::F32,
             soft: None,
             companions: None,
             files: &[],
@@ -97,7 +97,7 @@ impl Default for SaveOptions<'_> {
 
 impl Llama {
     /// Loads a `LlamaForCausalLM` folder, with f32 weights whatever the file holds, or of the type that `place` says: `&device`, or
-    /// `(&device, WeightType::Bf16)`. An adapter in it, as in the checkpoints of a run that trains one, is merged.
+    /// `(&device, DType::Bf16)`. An adapter in it, as in the checkpoints of a run that trains one, is merged.
     ///
     /// # Errors
     /// When a file is missing or corrupt, the architecture is another, or a tensor is missing,
@@ -113,7 +113,7 @@ impl Llama {
         // Merged in f32, rounded once.
         place.check()?;
         let llama = Self::with_adapter_apart(folder, &place.device)?.merged();
-        Ok(llama.with_weights(place.weight_type))
+        Ok(llama.with_weights(place.dtype))
     }
 
     fn without_adapter(folder: &Path, place: &Placement) -> Result<Self, Error> {
@@ -181,7 +181,7 @@ impl Llama {
 
     /// Writes the files of a model folder into an existing one.
     pub(crate) fn write_into(&self, folder: &Path, options: &SaveOptions) -> Result<(), Error> {
-        let config = self.config.to_json(options.weight_type.torch_name());
+        let config = self.config.to_json(options.dtype.torch_name());
         write_json(&folder.join("config.json"), &config)?;
         let mut tensors = named_tensors(self)?;
         tensors.retain(|tensor| !tensor.name.contains(LORA));
@@ -194,14 +194,10 @@ impl Llama {
                 .partition(|tensor| tensor.name.starts_with(prefix));
             tensors = shared;
             if !own.is_empty() {
-                write_weights(&folder.join(file), &own, options.weight_type)?;
+                write_weights(&folder.join(file), &own, options.dtype)?;
             }
         }
-        write_weights(
-            &folder.join("model.safetensors"),
-            &tensors,
-            options.weight_type,
-        )?;
+        write_weights(&folder.join("model.safetensors"), &tensors, options.dtype)?;
         if let Some(soft) = options.soft {
             write_json(&folder.join(SOFT_FILE), soft)?;
         }

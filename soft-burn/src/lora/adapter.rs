@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::TARGETS;
-use crate::dtype::WeightType;
+use crate::dtype::DType;
 use crate::error::Error;
 use crate::files::folder::{new_folder, read_json, write_json};
 use crate::files::safetensors::{NamedTensor, WeightFiles, write_weights};
@@ -132,7 +132,7 @@ impl Adapter {
                 values: values.clone(),
             });
         }
-        write_weights(&folder.join(WEIGHTS), &tensors, WeightType::F32)?;
+        write_weights(&folder.join(WEIGHTS), &tensors, DType::F32)?;
         let base = base.map(|path| path.display().to_string());
         write_json(&folder.join(CONFIG), &self.peft_config(base))
     }

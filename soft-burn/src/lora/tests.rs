@@ -11,7 +11,7 @@ use crate::model::llama::Llama;
 use crate::model::rope::RopeScaling;
 use crate::tests::{fixture, test_device};
 use crate::train::balance::Balance;
-use crate::train::objective::Weighing;
+use crate::train::objective::LossTerms;
 use crate::train::optimizer::NamedGradients;
 use crate::train::settings::Objective;
 
@@ -109,10 +109,10 @@ fn factors_get_their_share_of_the_weights_gradient() {
     let row = |start: u32| Example::text((0..5).map(|i| (start + i * 3) % 13).collect());
     let batch = Batch::from_examples(&[&row(1), &row(4)], 0).unwrap();
     let gradients = |model: Llama| {
-        let weighing = Weighing {
+        let weighing = LossTerms {
             exits: &exits,
             weights: &[0.5, 0.5],
-            normaliser: 8.0,
+            normalizer: 8.0,
             distillation: None,
             balance: Balance::default(),
             skipping: None,

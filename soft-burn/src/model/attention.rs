@@ -80,7 +80,7 @@ impl Attention {
     }
 
     /// Turned keys and values of states `[n, d_model]`, `[rows, n_kv_heads, seq, head_dim]` each.
-    pub fn keys_and_values(&self, x: Tensor<2>, pass: &Pass) -> (Tensor<4>, Tensor<4>) {
+    fn keys_and_values(&self, x: Tensor<2>, pass: &Pass) -> (Tensor<4>, Tensor<4>) {
         let heads = self.heads.key_value;
         let k = pass.split(self.k_proj.forward(x.clone()), heads);
         let v = pass.split(self.v_proj.forward(x), heads);

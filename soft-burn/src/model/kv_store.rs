@@ -4,7 +4,7 @@
 //! hold leftovers that no mask lets through and that the next positions overwrite. Slots are added
 //! by doubling, so that appending a token copies the cache only now and then.
 
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType as TensorDType, Device, Tensor};
 
 use crate::ops::attention::Heads;
 
@@ -66,7 +66,7 @@ impl TensorStore {
     }
 
     /// What is stored, taken out, with at least so many slots.
-    fn with_room_for(&mut self, keys: usize, dtype: DType) -> (Tensor<4>, Tensor<4>) {
+    fn with_room_for(&mut self, keys: usize, dtype: TensorDType) -> (Tensor<4>, Tensor<4>) {
         let slots = self.stored.as_ref().map_or(0, |(keys, _)| keys.dims()[2]);
         let wanted = keys.max(2 * slots).max(MIN_SLOTS);
         let Heads { key_value, dim, .. } = self.heads;

@@ -10,7 +10,7 @@ use std::ops::Range;
 use burn::module::{Module, Param};
 use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
 
-use crate::dtype::WeightType;
+use crate::dtype::DType;
 use crate::error::Error;
 use crate::model::attention::{Padding, Pass};
 use crate::model::block::Block;
@@ -47,7 +47,7 @@ pub(crate) struct Body {
 
 impl Llama {
     /// The same shape without weights, to stand in for a model while its weights are changed.
-    pub(crate) fn hollow(&self) -> Self {
+    pub(crate) fn placeholder(&self) -> Self {
         Self {
             model: Body {
                 embed_tokens: Embedding {
@@ -138,16 +138,16 @@ impl Llama {
     pub(crate) fn placement(&self) -> Placement {
         Placement {
             device: self.device(),
-            weight_type: self.weight_type(),
+            dtype: self.dtype(),
         }
     }
 
     /// Number type of the weights.
-    pub fn weight_type(&self) -> WeightType {
+    pub fn dtype(&self) -> DType {
         match FloatDType::from(self.model.norm.weight.val().dtype()) {
-            FloatDType::BF16 => WeightType::Bf16,
-            FloatDType::F16 => WeightType::F16,
-            _ => WeightType::F32,
+            FloatDType::BF16 => DType::Bf16,
+            FloatDType::F16 => DType::F16,
+            _ => DType::F32,
         }
     }
 }

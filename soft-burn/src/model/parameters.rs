@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{FloatDType, Gradients, Tensor};
 
-use crate::dtype::{WeightType, float_type};
+use crate::dtype::{DType, float_type};
 use crate::error::Error;
 use crate::files::safetensors::NamedTensor;
 use crate::model::exit_blocks::EXIT_BLOCKS;
@@ -239,8 +239,8 @@ pub(crate) fn not_finite(model: &Llama) -> Option<String> {
 
 impl Llama {
     /// The model with weights of this type, without autodiff.
-    pub(crate) fn with_weights(self, weight_type: WeightType) -> Self {
-        if self.weight_type() == weight_type {
+    pub(crate) fn with_weights(self, dtype: DType) -> Self {
+        if self.dtype() == dtype {
             return self;
         }
         struct Cast(FloatDType);
@@ -249,6 +249,6 @@ impl Llama {
                 param.map(|value| value.cast(self.0))
             }
         }
-        self.map(&mut Cast(float_type(weight_type)))
+        self.map(&mut Cast(float_type(dtype)))
     }
 }

@@ -1,11 +1,11 @@
 //! Where a model goes and in which numbers.
 
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType as TensorDType, Device, Tensor};
 
-use crate::dtype::{WeightType, float_type};
+use crate::dtype::{DType, float_type};
 use crate::error::Error;
 
-/// A device, and the number type of the weights there: f32 from `&device`, any from `(&device, WeightType::Bf16)`.
+/// A device, and the number type of the weights there: f32 from `&device`, any from `(&device, DType::Bf16)`.
 ///
 /// States have the type of the weights; norms, rotary positions, softmax, losses and scores are computed in f32.
 #[derive(Clone, Debug)]
@@ -13,20 +13,20 @@ pub struct Placement {
     /// Where.
     pub device: Device,
     /// In which numbers.
-    pub weight_type: WeightType,
+    pub dtype: DType,
 }
 
 impl From<&Device> for Placement {
     fn from(device: &Device) -> Self {
-        (device, WeightType::F32).into()
+        (device, DType::F32).into()
     }
 }
 
-impl From<(&Device, WeightType)> for Placement {
-    fn from((device, weight_type): (&Device, WeightType)) -> Self {
+impl From<(&Device, DType)> for Placement {
+    fn from((device, dtype): (&Device, DType)) -> Self {
         Self {
             device: device.clone(),
-            weight_type,
+            dtype,
         }
     }
 }
@@ -34,26 +34,26 @@ impl From<(&Device, WeightType)> for Placement {
 impl Placement {
     /// Refuses a number type that the device does not compute with.
     pub(crate) fn check(&self) -> Result<(), Error> {
-        check_supported(self.weight_type, &self.device)
+        check_supported(self.dtype, &self.device)
     }
 
     /// The tensor there; cast on the device, where that is fast.
     pub(crate) fn put<const D: usize>(&self, values: Vec<f32>, shape: [usize; D]) -> Tensor<D> {
         let data = burn::tensor::TensorData::new(values, shape);
-        let tensor = Tensor::from_data(data, (&self.device, DType::F32));
-        match self.weight_type {
-            WeightType::F32 => tensor,
+        let tensor = Tensor::from_data(data, (&self.device, TensorDType::F32));
+        match self.dtype {
+            DType::F32 => tensor,
             reduced => tensor.cast(float_type(reduced)),
         }
     }
 }
 
 /// Refuses a number type that `device` does not compute with.
-pub(crate) fn check_supported(weight_type: WeightType, device: &Device) -> Result<(), Error> {
-    match device.supports_dtype(float_type(weight_type)) {
+pub(crate) fn check_supported(dtype: DType, device: &Device) -> Result<(), Error> {
+    match device.supports_dtype(float_type(dtype)) {
         true => Ok(()),
         false => Err(Error::NumberType {
-            found: weight_type,
+            found: dtype,
             device: format!("{device:?}"),
             expected: supported(device),
         }),
@@ -61,13 +61,13 @@ pub(crate) fn check_supported(weight_type: WeightType, device: &Device) -> Resul
 }
 
 /// The number types that `device` computes with.
-fn supported(device: &Device) -> Vec<WeightType> {
-    let all = WeightType::ALL.into_iter();
+fn supported(device: &Device) -> Vec<DType> {
+    let all = DType::ALL.into_iter();
     all.filter(|&one| device.supports_dtype(float_type(one)))
         .collect()
 }
 
-impl std::str::FromStr for WeightType {
+impl std::str::FromStr for DType {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {

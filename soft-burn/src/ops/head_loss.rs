@@ -12,7 +12,7 @@
 
 pub(crate) mod terms;
 
-use burn::tensor::{DType, FloatDType, IndexingUpdateOp, Int, Tensor, activation};
+use burn::tensor::{DType as TensorDType, FloatDType, IndexingUpdateOp, Int, Tensor, activation};
 
 #[cfg(feature = "flex")]
 use crate::dtype::to_f32;
@@ -100,7 +100,7 @@ fn in_chunks(
     let exits = predictions.terms.len();
     let [n] = predictions.tokens.dims();
     let as_weights = |gradient: Tensor<2>| match weight.dtype() {
-        DType::F32 => gradient,
+        TensorDType::F32 => gradient,
         other => gradient.cast(FloatDType::from(other)),
     };
     let mut found = HeadGradients {

@@ -10,17 +10,17 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use safetensors::{Dtype, SafeTensors};
 use soft_core::{
-    AllExits, Batch, BatchModel, Example, Exit, Exits, LastExit, MicroBatch, NestedModel,
-    SortedLoss,
+    AllExits, Batch, BatchModel, Example, Exit, Exits, LastExit, LossSchedule, MicroBatch,
+    NestedModel,
 };
 
-use crate::dtype::WeightType;
+use crate::dtype::DType;
 use crate::io::pretrained::SaveOptions;
 use crate::model::llama::Llama;
 use crate::model::parameters::{host_values, named_tensors};
 use crate::tests::{fixture, test_device};
 use crate::train::balance::Balance;
-use crate::train::objective::Weighing;
+use crate::train::objective::LossTerms;
 use crate::train::optimizer::{AdamWSettings, NamedAdamW, NamedGradients};
 use crate::train::settings::Objective;
 
@@ -195,15 +195,15 @@ fn both() -> impl Iterator<Item = (&'static str, Objective)> {
 fn differentiate(
     model: &Llama,
     batch: &Batch,
-    (exits, schedule): (&Exits, &dyn SortedLoss),
-    (objective, normaliser): (Objective, usize),
+    (exits, schedule): (&Exits, &dyn LossSchedule),
+    (objective, normalizer): (Objective, usize),
     gradients: &mut NamedGradients,
 ) -> f64 {
     let weights = schedule.weights(exits, MicroBatch::default());
-    let weighing = Weighing {
+    let weighing = LossTerms {
         exits,
         weights: &weights,
-        normaliser: normaliser as f64,
+        normalizer: normalizer as f64,
         distillation: None,
         balance: Balance::default(),
         skipping: None,
@@ -216,7 +216,7 @@ fn differentiate(
 fn backward(
     model: &Llama,
     expected: &Expected,
-    schedule: &dyn SortedLoss,
+    schedule: &dyn LossSchedule,
     objective: Objective,
 ) -> (f64, NamedGradients) {
     let (batch, mut named) = (expected.batch(), NamedGradients::default());
@@ -271,7 +271,7 @@ fn gradients_of_plain_fine_tuning() {
     }
 }
 
-/// Accumulating one row at a time is the same as both rows at once: the normaliser sees to it.
+/// Accumulating one row at a time is the same as both rows at once: the normalizer sees to it.
 #[test]
 fn gradients_accumulated_row_by_row() {
     for (folder, objective) in both() {
@@ -369,7 +369,7 @@ fn bf16_survives_a_round_trip() {
     let root = tempfile::tempdir().unwrap();
     let saved = root.path().join("saved");
     let options = SaveOptions {
-        weight_type: WeightType::Bf16,
+        dtype: DType::Bf16,
         ..SaveOptions::default()
     };
     model.save_pretrained(&saved, &options).unwrap();

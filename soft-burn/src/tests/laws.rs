@@ -155,7 +155,7 @@ fn past_the_capacity_is_an_error_not_a_panic() {
         .unwrap();
     let past = Past {
         cache: &mut cache,
-        counts: &[4],
+        query_lens: &[4],
     };
     let error = model.blocks(hidden.clone(), 0..2, Some(past)).unwrap_err();
     assert!(error.to_string().contains("capacity is 3"), "{error}");
@@ -197,7 +197,7 @@ fn a_cache_of_a_shallower_model_is_refused() {
     let hidden = model.embed(&model.tokens(&[vec![1, 2]]).unwrap()).unwrap();
     let past = Past {
         cache: &mut cache,
-        counts: &[2],
+        query_lens: &[2],
     };
     assert!(model.blocks(hidden, 0..3, Some(past)).is_err());
 }

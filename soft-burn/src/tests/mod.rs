@@ -11,9 +11,9 @@
     feature = "tch"
 ))]
 mod accelerators;
+mod dtypes;
 mod golden;
 mod laws;
-mod number_types;
 
 use std::path::PathBuf;
 

@@ -8,7 +8,7 @@ use soft_core::{Batch, Exit, MicroBatch};
 use crate::error::Error;
 use crate::model::llama::Llama;
 use crate::train::devices::spread;
-use crate::train::objective::Weighing;
+use crate::train::objective::LossTerms;
 use crate::train::optimizer::NamedGradients;
 use crate::train::settings::TrainSettings;
 use crate::train::training_pass::Skipping;
@@ -39,7 +39,7 @@ pub(crate) struct ExitTotal {
     pub supervised: usize,
 }
 
-/// Losses and summed gradients of `jobs`, computed on the model's device and `further` ones; sums are divided by `normaliser`.
+/// Losses and summed gradients of `jobs`, computed on the model's device and `further` ones; sums are divided by `normalizer`.
 ///
 /// # Errors
 /// When a batch does not fit the model, a loss is not finite, or a device fails.
@@ -48,12 +48,12 @@ pub(crate) fn accumulate(
     further: &[Device],
     jobs: &[Job],
     settings: &TrainSettings,
-    normaliser: f64,
+    normalizer: f64,
 ) -> Result<Accumulated, Error> {
     let parts = spread(model, further, jobs, |model, jobs| {
         let mut sum = Accumulated::default();
         for job in jobs {
-            sum.add_micro_batch(model, job, settings, normaliser)?;
+            sum.add_micro_batch(model, job, settings, normalizer)?;
         }
         Ok(sum)
     })?;
@@ -70,14 +70,14 @@ impl Accumulated {
         model: &Llama,
         job: &Job,
         settings: &TrainSettings,
-        normaliser: f64,
+        normalizer: f64,
     ) -> Result<(), Error> {
         let at = job.at;
         let dropout = settings.layer_dropout;
-        let weighing = Weighing {
+        let weighing = LossTerms {
             exits: &settings.exits,
             weights: &job.weights,
-            normaliser,
+            normalizer,
             distillation: settings.distillation,
             balance: settings.balance_at(at.step),
             skipping: dropout.map(|dropout| Skipping { dropout, at }),

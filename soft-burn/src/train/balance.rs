@@ -78,7 +78,7 @@ impl SharedHead {
 
 /// What an exit sends into its hidden states.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Sent {
+pub(crate) struct ExitGradient {
     pub exit: Exit,
     pub norm: f64,
     /// The exit's weight in the loss.
@@ -87,10 +87,10 @@ pub(crate) struct Sent {
 
 /// What each exit's gradient is multiplied by, so that no norm is above `limit` times the full depth's, each per unit of its weight.
 /// Without the full depth among them there is nothing to measure by, and no limit.
-pub(crate) fn factors(sent: &[Sent], full: Exit, limit: f64) -> Vec<f64> {
+pub(crate) fn factors(sent: &[ExitGradient], full: Exit, limit: f64) -> Vec<f64> {
     let of_full = sent.iter().find(|sent| sent.exit == full);
     let per_weight = of_full.map_or(f64::INFINITY, |full| limit * full.norm / full.weight);
-    let factor = |sent: &Sent| {
+    let factor = |sent: &ExitGradient| {
         let most = per_weight * sent.weight;
         match sent.exit == full || sent.norm <= most {
             true => 1.0,
@@ -116,9 +116,9 @@ mod tests {
         Exits::new([depth]).map_or_else(|_| unreachable!(), |exits| exits.last())
     }
 
-    fn sent(depth: usize, norm: f64, weight: f64) -> Sent {
+    fn sent(depth: usize, norm: f64, weight: f64) -> ExitGradient {
         let exit = exit(depth);
-        Sent { exit, norm, weight }
+        ExitGradient { exit, norm, weight }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::model::llama::Llama;
 use crate::model::parameters::{flat_gradient, named_gradients};
 use crate::ops::head_loss::head_gradients;
 use crate::ops::head_loss::terms::{HeadLearns, Predictions, Teacher, Term};
-use crate::train::balance::{Balance, Sent, factors, norm_of};
+use crate::train::balance::{Balance, ExitGradient, factors, norm_of};
 use crate::train::loss::Targets;
 use crate::train::optimizer::NamedGradients;
 use crate::train::settings::{Distillation, Objective};
@@ -24,12 +24,12 @@ use crate::train::training_pass::{Skipping, TrainingPass};
 
 /// How much each exit counts, what it learns from, and what sums are divided by.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Weighing<'a> {
+pub(crate) struct LossTerms<'a> {
     pub exits: &'a Exits,
     /// One weight per exit.
     pub weights: &'a [f64],
     /// Supervised tokens of the optimiser batch.
-    pub normaliser: f64,
+    pub normalizer: f64,
     pub distillation: Option<Distillation>,
     pub balance: Balance,
     /// Rows that skip blocks.
@@ -46,7 +46,7 @@ pub(crate) struct ExitSum {
     pub divergence: f64,
 }
 
-impl Weighing<'_> {
+impl LossTerms<'_> {
     fn weight(&self, exit: Exit) -> f64 {
         let weights = self.exits.iter().zip(self.weights);
         weights
@@ -58,7 +58,7 @@ impl Weighing<'_> {
     /// What the losses of `exit` are multiplied by: the full depth learns from the targets alone, since there is nobody
     /// deeper to follow.
     fn term(&self, exit: Exit) -> Term {
-        let weight = self.weight(exit) / self.normaliser;
+        let weight = self.weight(exit) / self.normalizer;
         let distillation = self.distillation.filter(|_| exit != self.exits.last());
         let (hard, soft) = distillation.map_or((1.0, 0.0), |distillation| {
             (1.0 - distillation.share, distillation.share)
@@ -87,7 +87,7 @@ impl Objective {
         self,
         model: &Llama,
         batch: &Batch,
-        weighing: Weighing,
+        weighing: LossTerms,
         gradients: &mut NamedGradients,
     ) -> Result<Vec<ExitSum>, Error> {
         match self {
@@ -100,17 +100,17 @@ impl Objective {
 fn plain(
     model: &Llama,
     batch: &Batch,
-    weighing: Weighing,
+    weighing: LossTerms,
     gradients: &mut NamedGradients,
 ) -> Result<Vec<ExitSum>, Error> {
-    let Weighing {
+    let LossTerms {
         exits,
         weights,
-        normaliser,
+        normalizer,
         ..
     } = weighing;
     let (tokens, targets) = model.prepare(batch)?;
-    let output = sorted_loss(model, (&tokens, &targets), exits, weights, normaliser)?;
+    let output = sorted_loss(model, (&tokens, &targets), exits, weights, normalizer)?;
     gradients.add_all(named_gradients(model, &mut output.total.backward()));
     let losses = output.per_exit.into_iter();
     let losses = losses.map(|(exit, loss)| ExitSum {
@@ -124,7 +124,7 @@ fn plain(
 fn flat(
     model: &Llama,
     batch: &Batch,
-    weighing: Weighing,
+    weighing: LossTerms,
     gradients: &mut NamedGradients,
 ) -> Result<Vec<ExitSum>, Error> {
     let (pass, states) = TrainingPass::new(model, batch, weighing.skipping)?;
@@ -173,9 +173,9 @@ fn reached(
     model: &Llama,
     pass: &TrainingPass,
     mut states: Tensor<2>,
-    weighing: Weighing,
+    weighing: LossTerms,
 ) -> Vec<Reached> {
-    let Weighing { exits, weights, .. } = weighing;
+    let LossTerms { exits, weights, .. } = weighing;
     let kept = |index: usize| {
         let follows = weighing.distillation.is_some() && index + 1 == exits.len();
         weights[index] != 0.0 || follows
@@ -207,7 +207,7 @@ fn reached(
 fn by_head(
     model: &Llama,
     reached: Vec<Reached>,
-    weighing: Weighing,
+    weighing: LossTerms,
 ) -> BTreeMap<Option<usize>, Vec<Reached>> {
     let mut groups: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for at in reached {
@@ -231,7 +231,7 @@ fn through_head(
     model: &Llama,
     (head, group): (Option<usize>, &[Reached]),
     (targets, teacher): (&Targets, Option<Teacher>),
-    weighing: Weighing,
+    weighing: LossTerms,
     gradients: &mut NamedGradients,
 ) -> ThroughHead {
     let (n, exits) = (targets.len(), group.len());
@@ -282,7 +282,7 @@ fn through_head(
 fn through_norm(
     model: &Llama,
     sent: Vec<(Reached, Tensor<2>)>,
-    weighing: Weighing,
+    weighing: LossTerms,
     gradients: &mut NamedGradients,
 ) -> Option<Tensor<1>> {
     let mut into = Vec::new();
@@ -302,7 +302,7 @@ fn through_norm(
         ));
     }
     let full = weighing.exits.last();
-    let sent = into.iter().map(|(exit, _, into_hidden, _)| Sent {
+    let sent = into.iter().map(|(exit, _, into_hidden, _)| ExitGradient {
         exit: *exit,
         norm: into_hidden.as_ref().map_or(0.0, norm_of),
         weight: weighing.weight(*exit),

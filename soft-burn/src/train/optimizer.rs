@@ -7,10 +7,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
+use burn::tensor::{DType as TensorDType, Device, FloatDType, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-use crate::dtype::{WeightType, to_f32};
+use crate::dtype::{DType, to_f32};
 use crate::error::Error;
 use crate::files::safetensors::{NamedTensor, WeightFiles, write_weights};
 use crate::model::llama::Llama;
@@ -124,14 +124,14 @@ impl Moments {
             steps: 0,
             first: whole.zeros_like(),
             second: whole.zeros_like(),
-            master: (value.dtype() != DType::F32).then_some(whole),
+            master: (value.dtype() != TensorDType::F32).then_some(whole),
         }
     }
 }
 
 /// What differs from step to step and from parameter to parameter.
 #[derive(Clone, Copy)]
-struct Pace {
+struct StepScale {
     /// Gradients are multiplied by it, for clipping.
     scale: f64,
     rate: f64,
@@ -145,7 +145,7 @@ impl AdamWSettings {
         value: Tensor<1>,
         moments: Moments,
         gradient: Tensor<1>,
-        pace: Pace,
+        pace: StepScale,
     ) -> (Tensor<1>, Moments) {
         let steps = moments.steps + 1;
         let step = AdamWStep {
@@ -218,7 +218,7 @@ impl NamedAdamW {
             } else {
                 0.0
             };
-            let pace = Pace { scale, rate, decay };
+            let pace = StepScale { scale, rate, decay };
             let (value, moments) = self.settings.moved(value, moments, gradient, pace);
             self.moments.insert(name.to_owned(), moments);
             value
@@ -248,7 +248,7 @@ impl NamedAdamW {
                 });
             }
         }
-        write_weights(path, &tensors, WeightType::F32)
+        write_weights(path, &tensors, DType::F32)
     }
 
     /// How many steps each parameter was moved by that was moved at all.

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use soft_core::{Batch, BatchStream, SortedLoss};
+use soft_core::{Batch, BatchStream, LossSchedule};
 
 use crate::device_errors::guarded;
 use crate::error::Error;
@@ -224,8 +224,8 @@ impl<S: BatchStream> Run<S> {
 
     /// Replaces how the exits are weighed: for methods beside the paper's own. A resumed run must
     /// be given the same again.
-    pub fn with_sorted_loss(mut self, sorted_loss: Box<dyn SortedLoss + Send>) -> Self {
-        self.trainer = self.trainer.with_sorted_loss(sorted_loss);
+    pub fn with_loss_schedule(mut self, sorted_loss: Box<dyn LossSchedule + Send>) -> Self {
+        self.trainer = self.trainer.with_loss_schedule(sorted_loss);
         self
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Knows values only: everything here can be refused before a weight is read.
 
-use crate::dtype::WeightType;
+use crate::dtype::DType;
 use crate::error::Error;
 use crate::model::config::LlamaConfig;
 use crate::train::balance::Balance;
@@ -40,7 +40,7 @@ pub(crate) fn refuse<T>(
 impl TrainSettings {
     /// Refuses options that do not go with the method, the exits or each other.
     pub(crate) fn check_options(&self) -> Result<(), Error> {
-        if self.weights == WeightType::F16 {
+        if self.weights == DType::F16 {
             // Small gradients vanish in it without loss scaling, which bf16 does not need.
             return refuse(
                 "the number type to train in",
@@ -275,7 +275,7 @@ impl TrainSettings {
             ),
         ];
         match checks.into_iter().find(|(_, good, _, _)| !good) {
-            None => self.sorted_loss().map(drop),
+            None => self.loss_schedule().map(drop),
             Some((key, _, found, expected)) => Err(Error::Setting {
                 key,
                 found,

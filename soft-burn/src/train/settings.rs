@@ -4,11 +4,11 @@
 
 use serde::{Deserialize, Serialize};
 use soft_core::{
-    AllExits, DepthWeights, ExitWeights, Exits, Gradual, IntermediateExits, LastExit, Ramp,
-    Rotational, SampledExits, SortedLoss,
+    AllExits, DepthWeights, ExitWeights, Exits, Gradual, IntermediateExits, LastExit, LossSchedule,
+    Ramp, Rotational, SampledExits,
 };
 
-use crate::dtype::WeightType;
+use crate::dtype::DType;
 use crate::error::Error;
 use crate::lora::Lora;
 use crate::train::balance::{Balance, SharedHead};
@@ -32,7 +32,7 @@ pub enum Method {
 
 impl Method {
     /// How this method weighs the exits.
-    pub fn sorted_loss(self) -> Box<dyn SortedLoss + Send> {
+    pub fn loss_schedule(self) -> Box<dyn LossSchedule + Send> {
         match self {
             Self::Soft => Box::new(AllExits),
             Self::Sft => Box::new(LastExit),
@@ -87,7 +87,7 @@ pub struct TrainSettings {
     pub layer_dropout: Option<LayerDropout>,
     /// Number type of the weights in training; losses and the optimiser's state, with a copy of the weights, are f32. Default f32.
     #[serde(default, skip_serializing_if = "is_default")]
-    pub weights: WeightType,
+    pub weights: DType,
     /// Burn's gradient checkpointing: cheap operations are computed again in the backward pass instead of being kept. Default off.
     #[serde(default, skip_serializing_if = "is_default")]
     pub gradient_checkpointing: bool,
@@ -203,7 +203,7 @@ impl TrainSettings {
             train_body: false,
             lora: None,
             layer_dropout: None,
-            weights: WeightType::default(),
+            weights: DType::default(),
             gradient_checkpointing: false,
             exit_weights: None,
             curriculum: None,
@@ -217,11 +217,11 @@ impl TrainSettings {
     ///
     /// # Errors
     /// When weights, curriculum or samples do not go with the method or the exits.
-    pub fn sorted_loss(&self) -> Result<Box<dyn SortedLoss + Send>, Error> {
+    pub fn loss_schedule(&self) -> Result<Box<dyn LossSchedule + Send>, Error> {
         self.check_options()?;
-        let weighed: Box<dyn SortedLoss + Send> = match &self.exit_weights {
+        let weighed: Box<dyn LossSchedule + Send> = match &self.exit_weights {
             None if self.train_body => Box::new(AllExits),
-            None => self.method.sorted_loss(),
+            None => self.method.loss_schedule(),
             Some(Weights::ByDepth(weights)) => Box::new(*weights),
             Some(Weights::PerExit(weights)) => Box::new(ExitWeights::new(weights.as_slice())?),
         };

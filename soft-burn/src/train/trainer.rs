@@ -2,7 +2,7 @@
 //!
 //! The trainer holds the model, the optimiser and the settings; it writes nothing to disk. Every
 //! method goes through the same lines and differs in its weights per exit (soft-core's
-//! [`SortedLoss`]) and in what is frozen. The loss of a step is the mean over the supervised
+//! [`LossSchedule`]) and in what is frozen. The loss of a step is the mean over the supervised
 //! tokens of all its micro-batches together, not a mean of their means, so that accumulation
 //! computes what one large batch would.
 
@@ -12,10 +12,10 @@ use std::time::Instant;
 use burn::module::Module;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
-use soft_core::{Batch, BatchModel, BatchStream, Exit, MicroBatch, ScoreSum, SortedLoss};
+use soft_core::{Batch, BatchModel, BatchStream, Exit, LossSchedule, MicroBatch, ScoreSum};
 
 use crate::device_errors::{guarded, lost};
-use crate::dtype::WeightType;
+use crate::dtype::DType;
 use crate::error::Error;
 use crate::model::llama::Llama;
 use crate::model::parameters::not_finite;
@@ -73,16 +73,16 @@ pub struct Trainer {
 }
 
 /// The schedule of the sorted loss, a value one cannot print.
-struct SortedWeights(Box<dyn SortedLoss + Send>);
+struct SortedWeights(Box<dyn LossSchedule + Send>);
 
 impl std::fmt::Debug for SortedWeights {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("SortedLoss")
+        f.write_str("LossSchedule")
     }
 }
 
 /// What a step found before it moved the model.
-struct Moved {
+struct StepOutcome {
     losses: BTreeMap<Exit, ExitTotal>,
     total: f64,
     gradient_norm: f64,
@@ -108,7 +108,7 @@ impl Trainer {
     ) -> Result<Self, Error> {
         settings.validate()?;
         let model = fitted(model, &settings)?;
-        let weights = SortedWeights(settings.sorted_loss()?);
+        let weights = SortedWeights(settings.loss_schedule()?);
         Ok(Self {
             model,
             optimizer,
@@ -120,7 +120,7 @@ impl Trainer {
     }
 
     /// Replaces how the exits are weighed: for methods beside the paper's own.
-    pub fn with_sorted_loss(mut self, sorted_loss: Box<dyn SortedLoss + Send>) -> Self {
+    pub fn with_loss_schedule(mut self, sorted_loss: Box<dyn LossSchedule + Send>) -> Self {
         self.weights = SortedWeights(sorted_loss);
         self
     }
@@ -151,7 +151,7 @@ impl Trainer {
 
     /// The model without autodiff, in f32, an adapter apart.
     pub(crate) fn snapshot(&self) -> Llama {
-        self.model.valid().with_weights(WeightType::F32)
+        self.model.valid().with_weights(DType::F32)
     }
 
     /// The settings of the run.
@@ -244,7 +244,7 @@ impl Trainer {
     }
 
     /// Moves the model by the gradients of all micro-batches.
-    fn moved(&mut self, batches: &[Batch], supervised: usize) -> Result<Moved, Error> {
+    fn moved(&mut self, batches: &[Batch], supervised: usize) -> Result<StepOutcome, Error> {
         let step = self.steps_done + 1;
         let learning = (0..).zip(batches);
         let jobs = learning.filter(|(_, batch)| batch.supervised_tokens() > 0);
@@ -261,11 +261,11 @@ impl Trainer {
             norm.map_err(|tensor| self.bad_gradient(step, tensor, &found.losses))?;
         let learning_rate = self.settings.schedule.rate(step, self.settings.steps);
         // Taken, not cloned: nobody else may hold weights that are changed in place.
-        let hollow = self.model.hollow();
-        let model = std::mem::replace(&mut self.model, hollow);
+        let placeholder = self.model.placeholder();
+        let model = std::mem::replace(&mut self.model, placeholder);
         let optimizer = &mut self.optimizer;
         self.model = optimizer.step(model, found.gradients, gradient_norm, learning_rate);
-        Ok(Moved {
+        Ok(StepOutcome {
             losses: found.losses,
             total: found.total,
             gradient_norm,

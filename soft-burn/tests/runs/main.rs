@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 
 use soft_burn::burn::tensor::{Device, GradientCheckpointingStrategy};
 use soft_burn::{
-    AdamWSettings, Balance, Curriculum, Decay, Distillation, Error, ExitLoss, LayerDropout, Llama,
-    LlamaConfig, LogLine, Lora, Method, Objective, RopeScaling, Run, RunData, RunSettings,
-    SampledPerBatch, SaveOptions, Schedule, SharedHead, TrainSettings, Trainer, WeightType,
-    Weights, device,
+    AdamWSettings, Balance, Curriculum, DType, Decay, Distillation, Error, ExitLoss, LayerDropout,
+    Llama, LlamaConfig, LogLine, Lora, Method, Objective, RopeScaling, Run, RunData, RunSettings,
+    SampledPerBatch, SaveOptions, Schedule, SharedHead, TrainSettings, Trainer, Weights, device,
 };
 use soft_core::{Batch, BatchModel, BatchStream, DepthWeights, Example, Exits, StreamPosition};
 
 mod continued;
+mod formats;
 
 const STEPS: u64 = 6;
 
@@ -245,7 +245,7 @@ fn options_of_soft() -> [fn(&mut TrainSettings); 10] {
         |train| train.last_blocks = Some(2),
         |train| train.lora = Some(Lora::new(2)),
         |train| train.layer_dropout = Some(LayerDropout { rate: 0.6, seed: 2 }),
-        |train| train.weights = WeightType::Bf16,
+        |train| train.weights = DType::Bf16,
         |train| train.exit_weights = Some(Weights::ByDepth(DepthWeights::Quadratic)),
         |train| train.curriculum = Some(Curriculum::Rotational { every: 2 }),
         |train| train.curriculum = Some(Curriculum::Gradual { steps: 4 }),
@@ -405,8 +405,8 @@ fn small_steps_are_not_lost_in_bf16() {
         losses
     };
     // Weights are around 0.3, whose neighbours in bf16 are 0.002 apart: a step of 1e-4 is lost by itself.
-    let whole = trained(WeightType::F32, 1e-4);
-    let half = trained(WeightType::Bf16, 1e-4);
+    let whole = trained(DType::F32, 1e-4);
+    let half = trained(DType::Bf16, 1e-4);
     assert!((half[0] - whole[0]).abs() < 0.02 * whole[0]);
     let fell = |losses: &[f64]| losses[..4].iter().sum::<f64>() - losses[36..].iter().sum::<f64>();
     assert!(fell(&half) > 0.8 * fell(&whole), "{half:?} {whole:?}");

@@ -55,7 +55,7 @@ impl<M: Observed> Laws<'_, M> {
         let counts = vec![seq; rows];
         let past = Past {
             cache: &mut cache,
-            counts: &counts,
+            query_lens: &counts,
         };
         let deep = first.depth()..last.depth();
         let hidden = self
@@ -117,46 +117,6 @@ impl<M: Observed> Laws<'_, M> {
         }
         Ok(())
     }
-
-    /// Copying a state up = giving the same state to each deeper block in turn.
-    pub(super) fn copies_are_of_the_state_itself(&self) -> Result<(), LawBroken> {
-        const LAW: &str = "a copied state = the state of the exit, given to every deeper block";
-        let deeper = first_exit(&self.exits).depth()..self.exits.last().depth();
-        let counts = vec![2; self.rows.len()];
-        let counts = &counts[..];
-        let expected = self.after_an_exit(LAW, |hidden, cache| {
-            deeper.clone().try_for_each(|block| {
-                let past = Past { cache, counts };
-                let passed = self
-                    .model
-                    .blocks(hidden.clone(), block..block + 1, Some(past));
-                passed.map(|_| ())
-            })
-        })?;
-        let found = self.after_an_exit(LAW, |hidden, cache| {
-            let past = Past { cache, counts };
-            self.model.copy_up(hidden, deeper.clone(), past)
-        })?;
-        self.same(LAW, &expected, &found)
-    }
-
-    /// Logits of all but the first two positions, which left at the first exit: `fill` fills the deeper blocks.
-    fn after_an_exit(
-        &self,
-        law: &'static str,
-        fill: impl FnOnce(&M::Hidden, &mut M::Cache) -> Result<(), M::Error>,
-    ) -> Result<Values, LawBroken> {
-        let seq = self.rows[0].len();
-        let mut cache = self
-            .model
-            .empty_cache(self.rows.len(), seq)
-            .map_err(failed(law))?;
-        let first = first_exit(&self.exits).depth();
-        let hidden = self.run(law, &columns(&self.rows, 0..2), 0..first, &mut cache)?;
-        fill(&hidden, &mut cache).map_err(failed(law))?;
-        let rest = columns(&self.rows, 2..seq);
-        self.cached(law, &rest, self.exits.last(), &mut cache)
-    }
 }
 
 /// States that wait at exits in any mixture, and go on with whatever comes deeper next, end as if nothing had waited.
@@ -201,7 +161,7 @@ pub(super) fn staircases_catch_up<M: Observed>(
             }
             let past = Past {
                 cache: &mut cache,
-                counts: &counts,
+                query_lens: &counts,
             };
             let hidden = model.concat(states);
             let hidden =

@@ -3,9 +3,9 @@
 use super::uncached::Uncached;
 use super::{DecodingLaws, LawBroken, Observed};
 use crate::{
-    Both, Checks, Confidence, DecodeSettings, DraftLength, DynamicExits, Either, Entropy, Exit,
-    ExitError, ExitPolicy, Exits, Margin, MissingStates, Mode, Patience, Sampling, Saturation,
-    Score, Speculation, Thresholds, Tuner,
+    Both, Confidence, DecodeSettings, DraftLength, DynamicExits, Either, Entropy, Exit, ExitError,
+    ExitPolicy, Exits, Margin, Mode, Patience, Sampling, Saturation, Score, Speculation,
+    Thresholds, Tuner,
 };
 
 /// A way to decode.
@@ -13,10 +13,6 @@ use crate::{
 pub(super) enum Way {
     Static(Exit),
     Dynamic(Rule),
-    /// Dynamic exits whose missing states are copied.
-    Copied(Rule),
-    /// Dynamic exits whose policy asks only where it pays, as measured.
-    Worthwhile(Rule),
     /// Drafts at one exit.
     Draft(Exit, DraftLength),
     /// Drafts where the policy says.
@@ -79,13 +75,12 @@ impl Case {
         matches!(self.way, Way::Draft(..) | Way::Both(..) | Way::Auto)
     }
 
-    /// Whether a row's text hangs on the other rows, or on time.
+    /// Whether a row's text depends on the other rows.
     ///
     /// Rows check their drafts together, so how many random numbers drafting takes depends on the company: sampled
     /// speculation keeps the distribution of a row, not its draws.
     pub fn depends_on_company(&self) -> bool {
-        let sampled = self.speculative() && !self.sampling.is_greedy();
-        sampled || matches!(self.way, Way::Worthwhile(_))
+        self.speculative() && !self.sampling.is_greedy()
     }
 
     pub fn ensure(
@@ -178,20 +173,12 @@ impl Typical {
     }
 
     fn mode(&self, way: Way) -> Result<Mode, ExitError> {
-        let dynamic = |rule, missing, checks| {
-            Mode::Dynamic(DynamicExits {
-                exits: self.exits.clone(),
-                policy: self.policy(rule),
-                missing,
-                checks,
-            })
-        };
-        let deferred = MissingStates::Deferred;
         Ok(match way {
             Way::Static(exit) => Mode::Static(exit),
-            Way::Dynamic(rule) => dynamic(rule, deferred, Checks::All),
-            Way::Copied(rule) => dynamic(rule, MissingStates::Copied, Checks::All),
-            Way::Worthwhile(rule) => dynamic(rule, deferred, Checks::WhenWorthwhile),
+            Way::Dynamic(rule) => Mode::Dynamic(DynamicExits {
+                exits: self.exits.clone(),
+                policy: self.policy(rule),
+            }),
             Way::Draft(exit, length) => {
                 let full = self.exits.last().depth();
                 Mode::Speculative(Speculation::at(exit, full, length)?)

@@ -84,7 +84,6 @@ impl<'a, M: Observed> DecodingLaws<'a, M> {
         laws.static_is_its_sub_model()?;
         laws.thresholds_above_one_are_the_full_model()?;
         laws.dynamic_tokens_are_of_their_sub_models()?;
-        laws.copied_states_are_those_of_the_exit()?;
         laws.speculation_is_the_full_model()?;
         laws.policies_may_draft()?;
         laws.automatic_is_the_full_model()?;
@@ -157,16 +156,6 @@ impl<'a, M: Observed> Court<'a, M> {
             "a token that left early = its sub-model without a cache on the same text";
         for rule in Rule::LEAVING {
             self.hold_in_variants(LAW, Way::Dynamic(rule))?;
-        }
-        let most = self.laws.max_new_tokens;
-        self.trial
-            .hold(&Case::greedy(LAW, Way::Worthwhile(Rule::Confidence), most))
-    }
-
-    fn copied_states_are_those_of_the_exit(&mut self) -> Result<(), LawBroken> {
-        const LAW: &str = "copied states = those of the exit, in every deeper block";
-        for rule in [Rule::Confidence, Rule::Patience] {
-            self.hold_in_variants(LAW, Way::Copied(rule))?;
         }
         Ok(())
     }
@@ -340,7 +329,6 @@ impl<'a, M: Observed> Court<'a, M> {
         let mut ways = vec![
             Way::Static(self.laws.exits.last()),
             Way::Dynamic(Rule::Confidence),
-            Way::Copied(Rule::Confidence),
             Way::Both(Rule::Saturation, long),
             Way::Auto,
         ];

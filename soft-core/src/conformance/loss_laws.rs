@@ -56,8 +56,8 @@ impl<M: Observed> Laws<'_, M> {
         weights: &[f64],
     ) -> Result<f64, LawBroken> {
         let (tokens, targets) = self.model.prepare(batch).map_err(failed(law))?;
-        let normaliser = batch.supervised_tokens() as f64;
-        let output = sorted_loss(self.model, (&tokens, &targets), exits, weights, normaliser);
+        let normalizer = batch.supervised_tokens() as f64;
+        let output = sorted_loss(self.model, (&tokens, &targets), exits, weights, normalizer);
         let total = output.map_err(failed(law))?.total;
         self.model.loss_value(&total).map_err(failed(law))
     }

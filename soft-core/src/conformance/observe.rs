@@ -48,7 +48,7 @@ impl<M: Observed> Laws<'_, M> {
         let hidden = self.model.embed(&tokens).map_err(failed(law))?;
         let past = Past {
             cache,
-            counts: &counts,
+            query_lens: &counts,
         };
         self.model
             .blocks(hidden, range, Some(past))

@@ -3,7 +3,7 @@
 use super::case::{Case, Rule, Typical, Way};
 use super::uncached::{Choice, Uncached};
 use super::{Coverage, DecodingLaws, Equality, LawBroken, Observed, failed};
-use crate::{Decoder, Exit, Finish, Past, Prompt, RowRng, Statistics, Step};
+use crate::{Decoder, Exit, Finish, Prompt, RowRng, Statistics, Step};
 
 /// What the decoder made of one prompt.
 #[derive(Clone, Debug)]
@@ -172,7 +172,7 @@ impl<M: Observed> Trial<'_, M> {
         match case.way {
             Way::Static(exit) => [fed * depth_of(exit); 2],
             Way::Dynamic(Rule::Never) => [fed * full; 2],
-            Way::Dynamic(_) | Way::Copied(_) | Way::Worthwhile(_) => [fed * first, fed * full],
+            Way::Dynamic(_) => [fed * first, fed * full],
             // The full model reads the state behind every token, accepted ones too.
             Way::Draft(..) | Way::Both(..) | Way::Auto => {
                 let least = fed * full;
@@ -199,10 +199,7 @@ impl<M: Observed> Trial<'_, M> {
             // It may not fit the context, and nothing follows it.
             text.pop();
         }
-        let uncached = match case.way {
-            Way::Copied(_) => return self.verify_copied(case, row, prompt, answer),
-            _ => Uncached::of(case.law, self.laws.model, &self.laws.exits, &text)?,
-        };
+        let uncached = Uncached::of(case.law, self.laws.model, &self.laws.exits, &text)?;
         let mut rng = RowRng::new(prompt.seed);
         for index in 0..tokens.len() + usize::from(stopped) {
             let position = prompt.tokens.len() + index - 1;
@@ -262,13 +259,6 @@ impl<M: Observed> Trial<'_, M> {
             Way::Static(exit) => vec![exit],
             // The prompt's pass runs through all blocks.
             Way::Dynamic(rule) if index > 0 => self.within_rounding(rule, position, uncached),
-            // What is not asked stays.
-            Way::Worthwhile(rule) if index > 0 => {
-                let first = self.within_rounding(rule, position, uncached);
-                let first = first.into_iter().min().unwrap_or(full);
-                let later = self.laws.exits.iter().filter(|exit| *exit >= first);
-                later.collect()
-            }
             _ => vec![full],
         }
     }
@@ -302,63 +292,6 @@ impl<M: Observed> Trial<'_, M> {
         case.ensure(right, row, || {
             format!("token {index} is {step:?}, expected exit {exits:?}")
         })
-    }
-
-    /// Copied states, one token after the other by hand: each runs to its exit, and every deeper block takes its
-    /// state from there.
-    fn verify_copied(
-        &self,
-        case: &Case,
-        row: usize,
-        prompt: &Prompt,
-        answer: &Answer,
-    ) -> Result<(), LawBroken> {
-        if self.laws.tolerance > 0.0 || !case.sampling.is_greedy() {
-            return Ok(());
-        }
-        let (law, model) = (case.law, self.laws.model);
-        let full = self.laws.exits.last();
-        let capacity = prompt.tokens.len() + answer.steps.len();
-        let mut cache = model.empty_cache(1, capacity).map_err(failed(law))?;
-        let mut fed = prompt.tokens.clone();
-        let mut seen = prompt.tokens.clone();
-        for (index, step) in answer.steps.iter().enumerate() {
-            let counts = [fed.len()];
-            let past = Past {
-                cache: &mut cache,
-                counts: &counts,
-            };
-            let embedded = model.tokens(&[fed]).and_then(|fed| model.embed(&fed));
-            let hidden = embedded
-                .and_then(|hidden| model.blocks(hidden, 0..step.exit.depth(), Some(past)))
-                .map_err(failed(law))?;
-            let logits = model.logits(&hidden, step.exit);
-            let logits = logits.and_then(|logits| model.logit_values(&logits));
-            let logits = logits.map_err(failed(law))?.concat().pop();
-            let choice = Choice {
-                sampling: &case.sampling,
-                logits: &logits.unwrap_or_default(),
-                seen: &seen,
-                tolerance: self.laws.tolerance,
-            };
-            let wanted = choice
-                .instead_of(&[step.token], &mut RowRng::new(0))
-                .map_err(failed(law))?;
-            case.ensure(wanted.is_none(), row, || {
-                format!("token {index} is {step:?}, expected {wanted:?}")
-            })?;
-            for block in step.exit.depth()..full.depth() {
-                let past = Past {
-                    cache: &mut cache,
-                    counts: &counts,
-                };
-                let passed = model.blocks(hidden.clone(), block..block + 1, Some(past));
-                passed.map_err(failed(law))?;
-            }
-            seen.push(step.token);
-            fed = vec![step.token];
-        }
-        Ok(())
     }
 }
 

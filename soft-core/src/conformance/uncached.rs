@@ -4,7 +4,9 @@
 //! the text that ends there; so one pass per exit checks all tokens of an answer.
 
 use super::{LawBroken, Observed, failed};
-use crate::{Evidence, Exit, ExitPolicy, Exits, RowRng, Sampling, SamplingError, Score, Verdict};
+use crate::{
+    Exit, ExitDecision, ExitPolicy, ExitSignals, Exits, RowRng, Sampling, SamplingError, Score,
+};
 
 /// One text as every sub-model sees it.
 pub(super) struct Uncached {
@@ -12,7 +14,7 @@ pub(super) struct Uncached {
     /// `[exit][position][vocab]`.
     logits: Vec<Vec<Vec<f64>>>,
     /// Cosine to the exit before, `[exit][position]`.
-    similarities: Vec<Vec<f32>>,
+    cosine_similarities: Vec<Vec<f32>>,
 }
 
 impl Uncached {
@@ -24,20 +26,22 @@ impl Uncached {
     ) -> Result<Self, LawBroken> {
         let tokens = model.tokens(&[text.to_vec()]).map_err(failed(law))?;
         let mut hidden = model.embed(&tokens).map_err(failed(law))?;
-        let (mut all_logits, mut similarities) = (Vec::new(), Vec::new());
+        let (mut all_logits, mut cosine_similarities) = (Vec::new(), Vec::new());
         for (segment, exit) in exits.segments().zip(exits.iter()) {
             let before = hidden.clone();
             hidden = model.blocks(hidden, segment, None).map_err(failed(law))?;
             let logits = model.logits(&hidden, exit).map_err(failed(law))?;
             let logits = model.logit_values(&logits).map_err(failed(law))?;
             all_logits.extend(logits.into_iter().take(1));
-            let cosines = model.similarities(&before, &hidden).map_err(failed(law))?;
-            similarities.push(cosines);
+            let cosines = model
+                .cosine_similarities(&before, &hidden)
+                .map_err(failed(law))?;
+            cosine_similarities.push(cosines);
         }
         Ok(Self {
             exits: exits.iter().collect(),
             logits: all_logits,
-            similarities,
+            cosine_similarities,
         })
     }
 
@@ -47,10 +51,10 @@ impl Uncached {
         index.map_or(&[], |index| &self.logits[index][position])
     }
 
-    pub fn evidence(&self, index: usize, position: usize) -> Evidence {
-        Evidence {
+    pub fn evidence(&self, index: usize, position: usize) -> ExitSignals {
+        ExitSignals {
             score: Some(Score::of_logits(&single(&self.logits[index][position]))),
-            similarity: Some(self.similarities[index][position]),
+            similarity: Some(self.cosine_similarities[index][position]),
         }
     }
 
@@ -65,7 +69,7 @@ impl Uncached {
                 score.entropy -= nudge;
             }
             evidence.similarity = evidence.similarity.map(|cosine| cosine + nudge);
-            policy.judge(self.exits[index], &evidence) == Verdict::Leave
+            policy.judge(self.exits[index], &evidence) == ExitDecision::Leave
         };
         let index = (0..full).find(leaves).unwrap_or(full);
         self.exits[index]

@@ -9,7 +9,7 @@ use super::packed::Packed;
 use super::round::Turn;
 use super::tuner::Cycle;
 use super::{DecodeError, DecodeModel};
-use crate::{Checked, Distribution, Exit, check_draft};
+use crate::{Distribution, Exit, Verification, verify_draft};
 
 /// A token that is certain, and who named it.
 struct Named {
@@ -81,19 +81,23 @@ impl<M: DecodeModel> Decoder<'_, M> {
         let state = &mut self.rows[row];
         let (draft, token) = (&state.drafts[index], state.tokens[state.committed]);
         let checked = match (&draft.from, &from) {
-            (Some(draft), Some(full)) => check_draft(token, draft, full, &mut state.rng),
-            _ if token == best => Checked::Accepted,
-            _ => Checked::Replaced(best),
+            (Some(draft), Some(full)) => verify_draft(token, draft, full, &mut state.rng),
+            _ if token == best => Verification::Accepted,
+            _ => Verification::Replaced(best),
         };
         let (exit, confidence) = (draft.exit, draft.confidence);
-        self.observe(confidence, f64::from(checked == Checked::Accepted), true);
+        self.observe(
+            confidence,
+            f64::from(checked == Verification::Accepted),
+            true,
+        );
         match checked {
-            Checked::Accepted => Named {
+            Verification::Accepted => Named {
                 token,
                 exit,
                 accepted: true,
             },
-            Checked::Replaced(token) => self.by_full_model(token),
+            Verification::Replaced(token) => self.by_full_model(token),
         }
     }
 

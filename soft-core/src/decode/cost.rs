@@ -1,7 +1,6 @@
 //! The floating-point operations of decoding, from its counts.
 //!
-//! Matrix products only, two operations for each weight and state; norms, softmax and rotary positions are a few per cent of that. Not counted: keys
-//! and values that are copied up (`MissingStates::Copied`), and the prompts' pass.
+//! Matrix products only, two operations for each weight and state; norms, softmax and rotary positions are a few per cent of that. The prompts' pass is not counted.
 
 use serde::{Deserialize, Serialize};
 

@@ -16,8 +16,7 @@ use std::ops::Range;
 use super::packed::Packed;
 use super::row::Row;
 use super::tuner::{Cycle, Tuner};
-use super::worth::Worth;
-use super::{DecodeError, DecodeModel, Finish, MissingStates, Statistics};
+use super::{DecodeError, DecodeModel, Finish, Statistics};
 use crate::{Exit, Sampling};
 
 /// A token of an answer.
@@ -61,11 +60,7 @@ pub(super) enum Kind {
     /// There is none.
     Static,
     /// It belongs to the answer.
-    Dynamic {
-        missing: MissingStates,
-        /// Per exit, when only checks that pay are made.
-        worth: Option<Vec<Worth>>,
-    },
+    Dynamic,
     /// It is checked later.
     Speculative { needs_probability: bool },
     /// It is checked later, and the tuner says where it leaves.

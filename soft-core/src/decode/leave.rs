@@ -6,7 +6,9 @@ use super::decoder::{Decoder, Kind};
 use super::packed::Packed;
 use super::round::Turn;
 use super::row::{Doubted, Drafted};
-use super::{DecodeError, DecodeModel, Evidence, Head, Measure, Score, SettingsError, Verdict};
+use super::{
+    DecodeError, DecodeModel, ExitDecision, ExitSignals, Head, Score, SettingsError, Signal,
+};
 use crate::{Distribution, Sampling};
 
 /// The newest token of a row at an exit.
@@ -14,9 +16,9 @@ struct Candidate {
     row: usize,
     /// Index of its state.
     state: usize,
-    evidence: Evidence,
+    evidence: ExitSignals,
     reading: Option<Reading>,
-    verdict: Verdict,
+    verdict: ExitDecision,
     /// What its token is drawn from, when that is not simply the best one.
     from: Option<Distribution>,
     /// How sure the exit is of its best token.
@@ -66,28 +68,21 @@ impl<M: DecodeModel> Decoder<'_, M> {
             .map(|(row, state)| Candidate {
                 row,
                 state,
-                evidence: Evidence::default(),
+                evidence: ExitSignals::default(),
                 reading: None,
-                verdict: Verdict::Stay,
+                verdict: ExitDecision::Stay,
                 from: None,
                 confidence: 1.0,
                 draft: 1.0,
             })
             .collect();
-        if candidates.is_empty() || !self.asking_pays(index) {
+        if candidates.is_empty() {
             return Ok(leaving);
         }
         let begun = Instant::now();
         self.judge(index, before, &states.hidden, &mut candidates)?;
-        let asked = candidates.len() as f64;
-        candidates.retain(|candidate| candidate.verdict == Verdict::Leave);
+        candidates.retain(|candidate| candidate.verdict == ExitDecision::Leave);
         self.read_missing(index, &states.hidden, &mut candidates)?;
-        if let Kind::Dynamic {
-            worth: Some(worth), ..
-        } = &mut self.kind
-        {
-            worth[index].asked(begun.elapsed(), candidates.len() as f64 / asked);
-        }
         for candidate in &mut candidates {
             self.weigh(index, candidate)?;
         }
@@ -164,15 +159,6 @@ impl<M: DecodeModel> Decoder<'_, M> {
         }
     }
 
-    fn asking_pays(&mut self, index: usize) -> bool {
-        match &mut self.kind {
-            Kind::Dynamic {
-                worth: Some(worth), ..
-            } => worth[index].asking_pays(),
-            _ => true,
-        }
-    }
-
     /// Asks every candidate's policy until it knows; what several ask for is computed at once.
     fn judge(
         &mut self,
@@ -184,7 +170,11 @@ impl<M: DecodeModel> Decoder<'_, M> {
         if let Kind::Auto { cycle, .. } = &self.kind {
             let here = cycle.drafts_at(index);
             for candidate in candidates {
-                candidate.verdict = if here { Verdict::Leave } else { Verdict::Stay };
+                candidate.verdict = if here {
+                    ExitDecision::Leave
+                } else {
+                    ExitDecision::Stay
+                };
             }
             return Ok(());
         }
@@ -195,21 +185,21 @@ impl<M: DecodeModel> Decoder<'_, M> {
         }
         // Two measures, each asked for at most once.
         for _ in 0..2 {
-            for measure in [Measure::Similarity, Measure::Score] {
-                let asking = |c: &&mut Candidate| c.verdict == Verdict::Ask(measure);
+            for measure in [Signal::Similarity, Signal::Score] {
+                let asking = |c: &&mut Candidate| c.verdict == ExitDecision::Ask(measure);
                 let mut asking: Vec<_> = candidates.iter_mut().filter(asking).collect();
                 if asking.is_empty() {
                     continue;
                 }
                 let states: Vec<usize> = asking.iter().map(|c| c.state).collect();
                 match measure {
-                    Measure::Similarity => {
+                    Signal::Similarity => {
                         let cosines = self.cosines(before, after, &states)?;
                         for (candidate, cosine) in asking.iter_mut().zip(cosines) {
                             candidate.evidence.similarity = Some(cosine);
                         }
                     }
-                    Measure::Score => {
+                    Signal::Score => {
                         let readings = self.read(after, &states, Some(index), true)?;
                         for (candidate, reading) in asking.iter_mut().zip(readings) {
                             candidate.evidence.score = reading.score;
@@ -234,7 +224,7 @@ impl<M: DecodeModel> Decoder<'_, M> {
     ) -> Result<Vec<f32>, DecodeError<M::Error>> {
         let select = |hidden| self.model.select(hidden, states);
         select(before)
-            .and_then(|before| self.model.similarities(&before, &select(after)?))
+            .and_then(|before| self.model.cosine_similarities(&before, &select(after)?))
             .map_err(DecodeError::Model)
     }
 

@@ -19,7 +19,6 @@ mod start;
 mod statistics;
 mod thresholds;
 mod tuner;
-mod worth;
 
 pub use calibrated::CalibratedExits;
 pub use cost::OperationCosts;
@@ -27,14 +26,13 @@ pub use decoder::{Decoder, Step};
 pub use draft::DraftLength;
 pub use model::{DecodeModel, Head, Score};
 pub use policy::{
-    Always, Both, Confidence, Either, Entropy, Evidence, ExitPolicy, Margin, Measure, Patience,
-    Saturation, Verdict,
+    Always, Both, Confidence, Either, Entropy, ExitDecision, ExitPolicy, ExitSignals, Margin,
+    Patience, Saturation, Signal,
 };
 pub use row::Finish;
 pub use rule::{Criterion, ExitRule};
 pub use settings::{
-    Checks, DecodeError, DecodeSettings, DynamicExits, MissingStates, Mode, Prompt, SettingsError,
-    Speculation,
+    DecodeError, DecodeSettings, DynamicExits, Mode, Prompt, SettingsError, Speculation,
 };
 pub use statistics::Statistics;
 pub use thresholds::Thresholds;

@@ -4,11 +4,9 @@
 //! and nothing is padded. Scores are computed where the tensors live and come to the host in one
 //! reading; whole rows of logits come only when a sampler needs them.
 
-use std::ops::Range;
-
 use serde::{Deserialize, Serialize};
 
-use crate::{Exit, NestedModel, Past};
+use crate::{Exit, NestedModel};
 
 /// What decoding adds to a nested model.
 pub trait DecodeModel: NestedModel {
@@ -44,19 +42,6 @@ pub trait DecodeModel: NestedModel {
     /// # Errors
     /// Backend-specific.
     fn concat(&self, parts: Vec<Self::Hidden>) -> Result<Self::Hidden, Self::Error>;
-
-    /// Appends the keys and values that the blocks in `range` make of `hidden` **itself**, as if
-    /// the blocks before them had changed nothing: the state copying of CALM (Schuster et al.,
-    /// arXiv 2207.07061), an approximation.
-    ///
-    /// # Errors
-    /// As [`NestedModel::blocks`].
-    fn copy_up(
-        &self,
-        hidden: &Self::Hidden,
-        range: Range<usize>,
-        past: Past<Self::Cache>,
-    ) -> Result<(), Self::Error>;
 
     /// The head of `exit` cut down to `tokens`, which are distinct and at least one.
     ///
@@ -114,7 +99,7 @@ pub trait DecodeModel: NestedModel {
     ///
     /// # Errors
     /// Backend-specific.
-    fn similarities(
+    fn cosine_similarities(
         &self,
         before: &Self::Hidden,
         after: &Self::Hidden,

@@ -12,7 +12,7 @@ use crate::{Exit, Exits, PolicyError, Score, Thresholds};
 
 /// What a policy may ask to see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Measure {
+pub enum Signal {
     /// The head's score: one application of the head.
     Score,
     /// Cosine between the states at this exit and at the one before: no head.
@@ -21,7 +21,7 @@ pub enum Measure {
 
 /// What is known of a token at an exit.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Evidence {
+pub struct ExitSignals {
     /// The head's score, once asked for.
     pub score: Option<Score>,
     /// Cosine to the state at the exit before (the embedding before the first), once asked for.
@@ -30,21 +30,21 @@ pub struct Evidence {
 
 /// A policy's answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum ExitDecision {
     /// The token is decided here.
     Leave,
     /// Go on to the next exit.
     Stay,
     /// Not without this.
-    Ask(Measure),
+    Ask(Signal),
 }
 
 /// Decides for one row, exit by exit, whether its token leaves.
 ///
 /// The full model is no exit to leave at: who gets there is answered by it.
 pub trait ExitPolicy: Send + Sync {
-    /// Judges the current token at `exit`. Asked again after [`Verdict::Ask`], with the answer.
-    fn judge(&mut self, exit: Exit, evidence: &Evidence) -> Verdict;
+    /// Judges the current token at `exit`. Asked again after [`ExitDecision::Ask`], with the answer.
+    fn judge(&mut self, exit: Exit, evidence: &ExitSignals) -> ExitDecision;
 
     /// A new token starts: forget the one before.
     fn next_token(&mut self) {}
@@ -75,11 +75,11 @@ macro_rules! for_row_by_clone {
 }
 
 /// Asks for the score and decides on it.
-fn by_score(evidence: &Evidence, leave: impl FnOnce(&Score) -> bool) -> Verdict {
+fn by_score(evidence: &ExitSignals, leave: impl FnOnce(&Score) -> bool) -> ExitDecision {
     match &evidence.score {
-        None => Verdict::Ask(Measure::Score),
-        Some(score) if leave(score) => Verdict::Leave,
-        Some(_) => Verdict::Stay,
+        None => ExitDecision::Ask(Signal::Score),
+        Some(score) if leave(score) => ExitDecision::Leave,
+        Some(_) => ExitDecision::Stay,
     }
 }
 
@@ -88,8 +88,8 @@ fn by_score(evidence: &Evidence, leave: impl FnOnce(&Score) -> bool) -> Verdict 
 pub struct Always;
 
 impl ExitPolicy for Always {
-    fn judge(&mut self, _exit: Exit, _evidence: &Evidence) -> Verdict {
-        Verdict::Leave
+    fn judge(&mut self, _exit: Exit, _evidence: &ExitSignals) -> ExitDecision {
+        ExitDecision::Leave
     }
 
     fn check(&self, _exits: &Exits) -> Result<(), PolicyError> {
@@ -106,12 +106,12 @@ impl ExitPolicy for Always {
 pub struct Confidence(pub Thresholds);
 
 impl ExitPolicy for Confidence {
-    fn judge(&mut self, exit: Exit, evidence: &Evidence) -> Verdict {
+    fn judge(&mut self, exit: Exit, evidence: &ExitSignals) -> ExitDecision {
         match self.0.at(exit) {
             Some(threshold) if threshold < 1.0 => {
                 by_score(evidence, |score| f64::from(score.probability) > threshold)
             }
-            _ => Verdict::Stay,
+            _ => ExitDecision::Stay,
         }
     }
 
@@ -128,12 +128,12 @@ impl ExitPolicy for Confidence {
 pub struct Margin(pub Thresholds);
 
 impl ExitPolicy for Margin {
-    fn judge(&mut self, exit: Exit, evidence: &Evidence) -> Verdict {
+    fn judge(&mut self, exit: Exit, evidence: &ExitSignals) -> ExitDecision {
         match self.0.at(exit) {
             Some(threshold) if threshold < 1.0 => {
                 by_score(evidence, |score| f64::from(score.margin()) > threshold)
             }
-            _ => Verdict::Stay,
+            _ => ExitDecision::Stay,
         }
     }
 
@@ -149,12 +149,12 @@ impl ExitPolicy for Margin {
 pub struct Entropy(pub Thresholds);
 
 impl ExitPolicy for Entropy {
-    fn judge(&mut self, exit: Exit, evidence: &Evidence) -> Verdict {
+    fn judge(&mut self, exit: Exit, evidence: &ExitSignals) -> ExitDecision {
         match self.0.at(exit) {
             Some(threshold) if threshold > 0.0 => {
                 by_score(evidence, |score| f64::from(score.entropy) < threshold)
             }
-            _ => Verdict::Stay,
+            _ => ExitDecision::Stay,
         }
     }
 
@@ -171,13 +171,13 @@ impl ExitPolicy for Entropy {
 pub struct Saturation(pub Thresholds);
 
 impl ExitPolicy for Saturation {
-    fn judge(&mut self, exit: Exit, evidence: &Evidence) -> Verdict {
+    fn judge(&mut self, exit: Exit, evidence: &ExitSignals) -> ExitDecision {
         match (self.0.at(exit), evidence.similarity) {
-            (Some(threshold), _) if threshold >= 1.0 => Verdict::Stay,
-            (None, _) => Verdict::Stay,
-            (Some(_), None) => Verdict::Ask(Measure::Similarity),
-            (Some(threshold), Some(cosine)) if f64::from(cosine) > threshold => Verdict::Leave,
-            _ => Verdict::Stay,
+            (Some(threshold), _) if threshold >= 1.0 => ExitDecision::Stay,
+            (None, _) => ExitDecision::Stay,
+            (Some(_), None) => ExitDecision::Ask(Signal::Similarity),
+            (Some(threshold), Some(cosine)) if f64::from(cosine) > threshold => ExitDecision::Leave,
+            _ => ExitDecision::Stay,
         }
     }
 
@@ -209,9 +209,9 @@ impl Patience {
 }
 
 impl ExitPolicy for Patience {
-    fn judge(&mut self, exit: Exit, evidence: &Evidence) -> Verdict {
+    fn judge(&mut self, exit: Exit, evidence: &ExitSignals) -> ExitDecision {
         let Some(score) = evidence.score else {
-            return Verdict::Ask(Measure::Score);
+            return ExitDecision::Ask(Signal::Score);
         };
         self.agreeing = match self.last {
             // Asked again, because a policy beside this one wants to see more.
@@ -221,9 +221,9 @@ impl ExitPolicy for Patience {
         };
         self.last = Some((exit, score.token));
         if self.agreeing >= self.exits {
-            Verdict::Leave
+            ExitDecision::Leave
         } else {
-            Verdict::Stay
+            ExitDecision::Stay
         }
     }
 
@@ -265,9 +265,9 @@ macro_rules! as_for_each {
 pub struct Both(pub Box<dyn ExitPolicy>, pub Box<dyn ExitPolicy>);
 
 impl ExitPolicy for Both {
-    fn judge(&mut self, exit: Exit, evidence: &Evidence) -> Verdict {
+    fn judge(&mut self, exit: Exit, evidence: &ExitSignals) -> ExitDecision {
         match self.0.judge(exit, evidence) {
-            Verdict::Leave => self.1.judge(exit, evidence),
+            ExitDecision::Leave => self.1.judge(exit, evidence),
             other => other,
         }
     }
@@ -280,9 +280,9 @@ impl ExitPolicy for Both {
 pub struct Either(pub Box<dyn ExitPolicy>, pub Box<dyn ExitPolicy>);
 
 impl ExitPolicy for Either {
-    fn judge(&mut self, exit: Exit, evidence: &Evidence) -> Verdict {
+    fn judge(&mut self, exit: Exit, evidence: &ExitSignals) -> ExitDecision {
         match self.0.judge(exit, evidence) {
-            Verdict::Stay => self.1.judge(exit, evidence),
+            ExitDecision::Stay => self.1.judge(exit, evidence),
             other => other,
         }
     }
@@ -305,15 +305,15 @@ mod tests {
         };
         (1..).zip(tokens).find_map(|(depth, token)| {
             let exit = Exit::new(depth).unwrap();
-            let mut evidence = Evidence::default();
+            let mut evidence = ExitSignals::default();
             let verdict = loop {
                 match policy.judge(exit, &evidence) {
-                    Verdict::Ask(Measure::Score) => evidence.score = Some(shown(token)),
-                    Verdict::Ask(Measure::Similarity) => evidence.similarity = Some(0.0),
+                    ExitDecision::Ask(Signal::Score) => evidence.score = Some(shown(token)),
+                    ExitDecision::Ask(Signal::Similarity) => evidence.similarity = Some(0.0),
                     verdict => break verdict,
                 }
             };
-            (verdict == Verdict::Leave).then_some(depth)
+            (verdict == ExitDecision::Leave).then_some(depth)
         })
     }
 

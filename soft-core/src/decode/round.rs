@@ -9,7 +9,7 @@ use super::decoder::{Decoder, Kind, Step};
 use super::packed::Packed;
 use super::row::Row;
 use super::tuner::{CheckRound, Cycle};
-use super::{DecodeError, DecodeModel, MissingStates};
+use super::{DecodeError, DecodeModel};
 use crate::{Exit, KvCache, Past};
 
 /// Who does what in a round.
@@ -31,7 +31,8 @@ struct Round {
     drafted: usize,
     time: Duration,
     asking: Duration,
-    at_exit: Vec<(usize, Duration)>,
+    /// Whether anyone was asked at an early exit.
+    asked: bool,
 }
 
 impl<M: DecodeModel> Decoder<'_, M> {
@@ -46,7 +47,7 @@ impl<M: DecodeModel> Decoder<'_, M> {
         self.started = true;
         let mut turn = self.turn(prefill);
         let drafted = self.rows.iter().map(|row| row.drafts.len()).max();
-        let mut at_exit = Vec::with_capacity(self.exits.len());
+        let mut asked = false;
         let mut going: Vec<bool> = self.rows.iter().map(Row::is_open).collect();
         let mut travelling = self.newest(&turn, prefill)?;
         let mut certain = None;
@@ -73,7 +74,7 @@ impl<M: DecodeModel> Decoder<'_, M> {
                 break;
             }
             let leaving = self.leaving(index, &before, &states, &mut turn)?;
-            at_exit.push((index, begun.elapsed()));
+            asked = true;
             let (stay, go) = states
                 .split(self.model, |row| leaving[row])
                 .map_err(DecodeError::Model)?;
@@ -90,7 +91,7 @@ impl<M: DecodeModel> Decoder<'_, M> {
             drafted: drafted.unwrap_or(0),
             time: begun.elapsed(),
             asking: turn.asking,
-            at_exit,
+            asked,
         };
         self.account(&round);
         Ok(())
@@ -131,7 +132,7 @@ impl<M: DecodeModel> Decoder<'_, M> {
         match &mut self.kind {
             _ if prefill => false,
             Kind::Static => false,
-            Kind::Dynamic { .. } | Kind::Speculative { .. } => true,
+            Kind::Dynamic | Kind::Speculative { .. } => true,
             Kind::Auto { tuner, cycle } => {
                 if no_drafts {
                     *cycle = tuner.next_cycle(open);
@@ -201,7 +202,7 @@ impl<M: DecodeModel> Decoder<'_, M> {
         }
         let past = Past {
             cache: &mut self.cache,
-            counts: &counts,
+            query_lens: &counts,
         };
         let hidden = self
             .model
@@ -246,25 +247,6 @@ impl<M: DecodeModel> Decoder<'_, M> {
         let Some(states) = states else {
             return Ok(());
         };
-        let copied = matches!(
-            self.kind,
-            Kind::Dynamic {
-                missing: MissingStates::Copied,
-                ..
-            }
-        );
-        if copied {
-            let counts = states.counts(self.rows.len());
-            let deeper = self.segments[index].end..self.statistics.depth;
-            let past = Past {
-                cache: &mut self.cache,
-                counts: &counts,
-            };
-            return self
-                .model
-                .copy_up(&states.hidden, deeper, past)
-                .map_err(DecodeError::Model);
-        }
         let earlier = self.waiting[index].take();
         self.waiting[index] =
             Packed::join(self.model, earlier, Some(states)).map_err(DecodeError::Model)?;
@@ -317,12 +299,10 @@ impl<M: DecodeModel> Decoder<'_, M> {
             self.statistics.head_passes = 0;
             return;
         }
-        match &mut self.kind {
-            Kind::Auto { tuner, cycle } => match (*cycle, round.certain) {
+        if let Kind::Auto { tuner, cycle } = &mut self.kind {
+            match (*cycle, round.certain) {
                 (Cycle::Draft { exit }, None) => tuner.draft_round(exit, round.time),
-                (Cycle::Draft { exit }, Some(tokens))
-                    if round.drafted > 0 || !round.at_exit.is_empty() =>
-                {
+                (Cycle::Draft { exit }, Some(tokens)) if round.drafted > 0 || round.asked => {
                     let check = CheckRound {
                         drafted: round.drafted,
                         tokens,
@@ -333,15 +313,7 @@ impl<M: DecodeModel> Decoder<'_, M> {
                 }
                 // Also at its limit, where a row drafts nothing and is not asked to.
                 _ => tuner.plain_round(round.time),
-            },
-            Kind::Dynamic {
-                worth: Some(worth), ..
-            } if round.certain.is_some() => {
-                for &(index, elapsed) in &round.at_exit {
-                    worth[index].went_on(round.time - elapsed);
-                }
             }
-            _ => {}
         }
     }
 }

@@ -8,7 +8,9 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Confidence, Entropy, Evidence, ExitPolicy, Margin, Patience, Saturation, Thresholds};
+use super::{
+    Confidence, Entropy, ExitPolicy, ExitSignals, Margin, Patience, Saturation, Thresholds,
+};
 use crate::PolicyError;
 
 /// What a policy looks at to decide whether a token leaves.
@@ -49,7 +51,7 @@ impl Criterion {
     }
 
     /// The number that is compared with a threshold; none for what was not looked at, and for patience, which looks at several exits.
-    pub fn of(self, evidence: &Evidence) -> Option<f64> {
+    pub fn of(self, evidence: &ExitSignals) -> Option<f64> {
         let score = evidence.score.as_ref();
         match self {
             Self::Confidence => score.map(|score| f64::from(score.probability)),

@@ -36,38 +36,14 @@ pub enum Mode {
     Auto(Tuner),
 }
 
-/// Dynamic exits: Sorted LLaMA, section 4.4.
+/// Dynamic exits: Sorted LLaMA, section 4.4. The state of a token that exited early waits there and runs through the deeper blocks with
+/// the next token that does, so that the cache is exact.
 #[derive(Debug)]
 pub struct DynamicExits {
     /// Where tokens may leave; the last is the full model.
     pub exits: Exits,
     /// When they leave.
     pub policy: Box<dyn ExitPolicy>,
-    /// Where keys and values that an early exit left out come from.
-    pub missing: MissingStates,
-    /// Which exits are checked.
-    pub checks: Checks,
-}
-
-/// Keys and values of the blocks that a token did not run through, which later tokens look at.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum MissingStates {
-    /// The token's state waits at its exit and runs through them with the next token that goes deeper: exact.
-    #[default]
-    Deferred,
-    /// Made from the state at the exit, as if deeper blocks changed nothing (CALM): an approximation.
-    Copied,
-}
-
-/// Which exits a policy is asked at.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Checks {
-    /// Every one.
-    #[default]
-    All,
-    /// Those where, as measured so far, the time that leaving saves outweighs that of asking. What is not asked stays,
-    /// so that the text may differ from [`Checks::All`], towards the full model's.
-    WhenWorthwhile,
 }
 
 /// Self-speculation: one model drafts at its early exits and checks with the blocks that remain.

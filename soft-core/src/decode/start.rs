@@ -7,10 +7,9 @@ use super::decoder::{Decoder, Kind};
 use super::draft::DraftLimit;
 use super::row::Row;
 use super::tuner::{Cycle, MOST_DRAFTED};
-use super::worth::Worth;
 use super::{
-    Always, Checks, DecodeError, DecodeModel, DecodeSettings, DraftLength, ExitPolicy, Finish,
-    Mode, Prompt, SettingsError, Statistics,
+    Always, DecodeError, DecodeModel, DecodeSettings, DraftLength, ExitPolicy, Finish, Mode,
+    Prompt, SettingsError, Statistics,
 };
 use crate::{Exit, Exits, RowRng};
 
@@ -32,17 +31,10 @@ impl Plan {
         };
         Ok(match mode {
             Mode::Static(exit) => plan(Exits::new([exit.depth()])?, Kind::Static),
-            Mode::Dynamic(dynamic) => {
-                let worth = vec![Worth::default(); dynamic.exits.len()];
-                let kind = Kind::Dynamic {
-                    missing: dynamic.missing,
-                    worth: (dynamic.checks == Checks::WhenWorthwhile).then_some(worth),
-                };
-                Self {
-                    policy: dynamic.policy,
-                    ..plan(dynamic.exits, kind)
-                }
-            }
+            Mode::Dynamic(dynamic) => Self {
+                policy: dynamic.policy,
+                ..plan(dynamic.exits, Kind::Dynamic)
+            },
             Mode::Speculative(speculation) => {
                 let needs_probability = speculation.length.needs_probability();
                 Self {

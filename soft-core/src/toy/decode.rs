@@ -1,9 +1,7 @@
 //! What decoding asks of the toy model.
 
-use std::ops::Range;
-
 use super::{ToyCache, ToyError, ToyHidden, ToyModel, best_token, dot};
-use crate::{DecodeModel, Exit, Head, NestedModel, Past, Score};
+use crate::{DecodeModel, Exit, Head, NestedModel, Score};
 
 /// A head cut down to some tokens.
 #[derive(Clone, Debug)]
@@ -40,26 +38,6 @@ impl DecodeModel for ToyModel {
         Ok(vec![parts.into_iter().flatten().flatten().collect()])
     }
 
-    fn copy_up(
-        &self,
-        hidden: &ToyHidden,
-        range: Range<usize>,
-        past: Past<ToyCache>,
-    ) -> Result<(), ToyError> {
-        let Past { cache, counts } = past;
-        self.check_blocks(&range)?;
-        cache.take(hidden, counts, &range)?;
-        let mut states = hidden[0].iter();
-        for (row, &count) in counts.iter().enumerate() {
-            for state in states.by_ref().take(count) {
-                for block in range.clone() {
-                    cache.inputs[block][row].push(state.clone());
-                }
-            }
-        }
-        Ok(())
-    }
-
     fn draft_head(&self, _exit: Exit, tokens: &[u32]) -> Result<ToyDraftHead, ToyError> {
         Ok(ToyDraftHead(tokens.to_vec()))
     }
@@ -88,7 +66,11 @@ impl DecodeModel for ToyModel {
         Ok(rows.into_iter().map(single).collect())
     }
 
-    fn similarities(&self, before: &ToyHidden, after: &ToyHidden) -> Result<Vec<f32>, ToyError> {
+    fn cosine_similarities(
+        &self,
+        before: &ToyHidden,
+        after: &ToyHidden,
+    ) -> Result<Vec<f32>, ToyError> {
         let cosine =
             |(a, b): (&Vec<f64>, &Vec<f64>)| (dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()) as f32;
         Ok(before[0].iter().zip(&after[0]).map(cosine).collect())

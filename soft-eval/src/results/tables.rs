@@ -51,7 +51,7 @@ pub struct AnswerRow {
     /// Share equal to an accepted answer to the letter.
     pub exact_match: Interval,
     /// Share equal after TriviaQA's normalisation.
-    pub exact_match_normalised: Interval,
+    pub exact_match_normalized: Interval,
     /// Mean of the best F1.
     pub f1: Interval,
 }
@@ -67,7 +67,7 @@ impl AnswerRow {
             mode: mode.into(),
             exit,
             exact_match: share(|score| score.exact)?,
-            exact_match_normalised: share(|score| score.normalised)?,
+            exact_match_normalized: share(|score| score.normalised)?,
             f1: Bootstrap::default().mean(&f1)?,
         })
     }
@@ -147,7 +147,7 @@ pub struct AnswerDifference {
     /// Share equal to an accepted answer to the letter.
     pub exact_match: Interval,
     /// Share equal after TriviaQA's normalisation.
-    pub exact_match_normalised: Interval,
+    pub exact_match_normalized: Interval,
     /// Mean of the best F1.
     pub f1: Interval,
 }
@@ -161,7 +161,7 @@ impl AnswerDifference {
         };
         Some(Self {
             exact_match: difference(|score| f64::from(u8::from(score.exact)))?,
-            exact_match_normalised: difference(|score| f64::from(u8::from(score.normalised)))?,
+            exact_match_normalized: difference(|score| f64::from(u8::from(score.normalised)))?,
             f1: difference(|score| score.f1)?,
         })
     }
@@ -326,7 +326,7 @@ mod tests {
         ];
         let row = AnswerRow::of("exit=4", None, &scores).unwrap();
         assert!((row.exact_match.estimate - 1.0 / 3.0).abs() < 1e-12);
-        assert!((row.exact_match_normalised.estimate - 2.0 / 3.0).abs() < 1e-12);
+        assert!((row.exact_match_normalized.estimate - 2.0 / 3.0).abs() < 1e-12);
         assert!((row.f1.estimate - 2.0 / 3.0).abs() < 1e-12);
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use safetensors::Dtype;
 
-use crate::dtype::WeightType;
+use crate::dtype::DType;
 use crate::error::Error;
 
 /// A tensor to be written.
@@ -18,15 +18,15 @@ pub(crate) struct NamedTensor {
 
 struct Encoded<'a> {
     tensor: &'a NamedTensor,
-    weight_type: WeightType,
+    dtype: DType,
 }
 
 impl safetensors::View for Encoded<'_> {
     fn dtype(&self) -> Dtype {
-        match self.weight_type {
-            WeightType::F32 => Dtype::F32,
-            WeightType::Bf16 => Dtype::BF16,
-            WeightType::F16 => Dtype::F16,
+        match self.dtype {
+            DType::F32 => Dtype::F32,
+            DType::Bf16 => Dtype::BF16,
+            DType::F16 => Dtype::F16,
         }
     }
 
@@ -36,21 +36,21 @@ impl safetensors::View for Encoded<'_> {
 
     fn data(&self) -> std::borrow::Cow<'_, [u8]> {
         let values = self.tensor.values.iter();
-        match self.weight_type {
-            WeightType::F32 => values.flat_map(|value| value.to_le_bytes()).collect(),
-            WeightType::Bf16 => values
+        match self.dtype {
+            DType::F32 => values.flat_map(|value| value.to_le_bytes()).collect(),
+            DType::Bf16 => values
                 .flat_map(|&value| half::bf16::from_f32(value).to_le_bytes())
                 .collect(),
-            WeightType::F16 => values
+            DType::F16 => values
                 .flat_map(|&value| half::f16::from_f32(value).to_le_bytes())
                 .collect(),
         }
     }
 
     fn data_len(&self) -> usize {
-        let bytes = match self.weight_type {
-            WeightType::F32 => 4,
-            WeightType::Bf16 | WeightType::F16 => 2,
+        let bytes = match self.dtype {
+            DType::F32 => 4,
+            DType::Bf16 | DType::F16 => 2,
         };
         self.tensor.values.len() * bytes
     }
@@ -61,17 +61,11 @@ impl safetensors::View for Encoded<'_> {
 pub(crate) fn write_weights(
     path: &Path,
     tensors: &[NamedTensor],
-    weight_type: WeightType,
+    dtype: DType,
 ) -> Result<(), Error> {
-    let views = tensors.iter().map(|tensor| {
-        (
-            tensor.name.as_str(),
-            Encoded {
-                tensor,
-                weight_type,
-            },
-        )
-    });
+    let views = tensors
+        .iter()
+        .map(|tensor| (tensor.name.as_str(), Encoded { tensor, dtype }));
     let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     safetensors::serialize_to_file(views, Some(format), path).map_err(|source| match source {
         safetensors::SafeTensorError::IoError(source) => Error::io("write", path)(source),

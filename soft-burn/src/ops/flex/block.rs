@@ -145,29 +145,6 @@ impl BlockRun {
         );
     }
 
-    /// Appends the keys and values that the block makes of `x` itself.
-    pub fn keys_and_values(&self, weights: &BlockWeights, x: &[f32], stores: &mut [HeadStore]) {
-        let n = self.places.len();
-        let mut normed = vec![0.0; x.len()];
-        self.norm(x, weights.attention_norm, &mut normed);
-        let width = n * self.heads.key_value * self.heads.dim;
-        let (mut k, mut v) = (vec![0.0; width], vec![0.0; width]);
-        self.linear(
-            &normed,
-            &mut [
-                Product {
-                    weight: weights.k,
-                    out: &mut k,
-                },
-                Product {
-                    weight: weights.v,
-                    out: &mut v,
-                },
-            ],
-        );
-        self.append(&mut k, &v, stores);
-    }
-
     fn norm(&self, x: &[f32], weight: &[f32], out: &mut [f32]) {
         rms_norm(self.arch, self.rows(x), weight, self.eps, out);
     }

@@ -2,7 +2,7 @@
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Flex, TensorMetadata};
-use burn::tensor::{DType, Shape, Tensor, TensorData};
+use burn::tensor::{DType as TensorDType, Shape, Tensor, TensorData};
 
 use crate::error::Error;
 
@@ -82,7 +82,7 @@ pub(crate) fn own<const D: usize>(tensor: Tensor<D>) -> FloatTensor<Flex> {
 
 /// Whether the tensor holds f32 on the flex backend, without autodiff.
 pub(crate) fn is_flex_f32<const D: usize>(tensor: &Tensor<D>) -> bool {
-    tensor.dtype() == DType::F32 && is_flex(tensor)
+    tensor.dtype() == TensorDType::F32 && is_flex(tensor)
 }
 
 /// `values` as a tensor on the device of `like`.

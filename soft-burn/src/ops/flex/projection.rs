@@ -11,14 +11,14 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind, binary};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Flex, TensorMetadata};
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType as TensorDType, Tensor};
 
 use super::gemm::{Matrix, Onto, gemm};
 use super::host::{flat, from_values};
 
 /// `[n, d_in]` and `[d_out, d_in]` to `[n, d_out]`, when both are f32 with autodiff on flex.
 pub(crate) fn project(x: &Tensor<2>, weight: &Tensor<2>) -> Option<Tensor<2>> {
-    if x.dtype() != DType::F32 || weight.dtype() != DType::F32 {
+    if x.dtype() != TensorDType::F32 || weight.dtype() != TensorDType::F32 {
         return None;
     }
     let (x_shape, weight_shape) = (x.dims(), weight.dims());

@@ -10,7 +10,7 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind, unary};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Flex, TensorMetadata};
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType as TensorDType, Tensor};
 use pulp::Arch;
 use rayon::prelude::*;
 
@@ -21,7 +21,7 @@ use super::host::{flat, from_values};
 /// position i sees keys 0 to i; when the scores are f32 with autodiff on flex.
 pub(crate) fn causal_softmax(scores: &Tensor<4>, scale: f32) -> Option<Tensor<4>> {
     let [_, _, seq, keys] = scores.dims();
-    if scores.dtype() != DType::F32 || seq != keys {
+    if scores.dtype() != TensorDType::F32 || seq != keys {
         return None;
     }
     let scores = scores.clone().try_into_primitive::<Autodiff<Flex>>().ok()?;

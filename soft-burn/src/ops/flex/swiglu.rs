@@ -10,7 +10,7 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind, binary};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Flex, TensorMetadata};
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType as TensorDType, Tensor};
 use pulp::Arch;
 use rayon::prelude::*;
 
@@ -19,7 +19,10 @@ use super::host::{flat, from_values};
 
 /// `silu(gate) · up`, when both are f32 with autodiff on flex and of one shape.
 pub(crate) fn swiglu(gate: &Tensor<2>, up: &Tensor<2>) -> Option<Tensor<2>> {
-    if gate.dtype() != DType::F32 || up.dtype() != DType::F32 || gate.dims() != up.dims() {
+    if gate.dtype() != TensorDType::F32
+        || up.dtype() != TensorDType::F32
+        || gate.dims() != up.dims()
+    {
         return None;
     }
     let gate = gate.clone().try_into_primitive::<Autodiff<Flex>>().ok()?;

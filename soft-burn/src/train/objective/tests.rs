@@ -78,10 +78,10 @@ fn flat_is_plain_on_random_models() {
     ];
     for case in 0..24 {
         let (model, batch) = (model(case, &exits), batch(case));
-        let weighing = Weighing {
+        let weighing = LossTerms {
             exits: &exits,
             weights: &weights[case / 6],
-            normaliser: batch.supervised_tokens() as f64,
+            normalizer: batch.supervised_tokens() as f64,
             distillation: None,
             balance: Balance::default(),
             skipping: None,
@@ -140,10 +140,10 @@ impl Asked {
         distillation: Option<Distillation>,
         balance: Balance,
     ) -> (Vec<ExitSum>, f64, NamedGradients) {
-        let weighing = Weighing {
+        let weighing = LossTerms {
             exits: &self.exits,
             weights: &weights,
-            normaliser: 3.0,
+            normalizer: 3.0,
             distillation,
             balance,
             skipping: None,
@@ -244,10 +244,10 @@ fn skipped_blocks_are_as_if_they_were_not_there() {
             step: case as u64,
             index: 1,
         };
-        let weighing = Weighing {
+        let weighing = LossTerms {
             exits: &asked.exits,
             weights: &weights,
-            normaliser: 3.0,
+            normalizer: 3.0,
             distillation: None,
             balance: Balance::default(),
             skipping: Some(Skipping { dropout, at }),

@@ -86,11 +86,11 @@ pub(super) fn answers(
                 table.model.clone(),
                 row.mode.clone(),
                 percent_interval(&row.exact_match),
-                percent_interval(&row.exact_match_normalised),
+                percent_interval(&row.exact_match_normalized),
                 percent_interval(&row.f1),
             ]);
             if let Some(exit) = row.exit {
-                let share = row.exact_match_normalised.scaled(100.0);
+                let share = row.exact_match_normalized.scaled(100.0);
                 curve.add(depth(exit), share.estimate, Some(&share));
             }
         }
@@ -146,7 +146,7 @@ pub(super) fn differences(tables: &[&DifferenceTable]) -> Section {
                 signed_interval(&row.loss.scaled(100.0 / row.their_loss), 1),
                 signed_interval(&row.accuracy.scaled(100.0), 1),
                 answers(|answers| &answers.exact_match),
-                answers(|answers| &answers.exact_match_normalised),
+                answers(|answers| &answers.exact_match_normalized),
                 answers(|answers| &answers.f1),
             ]
         };

@@ -9,7 +9,7 @@ use thiserror::Error;
 
 /// Positions that each block holds of each row.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HeldPositions {
+pub struct CacheLengths {
     /// `[block][row]`.
     filled: Vec<Vec<usize>>,
     rows: usize,
@@ -64,7 +64,7 @@ pub enum CacheError {
     },
 }
 
-impl HeldPositions {
+impl CacheLengths {
     /// Of an empty cache.
     pub fn new(depth: usize, rows: usize, capacity: usize) -> Self {
         Self {
@@ -175,8 +175,8 @@ mod tests {
     use super::*;
 
     /// Of 3 blocks and 2 rows; row 0 holds 4 positions in block 0 and 2 in the others.
-    fn held() -> HeldPositions {
-        let mut held = HeldPositions::new(3, 2, 5);
+    fn held() -> CacheLengths {
+        let mut held = CacheLengths::new(3, 2, 5);
         held.advance(0..3, &[2, 0]);
         held.advance(0..1, &[2, 0]);
         held

@@ -57,7 +57,7 @@ fn own_name(folder: &Path) -> String {
 }
 
 /// A loaded model.
-pub struct Subject {
+pub struct EvalModel {
     /// The name in tables.
     pub name: String,
     /// Its folder: that of the cache when it came from a hub.
@@ -97,7 +97,7 @@ pub struct Questions<'a> {
     pub batch: usize,
 }
 
-impl Subject {
+impl EvalModel {
     /// Loads a model, which is fetched first where it is named by a hub.
     pub fn load(
         named: &NamedFolder,

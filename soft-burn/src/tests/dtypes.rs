@@ -13,7 +13,7 @@ use soft_core::{DecodeModel, DecodeSettings, Decoder, DraftLength, Exit, Mode, N
 use soft_core::{Prompt, Speculation};
 
 use crate::device::{device, list_devices};
-use crate::dtype::WeightType;
+use crate::dtype::DType;
 use crate::error::Error;
 use crate::model::llama::Llama;
 use crate::model::placement::Placement;
@@ -24,22 +24,20 @@ fn small() -> PathBuf {
 }
 
 /// Every device here with every type; what a device does not compute in, it must refuse.
-fn loaded() -> Vec<(String, WeightType, Llama)> {
+fn loaded() -> Vec<(String, DType, Llama)> {
     let mut models = Vec::new();
     for name in list_devices() {
         let device = device(&name).unwrap();
-        for weight_type in WeightType::ALL {
-            let place = Placement::from((&device, weight_type));
+        for dtype in DType::ALL {
+            let place = Placement::from((&device, dtype));
             let model = Llama::from_pretrained(small(), place.clone());
             match (model, place.check()) {
-                (Ok(model), Ok(())) => models.push((name.clone(), weight_type, model)),
+                (Ok(model), Ok(())) => models.push((name.clone(), dtype, model)),
                 (Err(Error::NumberType { expected, .. }), Err(_)) => {
-                    println!("{name} does not compute in {weight_type}");
-                    assert!(
-                        expected.contains(&WeightType::F32) && !expected.contains(&weight_type)
-                    );
+                    println!("{name} does not compute in {dtype}");
+                    assert!(expected.contains(&DType::F32) && !expected.contains(&dtype));
                 }
-                (found, _) => panic!("{name}, {weight_type}: {:?}", found.err()),
+                (found, _) => panic!("{name}, {dtype}: {:?}", found.err()),
             }
         }
     }
@@ -61,12 +59,12 @@ fn logits(model: &Llama, depth: usize) -> Vec<f32> {
 #[test]
 fn logits_are_those_of_f32_to_rounding() {
     let whole = Llama::from_pretrained(small(), &device("cpu").unwrap()).unwrap();
-    for (name, weight_type, model) in loaded() {
-        assert_eq!(model.weight_type(), weight_type);
-        let (least, most) = match weight_type {
-            WeightType::F32 => (0.0, 1e-5),
-            WeightType::Bf16 => (1e-4, 0.05),
-            WeightType::F16 => (1e-5, 0.006),
+    for (name, dtype, model) in loaded() {
+        assert_eq!(model.dtype(), dtype);
+        let (least, most) = match dtype {
+            DType::F32 => (0.0, 1e-5),
+            DType::Bf16 => (1e-4, 0.05),
+            DType::F16 => (1e-5, 0.006),
         };
         for depth in 1..=whole.depth() {
             let wanted = logits(&whole, depth);
@@ -78,7 +76,7 @@ fn logits_are_those_of_f32_to_rounding() {
             // No less, or the type was not used.
             assert!(
                 (least..most).contains(&relative),
-                "{name}, {weight_type}, exit {depth}: {relative}"
+                "{name}, {dtype}, exit {depth}: {relative}"
             );
         }
     }
@@ -86,7 +84,7 @@ fn logits_are_those_of_f32_to_rounding() {
 
 #[test]
 fn they_decode_in_every_mode() {
-    for (name, weight_type, model) in loaded() {
+    for (name, dtype, model) in loaded() {
         let depth = model.depth();
         let draft = Exit::new(1).unwrap();
         let speculation = Speculation::at(draft, depth, DraftLength::Fixed(3)).unwrap();
@@ -97,7 +95,7 @@ fn they_decode_in_every_mode() {
             let prompts: Vec<_> = rows(&model).into_iter().map(Prompt::from).collect();
             let decoder = Decoder::new(&model, &prompts, DecodeSettings::greedy(mode, 12)).unwrap();
             let answers = decoder.answers();
-            let answers = answers.unwrap_or_else(|error| panic!("{name}, {weight_type}: {error}"));
+            let answers = answers.unwrap_or_else(|error| panic!("{name}, {dtype}: {error}"));
             assert!(answers.iter().all(|answer| answer.len() == 12));
         }
     }
