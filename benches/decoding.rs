@@ -10,9 +10,8 @@ use anyhow::{Result, ensure};
 use clap::Parser;
 use soft_benches::{median, smollm2};
 use soft_burn::{Llama, device};
-use soft_core::{
-    DecodeModel, DecodeSettings, Decoder, Exit, Head, Mode, NestedModel, Past, Prompt,
-};
+use soft_core::model::Head;
+use soft_core::{DecodeModel, DecodeSettings, Decoder, Exit, Mode, NestedModel, Past, Prompt};
 use soft_eval::{Journal, SpeedFigures};
 use soft_examples::decoding::DecodingArgs;
 use soft_examples::eval_model::{EvalModel, NamedFolder};

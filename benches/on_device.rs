@@ -10,10 +10,9 @@ use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
 use soft_benches::{Same, batch, llama2_7b, llama2_13b, median, smollm2, tiny};
 use soft_burn::{Llama, LlamaConfig, Lora, Method, Placement, TrainSettings, Trainer};
-use soft_core::{
-    Confidence, DecodeSettings, Decoder, DraftLength, DynamicExits, Exit, Exits, Mode, Prompt,
-    Speculation, Thresholds,
-};
+use soft_core::decode::{DraftLength, DynamicExits, Speculation};
+use soft_core::policy::Confidence;
+use soft_core::{DecodeSettings, Decoder, Exit, Exits, Mode, Prompt, Thresholds};
 use soft_examples::device::PlaceArgs;
 use soft_examples::table::table;
 

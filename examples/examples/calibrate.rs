@@ -7,7 +7,8 @@ use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
-use soft_core::{Criterion, Exits};
+use soft_core::Exits;
+use soft_core::policy::Criterion;
 use soft_eval::CalibrationSettings;
 use soft_eval::results::{CalibrationRow, CalibrationTable, Finding};
 use soft_examples::calibration::{Plan, store};

@@ -4,7 +4,8 @@
 use std::{convert::Infallible as Never, ops::Range};
 
 use soft_burn::burn::{self, module::*, nn, optim::*, tensor::*};
-use soft_core::{Exit, Exits, NestedModel, NoCache, Past, TrainModel, sorted_loss};
+use soft_core::model::NoCache;
+use soft_core::{Exit, Exits, NestedModel, Past, TrainModel, sorted_loss};
 use soft_examples::outln;
 
 type Rows = Tensor<2>;

@@ -5,10 +5,9 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use soft_burn::{Llama, device};
-use soft_core::{
-    DecodeSettings, Decoder, DynamicExits, Exit, ExitDecision, ExitPolicy, ExitSignals, Exits,
-    Mode, PolicyError, Prompt, Signal,
-};
+use soft_core::decode::DynamicExits;
+use soft_core::policy::{ExitDecision, ExitSignals, PolicyError, Signal};
+use soft_core::{DecodeSettings, Decoder, Exit, ExitPolicy, Exits, Mode, Prompt};
 use soft_data::Tokenizer;
 use soft_examples::outln;
 use soft_examples::terminal;

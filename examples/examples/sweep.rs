@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use soft_core::{Criterion, Exits};
+use soft_core::Exits;
+use soft_core::policy::Criterion;
 use soft_eval::frontier;
 use soft_eval::results::{Finding, SpeedTable};
 use soft_examples::decoding::DecodingArgs;

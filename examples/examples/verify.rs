@@ -11,9 +11,11 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use soft_burn::Llama;
+use soft_core::decode::{DraftLength, DynamicExits, Speculation, Step, Tuner};
+use soft_core::model::Head;
+use soft_core::policy::{Confidence, Saturation};
 use soft_core::{
-    Confidence, DecodeModel, DecodeSettings, Decoder, DraftLength, DynamicExits, Exit, Exits, Head,
-    Mode, NestedModel, Past, Prompt, Saturation, Speculation, Step, Thresholds, Tuner,
+    DecodeModel, DecodeSettings, Decoder, Exit, Exits, Mode, NestedModel, Past, Prompt, Thresholds,
 };
 use soft_data::Tokenizer;
 use soft_examples::decoding::Trained;

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use anyhow::Result;
 use soft_burn::SoftInfo;
-use soft_core::{Criterion, Exits};
+use soft_core::Exits;
+use soft_core::policy::Criterion;
 use soft_eval::results::CalibrationRow;
 use soft_eval::{CalibrationSettings, PolicyOutcome, TokenTrace, calibrate, shuffle};
 

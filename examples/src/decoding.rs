@@ -5,10 +5,9 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use soft_burn::{LlamaConfig, SoftInfo, draft_tokens};
-use soft_core::{
-    CalibratedExits, Criterion, DecodeSettings, DraftLength, DynamicExits, Example, Exit, ExitRule,
-    Exits, Mode, Sampling, Speculation, Thresholds, Tuner,
-};
+use soft_core::decode::{DraftLength, DynamicExits, Speculation, Tuner};
+use soft_core::policy::{CalibratedExits, Criterion, ExitRule};
+use soft_core::{DecodeSettings, Example, Exit, Exits, Mode, Sampling, Thresholds};
 use soft_data::{Tokenizer, frequent_tokens};
 
 /// Tokens of a draft head, unless asked otherwise: few, since a shallow exit is seldom right about rare tokens and its draft

@@ -6,7 +6,9 @@ use std::str::FromStr;
 
 use anyhow::{Result, ensure};
 use soft_burn::{Llama, LlamaConfig, Placement};
-use soft_core::{Batch, Decoder, Exit, Exits, Finish, Prompt, ScoreSum};
+use soft_core::decode::Finish;
+use soft_core::model::ScoreSum;
+use soft_core::{Batch, Decoder, Exit, Exits, Prompt};
 use soft_data::Tokenizer;
 use soft_eval::results::{Input, Sample};
 use soft_eval::{AnsweredPrompt, Journal, TokenTrace, trace};

@@ -1,7 +1,7 @@
 //! What decoding cost, in a few lines on stderr.
 
 use crate::statusln;
-use soft_core::Statistics;
+use soft_core::decode::Statistics;
 
 /// Prints counts, counted cost and times of a model of `n_layers` blocks.
 pub fn print_statistics(s: &Statistics, n_layers: usize) {

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use soft_core::{BatchError, CacheError, ExitError};
+use soft_core::model::CacheError;
+use soft_core::{BatchError, ExitError};
 use thiserror::Error;
 
 use crate::dtype::DType;

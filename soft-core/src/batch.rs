@@ -7,8 +7,47 @@
 //! it, so padding needs no mask: it is computed and never read.
 
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
-use crate::BatchError;
+/// Rows that make no training example or batch.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum BatchError {
+    /// A row needs a token for every mark and the reverse.
+    #[error("an example of {tokens} tokens has {marks} supervision marks: expected one per token")]
+    MarksMismatch {
+        /// Number of tokens.
+        tokens: usize,
+        /// Number of supervision marks.
+        marks: usize,
+    },
+    /// Nothing precedes the first token, so nothing predicts it.
+    #[error("the first token of an example is marked as supervised, but no position predicts it")]
+    FirstTokenSupervised,
+    /// A batch of no rows.
+    #[error("a batch needs at least one example")]
+    NoRows,
+    /// A row of no tokens.
+    #[error("example {row} of the batch has no tokens")]
+    EmptyRow {
+        /// Index of the row in the batch.
+        row: usize,
+    },
+    /// A token that the model cannot embed.
+    #[error(
+        "row {row}, position {position}: token id {token} is outside the vocabulary of {vocab}"
+    )]
+    OutsideVocabulary {
+        /// Row in the batch.
+        row: usize,
+        /// Position in the row.
+        position: usize,
+        /// The token id found.
+        token: u32,
+        /// Number of tokens the model knows.
+        vocab: usize,
+    },
+}
 
 /// One training row.
 ///

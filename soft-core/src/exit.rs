@@ -4,10 +4,87 @@
 //! (arXiv 2309.08968), section 3, where the set of depths is called B.
 
 use std::{fmt, num::NonZeroUsize, ops::Range, str::FromStr};
+use thiserror::Error;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ExitError;
+/// A list of exits that is none, or does not fit the model.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ExitError {
+    /// No exit was named.
+    #[error("no exit given: expected at least one depth, such as \"12,16,20..40\"")]
+    Empty,
+    /// Depth 0 keeps no block.
+    #[error("exit 0 is not a sub-model: depths count decoder blocks from 1")]
+    ZeroDepth,
+    /// A step of 0 never ends.
+    #[error("a step of 0 between exits: expected 1 or more")]
+    ZeroStep,
+    /// More blocks than any model has: a slip, refused before memory is taken for it.
+    #[error("exit {depth} is deeper than any model: expected at most 100000")]
+    TooDeep {
+        /// The depth.
+        depth: usize,
+    },
+    /// Depths must strictly increase.
+    #[error("exits must strictly increase: {after} comes after {before}")]
+    Unsorted {
+        /// The depth that comes first.
+        before: usize,
+        /// The depth that follows and is not larger.
+        after: usize,
+    },
+    /// A part of the text is no depth and no range.
+    #[error(
+        "cannot read exits from {part:?}: expected a depth (12), a range (20..40) or a stepped range (12:30:3)"
+    )]
+    Malformed {
+        /// The comma-separated part at fault.
+        part: String,
+    },
+    /// An exit that the model does not have.
+    #[error("exit {exit} is beyond the model, which has {depth} blocks")]
+    BeyondTheModel {
+        /// The exit.
+        exit: usize,
+        /// The model's depth.
+        depth: usize,
+    },
+    /// The last exit has to be the full model.
+    #[error("the last exit must be the full model: it is {last}, the model has {depth} blocks")]
+    NotTheFullModel {
+        /// The deepest exit given.
+        last: usize,
+        /// The model's depth.
+        depth: usize,
+    },
+    /// Weights of the exits that weigh nothing, or make no sense.
+    #[error(
+        "weights of the exits: expected finite numbers, none negative, one above 0; found {found}"
+    )]
+    Weights {
+        /// The weights.
+        found: String,
+    },
+    /// No weights by depth go by this name.
+    #[error(
+        "no weights of the exits are called {found:?}: expected equal, linear, quadratic, square-root or inverse"
+    )]
+    NoSuchWeights {
+        /// The name.
+        found: String,
+    },
+    /// A curriculum that never moves.
+    #[error("{found}: expected at least 1")]
+    Curriculum {
+        /// What it would do.
+        found: &'static str,
+    },
+    /// No exit is to be drawn.
+    #[error("0 exits sampled per micro-batch: expected at least 1")]
+    NothingSampled,
+}
 
 /// The number of decoder blocks a sub-model keeps, at least one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

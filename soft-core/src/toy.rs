@@ -12,11 +12,13 @@ use std::ops::Range;
 
 use thiserror::Error;
 
+use crate::batch::BatchError;
+use crate::batch::{Batch, Target};
 use crate::conformance::Observed;
-use crate::{
-    Batch, BatchError, BatchModel, CacheError, CacheLengths, DecodeModel, Exit, KvCache,
-    NestedModel, Past, Target, TargetScore, TrainModel,
-};
+use crate::exit::Exit;
+use crate::model::cache_lengths::{CacheError, CacheLengths};
+use crate::model::decode_model::DecodeModel;
+use crate::model::nested::{BatchModel, KvCache, NestedModel, Past, TargetScore, TrainModel};
 
 /// What the toy model refuses.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]

@@ -5,10 +5,11 @@
 use std::ops::Range;
 
 use soft_core::conformance::{DecodingLaws, Laws, Observed};
+use soft_core::model::{CacheLengths, Head, Score, TargetScore};
 use soft_core::toy::{ToyCache, ToyDraftHead, ToyError, ToyHidden, ToyModel};
 use soft_core::{
-    Batch, BatchModel, CacheLengths, DecodeModel, Exit, Exits, Head, KvCache, NestedModel, Past,
-    Prompt, Score, Target, TargetScore, TrainModel,
+    Batch, BatchModel, DecodeModel, Exit, Exits, KvCache, NestedModel, Past, Prompt, Target,
+    TrainModel,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -7,10 +7,9 @@ use std::cell::RefCell;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use soft_core::conformance::{Coverage, DecodingLaws};
+use soft_core::decode::{DraftLength, Speculation};
 use soft_core::toy::ToyModel;
-use soft_core::{
-    DecodeSettings, Decoder, DraftLength, Exit, Exits, Mode, Prompt, Sampling, Speculation,
-};
+use soft_core::{DecodeSettings, Decoder, Exit, Exits, Mode, Prompt, Sampling};
 
 /// Random models differ in size; so do the exits, prompts and settings tried on them.
 #[derive(Clone, Debug)]

@@ -7,7 +7,8 @@
 mod chi_square;
 
 use chi_square::critical;
-use soft_core::{Distribution, RowRng, Sampling, Verification, verify_draft};
+use soft_core::Sampling;
+use soft_core::sampling::{Distribution, RowRng, Verification, verify_draft};
 
 const DRAWS: u32 = 200_000;
 

@@ -6,11 +6,11 @@
 mod chi_square;
 
 use chi_square::deviation;
+use soft_core::decode::{DraftLength, DynamicExits, Speculation, Statistics, Tuner};
+use soft_core::policy::{Always, Confidence, Patience, Saturation};
 use soft_core::toy::ToyModel;
 use soft_core::{
-    Always, Confidence, DecodeSettings, Decoder, DraftLength, DynamicExits, Exit, Exits, Mode,
-    NestedModel, Patience, Prompt, Sampling, Saturation, Speculation, Statistics, Thresholds,
-    Tuner,
+    DecodeSettings, Decoder, Exit, Exits, Mode, NestedModel, Prompt, Sampling, Thresholds,
 };
 
 const VOCAB: usize = 6;

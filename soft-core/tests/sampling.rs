@@ -7,7 +7,8 @@
 
 use proptest::prelude::*;
 use serde::Deserialize;
-use soft_core::{Distribution, Sampling};
+use soft_core::Sampling;
+use soft_core::sampling::Distribution;
 
 #[derive(Deserialize)]
 struct Golden {

@@ -63,7 +63,7 @@ impl LoaderConfig {
 /// An epoch's batches are a pure function of the seed and the epoch: all rows are shuffled, cut
 /// into windows of some batches, sorted by length within each window so that rows of one batch
 /// need little padding, and the batches are shuffled. Packed or not, a row's tokens see their own row alone. Every row comes once an epoch; the last,
-/// smaller batch is kept. Rows meet different company each epoch.
+/// smaller batch is kept. Batches are re-drawn each epoch.
 #[derive(Clone, Debug)]
 pub struct Loader {
     examples: Vec<Example>,

@@ -5,7 +5,8 @@
 //! Both models read the same text, so that what differs is the models and not what they wrote before. Knows no text, only tokens.
 
 use serde::{Deserialize, Serialize};
-use soft_core::{DecodeModel, Exit, Exits, Head};
+use soft_core::model::Head;
+use soft_core::{DecodeModel, Exit, Exits};
 
 /// A prompt and an answer to it, usually that of the full model in the comparison.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -288,8 +289,8 @@ mod tests {
             };
             let (ours, theirs) = (row(&ours), row(&theirs));
             assert!((position.kl - kl(&ours, &theirs)).abs() < 1e-9);
-            let best = soft_core::Score::of_logits(&ours).token;
-            let same = best == soft_core::Score::of_logits(&theirs).token;
+            let best = soft_core::model::Score::of_logits(&ours).token;
+            let same = best == soft_core::model::Score::of_logits(&theirs).token;
             assert_eq!(position.top1, f64::from(u8::from(same)));
         }
     }

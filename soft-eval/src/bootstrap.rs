@@ -6,7 +6,7 @@
 //! Source: Efron & Tibshirani, *An Introduction to the Bootstrap*, 1993, chapter 13 (percentile intervals).
 
 use serde::{Deserialize, Serialize};
-use soft_core::RowRng;
+use soft_core::sampling::RowRng;
 
 /// An estimate and the interval that holds the true value with the chosen confidence.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

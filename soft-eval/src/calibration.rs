@@ -11,7 +11,9 @@
 //! *CALM*, arXiv 2207.07061, which calibrates one threshold this way.
 
 use serde::{Deserialize, Serialize};
-use soft_core::{CalibratedExits, Criterion, ExitRule, Exits, RowRng};
+use soft_core::Exits;
+use soft_core::policy::{CalibratedExits, Criterion, ExitRule};
+use soft_core::sampling::RowRng;
 
 use crate::candidates::candidates;
 use crate::{EvalError, PolicyOutcome, TokenTrace};

@@ -6,7 +6,8 @@
 //!
 //! Source of the regression: Ayer et al., 1955 (pool adjacent violators).
 
-use soft_core::{Criterion, Exit, ExitRule, Exits, Thresholds};
+use soft_core::policy::{Criterion, ExitRule};
+use soft_core::{Exit, Exits, Thresholds};
 
 use crate::TokenTrace;
 
@@ -100,7 +101,7 @@ fn thresholds(
 /// How sure an exit is, the higher the surer.
 fn sureness(criterion: Criterion, token: &TokenTrace, index: usize) -> f64 {
     let early = token.early[index];
-    let evidence = soft_core::ExitSignals {
+    let evidence = soft_core::policy::ExitSignals {
         score: Some(early.score),
         similarity: Some(early.similarity),
     };

@@ -3,7 +3,8 @@
 //! One pass through the model serves all exits. Means are over supervised tokens, not over batches.
 
 use serde::{Deserialize, Serialize};
-use soft_core::{Batch, BatchModel, Exit, Exits, ScoreSum};
+use soft_core::model::ScoreSum;
+use soft_core::{Batch, BatchModel, Exit, Exits};
 
 /// How well one sub-model predicts the supervised tokens of some text.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

@@ -17,7 +17,9 @@
 //! behind; the feature `report` makes HTML, Markdown and figures of them.
 //!
 //! ```
-//! use soft_core::{Criterion, Exits, toy::ToyModel};
+//! use soft_core::Exits;
+//! use soft_core::policy::Criterion;
+//! use soft_core::toy::ToyModel;
 //! use soft_eval::{CalibrationSettings, calibrate, trace};
 //!
 //! let model = ToyModel::new(4, 6, 12, 3).restless();

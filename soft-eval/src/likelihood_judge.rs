@@ -7,7 +7,8 @@
 
 use std::collections::HashMap;
 
-use soft_core::{DecodeModel, Exit, Head, KvCache, Past};
+use soft_core::model::Head;
+use soft_core::{DecodeModel, Exit, KvCache, Past};
 
 use crate::{Comparison, EvalError, Judge, Judgement, Verdict, judge_prompt};
 

@@ -5,10 +5,8 @@
 //! taken prompt by prompt. Knows any model that decodes.
 
 use serde::{Deserialize, Serialize};
-use soft_core::{
-    DecodeError, DecodeModel, DecodeSettings, Decoder, Finish, Mode, OperationCosts, Prompt,
-    Statistics, Tuner,
-};
+use soft_core::decode::{DecodeError, Finish, OperationCosts, Statistics, Tuner};
+use soft_core::{DecodeModel, DecodeSettings, Decoder, Mode, Prompt};
 
 use crate::{Bootstrap, Interval};
 
@@ -230,8 +228,9 @@ fn quantile(mut values: Vec<f64>, share: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use soft_core::Exit;
+    use soft_core::decode::{DraftLength, Speculation};
     use soft_core::toy::ToyModel;
-    use soft_core::{DraftLength, Exit, Speculation};
 
     fn modes() -> Vec<SpeedMode<'static>> {
         let mode = |name: &str, settings: fn() -> Mode| SpeedMode {

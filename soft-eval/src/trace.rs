@@ -8,9 +8,9 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use soft_core::{
-    DecodeModel, Exit, ExitDecision, ExitPolicy, ExitSignals, Exits, Head, Past, Score, Signal,
-};
+use soft_core::model::{Head, Score};
+use soft_core::policy::{ExitDecision, ExitSignals, Signal};
+use soft_core::{DecodeModel, Exit, ExitPolicy, Exits, Past};
 
 /// One position of a text.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -187,11 +187,10 @@ impl PolicyOutcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use soft_core::decode::DynamicExits;
+    use soft_core::policy::{Confidence, Margin, Patience, Saturation};
     use soft_core::toy::ToyModel;
-    use soft_core::{
-        Confidence, DecodeSettings, Decoder, DynamicExits, Margin, Mode, Patience, Prompt,
-        Saturation, Thresholds,
-    };
+    use soft_core::{DecodeSettings, Decoder, Mode, Prompt, Thresholds};
 
     /// A dynamic answer, with the exit of each of its tokens.
     fn decoded(model: &ToyModel, exits: &Exits, policy: Box<dyn ExitPolicy>) -> Vec<(u32, usize)> {
@@ -204,8 +203,9 @@ mod tests {
         );
         let prompt = Prompt::from(vec![3, 1, 2]);
         let decoder = Decoder::new(model, std::slice::from_ref(&prompt), settings).unwrap();
-        let step =
-            |step: Result<soft_core::Step, _>| step.map(|step| (step.token, step.exit.depth()));
+        let step = |step: Result<soft_core::decode::Step, _>| {
+            step.map(|step| (step.token, step.exit.depth()))
+        };
         decoder.map(step).collect::<Result<_, _>>().unwrap()
     }
 

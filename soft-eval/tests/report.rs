@@ -5,7 +5,10 @@
 
 use std::path::Path;
 
-use soft_core::{Criterion, Exit, Exits, OperationCosts, Prompt, toy::ToyModel};
+use soft_core::decode::OperationCosts;
+use soft_core::policy::Criterion;
+use soft_core::toy::ToyModel;
+use soft_core::{Exit, Exits, Prompt};
 use soft_eval::report::write_report;
 use soft_eval::results::{
     AgreementTable, AnswerRow, AnswerTable, CalibrationRow, CalibrationTable, DifferenceRow,

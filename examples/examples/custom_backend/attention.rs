@@ -7,7 +7,8 @@ use std::ops::Range;
 
 use candle_core::{D, DType, Device, Error, Result, Tensor};
 use candle_nn::{Linear, Module, VarBuilder, linear_no_bias, ops, rotary_emb};
-use soft_core::{CacheLengths, KvCache};
+use soft_core::KvCache;
+use soft_core::model::CacheLengths;
 
 use crate::folder::Config;
 

@@ -3,7 +3,8 @@
 use candle_core::{D, DType, Device, Error, Result, Tensor, bail};
 use candle_nn::{Linear, Module};
 use soft_core::conformance::Observed;
-use soft_core::{BatchError, DecodeModel, Exit, Head, NestedModel, Score};
+use soft_core::model::{Head, Score};
+use soft_core::{BatchError, DecodeModel, Exit, NestedModel};
 
 use crate::attention::Cache;
 use crate::llama::Llama;

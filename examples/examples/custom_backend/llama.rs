@@ -8,9 +8,8 @@ use candle_core::{D, DType, Device, Error, Result, Tensor};
 use candle_nn::{
     Embedding, Linear, Module, RmsNorm, VarBuilder, embedding, linear_no_bias, ops, rms_norm,
 };
-use soft_core::{
-    Batch, BatchError, BatchModel, Exit, NestedModel, Past, Score, TargetScore, TrainModel,
-};
+use soft_core::model::{Score, TargetScore};
+use soft_core::{Batch, BatchError, BatchModel, Exit, NestedModel, Past, TrainModel};
 
 use crate::attention::{Attention, Cache, Held, Pass};
 use crate::folder::{Config, Folder};

@@ -15,10 +15,12 @@ use candle_core::Tensor;
 use candle_nn::{AdamW, Optimizer, ParamsAdamW};
 use clap::Parser;
 use soft_core::conformance::{DecodingLaws, Equality, Laws};
+use soft_core::decode::{DraftLength, DynamicExits, Speculation, Step};
+use soft_core::loss::AllExits;
+use soft_core::policy::Confidence;
 use soft_core::{
-    AllExits, Batch, BatchModel, Confidence, DecodeModel, DecodeSettings, Decoder, DraftLength,
-    DynamicExits, Example, Exits, LossSchedule, MicroBatch, Mode, NestedModel, Prompt, Speculation,
-    Step, Thresholds, sorted_loss,
+    Batch, BatchModel, DecodeModel, DecodeSettings, Decoder, Example, Exits, LossSchedule,
+    MicroBatch, Mode, NestedModel, Prompt, Thresholds, sorted_loss,
 };
 use soft_examples::hub::model_folder;
 use soft_examples::table::table;
@@ -125,7 +127,7 @@ fn same_losses(
     batch: &Batch,
     exits: &Exits,
 ) -> Result<()> {
-    let mean = |scores: &Vec<soft_core::TargetScore>| {
+    let mean = |scores: &Vec<soft_core::model::TargetScore>| {
         scores.iter().map(|score| score.nats).sum::<f64>() / scores.len() as f64
     };
     let ours: Vec<f64> = candle

@@ -17,7 +17,8 @@ use soft_burn::{
     AdamWSettings, Decay, Llama, LogLine, Method, Run, RunData, RunSettings, Schedule,
     TrainSettings, device,
 };
-use soft_core::{Batch, Exits, ScoreSum};
+use soft_core::model::ScoreSum;
+use soft_core::{Batch, Exits};
 use soft_data::{Loader, LoaderConfig, Record, Tokenizer, encode, encode_prompt, ordered_batches};
 use soft_eval::results::{AnswerRow, ExitRow};
 use soft_eval::{AnswerScore, Journal, row_scores};

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use soft_core::{Criterion, Exit, Prompt};
+use soft_core::policy::Criterion;
+use soft_core::{Exit, Prompt};
 use soft_eval::report::write_report;
 use soft_eval::results::{
     AgreementTable, AnswerDifference, AnswerTable, CalibrationTable, DifferenceRow,

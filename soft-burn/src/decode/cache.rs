@@ -4,7 +4,8 @@
 //! backend: in slices on the host for flex, whose kernels read them there, in tensors elsewhere. Knows nothing of tokens or
 //! weights.
 
-use soft_core::{CacheLengths, KvCache};
+use soft_core::KvCache;
+use soft_core::model::CacheLengths;
 
 #[cfg(feature = "flex")]
 use crate::model::kv_store::TensorStore;

@@ -1,7 +1,8 @@
 //! What decoding asks of LLaMA: packed states, heads of which only scores come to the host.
 
 use burn::tensor::{Int, Tensor, TensorData, activation};
-use soft_core::{DecodeModel, Exit, Head, Score};
+use soft_core::model::{Head, Score};
+use soft_core::{DecodeModel, Exit};
 
 use crate::decode::cache::Cache;
 use crate::dtype::to_f32;

@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use burn::tensor::Tensor;
-use soft_core::Head;
+use soft_core::model::Head;
 
 use crate::decode::decode_model::DraftHead;
 use crate::error::Error;

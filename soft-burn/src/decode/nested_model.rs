@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use burn::tensor::{Int, Tensor};
-use soft_core::{Exit, ExitHead, NestedModel, Past};
+use soft_core::model::ExitHead;
+use soft_core::{Exit, NestedModel, Past};
 
 use crate::decode::cache::Cache;
 use crate::error::Error;

@@ -200,7 +200,7 @@ impl WeightFiles {
             .map(|info| info.shape.as_slice())
     }
 
-    /// Refuses tensors nobody asked for.
+    /// Refuses tensors that were not read.
     pub fn finish(self) -> Result<(), Error> {
         match self.unread.into_iter().next() {
             None => Ok(()),

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use soft_core::{CalibratedExits, Exits};
+use soft_core::Exits;
+use soft_core::policy::CalibratedExits;
 
 use crate::dtype::DType;
 use crate::error::Error;

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use soft_core::OperationCosts;
+use soft_core::decode::OperationCosts;
 
 use crate::error::Error;
 use crate::files::adapter_chain::weights_folder;

@@ -7,7 +7,8 @@
 
 use burn::module::Param;
 use burn::tensor::Tensor;
-use soft_core::{Exit, ExitHead, Exits};
+use soft_core::model::ExitHead;
+use soft_core::{Exit, Exits};
 
 use crate::error::Error;
 use crate::model::exit_heads::{EXIT_HEADS, ExitHeads};

@@ -33,14 +33,18 @@ impl Path {
     }
 }
 
-/// All weights of `model` on the host, named as in checkpoints.
-pub(crate) fn named_tensors(model: &Llama) -> Result<Vec<NamedTensor>, Error> {
-    struct Collect {
+/// What is done with each parameter, whatever its rank.
+trait Visit {
+    fn parameter<const D: usize>(&mut self, name: String, value: Tensor<D>);
+}
+
+/// Visits all parameters of `model` in the order of its fields, by their names in the model.
+fn visit<V: Visit>(model: &Llama, visit: V) -> V {
+    struct Walk<V> {
         path: Path,
-        tensors: Vec<NamedTensor>,
-        failure: Option<Error>,
+        visit: V,
     }
-    impl ModuleVisitor for Collect {
+    impl<V: Visit> ModuleVisitor for Walk<V> {
         fn enter_module(&mut self, name: &str, _container: &str) {
             self.path.0.push(name.to_owned());
         }
@@ -48,10 +52,28 @@ pub(crate) fn named_tensors(model: &Llama) -> Result<Vec<NamedTensor>, Error> {
             self.path.0.pop();
         }
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let name = self.path.name();
-            let tensor = param.val();
-            let shape = tensor.dims().to_vec();
-            match host_values(tensor, &name) {
+            self.visit.parameter(self.path.name(), param.val());
+        }
+    }
+    let mut walk = Walk {
+        path: Path::default(),
+        visit,
+    };
+    model.visit(&mut walk);
+    walk.visit
+}
+
+/// All weights of `model` on the host, named as in checkpoints.
+pub(crate) fn named_tensors(model: &Llama) -> Result<Vec<NamedTensor>, Error> {
+    #[derive(Default)]
+    struct Collect {
+        tensors: Vec<NamedTensor>,
+        failure: Option<Error>,
+    }
+    impl Visit for Collect {
+        fn parameter<const D: usize>(&mut self, name: String, value: Tensor<D>) {
+            let shape = value.dims().to_vec();
+            match host_values(value, &name) {
                 Ok(values) => self.tensors.push(NamedTensor {
                     name,
                     shape,
@@ -61,17 +83,10 @@ pub(crate) fn named_tensors(model: &Llama) -> Result<Vec<NamedTensor>, Error> {
             }
         }
     }
-    let mut collect = Collect {
-        path: Path::default(),
-        tensors: Vec::new(),
-        failure: None,
-    };
-    model.visit(&mut collect);
     let Collect {
         mut tensors,
         failure,
-        ..
-    } = collect;
+    } = visit(model, Collect::default());
     if let Some(failure) = failure {
         return Err(failure);
     }
@@ -85,28 +100,13 @@ pub(crate) fn named_tensors(model: &Llama) -> Result<Vec<NamedTensor>, Error> {
 
 /// How many numbers every parameter has, by its name in the model.
 pub(crate) fn lengths(model: &Llama) -> BTreeMap<String, usize> {
-    struct Measure {
-        path: Path,
-        lengths: BTreeMap<String, usize>,
-    }
-    impl ModuleVisitor for Measure {
-        fn enter_module(&mut self, name: &str, _container: &str) {
-            self.path.0.push(name.to_owned());
-        }
-        fn exit_module(&mut self, _name: &str, _container: &str) {
-            self.path.0.pop();
-        }
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let length = param.val().shape().num_elements();
-            self.lengths.insert(self.path.name(), length);
+    struct Lengths(BTreeMap<String, usize>);
+    impl Visit for Lengths {
+        fn parameter<const D: usize>(&mut self, name: String, value: Tensor<D>) {
+            self.0.insert(name, value.shape().num_elements());
         }
     }
-    let mut measure = Measure {
-        path: Path::default(),
-        lengths: BTreeMap::new(),
-    };
-    model.visit(&mut measure);
-    measure.lengths
+    visit(model, Lengths(BTreeMap::new())).0
 }
 
 /// `exit_heads.0.weight` is `exit_heads.12.weight` on disk when the first head serves exit 12; none for other names.
@@ -141,30 +141,18 @@ pub(crate) fn named_gradients(
     gradients: &mut Gradients,
 ) -> Vec<(String, Tensor<1>)> {
     struct Take<'a> {
-        path: Path,
         gradients: &'a mut Gradients,
         found: Vec<(String, Tensor<1>)>,
     }
-    impl ModuleVisitor for Take<'_> {
-        fn enter_module(&mut self, name: &str, _container: &str) {
-            self.path.0.push(name.to_owned());
-        }
-        fn exit_module(&mut self, _name: &str, _container: &str) {
-            self.path.0.pop();
-        }
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            if let Some(gradient) = param.val().grad_remove(self.gradients) {
-                self.found.push((self.path.name(), flat_gradient(gradient)));
+    impl Visit for Take<'_> {
+        fn parameter<const D: usize>(&mut self, name: String, value: Tensor<D>) {
+            if let Some(gradient) = value.grad_remove(self.gradients) {
+                self.found.push((name, flat_gradient(gradient)));
             }
         }
     }
-    let mut take = Take {
-        path: Path::default(),
-        gradients,
-        found: Vec::new(),
-    };
-    model.visit(&mut take);
-    take.found
+    let found = Vec::new();
+    visit(model, Take { gradients, found }).found
 }
 
 /// Replaces every parameter by what `change` makes of its name, rank and value, flattened and without autodiff.
@@ -210,31 +198,17 @@ pub(crate) fn map_parameters(
 
 /// Name of the first parameter that holds a number that is not finite.
 pub(crate) fn not_finite(model: &Llama) -> Option<String> {
-    struct Find {
-        path: Path,
-        found: Option<String>,
-    }
-    impl ModuleVisitor for Find {
-        fn enter_module(&mut self, name: &str, _container: &str) {
-            self.path.0.push(name.to_owned());
-        }
-        fn exit_module(&mut self, _name: &str, _container: &str) {
-            self.path.0.pop();
-        }
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+    struct Find(Option<String>);
+    impl Visit for Find {
+        fn parameter<const D: usize>(&mut self, name: String, value: Tensor<D>) {
             // 0 · x is 0 for every finite x and NaN for every other.
-            let sum: f32 = param.val().inner().mul_scalar(0.0).sum().into_scalar();
-            if sum.is_nan() && self.found.is_none() {
-                self.found = Some(self.path.name());
+            let sum: f32 = value.inner().mul_scalar(0.0).sum().into_scalar();
+            if sum.is_nan() && self.0.is_none() {
+                self.0 = Some(name);
             }
         }
     }
-    let mut find = Find {
-        path: Path::default(),
-        found: None,
-    };
-    model.visit(&mut find);
-    find.found
+    visit(model, Find(None)).0
 }
 
 impl Llama {

@@ -5,9 +5,10 @@
 
 use burn::tensor::Device;
 use soft_core::conformance::{DecodingLaws, Equality, Laws};
+use soft_core::decode::{DraftLength, Speculation};
 use soft_core::{
-    Batch, BatchStream, DecodeModel, DecodeSettings, Decoder, DraftLength, Example, Exit, Exits,
-    Mode, NestedModel, Prompt, Speculation, StreamPosition,
+    Batch, BatchStream, DecodeModel, DecodeSettings, Decoder, Example, Exit, Exits, Mode,
+    NestedModel, Prompt, StreamPosition,
 };
 
 use crate::device::{device, list_devices};

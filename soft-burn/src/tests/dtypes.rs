@@ -9,8 +9,10 @@
 
 use std::path::PathBuf;
 
-use soft_core::{DecodeModel, DecodeSettings, Decoder, DraftLength, Exit, Mode, NestedModel};
-use soft_core::{Prompt, Speculation};
+use soft_core::Prompt;
+use soft_core::decode::DraftLength;
+use soft_core::decode::Speculation;
+use soft_core::{DecodeModel, DecodeSettings, Decoder, Exit, Mode, NestedModel};
 
 use crate::device::{device, list_devices};
 use crate::dtype::DType;

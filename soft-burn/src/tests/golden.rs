@@ -9,10 +9,8 @@ use std::collections::BTreeMap;
 use burn::module::Module;
 use burn::tensor::Tensor;
 use safetensors::{Dtype, SafeTensors};
-use soft_core::{
-    AllExits, Batch, BatchModel, Example, Exit, Exits, LastExit, LossSchedule, MicroBatch,
-    NestedModel,
-};
+use soft_core::loss::{AllExits, LastExit};
+use soft_core::{Batch, BatchModel, Example, Exit, Exits, LossSchedule, MicroBatch, NestedModel};
 
 use crate::dtype::DType;
 use crate::io::pretrained::SaveOptions;

@@ -5,7 +5,8 @@
 use burn::tensor::{Device, Tensor};
 use proptest::prelude::*;
 use soft_core::conformance::{DecodingLaws, Equality, Laws, Observed};
-use soft_core::{DecodeModel, Exit, Exits, Head, NestedModel, Past, Prompt};
+use soft_core::model::Head;
+use soft_core::{DecodeModel, Exit, Exits, NestedModel, Past, Prompt};
 
 use crate::decode::decode_model::unreadable;
 use crate::error::Error;

@@ -125,7 +125,7 @@ impl Checkpoints {
         Ok((trainer, progress.position))
     }
 
-    /// Removes what kills left half written or half removed, and nothing that others put there.
+    /// Removes partial checkpoints left by a crash, and nothing else.
     pub fn sweep(&self) -> Result<(), Error> {
         for path in self.entries()? {
             let name = path.file_name().unwrap_or_default().to_string_lossy();

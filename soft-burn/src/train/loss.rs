@@ -4,7 +4,8 @@
 //! five positions in six carry no target, and the head is the widest layer there is.
 
 use burn::tensor::{Int, Tensor, activation};
-use soft_core::{Batch, BatchModel, Exit, ExitHead, TargetScore, TrainModel};
+use soft_core::model::{ExitHead, TargetScore};
+use soft_core::{Batch, BatchModel, Exit, TrainModel};
 
 use crate::decode::decode_model::unreadable;
 use crate::dtype::to_f32;

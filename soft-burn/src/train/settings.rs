@@ -3,10 +3,11 @@
 //! Plain values; nothing here computes. Defaults are those of Sorted LLaMA, section 4.
 
 use serde::{Deserialize, Serialize};
-use soft_core::{
-    AllExits, DepthWeights, ExitWeights, Exits, Gradual, IntermediateExits, LastExit, LossSchedule,
-    Ramp, Rotational, SampledExits,
+use soft_core::loss::{
+    AllExits, DepthWeights, ExitWeights, Gradual, IntermediateExits, LastExit, Ramp, Rotational,
+    SampledExits,
 };
+use soft_core::{Exits, LossSchedule};
 
 use crate::dtype::DType;
 use crate::error::Error;

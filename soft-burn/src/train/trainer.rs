@@ -12,7 +12,8 @@ use std::time::Instant;
 use burn::module::Module;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
-use soft_core::{Batch, BatchModel, BatchStream, Exit, LossSchedule, MicroBatch, ScoreSum};
+use soft_core::model::ScoreSum;
+use soft_core::{Batch, BatchModel, BatchStream, Exit, LossSchedule, MicroBatch};
 
 use crate::device_errors::{guarded, lost};
 use crate::dtype::DType;

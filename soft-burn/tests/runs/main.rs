@@ -12,7 +12,8 @@ use soft_burn::{
     Llama, LlamaConfig, LogLine, Lora, Method, Objective, RopeScaling, Run, RunData, RunSettings,
     SampledPerBatch, SaveOptions, Schedule, SharedHead, TrainSettings, Trainer, Weights, device,
 };
-use soft_core::{Batch, BatchModel, BatchStream, DepthWeights, Example, Exits, StreamPosition};
+use soft_core::loss::DepthWeights;
+use soft_core::{Batch, BatchModel, BatchStream, Example, Exits, StreamPosition};
 
 mod continued;
 mod formats;

@@ -2,10 +2,12 @@
 
 use std::ops::Range;
 
-use super::model::Laws;
+use super::laws::Laws;
 use super::observe::Values;
 use super::{LawBroken, Observed, failed};
-use crate::{Exit, Exits, KvCache, Past, RowRng};
+use crate::exit::{Exit, Exits};
+use crate::model::nested::{KvCache, Past};
+use crate::sampling::row_rng::RowRng;
 
 impl<M: Observed> Laws<'_, M> {
     /// Feeding positions in pieces through a cache = the whole sequence at once.

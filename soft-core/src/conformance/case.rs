@@ -2,11 +2,17 @@
 
 use super::uncached::Uncached;
 use super::{DecodingLaws, LawBroken, Observed};
-use crate::{
-    Both, Confidence, DecodeSettings, DraftLength, DynamicExits, Either, Entropy, Exit, ExitError,
-    ExitPolicy, Exits, Margin, Mode, Patience, Sampling, Saturation, Score, Speculation,
-    Thresholds, Tuner,
+use crate::decode::draft::DraftLength;
+use crate::decode::settings::{DecodeSettings, DynamicExits, Mode, Speculation};
+use crate::decode::tuner::Tuner;
+use crate::exit::ExitError;
+use crate::exit::{Exit, Exits};
+use crate::model::decode_model::Score;
+use crate::policy::exit_policy::{
+    Both, Confidence, Either, Entropy, ExitPolicy, Margin, Patience, Saturation,
 };
+use crate::policy::thresholds::Thresholds;
+use crate::sampling::sampler::Sampling;
 
 /// A way to decode.
 #[derive(Clone, Copy, Debug)]

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::{Exit, Statistics, Step};
+use crate::decode::decoder::Step;
+use crate::decode::statistics::Statistics;
+use crate::exit::Exit;
 
 /// What the decoder did while its laws were checked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

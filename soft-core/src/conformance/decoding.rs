@@ -7,12 +7,17 @@ use super::cache_laws::staircases_catch_up;
 use super::case::{Case, Rule, Typical, Way};
 use super::trial::{Answer, Trial};
 use super::{Coverage, LawBroken, Observed, failed};
-use crate::{Decoder, DraftLength, Exits, Finish, Prompt, Sampling, Step};
+use crate::decode::decoder::{Decoder, Step};
+use crate::decode::draft::DraftLength;
+use crate::decode::row::Finish;
+use crate::decode::settings::Prompt;
+use crate::exit::Exits;
+use crate::sampling::sampler::Sampling;
 
 /// How alike two runs of the decoder must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Equality {
-    /// A row's answer is the same in any company: what kernels that do not depend on the batch give.
+    /// A row's answer does not depend on the other rows of the batch, to the bit: batch-invariant kernels.
     ToTheBit,
     /// Rounding may decide between tokens that score alike.
     WithinRounding,

@@ -1,9 +1,9 @@
 //! Laws of the heads: what decoding reads of a state is what its logits say.
 
-use super::model::Laws;
+use super::laws::Laws;
 use super::uncached::{best_token, single};
 use super::{LawBroken, Observed, failed};
-use crate::{Head, Score};
+use crate::model::decode_model::{Head, Score};
 
 impl<M: Observed> Laws<'_, M> {
     /// What decoding reads of a state is what its logits say; a cut-down head has the same logits, some left out.

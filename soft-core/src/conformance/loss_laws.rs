@@ -1,8 +1,10 @@
 //! Laws of the loss: a mean over the exits, a sum over the rows.
 
-use super::model::Laws;
+use super::laws::Laws;
 use super::{LawBroken, Observed, failed};
-use crate::{Batch, Example, Exits, Target, sorted_loss};
+use crate::batch::{Batch, Example, Target};
+use crate::exit::Exits;
+use crate::loss::sorted::sorted_loss;
 
 impl<M: Observed> Laws<'_, M> {
     /// The sorted loss is the mean of the sub-models' losses (equation 1), each computed here from

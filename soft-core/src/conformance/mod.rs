@@ -9,6 +9,7 @@ mod case;
 mod coverage;
 mod decoding;
 mod head_laws;
+mod laws;
 mod loss_laws;
 mod model;
 mod observe;
@@ -17,11 +18,12 @@ mod uncached;
 
 pub use coverage::Coverage;
 pub use decoding::{DecodingLaws, Equality};
-pub use model::Laws;
+pub use laws::Laws;
 
 use thiserror::Error;
 
-use crate::{BatchModel, DecodeModel};
+use crate::model::decode_model::DecodeModel;
+use crate::model::nested::BatchModel;
 
 /// What a law needs to see of a model: inputs made, outputs read.
 pub trait Observed: BatchModel + DecodeModel {

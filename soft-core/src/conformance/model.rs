@@ -4,21 +4,8 @@
 //! besides is in `decoding`.
 
 use super::cache_laws::{staircases_catch_up, truncated};
+use super::laws::Laws;
 use super::{LawBroken, Observed, failed};
-use crate::Exits;
-
-/// One model under test, a batch of equally long rows, and how far rounding may go.
-#[derive(Debug)]
-pub struct Laws<'a, M> {
-    /// The model under test.
-    pub model: &'a M,
-    /// At least one row; all of one length, at least 4.
-    pub rows: Vec<Vec<u32>>,
-    /// Exits of the model.
-    pub exits: Exits,
-    /// Largest absolute difference that counts as rounding.
-    pub tolerance: f64,
-}
 
 impl<M: Observed> Laws<'_, M> {
     /// All laws in turn.
@@ -80,8 +67,10 @@ impl<M: Observed> Laws<'_, M> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exit::Exits;
+    use crate::model::decode_model::DecodeModel;
+    use crate::model::nested::{NestedModel, Past};
     use crate::toy::ToyModel;
-    use crate::{DecodeModel, NestedModel, Past};
     use proptest::prelude::*;
 
     const VOCAB: u32 = 7;

@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
-use super::model::Laws;
+use super::laws::Laws;
 use super::{LawBroken, Observed, failed};
-use crate::{Exit, Past};
+use crate::exit::Exit;
+use crate::model::nested::Past;
 
 /// Logits, `[row][position][token]`.
 pub(super) type Values = Vec<Vec<Vec<f64>>>;

@@ -3,7 +3,12 @@
 use super::case::{Case, Rule, Typical, Way};
 use super::uncached::{Choice, Uncached};
 use super::{Coverage, DecodingLaws, Equality, LawBroken, Observed, failed};
-use crate::{Decoder, Exit, Finish, Prompt, RowRng, Statistics, Step};
+use crate::decode::decoder::{Decoder, Step};
+use crate::decode::row::Finish;
+use crate::decode::settings::Prompt;
+use crate::decode::statistics::Statistics;
+use crate::exit::Exit;
+use crate::sampling::row_rng::RowRng;
 
 /// What the decoder made of one prompt.
 #[derive(Clone, Debug)]

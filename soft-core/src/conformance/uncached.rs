@@ -4,9 +4,12 @@
 //! the text that ends there; so one pass per exit checks all tokens of an answer.
 
 use super::{LawBroken, Observed, failed};
-use crate::{
-    Exit, ExitDecision, ExitPolicy, ExitSignals, Exits, RowRng, Sampling, SamplingError, Score,
-};
+use crate::exit::{Exit, Exits};
+use crate::model::decode_model::Score;
+use crate::policy::exit_policy::{ExitDecision, ExitPolicy, ExitSignals};
+use crate::sampling::row_rng::RowRng;
+use crate::sampling::sampler::Sampling;
+use crate::sampling::sampler::SamplingError;
 
 /// One text as every sub-model sees it.
 pub(super) struct Uncached {
@@ -109,7 +112,7 @@ impl Choice<'_> {
         Ok(self.tolerance > 0.0 || found.iter().any(possible))
     }
 
-    fn distribution(&self) -> Result<crate::Distribution, SamplingError> {
+    fn distribution(&self) -> Result<crate::sampling::distribution::Distribution, SamplingError> {
         self.sampling.distribution(&single(self.logits), self.seen)
     }
 

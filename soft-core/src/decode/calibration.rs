@@ -1,4 +1,4 @@
-//! How often the full model agrees with an exit that is so sure: learnt while decoding.
+//! How often the full model agrees with an exit at a given confidence, learned while decoding.
 //!
 //! An exit's own probability says little before it is compared with what came of it. Knows neither model nor tokens.
 

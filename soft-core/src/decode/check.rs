@@ -3,13 +3,17 @@
 //! Greedy drafts are accepted when they are what the full model names; sampled ones by rejection, so that the answer
 //! has exactly the distribution of the full model (Leviathan et al., arXiv 2211.17192; Chen et al., arXiv 2302.01318).
 
-use super::decoder::{Decoder, Kind};
+use super::decoder::Kind;
 use super::leave::Reading;
 use super::packed::Packed;
 use super::round::Turn;
 use super::tuner::Cycle;
-use super::{DecodeError, DecodeModel};
-use crate::{Distribution, Exit, Verification, verify_draft};
+use crate::decode::decoder::Decoder;
+use crate::decode::settings::DecodeError;
+use crate::exit::Exit;
+use crate::model::decode_model::DecodeModel;
+use crate::sampling::acceptance::{Verification, verify_draft};
+use crate::sampling::distribution::Distribution;
 
 /// A token that is certain, and who named it.
 struct Named {

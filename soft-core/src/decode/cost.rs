@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Statistics;
+use crate::decode::statistics::Statistics;
 
 /// Floating-point operations of each thing that decoding counts.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,8 +33,10 @@ impl OperationCosts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decode::decoder::Decoder;
+    use crate::decode::settings::{DecodeSettings, Mode, Prompt};
+    use crate::exit::Exit;
     use crate::toy::ToyModel;
-    use crate::{DecodeSettings, Decoder, Exit, Mode, Prompt};
 
     #[test]
     fn operations_of_a_plain_answer_by_hand() {

@@ -15,9 +15,14 @@ use std::ops::Range;
 
 use super::packed::Packed;
 use super::row::Row;
-use super::tuner::{Cycle, Tuner};
-use super::{DecodeError, DecodeModel, Finish, Statistics};
-use crate::{Exit, Sampling};
+use super::tuner::Cycle;
+use crate::decode::row::Finish;
+use crate::decode::settings::DecodeError;
+use crate::decode::statistics::Statistics;
+use crate::decode::tuner::Tuner;
+use crate::exit::Exit;
+use crate::model::decode_model::DecodeModel;
+use crate::sampling::sampler::Sampling;
 
 /// A token of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::PolicyError;
+use crate::policy::error::PolicyError;
 
 /// When drafting stops and checking starts.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

@@ -2,14 +2,16 @@
 
 use std::time::Instant;
 
-use super::decoder::{Decoder, Kind};
+use super::decoder::Kind;
 use super::packed::Packed;
 use super::round::Turn;
 use super::row::{Doubted, Drafted};
-use super::{
-    DecodeError, DecodeModel, ExitDecision, ExitSignals, Head, Score, SettingsError, Signal,
-};
-use crate::{Distribution, Sampling};
+use crate::decode::decoder::Decoder;
+use crate::decode::settings::{DecodeError, SettingsError};
+use crate::model::decode_model::{DecodeModel, Head, Score};
+use crate::policy::exit_policy::{ExitDecision, ExitSignals, Signal};
+use crate::sampling::distribution::Distribution;
+use crate::sampling::sampler::Sampling;
 
 /// The newest token of a row at an exit.
 struct Candidate {

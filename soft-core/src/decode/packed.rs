@@ -3,7 +3,7 @@
 //! What travels through the blocks and what waits at exits is kept in this form. Within a row states stand
 //! in the order of their positions; nothing is padded.
 
-use super::DecodeModel;
+use crate::model::decode_model::DecodeModel;
 
 /// Packed states and the row of each; rows ascend.
 pub(crate) struct Packed<H> {

@@ -5,12 +5,15 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use super::decoder::{Decoder, Kind, Step};
+use super::decoder::Kind;
 use super::packed::Packed;
 use super::row::Row;
 use super::tuner::{CheckRound, Cycle};
-use super::{DecodeError, DecodeModel};
-use crate::{Exit, KvCache, Past};
+use crate::decode::decoder::{Decoder, Step};
+use crate::decode::settings::DecodeError;
+use crate::exit::Exit;
+use crate::model::decode_model::DecodeModel;
+use crate::model::nested::{KvCache, Past};
 
 /// Who does what in a round.
 pub(super) struct Turn {
@@ -253,7 +256,7 @@ impl<M: DecodeModel> Decoder<'_, M> {
         Ok(())
     }
 
-    /// Nobody will take along the states of a row that has ended.
+    /// Drops deferred states of rows that have ended.
     fn forget_closed_rows(&mut self) -> Result<(), DecodeError<M::Error>> {
         let open: Vec<bool> = self.rows.iter().map(Row::is_open).collect();
         for index in 0..self.waiting.len() {

@@ -1,6 +1,9 @@
 //! One row of a batch while it is decoded: its text, its drafts, its end.
 
-use crate::{Distribution, Exit, ExitPolicy, RowRng};
+use crate::exit::Exit;
+use crate::policy::exit_policy::ExitPolicy;
+use crate::sampling::distribution::Distribution;
+use crate::sampling::row_rng::RowRng;
 
 use super::draft::DraftLimit;
 

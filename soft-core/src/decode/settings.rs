@@ -2,9 +2,14 @@
 
 use thiserror::Error;
 
-use super::tuner::Tuner;
-use super::{Always, DraftLength, ExitPolicy};
-use crate::{Exit, ExitError, Exits, PolicyError, Sampling, SamplingError};
+use crate::decode::draft::DraftLength;
+use crate::decode::tuner::Tuner;
+use crate::exit::ExitError;
+use crate::exit::{Exit, Exits};
+use crate::policy::error::PolicyError;
+use crate::policy::exit_policy::{Always, ExitPolicy};
+use crate::sampling::sampler::Sampling;
+use crate::sampling::sampler::SamplingError;
 
 /// A text to go on from.
 #[derive(Clone, Debug, PartialEq, Eq)]

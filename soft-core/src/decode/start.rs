@@ -3,15 +3,19 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::decoder::{Decoder, Kind};
+use super::decoder::Kind;
 use super::draft::DraftLimit;
 use super::row::Row;
 use super::tuner::{Cycle, MOST_DRAFTED};
-use super::{
-    Always, DecodeError, DecodeModel, DecodeSettings, DraftLength, ExitPolicy, Finish, Mode,
-    Prompt, SettingsError, Statistics,
-};
-use crate::{Exit, Exits, RowRng};
+use crate::decode::decoder::Decoder;
+use crate::decode::draft::DraftLength;
+use crate::decode::row::Finish;
+use crate::decode::settings::{DecodeError, DecodeSettings, Mode, Prompt, SettingsError};
+use crate::decode::statistics::Statistics;
+use crate::exit::{Exit, Exits};
+use crate::model::decode_model::DecodeModel;
+use crate::policy::exit_policy::{Always, ExitPolicy};
+use crate::sampling::row_rng::RowRng;
 
 /// What a mode comes down to.
 struct Plan {

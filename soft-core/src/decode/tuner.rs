@@ -1,7 +1,7 @@
 //! Automatic speculation: which exit drafts, how far, or none at all.
 //!
 //! Learns from the rounds as they come what a plain step, a drafted token and a check cost, and how often the full
-//! model agrees with an exit that is so sure. A token is drafted while the whole draft is likely enough to be right
+//! model agrees with an exit at a given confidence. A token is drafted while the whole draft is likely enough to be right
 //! to pay for one token more; the exit is the one whose drafts have brought the most tokens per second; when none
 //! beats plain decoding, it is plain decoding. An exit is tried while it might win by what is not known yet (optimism in
 //! the face of uncertainty, Auer et al. 2002). Greedy text does not depend on any of it, sampled text by its distribution neither.
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::calibration::{Calibration, Share};
 use super::mean::{Mean, OUTLIER};
-use crate::Exits;
+use crate::exit::Exits;
 
 /// How the next tokens are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -271,7 +271,7 @@ impl Arm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::RowRng;
+    use crate::sampling::row_rng::RowRng;
 
     /// A world of fixed costs, where exits are sure of every other token, which is then accepted so often, and half as
     /// sure of the rest, which never is. Times are in plain steps.

@@ -1,7 +1,9 @@
 //! What decoding asks of the toy model.
 
 use super::{ToyCache, ToyError, ToyHidden, ToyModel, best_token, dot};
-use crate::{DecodeModel, Exit, Head, NestedModel, Score};
+use crate::exit::Exit;
+use crate::model::decode_model::{DecodeModel, Head, Score};
+use crate::model::nested::NestedModel;
 
 /// A head cut down to some tokens.
 #[derive(Clone, Debug)]

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::EarlyTrace;
-use soft_core::Score;
+use soft_core::model::Score;
 
 /// A text of an exit whose confidence c is right with probability c^`trust`.
 fn text(rng: &mut RowRng, tokens: usize, trust: f64) -> Vec<TokenTrace> {

@@ -1,7 +1,9 @@
 //! The tables that evaluations leave behind.
 
 use serde::{Deserialize, Serialize};
-use soft_core::{CalibratedExits, Criterion, Exit, ScoreSum};
+use soft_core::Exit;
+use soft_core::model::ScoreSum;
+use soft_core::policy::{CalibratedExits, Criterion};
 
 use crate::{
     AnswerScore, Bootstrap, ExitAgreement, ExitScores, Interval, JudgeQuality, PairwiseScore,

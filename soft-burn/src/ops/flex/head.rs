@@ -2,7 +2,7 @@
 
 use pulp::Arch;
 use rayon::prelude::*;
-use soft_core::Score;
+use soft_core::model::Score;
 
 use super::exp::exp;
 use super::linear::{Product, Rows, linear};

@@ -23,7 +23,7 @@ pub(crate) struct HeadRun<'a> {
     /// The head, row by row.
     pub weight: &'a [f32],
     pub learns: HeadLearns,
-    /// Whom the soft terms follow.
+    /// Teacher for distillation, if any.
     pub teacher: Option<HostTeacher<'a>>,
     /// Positions whose logits are held at a time.
     pub positions: usize,

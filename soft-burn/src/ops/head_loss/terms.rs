@@ -10,7 +10,7 @@ pub(crate) struct Predictions {
     pub tokens: Tensor<1, Int>,
     /// What each exit's losses are multiplied by.
     pub terms: Vec<Term>,
-    /// Whom the soft terms follow; without, there are none.
+    /// Teacher for distillation, if any.
     pub teacher: Option<Teacher>,
 }
 

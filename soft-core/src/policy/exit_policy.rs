@@ -8,7 +8,10 @@
 //! (Schuster et al., arXiv 2207.07061); entropy, BranchyNet (Teerapittayanon et al., arXiv 1709.01686); patience, PABEE
 //! (Zhou et al., arXiv 2006.04152).
 
-use crate::{Exit, Exits, PolicyError, Score, Thresholds};
+use crate::exit::{Exit, Exits};
+use crate::model::decode_model::Score;
+use crate::policy::error::PolicyError;
+use crate::policy::thresholds::Thresholds;
 
 /// What a policy may ask to see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +44,7 @@ pub enum ExitDecision {
 
 /// Decides for one row, exit by exit, whether its token leaves.
 ///
-/// The full model is no exit to leave at: who gets there is answered by it.
+/// The final layer is not an early exit: tokens that reach it use the full model.
 pub trait ExitPolicy: Send + Sync {
     /// Judges the current token at `exit`. Asked again after [`ExitDecision::Ask`], with the answer.
     fn judge(&mut self, exit: Exit, evidence: &ExitSignals) -> ExitDecision;

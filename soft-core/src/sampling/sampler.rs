@@ -8,10 +8,41 @@
 //! Holtzman et al., arXiv 1904.09751; min-p, Nguyen et al., arXiv 2407.01082.
 
 use std::cmp::Ordering;
+use thiserror::Error;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Distribution, SamplingError};
+use crate::sampling::distribution::Distribution;
+
+/// A sampler that is none, or scores it cannot sample from.
+#[derive(Debug, Clone, PartialEq, Error)]
+#[non_exhaustive]
+pub enum SamplingError {
+    /// A setting outside its range.
+    #[error("sampling: {key} must be {expected}, found {found}")]
+    Setting {
+        /// The setting.
+        key: &'static str,
+        /// What it may be.
+        expected: &'static str,
+        /// What it is.
+        found: f64,
+    },
+    /// The model's score of a token is not a number, or above all numbers.
+    #[error("token {token} has the score {score}: expected a finite number, or -inf for never")]
+    Score {
+        /// The token id.
+        token: u32,
+        /// Its score, after the repetition penalty.
+        score: f64,
+    },
+    /// Every token is ruled out.
+    #[error("no token can be sampled: expected a score above -inf among {vocab}")]
+    NothingPossible {
+        /// Number of scores.
+        vocab: usize,
+    },
+}
 
 /// How the next token is chosen. The default is greedy decoding.
 ///
@@ -21,7 +52,7 @@ use crate::{Distribution, SamplingError};
 /// let sampling = Sampling { temperature: 0.7, top_p: Some(0.9), ..Sampling::greedy() };
 /// sampling.validate()?;
 /// assert!(Sampling::greedy().needs_only_the_best() && !sampling.needs_only_the_best());
-/// # Ok::<(), soft_core::SamplingError>(())
+/// # Ok::<(), soft_core::sampling::SamplingError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -4,18 +4,19 @@
 //! Kalman, Matias, *Fast Inference from Transformers via Speculative Decoding*, arXiv 2211.17192,
 //! section 2.3.
 
-use crate::RowRng;
+use crate::sampling::row_rng::RowRng;
 
 /// A probability distribution over token ids: only tokens that can be sampled, at least one.
 ///
 /// ```
-/// use soft_core::{RowRng, Sampling};
+/// use soft_core::Sampling;
+/// use soft_core::sampling::RowRng;
 ///
 /// let sampling = Sampling { temperature: 1.0, top_k: Some(2), ..Sampling::greedy() };
 /// let next = sampling.distribution(&[0.0, 3.0_f32.ln(), -1.0], &[])?;
 /// assert!((next.probability(1) - 0.75).abs() < 1e-6 && next.probability(2) == 0.0);
 /// assert!(next.sample(&mut RowRng::new(1)) < 2);
-/// # Ok::<(), soft_core::SamplingError>(())
+/// # Ok::<(), soft_core::sampling::SamplingError>(())
 /// ```
 // Token ids strictly increase, probabilities are positive and sum to 1 up to rounding.
 #[derive(Clone, Debug, PartialEq)]

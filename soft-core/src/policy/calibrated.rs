@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::ExitRule;
-use crate::Exits;
+use crate::exit::Exits;
+use crate::policy::rule::ExitRule;
 
 /// A rule by which at most a stated share of tokens differs from the full model's, and what that statement rests on.
 ///

@@ -10,7 +10,9 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Batch, CacheLengths, Exit, Exits};
+use crate::batch::Batch;
+use crate::exit::{Exit, Exits};
+use crate::model::cache_lengths::CacheLengths;
 
 /// A decoder-only language model whose first n blocks are models of their own.
 pub trait NestedModel {
@@ -38,7 +40,7 @@ pub trait NestedModel {
     ///
     /// Without a past, `hidden` is `[batch, seq, d_model]` and its first position is position 0.
     /// With one, `hidden` is packed, `[1, n, d_model]`: the new states of all rows one row after the
-    /// other, as many of each as [`Past::counts`] says. Row r continues after the positions that the cache
+    /// other, as many of each as [`Past::query_lens`] says. Row r continues after the positions that the cache
     /// already holds for r in these blocks, and the new keys and values are appended.
     ///
     /// # Errors

@@ -8,10 +8,11 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Confidence, Entropy, ExitPolicy, ExitSignals, Margin, Patience, Saturation, Thresholds,
+use crate::policy::error::PolicyError;
+use crate::policy::exit_policy::{
+    Confidence, Entropy, ExitPolicy, ExitSignals, Margin, Patience, Saturation,
 };
-use crate::PolicyError;
+use crate::policy::thresholds::Thresholds;
 
 /// What a policy looks at to decide whether a token leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -101,13 +102,13 @@ impl FromStr for Criterion {
 /// A policy as it is written: criterion, `=`, thresholds.
 ///
 /// ```
-/// use soft_core::{Criterion, ExitRule};
+/// use soft_core::policy::{Criterion, ExitRule};
 ///
 /// let rule: ExitRule = "margin=12:0.8,20:0.6".parse()?;
 /// assert_eq!(rule.criterion(), Criterion::Margin);
 /// assert_eq!(rule.to_string(), "margin=12:0.8,20:0.6");
 /// let policy = rule.policy();
-/// # Ok::<(), soft_core::PolicyError>(())
+/// # Ok::<(), soft_core::policy::PolicyError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

@@ -8,7 +8,8 @@
 //! arXiv 2211.17192, section 2.3; Chen et al., *Accelerating Large Language Model Decoding with
 //! Speculative Sampling*, arXiv 2302.01318, algorithm 2.
 
-use crate::{Distribution, RowRng};
+use crate::sampling::distribution::Distribution;
+use crate::sampling::row_rng::RowRng;
 
 /// What became of a drafted token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +48,7 @@ pub fn verify_draft(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::distribution::tests::distributions;
+    use crate::sampling::distribution::tests::distributions;
     use proptest::prelude::*;
 
     #[test]

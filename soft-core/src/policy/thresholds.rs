@@ -7,7 +7,8 @@ use std::{fmt, ops::RangeInclusive, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Exit, Exits, PolicyError};
+use crate::exit::{Exit, Exits};
+use crate::policy::error::PolicyError;
 
 /// Thresholds of an exit policy.
 ///

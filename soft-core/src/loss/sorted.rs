@@ -4,7 +4,8 @@
 //! next-token cross-entropy on the response tokens. Its prose says "summation"; formula and the
 //! authors' code divide by the number of exits, and so do we.
 
-use crate::{Exit, Exits, NestedModel, TrainModel};
+use crate::exit::{Exit, Exits};
+use crate::model::nested::{NestedModel, TrainModel};
 
 /// Which micro-batch of a run: what a schedule of the loss may depend on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -6,7 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Exit, NestedModel};
+use crate::exit::Exit;
+use crate::model::nested::NestedModel;
 
 /// What decoding adds to a nested model.
 pub trait DecodeModel: NestedModel {

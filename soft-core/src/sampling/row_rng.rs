@@ -1,6 +1,6 @@
 //! The random numbers of one row of decoding.
 //!
-//! A row that owns its generator draws the same numbers whatever its company in the batch. Knows
+//! A row that owns its generator draws the same numbers whatever the other rows of the batch. Knows
 //! nothing of what is drawn with them.
 //!
 //! Source: Bernstein, *ChaCha*, 2008.

@@ -10,7 +10,9 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Exit, ExitError, Exits, LossSchedule, MicroBatch};
+use crate::exit::ExitError;
+use crate::exit::{Exit, Exits};
+use crate::loss::sorted::{LossSchedule, MicroBatch};
 
 /// What an exit of depth n counts, before weights are scaled to sum to 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

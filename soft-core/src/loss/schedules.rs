@@ -5,7 +5,9 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-use crate::{ExitError, Exits, LossSchedule, MicroBatch};
+use crate::exit::ExitError;
+use crate::exit::Exits;
+use crate::loss::sorted::{LossSchedule, MicroBatch};
 
 /// Every exit equally, at every step: sorted fine-tuning (SoFT), equation 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,7 +156,8 @@ impl LossSchedule for Box<dyn LossSchedule + Send> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{DepthWeights, Gradual, Ramp, Rotational};
+    use crate::loss::curriculum::{Gradual, Ramp, Rotational};
+    use crate::loss::depth_weights::DepthWeights;
     use proptest::prelude::*;
 
     fn exits(depths: impl IntoIterator<Item = usize>) -> Exits {

@@ -4,7 +4,9 @@
 //! disturb the full model when all of them count from the first step on. The full depth always counts; what an exit left out
 //! would have counted is shared among the others, so that weights go on summing to 1.
 
-use crate::{ExitError, Exits, LossSchedule, MicroBatch};
+use crate::exit::ExitError;
+use crate::exit::Exits;
+use crate::loss::sorted::{LossSchedule, MicroBatch};
 
 /// Intermediate exits take turns: at every step each R-th of them, another set than the step before.
 ///
@@ -131,7 +133,7 @@ fn scaled(mut weights: Vec<f64>, share: impl Fn(usize) -> f64) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{AllExits, IntermediateExits};
+    use crate::loss::schedules::{AllExits, IntermediateExits};
 
     fn counting(schedule: &impl LossSchedule, exits: &Exits, step: u64) -> Vec<usize> {
         let weights = schedule.weights(exits, MicroBatch { step, index: 0 });

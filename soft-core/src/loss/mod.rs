@@ -1,0 +1,11 @@
+//! The sorted loss, and how its exits are weighted over the steps.
+
+pub(crate) mod curriculum;
+pub(crate) mod depth_weights;
+pub(crate) mod schedules;
+pub(crate) mod sorted;
+
+pub use curriculum::{Gradual, Ramp, Rotational};
+pub use depth_weights::DepthWeights;
+pub use schedules::{AllExits, ExitWeights, IntermediateExits, LastExit, SampledExits};
+pub use sorted::{LossSchedule, MicroBatch, SortedLossOutput, sorted_loss};

@@ -1,0 +1,16 @@
+//! When a token exits early: signals, policies over them, thresholds, calibrated rules.
+
+pub(crate) mod calibrated;
+pub(crate) mod error;
+pub(crate) mod exit_policy;
+pub(crate) mod rule;
+pub(crate) mod thresholds;
+
+pub use calibrated::CalibratedExits;
+pub use error::PolicyError;
+pub use exit_policy::{
+    Always, Both, Confidence, Either, Entropy, ExitDecision, ExitPolicy, ExitSignals, Margin,
+    Patience, Saturation, Signal,
+};
+pub use rule::{Criterion, ExitRule};
+pub use thresholds::Thresholds;

@@ -1,0 +1,11 @@
+//! How the next token is chosen, and exact speculative sampling.
+
+pub(crate) mod acceptance;
+pub(crate) mod distribution;
+pub(crate) mod row_rng;
+pub(crate) mod sampler;
+
+pub use acceptance::{Verification, verify_draft};
+pub use distribution::Distribution;
+pub use row_rng::RowRng;
+pub use sampler::{Sampling, SamplingError};
