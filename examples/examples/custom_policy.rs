@@ -21,13 +21,13 @@ struct AfterTheFirst {
 }
 
 impl ExitPolicy for AfterTheFirst {
-    fn judge(&mut self, _exit: Exit, evidence: &ExitSignals) -> ExitDecision {
-        match evidence.score {
+    fn decide(&mut self, _exit: Exit, signals: &ExitSignals) -> ExitDecision {
+        match signals.score {
             // What is not asked for is not computed.
-            _ if self.seen <= self.tokens => ExitDecision::Stay,
+            _ if self.seen <= self.tokens => ExitDecision::Continue,
             None => ExitDecision::Ask(Signal::Score),
-            Some(score) if score.probability > self.least => ExitDecision::Leave,
-            Some(_) => ExitDecision::Stay,
+            Some(score) if score.probability > self.least => ExitDecision::Exit,
+            Some(_) => ExitDecision::Continue,
         }
     }
 

@@ -13,6 +13,7 @@
 //! | decoding at any depth: [`Decoder`], [`DecodeSettings`], [`Mode`] | [`decode`] |
 //! | when a token exits early: [`ExitPolicy`], [`Thresholds`] | [`policy`] |
 //! | how the next token is chosen: [`Sampling`], and exact speculative sampling | [`sampling`] |
+//! | reproducible random numbers | [`random`] |
 //! | laws every backend obeys, a toy model | modules `conformance` and `toy`, feature `conformance` |
 //!
 //! The crate `soft-burn` implements the traits for LLaMA on Burn.
@@ -35,6 +36,7 @@ mod exit;
 pub mod loss;
 pub mod model;
 pub mod policy;
+pub mod random;
 pub mod sampling;
 #[cfg(any(test, feature = "conformance"))]
 pub mod toy;

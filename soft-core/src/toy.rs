@@ -19,6 +19,7 @@ use crate::exit::Exit;
 use crate::model::cache_lengths::{CacheError, CacheLengths};
 use crate::model::decode_model::DecodeModel;
 use crate::model::nested::{BatchModel, KvCache, NestedModel, Past, TargetScore, TrainModel};
+use crate::random::SplitMix64;
 
 /// What the toy model refuses.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -60,10 +61,10 @@ pub struct ToyModel {
 impl ToyModel {
     /// A model with weights drawn from `seed`, uniform in [-1, 1].
     pub fn new(depth: usize, d_model: usize, vocab: usize, seed: u64) -> Self {
-        let mut state = seed;
+        let mut random = SplitMix64::new(seed);
         let mut matrix = |rows: usize| -> Vec<Vec<f64>> {
-            let row = |state: &mut u64| (0..d_model).map(|_| uniform(state)).collect();
-            (0..rows).map(|_| row(&mut state)).collect()
+            let row = |random: &mut SplitMix64| (0..d_model).map(|_| uniform(random)).collect();
+            (0..rows).map(|_| row(&mut random)).collect()
         };
         let embedding = matrix(vocab);
         let blocks = (0..depth).map(|_| matrix(d_model)).collect();
@@ -107,13 +108,9 @@ impl ToyModel {
     }
 }
 
-/// SplitMix64 (Steele, Lea, Flood 2014) mapped to [-1, 1].
-fn uniform(state: &mut u64) -> f64 {
-    *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    let mut z = *state;
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 52) as f64 - 1.0
+/// Uniform in [-1, 1).
+fn uniform(random: &mut SplitMix64) -> f64 {
+    (random.next_u64() >> 11) as f64 / (1u64 << 52) as f64 - 1.0
 }
 
 /// Block inputs of earlier positions: `[block][row][position][d_model]`.

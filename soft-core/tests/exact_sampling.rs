@@ -8,7 +8,8 @@ mod chi_square;
 
 use chi_square::critical;
 use soft_core::Sampling;
-use soft_core::sampling::{Distribution, RowRng, Verification, verify_draft};
+use soft_core::random::Random;
+use soft_core::sampling::{Distribution, Verification, verify_draft};
 
 const DRAWS: u32 = 200_000;
 
@@ -33,7 +34,7 @@ fn counts(mut draw: impl FnMut() -> u32) -> Vec<u32> {
 type Tokens = fn(u32) -> bool;
 
 /// A random distribution over the tokens that are `possible`.
-fn distribution(rng: &mut RowRng, temperature: f64, possible: Tokens) -> Distribution {
+fn distribution(rng: &mut Random, temperature: f64, possible: Tokens) -> Distribution {
     let mut logit = |token| {
         let logit = 6.0 * rng.uniform() - 3.0;
         if possible(token) {
@@ -52,7 +53,7 @@ fn distribution(rng: &mut RowRng, temperature: f64, possible: Tokens) -> Distrib
 
 /// Drafts and full distributions: alike, apart, sharper, flatter, overlapping, disjoint, certain.
 fn pairs() -> Vec<(&'static str, Distribution, Distribution)> {
-    let mut rng = RowRng::new(20_230_908);
+    let mut rng = Random::new(20_230_908);
     let mut made = |temperature, possible| distribution(&mut rng, temperature, possible);
     let all: Tokens = |_| true;
     let (even, odd): (Tokens, Tokens) = (|token| token % 2 == 0, |token| token % 2 == 1);
@@ -76,7 +77,7 @@ fn pairs() -> Vec<(&'static str, Distribution, Distribution)> {
 }
 
 /// The token that comes out of drafting and checking.
-fn speculated(draft: &Distribution, full: &Distribution, rng: &mut RowRng) -> u32 {
+fn speculated(draft: &Distribution, full: &Distribution, rng: &mut Random) -> u32 {
     let drafted = draft.sample(rng);
     match verify_draft(drafted, draft, full, rng) {
         Verification::Accepted => drafted,
@@ -97,7 +98,7 @@ fn critical_values_are_those_of_tables() {
 fn samples_have_their_distribution() {
     for (seed, (name, draft, full)) in (0..).zip(pairs()) {
         for expected in [draft, full] {
-            let mut rng = RowRng::new(seed);
+            let mut rng = Random::new(seed);
             let found = deviation(&counts(|| expected.sample(&mut rng)), &expected);
             assert!(found < 1.0, "{name}: {found}");
         }
@@ -107,7 +108,7 @@ fn samples_have_their_distribution() {
 #[test]
 fn drafting_and_checking_has_the_full_distribution() {
     for (seed, (name, draft, full)) in (100..).zip(pairs()) {
-        let mut rng = RowRng::new(seed);
+        let mut rng = Random::new(seed);
         let found = deviation(&counts(|| speculated(&draft, &full, &mut rng)), &full);
         assert!(found < 1.0, "{name}: {found}");
     }
@@ -116,10 +117,10 @@ fn drafting_and_checking_has_the_full_distribution() {
 /// What decides on one token must not tell about the next.
 #[test]
 fn successive_tokens_are_independent_draws() {
-    let mut made = RowRng::new(77);
+    let mut made = Random::new(77);
     let mut small = |possible| distribution(&mut made, 1.0, possible);
     let (draft, full) = (small(|token| token < 3), small(|token| token < 3));
-    let mut rng = RowRng::new(5);
+    let mut rng = Random::new(5);
     let both = counts(|| {
         let first = speculated(&draft, &full, &mut rng);
         3 * first + speculated(&draft, &full, &mut rng)
@@ -138,7 +139,7 @@ fn successive_tokens_are_independent_draws() {
 
 #[test]
 fn wrong_rules_are_caught() {
-    type Rule = fn(&Distribution, &Distribution, &mut RowRng) -> u32;
+    type Rule = fn(&Distribution, &Distribution, &mut Random) -> u32;
     let rules: [(&str, Rule); 4] = [
         ("accept always", |draft, _, rng| draft.sample(rng)),
         ("replace from the full distribution", |draft, full, rng| {
@@ -165,7 +166,7 @@ fn wrong_rules_are_caught() {
     ];
     for (name, rule) in rules {
         for (pair, draft, full) in pairs().iter().filter(|pair| pair.0 == "unrelated") {
-            let mut rng = RowRng::new(9);
+            let mut rng = Random::new(9);
             let found = deviation(&counts(|| rule(draft, full, &mut rng)), full);
             assert!(found > 10.0, "{name} on {pair}: {found}");
         }
@@ -175,7 +176,7 @@ fn wrong_rules_are_caught() {
 /// Drawing the best token a little too seldom, 3 in 100 times once more, is within the test's reach.
 #[test]
 fn small_flaws_are_caught() {
-    let mut rng = RowRng::new(3);
+    let mut rng = Random::new(3);
     let full = distribution(&mut rng, 1.0, |_| true);
     let flawed = counts(|| {
         let token = full.sample(&mut rng);

@@ -6,7 +6,7 @@
 //! Source: Efron & Tibshirani, *An Introduction to the Bootstrap*, 1993, chapter 13 (percentile intervals).
 
 use serde::{Deserialize, Serialize};
-use soft_core::sampling::RowRng;
+use soft_core::random::Random;
 
 /// An estimate and the interval that holds the true value with the chosen confidence.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -110,7 +110,7 @@ impl Bootstrap {
         if questions == 0 || !estimate.is_finite() {
             return None;
         }
-        let mut rng = RowRng::new(self.seed);
+        let mut rng = Random::new(self.seed);
         let mut resampled: Vec<f64> = (0..self.resamples.max(1))
             .map(|_| {
                 let mut draws = (0..questions).map(|_| (rng.uniform() * questions as f64) as usize);
@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn intervals_hold_the_truth_as_often_as_they_say() {
         // 300 samples of 60 uniform numbers: the mean 0.5 lies in 95 % of the intervals; standard deviation 1.3 points.
-        let mut rng = RowRng::new(5);
+        let mut rng = Random::new(5);
         let hits = (0..300).filter(|_| {
             let values: Vec<_> = (0..60).map(|_| rng.uniform()).collect();
             let bootstrap = Bootstrap {

@@ -13,7 +13,7 @@
 use serde::{Deserialize, Serialize};
 use soft_core::Exits;
 use soft_core::policy::{CalibratedExits, Criterion, ExitRule};
-use soft_core::sampling::RowRng;
+use soft_core::random::{self, Random};
 
 use crate::candidates::candidates;
 use crate::{EvalError, PolicyOutcome, TokenTrace};
@@ -169,13 +169,10 @@ fn split<'a>(
     Ok((order, testing))
 }
 
-/// Puts items in a random order that the seed fixes: Fisher and Yates.
+/// Puts items in a random order that the seed fixes.
 pub fn shuffle<T>(items: &mut [T], seed: u64) {
-    let mut rng = RowRng::new(seed);
-    for last in (1..items.len()).rev() {
-        let other = (rng.uniform() * (last + 1) as f64) as usize;
-        items.swap(last, other);
-    }
+    let mut rng = Random::new(seed);
+    random::shuffle(items, |bound| (rng.uniform() * bound as f64) as usize);
 }
 
 fn never_leaves(rule: &ExitRule, exits: &Exits) -> bool {

@@ -98,20 +98,20 @@ impl TokenTrace {
         policy.next_token();
         let mut heads = 0;
         for (index, (early, &exit)) in self.early.iter().zip(exits).enumerate() {
-            let mut evidence = ExitSignals::default();
+            let mut signals = ExitSignals::default();
             let verdict = loop {
-                match policy.judge(exit, &evidence) {
-                    ExitDecision::Ask(Signal::Score) => evidence.score = Some(early.score),
+                match policy.decide(exit, &signals) {
+                    ExitDecision::Ask(Signal::Score) => signals.score = Some(early.score),
                     ExitDecision::Ask(Signal::Similarity) => {
-                        evidence.similarity = Some(early.similarity);
+                        signals.similarity = Some(early.similarity);
                     }
                     verdict => break verdict,
                 }
             };
-            heads += usize::from(evidence.score.is_some());
-            if verdict == ExitDecision::Leave {
+            heads += usize::from(signals.score.is_some());
+            if verdict == ExitDecision::Exit {
                 // The token itself takes a head, if none was looked at.
-                heads += usize::from(evidence.score.is_none());
+                heads += usize::from(signals.score.is_none());
                 let token = early.score.token;
                 return Left {
                     exit: index,

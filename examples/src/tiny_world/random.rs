@@ -1,29 +1,26 @@
-//! The world's own random numbers: SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
-//!
-//! Kept here, not taken from a crate, so that the same seed gives the same text for ever. Not for secrets, nor for statistics.
+//! The world's random numbers: the same seed gives the same text with every version.
 
-/// A SplitMix64 stream; the seed is the whole state.
+use soft_core::random::{SplitMix64, shuffle};
+
+/// A stream of draws.
 #[derive(Debug, Clone)]
-pub struct Random(u64);
+pub struct Random(SplitMix64);
 
 impl Random {
     pub fn new(seed: u64) -> Self {
-        Self(seed)
+        Self(SplitMix64::new(seed))
     }
 
-    /// An independent stream for item `index` of `seed`, so that item 7 is the same however many items are asked for.
+    /// An independent stream for item `index` of `seed`, so that item 7 is the same however many items are drawn.
     pub fn stream(seed: u64, index: u64) -> Self {
-        Self(mix(seed ^ mix(index.wrapping_add(1))))
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        mix(self.0)
+        Self::new(SplitMix64::mix(
+            seed ^ SplitMix64::mix(index.wrapping_add(1)),
+        ))
     }
 
     /// A number in `0..end`. `end` must not be 0.
     pub fn below(&mut self, end: usize) -> usize {
-        ((u128::from(self.next()) * end as u128) >> 64) as usize
+        ((u128::from(self.0.next_u64()) * end as u128) >> 64) as usize
     }
 
     /// A number from `first` to `last`, both included.
@@ -36,11 +33,9 @@ impl Random {
         &items[self.below(items.len())]
     }
 
-    /// Puts `items` in a random order (Fisher–Yates).
+    /// Puts `items` in a random order.
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
-        for last in (1..items.len()).rev() {
-            items.swap(last, self.below(last + 1));
-        }
+        shuffle(items, |bound| self.below(bound));
     }
 
     /// `count` different items, in a random order.
@@ -54,27 +49,7 @@ impl Random {
 
 /// A hash of `text` (FNV-1a, then mixed) that never changes between releases; std's hasher does not promise that.
 pub fn hash(text: &str) -> u64 {
-    mix(text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, byte| {
+    SplitMix64::mix(text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, byte| {
         (h ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     }))
-}
-
-fn mix(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn follows_the_published_sequence() {
-        let mut random = Random::new(1_234_567);
-        assert_eq!(
-            [random.next(), random.next()],
-            [6_457_827_717_110_365_317, 3_203_168_211_198_807_973]
-        );
-    }
 }

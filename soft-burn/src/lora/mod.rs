@@ -10,10 +10,11 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use soft_core::random::SplitMix64;
 
 use crate::error::Error;
 use crate::model::config::LlamaConfig;
-use crate::model::init::SplitMix;
+use crate::model::init::uniform;
 
 pub(crate) mod adapter;
 mod attach;
@@ -146,7 +147,7 @@ impl Lora {
     /// As [`check_within`](Self::check_within).
     pub fn fresh(&self, config: &LlamaConfig) -> Result<Adapter, Error> {
         self.check_within(config)?;
-        let mut numbers = SplitMix(self.seed);
+        let mut numbers = SplitMix64::new(self.seed);
         let mut factors = BTreeMap::new();
         let chosen = |layer: &usize| self.layers.as_ref().is_none_or(|it| it.contains(layer));
         for layer in (0..config.n_layers).filter(chosen) {
@@ -156,8 +157,8 @@ impl Lora {
                 }
                 let [d_out, d_in] = shape_of(target, config);
                 let bound = 1.0 / (d_in as f64).sqrt();
-                let uniform = |numbers: &mut SplitMix| (2.0 * numbers.uniform() - 1.0) * bound;
-                let a = (0..self.rank * d_in).map(|_| uniform(&mut numbers) as f32);
+                let drawn = |_| ((2.0 * uniform(&mut numbers) - 1.0) * bound) as f32;
+                let a = (0..self.rank * d_in).map(drawn);
                 let pair = Factors {
                     a: a.collect(),
                     b: vec![0.0; d_out * self.rank],

@@ -6,6 +6,7 @@
 use burn::module::Param;
 use burn::tensor::Tensor;
 use soft_core::Exits;
+use soft_core::random::SplitMix64;
 
 use crate::error::Error;
 use crate::model::attention::Attention;
@@ -168,7 +169,7 @@ impl Llama {
         construct(
             config,
             &mut Normal {
-                uniform: SplitMix(seed),
+                random: SplitMix64::new(seed),
                 deviation,
             },
             &place.into(),
@@ -176,30 +177,14 @@ impl Llama {
     }
 }
 
-/// Uniform numbers from a seed: SplitMix64 (Steele, Lea, Flood 2014).
-pub(crate) struct SplitMix(pub u64);
-
-impl SplitMix {
-    const STEP: u64 = 0x9E37_79B9_7F4A_7C15;
-
-    /// The generator after so many numbers.
-    fn after(&self, numbers: usize) -> Self {
-        Self(self.0.wrapping_add(Self::STEP.wrapping_mul(numbers as u64)))
-    }
-
-    /// Uniform in (0, 1].
-    pub fn uniform(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(Self::STEP);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (((z ^ (z >> 31)) >> 11) + 1) as f64 / (1u64 << 53) as f64
-    }
+/// Uniform in (0, 1].
+pub(crate) fn uniform(random: &mut SplitMix64) -> f64 {
+    ((random.next_u64() >> 11) + 1) as f64 / (1u64 << 53) as f64
 }
 
 /// Normal numbers, by Box and Muller: two uniform ones each.
 struct Normal {
-    uniform: SplitMix,
+    random: SplitMix64,
     deviation: f32,
 }
 
@@ -208,8 +193,8 @@ const SHARE: usize = 1 << 20;
 
 impl Normal {
     fn next(&mut self) -> f32 {
-        let radius = (-2.0 * self.uniform.uniform().ln()).sqrt();
-        let angle = 2.0 * std::f64::consts::PI * self.uniform.uniform();
+        let radius = (-2.0 * uniform(&mut self.random).ln()).sqrt();
+        let angle = 2.0 * std::f64::consts::PI * uniform(&mut self.random);
         (radius * angle.cos()) as f32 * self.deviation
     }
 
@@ -221,13 +206,13 @@ impl Normal {
         std::thread::scope(|scope| {
             for (index, share_of_values) in values.chunks_mut(share).enumerate() {
                 let mut normal = Normal {
-                    uniform: self.uniform.after(2 * index * share),
+                    random: self.random.skip(2 * index * share),
                     deviation: self.deviation,
                 };
                 scope.spawn(move || share_of_values.fill_with(|| normal.next()));
             }
         });
-        self.uniform = self.uniform.after(2 * count);
+        self.random = self.random.skip(2 * count);
         values
     }
 }
@@ -250,7 +235,7 @@ mod tests {
     #[test]
     fn shares_are_those_of_one_go() {
         let fresh = || Normal {
-            uniform: SplitMix(7),
+            random: SplitMix64::new(7),
             deviation: 0.5,
         };
         let (mut shared, mut one_go) = (fresh(), fresh());

@@ -6,10 +6,9 @@
 //! Source: Elhoushi et al., *LayerSkip* (arXiv 2404.16710), section 4.1, with the same rate at every step, its choice for fine-tuning.
 //! Differs from the Sorted LLaMA paper, which drops nothing.
 
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{RngCore, SeedableRng};
 use serde::{Deserialize, Serialize};
 use soft_core::MicroBatch;
+use soft_core::random::Random;
 
 /// How often rows skip blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -30,17 +29,11 @@ impl LayerDropout {
 
     /// Whether `row` skips `layer` of `depth` in this micro-batch.
     pub(crate) fn drops(&self, at: MicroBatch, (layer, depth): (usize, usize), row: usize) -> bool {
-        // The key is written out, so that no library upgrade can change what a seed means.
-        let mut key = [0; 32];
-        key[..8].copy_from_slice(&self.seed.to_le_bytes());
-        key[8..16].copy_from_slice(&at.step.to_le_bytes());
-        key[16..20].copy_from_slice(&(at.index as u32).to_le_bytes());
-        key[20..24].copy_from_slice(&(layer as u32).to_le_bytes());
-        key[24..28].copy_from_slice(&(row as u32).to_le_bytes());
-        key[28..].copy_from_slice(b"drop");
-        const STEP: f64 = 1.0 / (1_u64 << 53) as f64;
-        let drawn = (ChaCha8Rng::from_seed(key).next_u64() >> 11) as f64 * STEP;
-        drawn < self.rate_of(layer, depth)
+        const DROP: u32 = u32::from_le_bytes(*b"drop");
+        let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+        let place = pair(at.index as u32, layer as u32);
+        let mut random = Random::keyed([self.seed, at.step, place, pair(row as u32, DROP)]);
+        random.uniform() < self.rate_of(layer, depth)
     }
 }
 

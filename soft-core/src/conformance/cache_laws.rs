@@ -7,7 +7,7 @@ use super::observe::Values;
 use super::{LawBroken, Observed, failed};
 use crate::exit::{Exit, Exits};
 use crate::model::nested::{KvCache, Past};
-use crate::sampling::row_rng::RowRng;
+use crate::random::Random;
 
 impl<M: Observed> Laws<'_, M> {
     /// Feeding positions in pieces through a cache = the whole sequence at once.
@@ -134,7 +134,7 @@ pub(super) fn staircases_catch_up<M: Observed>(
     let mut cache = model
         .empty_cache(rows.len(), longest)
         .map_err(failed(LAW))?;
-    let mut rng = RowRng::new(rows.len() as u64);
+    let mut rng = Random::new(rows.len() as u64);
     // What has run through so many segments, of each row, one state after the other.
     let mut waiting: Vec<Vec<Vec<M::Hidden>>> = vec![vec![Vec::new(); rows.len()]; exits.len() + 1];
     for position in 0..longest {

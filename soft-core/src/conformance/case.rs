@@ -124,13 +124,13 @@ impl Typical {
             let uncached = Uncached::of(law, laws.model, &laws.exits, text)?;
             for position in prompt.tokens.len() - 1..text.len() {
                 for (index, seen) in seen.iter_mut().enumerate() {
-                    let evidence = uncached.evidence(index, position);
-                    let score = evidence.score;
+                    let signals = uncached.signals(index, position);
+                    let score = signals.score;
                     let of = |measure: fn(&Score) -> f32| score.as_ref().map_or(0.0, measure);
                     seen[0].push(of(|score| score.probability));
                     seen[1].push(of(Score::margin));
                     seen[2].push(of(|score| score.entropy));
-                    seen[3].push(evidence.similarity.unwrap_or(0.0));
+                    seen[3].push(signals.similarity.unwrap_or(0.0));
                 }
             }
         }

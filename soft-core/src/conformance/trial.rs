@@ -8,7 +8,7 @@ use crate::decode::row::Finish;
 use crate::decode::settings::Prompt;
 use crate::decode::statistics::Statistics;
 use crate::exit::Exit;
-use crate::sampling::row_rng::RowRng;
+use crate::random::Random;
 
 /// What the decoder made of one prompt.
 #[derive(Clone, Debug)]
@@ -205,7 +205,7 @@ impl<M: Observed> Trial<'_, M> {
             text.pop();
         }
         let uncached = Uncached::of(case.law, self.laws.model, &self.laws.exits, &text)?;
-        let mut rng = RowRng::new(prompt.seed);
+        let mut rng = Random::new(prompt.seed);
         for index in 0..tokens.len() + usize::from(stopped) {
             let position = prompt.tokens.len() + index - 1;
             let step = answer.steps.get(index);
@@ -242,7 +242,7 @@ impl<M: Observed> Trial<'_, M> {
         case: &Case,
         choice: &Choice,
         found: &[u32],
-        rng: &mut RowRng,
+        rng: &mut Random,
     ) -> Result<Option<u32>, LawBroken> {
         if case.speculative() && !case.sampling.is_greedy() {
             let allowed = choice.allows(found).map_err(failed(case.law))?;

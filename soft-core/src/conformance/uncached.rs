@@ -7,7 +7,7 @@ use super::{LawBroken, Observed, failed};
 use crate::exit::{Exit, Exits};
 use crate::model::decode_model::Score;
 use crate::policy::exit_policy::{ExitDecision, ExitPolicy, ExitSignals};
-use crate::sampling::row_rng::RowRng;
+use crate::random::Random;
 use crate::sampling::sampler::Sampling;
 use crate::sampling::sampler::SamplingError;
 
@@ -54,7 +54,7 @@ impl Uncached {
         index.map_or(&[], |index| &self.logits[index][position])
     }
 
-    pub fn evidence(&self, index: usize, position: usize) -> ExitSignals {
+    pub fn signals(&self, index: usize, position: usize) -> ExitSignals {
         ExitSignals {
             score: Some(Score::of_logits(&single(&self.logits[index][position]))),
             similarity: Some(self.cosine_similarities[index][position]),
@@ -66,13 +66,13 @@ impl Uncached {
         policy.next_token();
         let full = self.exits.len() - 1;
         let leaves = |&index: &usize| {
-            let mut evidence = self.evidence(index, position);
-            if let Some(score) = &mut evidence.score {
+            let mut signals = self.signals(index, position);
+            if let Some(score) = &mut signals.score {
                 score.probability += nudge;
                 score.entropy -= nudge;
             }
-            evidence.similarity = evidence.similarity.map(|cosine| cosine + nudge);
-            policy.judge(self.exits[index], &evidence) == ExitDecision::Leave
+            signals.similarity = signals.similarity.map(|cosine| cosine + nudge);
+            policy.decide(self.exits[index], &signals) == ExitDecision::Exit
         };
         let index = (0..full).find(leaves).unwrap_or(full);
         self.exits[index]
@@ -95,7 +95,7 @@ impl Choice<'_> {
     pub fn instead_of(
         &self,
         found: &[u32],
-        rng: &mut RowRng,
+        rng: &mut Random,
     ) -> Result<Option<u32>, SamplingError> {
         if self.sampling.is_greedy() {
             return self.best_instead_of(found);

@@ -72,7 +72,7 @@ impl<M: DecodeModel> Decoder<'_, M> {
                 state,
                 evidence: ExitSignals::default(),
                 reading: None,
-                verdict: ExitDecision::Stay,
+                verdict: ExitDecision::Continue,
                 from: None,
                 confidence: 1.0,
                 draft: 1.0,
@@ -83,7 +83,7 @@ impl<M: DecodeModel> Decoder<'_, M> {
         }
         let begun = Instant::now();
         self.judge(index, before, &states.hidden, &mut candidates)?;
-        candidates.retain(|candidate| candidate.verdict == ExitDecision::Leave);
+        candidates.retain(|candidate| candidate.verdict == ExitDecision::Exit);
         self.read_missing(index, &states.hidden, &mut candidates)?;
         for candidate in &mut candidates {
             self.weigh(index, candidate)?;
@@ -173,9 +173,9 @@ impl<M: DecodeModel> Decoder<'_, M> {
             let here = cycle.drafts_at(index);
             for candidate in candidates {
                 candidate.verdict = if here {
-                    ExitDecision::Leave
+                    ExitDecision::Exit
                 } else {
-                    ExitDecision::Stay
+                    ExitDecision::Continue
                 };
             }
             return Ok(());
@@ -183,7 +183,7 @@ impl<M: DecodeModel> Decoder<'_, M> {
         let exit = self.exits[index];
         for candidate in candidates.iter_mut() {
             let policy = &mut self.rows[candidate.row].policy;
-            candidate.verdict = policy.judge(exit, &candidate.evidence);
+            candidate.verdict = policy.decide(exit, &candidate.evidence);
         }
         // Two measures, each asked for at most once.
         for _ in 0..2 {
@@ -211,7 +211,7 @@ impl<M: DecodeModel> Decoder<'_, M> {
                 }
                 for candidate in asking {
                     let policy = &mut self.rows[candidate.row].policy;
-                    candidate.verdict = policy.judge(exit, &candidate.evidence);
+                    candidate.verdict = policy.decide(exit, &candidate.evidence);
                 }
             }
         }

@@ -2,8 +2,8 @@
 
 use crate::exit::Exit;
 use crate::policy::exit_policy::ExitPolicy;
+use crate::random::Random;
 use crate::sampling::distribution::Distribution;
-use crate::sampling::row_rng::RowRng;
 
 use super::draft::DraftLimit;
 
@@ -52,7 +52,7 @@ pub(crate) struct Row {
     pub finish: Option<Finish>,
     /// Answer tokens handed out.
     pub emitted: usize,
-    pub rng: RowRng,
+    pub rng: Random,
     pub policy: Box<dyn ExitPolicy>,
     pub length: DraftLimit,
 }

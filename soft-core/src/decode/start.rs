@@ -15,7 +15,7 @@ use crate::decode::statistics::Statistics;
 use crate::exit::{Exit, Exits};
 use crate::model::decode_model::DecodeModel;
 use crate::policy::exit_policy::{Always, ExitPolicy};
-use crate::sampling::row_rng::RowRng;
+use crate::random::Random;
 
 /// What a mode comes down to.
 struct Plan {
@@ -143,7 +143,7 @@ impl Row {
             limit,
             finish: (max_new_tokens == 0).then_some(Finish::Length),
             emitted: 0,
-            rng: RowRng::new(prompt.seed),
+            rng: Random::new(prompt.seed),
             policy: plan.policy.for_row(),
             length: DraftLimit::new(plan.length),
         }

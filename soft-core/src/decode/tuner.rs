@@ -271,7 +271,7 @@ impl Arm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sampling::row_rng::RowRng;
+    use crate::random::Random;
 
     /// A world of fixed costs, where exits are sure of every other token, which is then accepted so often, and half as
     /// sure of the rest, which never is. Times are in plain steps.
@@ -289,7 +289,7 @@ mod tests {
             let mut tuner = Tuner::new(Exits::new([2, 4, 8]).unwrap());
             let (mut clock, mut tokens, mut drafted_at) = (0.0, 0.0, [0.0; 2]);
             let mut hiccups = [self.hiccup; 3];
-            let mut luck = RowRng::new(1);
+            let mut luck = Random::new(1);
             let seconds = |kind: usize, usual: f64, hiccups: &mut [f64; 3]| {
                 Duration::from_secs_f64(usual + std::mem::take(&mut hiccups[kind]))
             };

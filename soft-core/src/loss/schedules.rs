@@ -2,12 +2,10 @@
 //!
 //! Plain weights per exit and step; the loss that is computed with them is `sorted.rs`.
 
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{RngCore, SeedableRng};
-
 use crate::exit::ExitError;
 use crate::exit::Exits;
 use crate::loss::sorted::{LossSchedule, MicroBatch};
+use crate::random::{Random, tag};
 
 /// Every exit equally, at every step: sorted fine-tuning (SoFT), equation 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,14 +111,7 @@ impl<L: LossSchedule> SampledExits<L> {
 
     /// Uniform in [0, 1), for this micro-batch alone.
     fn offset(&self, at: MicroBatch) -> f64 {
-        // The key is written out, so that no library upgrade can change what a seed means.
-        let mut key = [0; 32];
-        key[..8].copy_from_slice(&self.seed.to_le_bytes());
-        key[8..16].copy_from_slice(&at.step.to_le_bytes());
-        key[16..21].copy_from_slice(b"exits");
-        key[24..].copy_from_slice(&at.index.to_le_bytes());
-        const STEP: f64 = 1.0 / (1_u64 << 53) as f64;
-        (ChaCha8Rng::from_seed(key).next_u64() >> 11) as f64 * STEP
+        Random::keyed([self.seed, at.step, tag(b"exits\0\0\0"), at.index]).uniform()
     }
 }
 

@@ -34,20 +34,20 @@ pub struct ExitSignals {
 /// A policy's answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExitDecision {
-    /// The token is decided here.
-    Leave,
-    /// Go on to the next exit.
-    Stay,
-    /// Not without this.
+    /// Exit here: this exit's token is taken.
+    Exit,
+    /// Continue to the next exit.
+    Continue,
+    /// Undecided until this signal is computed.
     Ask(Signal),
 }
 
-/// Decides for one row, exit by exit, whether its token leaves.
+/// Decides for one row, exit by exit, whether its token exits early.
 ///
 /// The final layer is not an early exit: tokens that reach it use the full model.
 pub trait ExitPolicy: Send + Sync {
-    /// Judges the current token at `exit`. Asked again after [`ExitDecision::Ask`], with the answer.
-    fn judge(&mut self, exit: Exit, evidence: &ExitSignals) -> ExitDecision;
+    /// Decides about the current token at `exit`. Called again after [`ExitDecision::Ask`], with that signal.
+    fn decide(&mut self, exit: Exit, signals: &ExitSignals) -> ExitDecision;
 
     /// A new token starts: forget the one before.
     fn next_token(&mut self) {}
@@ -78,11 +78,11 @@ macro_rules! for_row_by_clone {
 }
 
 /// Asks for the score and decides on it.
-fn by_score(evidence: &ExitSignals, leave: impl FnOnce(&Score) -> bool) -> ExitDecision {
-    match &evidence.score {
+fn by_score(signals: &ExitSignals, leave: impl FnOnce(&Score) -> bool) -> ExitDecision {
+    match &signals.score {
         None => ExitDecision::Ask(Signal::Score),
-        Some(score) if leave(score) => ExitDecision::Leave,
-        Some(_) => ExitDecision::Stay,
+        Some(score) if leave(score) => ExitDecision::Exit,
+        Some(_) => ExitDecision::Continue,
     }
 }
 
@@ -91,8 +91,8 @@ fn by_score(evidence: &ExitSignals, leave: impl FnOnce(&Score) -> bool) -> ExitD
 pub struct Always;
 
 impl ExitPolicy for Always {
-    fn judge(&mut self, _exit: Exit, _evidence: &ExitSignals) -> ExitDecision {
-        ExitDecision::Leave
+    fn decide(&mut self, _exit: Exit, _signals: &ExitSignals) -> ExitDecision {
+        ExitDecision::Exit
     }
 
     fn check(&self, _exits: &Exits) -> Result<(), PolicyError> {
@@ -109,12 +109,12 @@ impl ExitPolicy for Always {
 pub struct Confidence(pub Thresholds);
 
 impl ExitPolicy for Confidence {
-    fn judge(&mut self, exit: Exit, evidence: &ExitSignals) -> ExitDecision {
+    fn decide(&mut self, exit: Exit, signals: &ExitSignals) -> ExitDecision {
         match self.0.at(exit) {
             Some(threshold) if threshold < 1.0 => {
-                by_score(evidence, |score| f64::from(score.probability) > threshold)
+                by_score(signals, |score| f64::from(score.probability) > threshold)
             }
-            _ => ExitDecision::Stay,
+            _ => ExitDecision::Continue,
         }
     }
 
@@ -131,12 +131,12 @@ impl ExitPolicy for Confidence {
 pub struct Margin(pub Thresholds);
 
 impl ExitPolicy for Margin {
-    fn judge(&mut self, exit: Exit, evidence: &ExitSignals) -> ExitDecision {
+    fn decide(&mut self, exit: Exit, signals: &ExitSignals) -> ExitDecision {
         match self.0.at(exit) {
             Some(threshold) if threshold < 1.0 => {
-                by_score(evidence, |score| f64::from(score.margin()) > threshold)
+                by_score(signals, |score| f64::from(score.margin()) > threshold)
             }
-            _ => ExitDecision::Stay,
+            _ => ExitDecision::Continue,
         }
     }
 
@@ -152,12 +152,12 @@ impl ExitPolicy for Margin {
 pub struct Entropy(pub Thresholds);
 
 impl ExitPolicy for Entropy {
-    fn judge(&mut self, exit: Exit, evidence: &ExitSignals) -> ExitDecision {
+    fn decide(&mut self, exit: Exit, signals: &ExitSignals) -> ExitDecision {
         match self.0.at(exit) {
             Some(threshold) if threshold > 0.0 => {
-                by_score(evidence, |score| f64::from(score.entropy) < threshold)
+                by_score(signals, |score| f64::from(score.entropy) < threshold)
             }
-            _ => ExitDecision::Stay,
+            _ => ExitDecision::Continue,
         }
     }
 
@@ -174,13 +174,13 @@ impl ExitPolicy for Entropy {
 pub struct Saturation(pub Thresholds);
 
 impl ExitPolicy for Saturation {
-    fn judge(&mut self, exit: Exit, evidence: &ExitSignals) -> ExitDecision {
-        match (self.0.at(exit), evidence.similarity) {
-            (Some(threshold), _) if threshold >= 1.0 => ExitDecision::Stay,
-            (None, _) => ExitDecision::Stay,
+    fn decide(&mut self, exit: Exit, signals: &ExitSignals) -> ExitDecision {
+        match (self.0.at(exit), signals.similarity) {
+            (Some(threshold), _) if threshold >= 1.0 => ExitDecision::Continue,
+            (None, _) => ExitDecision::Continue,
             (Some(_), None) => ExitDecision::Ask(Signal::Similarity),
-            (Some(threshold), Some(cosine)) if f64::from(cosine) > threshold => ExitDecision::Leave,
-            _ => ExitDecision::Stay,
+            (Some(threshold), Some(cosine)) if f64::from(cosine) > threshold => ExitDecision::Exit,
+            _ => ExitDecision::Continue,
         }
     }
 
@@ -212,8 +212,8 @@ impl Patience {
 }
 
 impl ExitPolicy for Patience {
-    fn judge(&mut self, exit: Exit, evidence: &ExitSignals) -> ExitDecision {
-        let Some(score) = evidence.score else {
+    fn decide(&mut self, exit: Exit, signals: &ExitSignals) -> ExitDecision {
+        let Some(score) = signals.score else {
             return ExitDecision::Ask(Signal::Score);
         };
         self.agreeing = match self.last {
@@ -224,9 +224,9 @@ impl ExitPolicy for Patience {
         };
         self.last = Some((exit, score.token));
         if self.agreeing >= self.exits {
-            ExitDecision::Leave
+            ExitDecision::Exit
         } else {
-            ExitDecision::Stay
+            ExitDecision::Continue
         }
     }
 
@@ -268,9 +268,9 @@ macro_rules! as_for_each {
 pub struct Both(pub Box<dyn ExitPolicy>, pub Box<dyn ExitPolicy>);
 
 impl ExitPolicy for Both {
-    fn judge(&mut self, exit: Exit, evidence: &ExitSignals) -> ExitDecision {
-        match self.0.judge(exit, evidence) {
-            ExitDecision::Leave => self.1.judge(exit, evidence),
+    fn decide(&mut self, exit: Exit, signals: &ExitSignals) -> ExitDecision {
+        match self.0.decide(exit, signals) {
+            ExitDecision::Exit => self.1.decide(exit, signals),
             other => other,
         }
     }
@@ -283,9 +283,9 @@ impl ExitPolicy for Both {
 pub struct Either(pub Box<dyn ExitPolicy>, pub Box<dyn ExitPolicy>);
 
 impl ExitPolicy for Either {
-    fn judge(&mut self, exit: Exit, evidence: &ExitSignals) -> ExitDecision {
-        match self.0.judge(exit, evidence) {
-            ExitDecision::Stay => self.1.judge(exit, evidence),
+    fn decide(&mut self, exit: Exit, signals: &ExitSignals) -> ExitDecision {
+        match self.0.decide(exit, signals) {
+            ExitDecision::Continue => self.1.decide(exit, signals),
             other => other,
         }
     }
@@ -308,15 +308,15 @@ mod tests {
         };
         (1..).zip(tokens).find_map(|(depth, token)| {
             let exit = Exit::new(depth).unwrap();
-            let mut evidence = ExitSignals::default();
+            let mut signals = ExitSignals::default();
             let verdict = loop {
-                match policy.judge(exit, &evidence) {
-                    ExitDecision::Ask(Signal::Score) => evidence.score = Some(shown(token)),
-                    ExitDecision::Ask(Signal::Similarity) => evidence.similarity = Some(0.0),
+                match policy.decide(exit, &signals) {
+                    ExitDecision::Ask(Signal::Score) => signals.score = Some(shown(token)),
+                    ExitDecision::Ask(Signal::Similarity) => signals.similarity = Some(0.0),
                     verdict => break verdict,
                 }
             };
-            (verdict == ExitDecision::Leave).then_some(depth)
+            (verdict == ExitDecision::Exit).then_some(depth)
         })
     }
 

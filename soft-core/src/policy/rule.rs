@@ -52,13 +52,13 @@ impl Criterion {
     }
 
     /// The number that is compared with a threshold; none for what was not looked at, and for patience, which looks at several exits.
-    pub fn of(self, evidence: &ExitSignals) -> Option<f64> {
-        let score = evidence.score.as_ref();
+    pub fn of(self, signals: &ExitSignals) -> Option<f64> {
+        let score = signals.score.as_ref();
         match self {
             Self::Confidence => score.map(|score| f64::from(score.probability)),
             Self::Margin => score.map(|score| f64::from(score.margin())),
             Self::Entropy => score.map(|score| f64::from(score.entropy)),
-            Self::Saturation => evidence.similarity.map(f64::from),
+            Self::Saturation => signals.similarity.map(f64::from),
             Self::Patience => None,
         }
     }

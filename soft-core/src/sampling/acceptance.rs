@@ -8,8 +8,8 @@
 //! arXiv 2211.17192, section 2.3; Chen et al., *Accelerating Large Language Model Decoding with
 //! Speculative Sampling*, arXiv 2302.01318, algorithm 2.
 
+use crate::random::Random;
 use crate::sampling::distribution::Distribution;
-use crate::sampling::row_rng::RowRng;
 
 /// What became of a drafted token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub fn verify_draft(
     drafted: u32,
     draft: &Distribution,
     full: &Distribution,
-    rng: &mut RowRng,
+    rng: &mut Random,
 ) -> Verification {
     let (p, q) = (full.probability(drafted), draft.probability(drafted));
     // u < p/q without the division: never true for p = 0, always for p ≥ q > 0.
@@ -55,7 +55,7 @@ mod tests {
     fn between_points_it_is_equality() {
         let point = Distribution::point;
         for seed in 0..50 {
-            let mut rng = RowRng::new(seed);
+            let mut rng = Random::new(seed);
             let same = verify_draft(3, &point(3), &point(3), &mut rng);
             let other = verify_draft(3, &point(3), &point(5), &mut rng);
             assert_eq!(
@@ -67,7 +67,7 @@ mod tests {
 
     #[test]
     fn what_the_draft_could_not_sample_is_replaced() {
-        let mut rng = RowRng::new(1);
+        let mut rng = Random::new(1);
         let full = Distribution::in_proportion(vec![(1, 0.5), (2, 0.5)]).unwrap();
         let checked = verify_draft(1, &Distribution::point(2), &full, &mut rng);
         assert_eq!(checked, Verification::Replaced(1));
@@ -92,7 +92,7 @@ mod tests {
 
         #[test]
         fn an_equal_draft_always_stands(full in distributions(), seed: u64) {
-            let mut rng = RowRng::new(seed);
+            let mut rng = Random::new(seed);
             for _ in 0..20 {
                 let drafted = full.sample(&mut rng);
                 prop_assert_eq!(verify_draft(drafted, &full, &full, &mut rng), Verification::Accepted);
@@ -105,7 +105,7 @@ mod tests {
             full in distributions(),
             seed: u64,
         ) {
-            let mut rng = RowRng::new(seed);
+            let mut rng = Random::new(seed);
             let drafted = draft.sample(&mut rng);
             if let Verification::Replaced(token) = verify_draft(drafted, &draft, &full, &mut rng) {
                 prop_assert!(full.probability(drafted) < draft.probability(drafted));

@@ -4,18 +4,18 @@
 //! Kalman, Matias, *Fast Inference from Transformers via Speculative Decoding*, arXiv 2211.17192,
 //! section 2.3.
 
-use crate::sampling::row_rng::RowRng;
+use crate::random::Random;
 
 /// A probability distribution over token ids: only tokens that can be sampled, at least one.
 ///
 /// ```
 /// use soft_core::Sampling;
-/// use soft_core::sampling::RowRng;
+/// use soft_core::random::Random;
 ///
 /// let sampling = Sampling { temperature: 1.0, top_k: Some(2), ..Sampling::greedy() };
 /// let next = sampling.distribution(&[0.0, 3.0_f32.ln(), -1.0], &[])?;
 /// assert!((next.probability(1) - 0.75).abs() < 1e-6 && next.probability(2) == 0.0);
-/// assert!(next.sample(&mut RowRng::new(1)) < 2);
+/// assert!(next.sample(&mut Random::new(1)) < 2);
 /// # Ok::<(), soft_core::sampling::SamplingError>(())
 /// ```
 // Token ids strictly increase, probabilities are positive and sum to 1 up to rounding.
@@ -62,7 +62,7 @@ impl Distribution {
 
     /// A token drawn from this distribution. Takes one number from `rng`, also when there is but
     /// one token, so that a row's stream does not depend on what the model was sure of.
-    pub fn sample(&self, rng: &mut RowRng) -> u32 {
+    pub fn sample(&self, rng: &mut Random) -> u32 {
         let mut left = rng.uniform();
         for (token, probability) in self.iter() {
             if left < probability {
@@ -129,7 +129,7 @@ pub(crate) mod tests {
         let point = Distribution::point(7);
         assert_eq!((point.best(), point.probability(7)), (7, 1.0));
         assert_eq!(point.probability(6), 0.0);
-        assert_eq!(point.sample(&mut RowRng::new(3)), 7);
+        assert_eq!(point.sample(&mut Random::new(3)), 7);
     }
 
     #[test]
@@ -171,7 +171,7 @@ pub(crate) mod tests {
     proptest! {
         #[test]
         fn samples_are_possible_and_repeatable(made in distributions(), seed: u64) {
-            let (mut rng, mut again) = (RowRng::new(seed), RowRng::new(seed));
+            let (mut rng, mut again) = (Random::new(seed), Random::new(seed));
             for _ in 0..20 {
                 let token = made.sample(&mut rng);
                 prop_assert!(made.probability(token) > 0.0);

@@ -2,10 +2,8 @@
 
 pub(crate) mod acceptance;
 pub(crate) mod distribution;
-pub(crate) mod row_rng;
 pub(crate) mod sampler;
 
 pub use acceptance::{Verification, verify_draft};
 pub use distribution::Distribution;
-pub use row_rng::RowRng;
 pub use sampler::{Sampling, SamplingError};

@@ -5,8 +5,8 @@ use crate::EarlyTrace;
 use soft_core::model::Score;
 
 /// A text of an exit whose confidence c is right with probability c^`trust`.
-fn text(rng: &mut RowRng, tokens: usize, trust: f64) -> Vec<TokenTrace> {
-    let token = |rng: &mut RowRng| {
+fn text(rng: &mut Random, tokens: usize, trust: f64) -> Vec<TokenTrace> {
+    let token = |rng: &mut Random| {
         let exits = [0.7, 0.9].map(|strength: f64| {
             let confidence = rng.uniform().powf(1.0 - strength);
             let right = rng.uniform() < confidence.powf(trust);
@@ -30,7 +30,7 @@ fn text(rng: &mut RowRng, tokens: usize, trust: f64) -> Vec<TokenTrace> {
 
 /// Texts of 1 to 30 tokens, some of which are hard throughout: tokens of a text go together.
 fn texts(seed: u64, number: usize) -> Vec<Vec<TokenTrace>> {
-    let mut rng = RowRng::new(seed);
+    let mut rng = Random::new(seed);
     let one = |_| {
         let length = 1 + (rng.uniform() * 30.0) as usize;
         let trust = if rng.uniform() < 0.3 { 4.0 } else { 1.0 };
@@ -66,7 +66,7 @@ fn the_promise_is_kept_as_often_as_stated() {
 
 #[test]
 fn the_test_has_the_level_it_claims_and_some_power() {
-    let mut rng = RowRng::new(3);
+    let mut rng = Random::new(3);
     let mut rejections = |share: f64, number: usize| {
         (0..2000)
             .filter(|_| {
@@ -87,7 +87,7 @@ fn the_test_has_the_level_it_claims_and_some_power() {
 #[test]
 fn rare_long_texts_do_not_break_the_level() {
     // One text in 200 is 200 tokens long and half wrong, the others have 5 right tokens: of all tokens 8.4 % disagree, and 8 % are promised.
-    let mut rng = RowRng::new(8);
+    let mut rng = Random::new(8);
     let mut passes = |bound: fn(&[usize]) -> usize| {
         let trials = (0..1000).filter(|_| {
             let draw = |_| if rng.uniform() < 0.005 { 200 } else { 5 };
@@ -111,7 +111,7 @@ fn rare_long_texts_do_not_break_the_level() {
 #[test]
 fn too_few_texts_cannot_show_anything() {
     let exits = Exits::new([2, 4, 6]).unwrap();
-    let mut rng = RowRng::new(4);
+    let mut rng = Random::new(4);
     let short: Vec<_> = (0..20).map(|_| text(&mut rng, 5, 0.0)).collect();
     let settings = CalibrationSettings::at_most(0.05, 64);
     let found = calibrate(Criterion::Confidence, &exits, &short, &settings).unwrap();
@@ -123,7 +123,7 @@ fn too_few_texts_cannot_show_anything() {
 
 #[test]
 fn without_any_agreement_nothing_leaves() {
-    let mut rng = RowRng::new(9);
+    let mut rng = Random::new(9);
     let texts: Vec<_> = (0..50).map(|_| text(&mut rng, 20, 1e9)).collect();
     let exits = Exits::new([2, 4, 6]).unwrap();
     for criterion in Criterion::ALL {
@@ -136,7 +136,7 @@ fn without_any_agreement_nothing_leaves() {
 
 #[test]
 fn losses_count_tokens_not_texts() {
-    let mut rng = RowRng::new(1);
+    let mut rng = Random::new(1);
     let always = ExitRule::Confidence(soft_core::Thresholds::all(0.0));
     let exits = Exits::new([2, 4, 6]).unwrap();
     let texts = [text(&mut rng, 10, 1.0), text(&mut rng, 40, 4.0)];
