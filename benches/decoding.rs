@@ -93,7 +93,7 @@ fn passes(model: &Llama, times: usize) -> Result<()> {
         let hidden = model.blocks(hidden, 0..full.depth(), Some(past))?;
         model.best_tokens(&hidden, Head::Full(full))?;
         let elapsed = begun.elapsed().as_secs_f64();
-        soft_core::KvCache::truncate(&mut cache, 0, 64);
+        cache.truncate(0, 64);
         Ok(elapsed)
     };
     pass(64)?;

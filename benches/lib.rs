@@ -77,7 +77,7 @@ pub fn batch((rows, length): (usize, usize), learnt: usize, vocab: usize) -> any
         Example::new(tokens, (0..length).map(|at| at >= learnt).collect())
     };
     let rows = (0..rows).map(row).collect::<Result<Vec<_>, _>>()?;
-    Ok(Batch::from_examples(&rows.iter().collect::<Vec<_>>(), 0)?)
+    Ok(Batch::from_examples(&rows.iter().collect::<Vec<_>>())?)
 }
 
 /// The same batch for ever.

@@ -9,7 +9,10 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
 use soft_benches::{Same, batch, llama2_7b, llama2_13b, median, smollm2, tiny};
-use soft_burn::{Llama, LlamaConfig, Lora, Method, Placement, TrainSettings, Trainer};
+use soft_burn::{
+    BodyOptions, Llama, LlamaConfig, Lora, Method, Placement, SoftOptions, TrainSettings,
+    TrainedWeights, Trainer,
+};
 use soft_core::decode::{DraftLength, DynamicExits, Speculation};
 use soft_core::policy::Confidence;
 use soft_core::{DecodeSettings, Decoder, Exit, Exits, Mode, Prompt, Thresholds};
@@ -120,10 +123,23 @@ fn training(args: &Args, place: &Placement, started: Instant) -> Result<()> {
     let mut model = Some(Llama::random(args.shape.config(), 42, place.clone())?);
     let exits = args.shape.exits()?;
     let depth = exits.last().depth();
+    let body = || BodyOptions {
+        trained: match args.train {
+            Trained::Lora => TrainedWeights::Lora(Lora::new(16)),
+            Trained::Nothing | Trained::Full => TrainedWeights::All,
+        },
+        ..BodyOptions::default()
+    };
+    let soft = || {
+        Method::Soft(SoftOptions {
+            body: body(),
+            ..SoftOptions::default()
+        })
+    };
     let mut sides = vec![
-        (Side::Sft, Method::Sft, Exits::new([depth])?),
-        (Side::SoftTwo, Method::Soft, Exits::new([12, depth])?),
-        (Side::Soft, Method::Soft, exits),
+        (Side::Sft, Method::Sft(body()), Exits::new([depth])?),
+        (Side::SoftTwo, soft(), Exits::new([12, depth])?),
+        (Side::Soft, soft(), exits),
     ];
     sides.retain(|(side, ..)| args.side.is_none_or(|chosen| chosen == *side));
     let (learnt, vocab) = (args.length / 2, args.shape.config().vocab);
@@ -133,13 +149,13 @@ fn training(args: &Args, place: &Placement, started: Instant) -> Result<()> {
     let last = sides.len() - 1;
     // One after the other: two models with their moments may not fit. The last one owns its weights, and so does the only one.
     for (index, (_, method, exits)) in sides.into_iter().enumerate() {
-        let model = match index == last {
-            true => model.take(),
-            false => model.clone(),
+        let model = if index == last {
+            model.take()
+        } else {
+            model.clone()
         };
         let mut settings = TrainSettings::new(method, exits.clone(), 1_000_000);
-        settings.weights = place.dtype;
-        settings.lora = (args.train == Trained::Lora).then(|| Lora::new(16));
+        settings.dtype = place.dtype;
         let mut trainer = Trainer::new(model.context("the model is taken last")?, settings)?;
         let mut seconds = Vec::new();
         for step in 0..args.steps + 2 {

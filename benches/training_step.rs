@@ -16,8 +16,8 @@ use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
 use soft_benches::{Same, batch, smollm2, tiny};
 use soft_burn::{
-    ExitLoss, Llama, LlamaConfig, Lora, Method, Objective, SampledPerBatch, TrainSettings, Trainer,
-    device,
+    BodyOptions, ExitLoss, Llama, LlamaConfig, Lora, Method, Objective, SampledPerBatch,
+    SoftOptions, TrainSettings, TrainedWeights, Trainer, device,
 };
 use soft_core::{Batch, Exits};
 
@@ -96,26 +96,41 @@ impl Side {
 
     fn settings(self, depth: usize) -> Result<TrainSettings> {
         let (method, objective) = match self {
-            Self::Sft => (Method::Sft, Objective::Flat),
-            Self::Soft2 | Self::Soft4 | Self::Soft7 | Self::Sampled7 => {
-                (Method::Soft, Objective::Flat)
+            Self::Sft => (Method::sft(), Objective::Flat),
+            Self::Soft2 | Self::Soft4 | Self::Soft7 => (Method::soft(), Objective::Flat),
+            Self::Sampled7 => {
+                let sampled_exits = Some(SampledPerBatch { draws: 1, seed: 42 });
+                let soft = SoftOptions {
+                    sampled_exits,
+                    ..SoftOptions::default()
+                };
+                (Method::Soft(soft), Objective::Flat)
             }
-            Self::Plain2 | Self::Plain4 | Self::Plain7 => (Method::Soft, Objective::Plain),
-            Self::Lora7 | Self::Last7 => (Method::Soft, Objective::Flat),
-            Self::Ict7 => (Method::Ict, Objective::Flat),
-            Self::Balcony7 => (Method::Balcony, Objective::Flat),
+            Self::Plain2 | Self::Plain4 | Self::Plain7 => (Method::soft(), Objective::Plain),
+            Self::Lora7 => {
+                let lora = TrainedWeights::Lora(Lora::new(16));
+                (soft_with(lora), Objective::Flat)
+            }
+            Self::Last7 => (soft_with(TrainedWeights::LastBlocks(4)), Objective::Flat),
+            Self::Ict7 => (Method::ict(), Objective::Flat),
+            Self::Balcony7 => (Method::balcony(), Objective::Flat),
         };
-        let settings = TrainSettings::new(method, self.exits(depth)?, 1_000_000);
         Ok(TrainSettings {
             objective,
-            lora: (self == Self::Lora7).then(|| Lora::new(16)),
-            last_blocks: (self == Self::Last7).then_some(4),
-            sampled_exits: self
-                .is_sampled()
-                .then_some(SampledPerBatch { draws: 1, seed: 42 }),
-            ..settings
+            ..TrainSettings::new(method, self.exits(depth)?, 1_000_000)
         })
     }
+}
+
+/// SoFT of these weights.
+fn soft_with(trained: TrainedWeights) -> Method {
+    Method::Soft(SoftOptions {
+        body: BodyOptions {
+            trained,
+            ..BodyOptions::default()
+        },
+        ..SoftOptions::default()
+    })
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -208,12 +223,11 @@ fn main() -> Result<()> {
         for (&side, cost) in sides.iter().zip(&costs) {
             let peak = peak_of_own_process(side, shape)?;
             let of_sft = peak / *sft_peak.get_or_insert(peak);
-            let counted = match side.trains_everything() {
-                true => {
-                    let of_sft = cost.giga_flops / sft.giga_flops;
-                    format!("{:.0} | {of_sft:.2}", cost.giga_flops)
-                }
-                false => "– | –".to_owned(),
+            let counted = if side.trains_everything() {
+                let of_sft = cost.giga_flops / sft.giga_flops;
+                format!("{:.0} | {of_sft:.2}", cost.giga_flops)
+            } else {
+                "– | –".to_owned()
             };
             println!(
                 "| {} | {} | {} | {:.3} | {:.2} | {counted} | {peak:.0} | {of_sft:.2} |",
@@ -257,12 +271,13 @@ fn costs(shape: Shape, sides: &[Side], steps: usize) -> Result<Vec<Cost>> {
     let summed = trainers.into_iter().map(|(side, _, mut costs)| {
         costs.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
         let mean = |of: fn(&Cost) -> f64| costs.iter().map(of).sum::<f64>() / costs.len() as f64;
-        match side.is_sampled() {
-            false => costs[costs.len() / 2],
-            true => Cost {
+        if side.is_sampled() {
+            Cost {
                 seconds: mean(|cost| cost.seconds),
                 giga_flops: mean(|cost| cost.giga_flops),
-            },
+            }
+        } else {
+            costs[costs.len() / 2]
         }
     });
     Ok(summed.collect())

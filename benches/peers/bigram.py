@@ -2,7 +2,7 @@
 
     python bigram.py MODEL_FOLDER TRAIN.json DEV.json [--train 1600] [--dev 1000]
 
-Each answer is the tokens of " " + the canonical answer and the end-of-text token, as `evaluate` scores them; the token before the first is
+Each answer is the tokens of " " + the canonical answer and the end-of-text token, as `soft evaluate` scores them; the token before the first is
 the prompt's last. Probabilities are those of the bigram, interpolated with the unigram and with a uniform distribution over the vocabulary
 (weights chosen on the training answers held out of every tenth). Prints accuracy and nats per token. Needs `tokenizers` only.
 """

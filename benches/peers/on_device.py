@@ -6,7 +6,7 @@ Knows nothing of this library's code. Needs torch and transformers, for adapters
 
 Training all weights keeps them in f32 and computes under autocast of the type, as is usual, with the fused AdamW; adapters (peft) are trained beside frozen
 weights of the type. Cross-entropy at the supervised second half of each row only (`soft-stacked`, the authors' way, holds the logits of all exits at
-all positions). Decoding is transformers' `generate`, with `assistant_early_exit` for self-speculation, in the type.
+all positions). Decoding is transformers' `soft generate`, with `assistant_early_exit` for self-speculation, in the type.
 """
 
 import time

@@ -37,17 +37,18 @@ fn run() -> Result<()> {
         Record::completion(row + 1, &asked.prompt, format!(" {}", asked.response))
     });
     let (examples, _) = encode(&records.collect::<Vec<_>>(), &tokenizer, 128)?;
-    let mut batches = Loader::new(examples, tokenizer.pad(), LoaderConfig::default())?;
+    let mut batches = Loader::new(examples, LoaderConfig::default())?;
     let settings = TrainSettings {
         schedule: Schedule {
             peak: 1e-3,
             warmup_steps: 0,
             decay: Decay::Constant,
         },
-        ..TrainSettings::new(Method::Soft, "2:8:2".parse()?, 12)
+        loss_schedule: Some("exits in turns".to_owned()),
+        ..TrainSettings::new(Method::soft(), "2:8:2".parse()?, 12)
     };
     let trainer = Trainer::new(model, settings)?;
-    let mut trainer = trainer.with_loss_schedule(Box::new(InTurns));
+    let mut trainer = trainer.with_loss_schedule(Box::new(InTurns))?;
     while trainer.steps_done() < 12 {
         let report = trainer.step(&mut batches)?;
         let losses = report.exits.iter();

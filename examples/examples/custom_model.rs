@@ -4,12 +4,11 @@
 use std::{convert::Infallible as Never, ops::Range};
 
 use soft_burn::burn::{self, module::*, nn, optim::*, tensor::*};
-use soft_core::model::NoCache;
 use soft_core::{Exit, Exits, NestedModel, Past, TrainModel, sorted_loss};
 use soft_examples::outln;
 
 type Rows = Tensor<2>;
-type Earlier<'a> = Option<Past<'a, NoCache>>;
+type Earlier<'a> = Option<Past<'a, ()>>;
 
 #[derive(Module, Debug)]
 struct Network {
@@ -21,7 +20,7 @@ impl NestedModel for Network {
     type Tokens = Rows; // bits as -1 and 1, eight a row
     type Hidden = Rows;
     type Logits = Rows;
-    type Cache = NoCache;
+    type KvStore = (); // a block looks at its own row only
     type Error = Never;
 
     fn depth(&self) -> usize {

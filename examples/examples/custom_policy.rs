@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use soft_burn::{Llama, device};
 use soft_core::decode::DynamicExits;
-use soft_core::policy::{ExitDecision, ExitSignals, PolicyError, Signal};
-use soft_core::{DecodeSettings, Decoder, Exit, ExitPolicy, Exits, Mode, Prompt};
+use soft_core::policy::{ExitDecision, ExitSignals, Signal};
+use soft_core::{DecodeSettings, Decoder, Exit, ExitPolicy, Mode, Prompt};
 use soft_data::Tokenizer;
 use soft_examples::outln;
 use soft_examples::terminal;
@@ -23,7 +23,7 @@ struct AfterTheFirst {
 impl ExitPolicy for AfterTheFirst {
     fn decide(&mut self, _exit: Exit, signals: &ExitSignals) -> ExitDecision {
         match signals.score {
-            // What is not asked for is not computed.
+            // Signals that are not asked for are not computed.
             _ if self.seen <= self.tokens => ExitDecision::Continue,
             None => ExitDecision::Ask(Signal::Score),
             Some(score) if score.probability > self.least => ExitDecision::Exit,
@@ -33,15 +33,6 @@ impl ExitPolicy for AfterTheFirst {
 
     fn next_token(&mut self) {
         self.seen += 1;
-    }
-
-    fn check(&self, _exits: &Exits) -> Result<(), PolicyError> {
-        Ok(())
-    }
-
-    /// Every row of a batch counts its own tokens.
-    fn for_row(&self) -> Box<dyn ExitPolicy> {
-        Box::new(self.clone())
     }
 }
 

@@ -144,9 +144,10 @@ impl DecodingArgs {
 
     /// Everything that decides what is decoded, what is taken from the model's folder among it: two runs of the same description do the same.
     pub fn description(&self, trained: &Trained) -> Result<String> {
-        let rule = match self.decides() {
-            true => Some(self.rule(trained)?.to_string()),
-            false => None,
+        let rule = if self.decides() {
+            Some(self.rule(trained)?.to_string())
+        } else {
+            None
         };
         let exits = trained.exits(self.exits.as_ref()).ok();
         Ok(format!("{self:?} {exits:?} {rule:?}"))
@@ -204,9 +205,10 @@ impl DecodingArgs {
             self.temperature != 0.0 || !filters,
             "--top-k, --top-p and --min-p choose what is sampled: give a --temperature above 0"
         );
-        let stop_tokens = match self.ignore_eos {
-            true => Vec::new(),
-            false => tokenizer.stop_tokens().to_vec(),
+        let stop_tokens = if self.ignore_eos {
+            Vec::new()
+        } else {
+            tokenizer.stop_tokens().to_vec()
         };
         Ok(DecodeSettings {
             mode: self.mode(trained)?,

@@ -1,20 +1,17 @@
 //! The device that a program computes on, and in which numbers, from the command line.
 
-use crate::{outln, statusln};
+use crate::statusln;
 use anyhow::Result;
 use clap::Args;
 use soft_burn::burn::tensor::Device;
-use soft_burn::{DType, Placement, list_devices};
+use soft_burn::{DType, Placement};
 
 /// Which device.
 #[derive(Args, Debug, Clone)]
 pub struct DeviceArgs {
-    /// Device: cpu, ndarray, torch-cpu; wgpu, vulkan, metal, cuda, torch-cuda, also numbered as in cuda:1; or ws://host:port, as compiled in
+    /// Device: cpu, ndarray, torch-cpu; wgpu, vulkan, metal, cuda, torch-cuda, also numbered as in cuda:1; or ws://host:port, as compiled in; `soft devices` prints those found here
     #[arg(long, default_value = "cpu")]
     pub device: String,
-    /// Name the devices that this build finds here, and nothing else
-    #[arg(long)]
-    list_devices: bool,
 }
 
 impl DeviceArgs {
@@ -62,16 +59,4 @@ impl PlaceArgs {
             reduced => format!("{device}, {reduced}"),
         }
     }
-}
-
-/// Whether the command line asks for the devices; they are then named. Looked for before the command line is read as a whole, since who asks
-/// this names no model yet.
-pub fn listed() -> bool {
-    let asked = std::env::args_os().any(|argument| argument == "--list-devices");
-    if asked {
-        for name in list_devices() {
-            outln!("{name}");
-        }
-    }
-    asked
 }

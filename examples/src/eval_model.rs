@@ -128,7 +128,7 @@ impl EvalModel {
         let own = exits.iter().find(|exit| with_blocks.contains(exit));
         ensure!(
             own.is_none(),
-            "exit {} of {} has a block of its own (Balcony) and answers as a model of its own only: `extract` it, or leave it out",
+            "exit {} of {} has a block of its own (Balcony) and answers as a model of its own only: `soft extract` it, or leave it out",
             own.map_or(0, Exit::depth),
             self.name
         );
@@ -208,7 +208,9 @@ impl EvalModel {
         for batch in batches {
             let targets = batch.targets().iter();
             let targets = targets.flat_map(|t| [t.row as u32, t.position as u32, t.token]);
-            let content: Vec<u32> = batch.tokens().iter().copied().chain(targets).collect();
+            // Padded, as the journals of earlier versions were.
+            let tokens = batch.padded(self.tokenizer.pad()).into_iter();
+            let content: Vec<u32> = tokens.chain(targets).collect();
             let key = self.key(&format!("scores/{exits}"), &content);
             let scores = match journal.get(&key)? {
                 Some(known) => known,

@@ -72,9 +72,10 @@ impl Recorder {
 
 fn quoted(argument: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || "-_./=:,+@%".contains(c);
-    match !argument.is_empty() && argument.chars().all(plain) {
-        true => argument.to_owned(),
-        false => format!("'{}'", argument.replace('\'', "'\\''")),
+    if !argument.is_empty() && argument.chars().all(plain) {
+        argument.to_owned()
+    } else {
+        format!("'{}'", argument.replace('\'', "'\\''"))
     }
 }
 
@@ -146,7 +147,7 @@ pub fn fingerprint(path: &Path) -> Result<Input> {
 /// Where an evaluation goes.
 #[derive(clap::Args, Debug, Clone)]
 pub struct OutputArgs {
-    /// Write the figures to this new JSON file, for `report`
+    /// Write the figures to this new JSON file, for `soft report`
     #[arg(long)]
     pub json: Option<PathBuf>,
     /// Keep results in this file as they come: the same command goes on where it was stopped

@@ -14,9 +14,10 @@ use anyhow::Result;
 /// When there is no such folder and `text` is no name, or the model cannot be had.
 pub fn model_folder(text: impl AsRef<Path>) -> Result<PathBuf> {
     let folder = text.as_ref();
-    match folder.is_dir() {
-        true => Ok(folder.to_owned()),
-        false => named::folder(&folder.to_string_lossy()),
+    if folder.is_dir() {
+        Ok(folder.to_owned())
+    } else {
+        named::folder(&folder.to_string_lossy())
     }
 }
 

@@ -1,27 +1,34 @@
-//! Recipes: a program's flags in a TOML file, `--config FILE`.
+//! Recipes: flags in a TOML file, `--config FILE`.
 //!
-//! A recipe's fields are the program's long flags, with `_` or `-` between words, so that `--help` documents both; flags on the command
+//! A recipe's fields are long flags, with `_` or `-` between words, so that `--help` documents both; flags on the command
 //! line override the recipe. Nothing is loaded before all of it has been read.
 
 use std::ffi::OsString;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use clap::{Arg, ArgAction, Command, CommandFactory, Parser};
+use clap::{Arg, ArgAction, Command};
 use toml::Value;
 
-/// The program's arguments, those of the recipe that `--config` names first.
+/// The command line, with the fields of the recipe that `--config` names put in front of the flags of the subcommand.
 ///
-/// `P` must allow a flag to be given twice (clap's `args_override_self`), and have a flag `config`.
+/// Only a subcommand with a flag `config` has recipes; it must allow a flag to be given twice (clap's `args_override_self`).
 ///
 /// # Errors
-/// When the recipe cannot be read, has a field that is no flag, or a value that no flag takes. Wrong flags end the program as clap does.
-pub fn parse<P: Parser + CommandFactory>() -> Result<P> {
-    let given: Vec<OsString> = std::env::args_os().collect();
-    Ok(P::parse_from(with_recipe(&P::command(), given)?))
+/// When the recipe cannot be read, has a field that is no flag, or a value that no flag takes.
+pub fn expanded(program: &Command, mut given: Vec<OsString>) -> Result<Vec<OsString>> {
+    let name = given.get(1).and_then(|name| name.to_str());
+    let subcommand = name.and_then(|name| program.find_subcommand(name));
+    let takes_recipes =
+        |command: &&Command| command.get_arguments().any(|it| it.get_id() == "config");
+    let Some(subcommand) = subcommand.filter(takes_recipes) else {
+        return Ok(given);
+    };
+    let flags = with_recipe(subcommand, given.split_off(1))?;
+    Ok([given, flags].concat())
 }
 
-/// The arguments with those of the recipe put in front.
+/// The arguments of a subcommand, with those of the recipe put behind its name.
 fn with_recipe(command: &Command, given: Vec<OsString>) -> Result<Vec<OsString>> {
     let Some(path) = config(&given) else {
         return Ok(given);
@@ -43,12 +50,13 @@ fn config(given: &[OsString]) -> Option<OsString> {
         text.strip_prefix("--config=").map(OsString::from)
     };
     let places = (1..given.len()).rev();
-    places
-        .into_iter()
-        .find_map(|at| match given[at] == "--config" {
-            true => given.get(at + 1).cloned(),
-            false => joined(&given[at]),
-        })
+    places.into_iter().find_map(|at| {
+        if given[at] == "--config" {
+            given.get(at + 1).cloned()
+        } else {
+            joined(&given[at])
+        }
+    })
 }
 
 fn read(command: &Command, path: &Path) -> Result<Vec<String>> {
@@ -99,9 +107,10 @@ fn flag(arg: &Arg, name: &str, value: &Value) -> Result<Vec<String>> {
         (false, value) => plain(value),
         (true, _) => None,
     };
-    let expected = match is_switch {
-        true => "true or false",
-        false => "a text, a number or a list of them",
+    let expected = if is_switch {
+        "true or false"
+    } else {
+        "a text, a number or a list of them"
     };
     let text = text.with_context(|| format!("field `{name}` is {value}: expected {expected}"))?;
     // Joined, so that a value may start with a dash.
@@ -111,6 +120,8 @@ fn flag(arg: &Arg, name: &str, value: &Value) -> Result<Vec<String>> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)] // a test's way to fail
+
+    use clap::{CommandFactory, Parser};
 
     use super::*;
 

@@ -36,9 +36,9 @@ pub fn print_statistics(s: &Statistics, n_layers: usize) {
         );
     }
     statusln!(
-        "per token: {:.1} blocks ({:.1} readings of block weights), {:.2} heads, {:.2} draft heads",
+        "per token: {:.1} blocks ({:.1} loads of block weights), {:.2} heads, {:.2} draft heads",
         s.blocks_per_token(),
-        s.block_passes_per_token(),
+        s.weight_loads_per_token(),
         s.heads_per_token(),
         s.draft_heads_per_token(),
     );

@@ -26,9 +26,10 @@ impl TokenArgs {
         if let Some(note) = tokenizer.note() {
             statusln!("note: {note}");
         }
-        Ok(tokenizer.with_control_text(match self.control_tokens {
-            true => ControlText::Tokens,
-            false => ControlText::Characters,
+        Ok(tokenizer.with_control_text(if self.control_tokens {
+            ControlText::Tokens
+        } else {
+            ControlText::Characters
         }))
     }
 }

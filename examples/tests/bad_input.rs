@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use programs::{example, finetune, tiny_llama};
+use programs::{finetune, soft, tiny_llama};
 
 /// Runs finetune on `data` with further arguments; it must fail and say all of `parts`.
 #[track_caller]
@@ -123,7 +123,7 @@ fn unknown_names() {
 
 #[test]
 fn token_outside_the_vocabulary() {
-    let output = example("lens")
+    let output = soft("lens")
         .arg("--model")
         .arg(tiny_llama())
         .args(["--tokens", "1,5000"])

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-use programs::{example, tiny_llama};
+use programs::{soft, tiny_llama};
 use serde_json::{Value, json};
 
 const QUESTIONS: [(&str, &str); 3] = [
@@ -39,7 +39,7 @@ fn rows(root: &Path) -> PathBuf {
 
 #[track_caller]
 fn run(name: &str, arguments: &[&str], paths: &[(&str, &Path)]) -> Output {
-    let mut command = example(name);
+    let mut command = soft(name);
     command.args(arguments);
     for (flag, path) in paths {
         command.arg(flag).arg(path);

@@ -1,4 +1,4 @@
-//! `evaluate`, `compare`, `calibrate`, `sweep` and `report` as programs: what they write, that they go on where they were stopped, and that wrong
+//! `soft evaluate`, `soft compare`, `soft calibrate`, `soft sweep` and `soft report` as programs: what they write, that they go on where they were stopped, and that wrong
 //! input gets one clear error before anything is computed.
 
 mod programs;
@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-use programs::{example, tiny_llama};
+use programs::{soft, tiny_llama};
 use serde_json::{Value, json};
 use soft_examples::tiny_world::{Split, World};
 
@@ -54,7 +54,7 @@ impl Site {
 
     /// Runs a program here.
     fn run(&self, program: &str, arguments: &str) -> Output {
-        let mut command = example(program);
+        let mut command = soft(program);
         command.current_dir(self.root.path());
         command.args(arguments.split_whitespace());
         command.env_remove("RUST_BACKTRACE").output().unwrap()
@@ -181,7 +181,7 @@ fn calibrated_thresholds_are_stored_and_used() {
     let first = rules[0]["rule"].as_str().unwrap();
     let generate = "--model model --prompts trivia.json --format triviaqa --limit 2 --max-new-tokens 5 --mode dynamic";
     let said = site.succeeds("generate", generate);
-    assert!(said.contains(&format!("leaves by {first}")), "{said}");
+    assert!(said.contains(&format!("exits by {first}")), "{said}");
     let entropy = rules
         .as_array()
         .unwrap()
@@ -425,13 +425,13 @@ fn figures_of_several_evaluations_are_drawn() {
         EVALUATE,
         &format!("{QUESTIONS} --no-answers --json one.json"),
     );
-    site.succeeds("plot_exits", "one.json Other=one.json --out loss.svg");
+    site.succeeds("plot-exits", "one.json Other=one.json --out loss.svg");
     let figure = site.read("loss.svg");
     assert!(figure.contains("tiny") && figure.contains("Other"));
     let absent = Path::new("absent.json");
     assert!(!absent.exists());
     site.refused(
-        "plot_exits",
+        "plot-exits",
         "absent.json --out x.svg",
         &["cannot read absent.json"],
     );

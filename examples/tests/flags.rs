@@ -17,7 +17,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use mutate::Random;
-use programs::{example, tiny_llama};
+use programs::{soft, tiny_llama};
 
 /// A program, what it is always given, and the flags that are given values at random. Flags that rightly take long with large numbers, such as
 /// `--steps`, are left out.
@@ -285,7 +285,7 @@ fn flags_with_strange_values_end_in_an_exit_status() {
         let mut random = Random(seed ^ index.wrapping_mul(0xA076_1D64_78BD_642F));
         let program = random.pick(&PROGRAMS);
         let out = root.path().join(format!("out-{index}"));
-        let mut command = example(program.name);
+        let mut command = soft(program.name);
         command
             .env_remove("RUST_BACKTRACE")
             .current_dir(root.path());

@@ -1,4 +1,4 @@
-//! `generate` and `verify` as programs: the modes that promise the same text give it, and wrong input gets
+//! `soft generate` and `soft verify` as programs: the modes that promise the same text give it, and wrong input gets
 //! one clear error.
 
 mod programs;
@@ -7,13 +7,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use programs::{example, tiny_llama};
+use programs::{soft, tiny_llama};
 use serde_json::Value;
 
 const PROMPT: &str = "question : repeat the words soup kale carrot honey . answer :";
 
 fn generate(model: &Path, arguments: &[&str]) -> Output {
-    let mut command: Command = example("generate");
+    let mut command: Command = soft("generate");
     command.arg("--model").arg(model).args(arguments);
     command.env_remove("RUST_BACKTRACE").output().unwrap()
 }
@@ -311,7 +311,7 @@ fn verify_finds_no_difference() {
         format!("{{\"prompt\": \"question : put in order the words {words} . answer :\"}}\n")
     });
     let file = prompts_file(root.path(), &lines.collect::<String>());
-    let output = example("verify")
+    let output = soft("verify")
         .arg("--model")
         .arg(tiny_llama())
         .args([

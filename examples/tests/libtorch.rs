@@ -56,7 +56,7 @@ fn fifty_steps_and_every_mode_are_those_of_the_cpu() {
     assert!((1e-4..0.1).contains(&difference));
 
     let answer = |device: &str, mode: &[&str]| {
-        let mut command = programs::example("generate");
+        let mut command = programs::soft("generate");
         command.arg("--model").arg(flex.join("model"));
         command.args(["--device", device, "--max-new-tokens", "24"]);
         command.args(["--ignore-eos", "--prompt", "question : mira ivo ? answer :"]);
@@ -78,10 +78,10 @@ fn fifty_steps_and_every_mode_are_those_of_the_cpu() {
 
 #[test]
 fn devices_that_are_not_there_are_refused() {
-    let listed = printed(programs::example("generate").arg("--list-devices"));
+    let listed = printed(&mut programs::soft("devices"));
     assert!(listed.lines().any(|line| line == "torch-cpu"), "{listed}");
     let refused = |device: &str| {
-        let mut command = programs::example("generate");
+        let mut command = programs::soft("generate");
         command.arg("--model").arg(programs::tiny_llama());
         let output = command
             .args(["--device", device, "--prompt", "mira"])

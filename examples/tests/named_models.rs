@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use programs::{example, tiny_llama};
+use programs::{soft, tiny_llama};
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
@@ -28,7 +28,7 @@ fn cache() -> tempfile::TempDir {
 }
 
 fn offline(program: &str, cache: &Path) -> Command {
-    let mut command = example(program);
+    let mut command = soft(program);
     command
         .env("HF_HUB_CACHE", cache)
         .env("HF_HUB_OFFLINE", "1");

@@ -5,16 +5,16 @@ mod programs;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use programs::example;
+use programs::soft;
 
 fn recipes() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes")
 }
 
-/// What `finetune --config` complains about, in an empty folder.
+/// What `soft finetune --config` complains about, in an empty folder.
 fn complaint(recipe: &Path, flags: &[&str]) -> String {
     let folder = tempfile::tempdir().unwrap();
-    let mut finetune = example("finetune");
+    let mut finetune = soft("finetune");
     finetune
         .current_dir(folder.path())
         .env_remove("RUST_BACKTRACE");

@@ -1,6 +1,6 @@
 //! Two compute servers share a run: the losses and weights of one device, and a clear end when one of them dies.
 //!
-//! Real servers and a real run, on loopback. The programs are built first, as in `.ci/run`: a single test does not build them.
+//! Real servers and a real run, on loopback.
 
 mod programs;
 
@@ -19,7 +19,7 @@ struct Server {
 
 impl Server {
     fn start() -> Self {
-        let mut serve = programs::example("serve");
+        let mut serve = programs::soft("serve");
         serve.args(["--listen", "127.0.0.1:0"]);
         let mut child = serve
             .stdout(Stdio::piped())

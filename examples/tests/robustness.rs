@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use programs::{example, finetune, tiny_llama};
+use programs::{finetune, soft, tiny_llama};
 
 fn rows(root: &Path) -> PathBuf {
     let path = root.join("rows.jsonl");
@@ -104,11 +104,10 @@ fn programs_end_without_a_panic_where_nobody_reads() {
         ("generate", &["--help"]),
     ] {
         for redirection in ["2>&1 >&- | cat", "2>&1 >/dev/full | cat", "| head -n 0"] {
-            let path = example(program).get_program().to_owned();
             let mut shell = Command::new("sh");
             shell
                 .args(["-c", &format!("\"$@\" {redirection}"), "sh"])
-                .arg(path);
+                .args([env!("CARGO_BIN_EXE_soft"), program]);
             shell.arg("--model").arg(tiny_llama()).args(arguments);
             let output = shell.output().unwrap();
             let said = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -244,7 +243,7 @@ fn absurd_numbers_are_refused() {
         assert!(!out.exists());
     }
     let with_model = |program: &str, arguments: &[&str]| {
-        let mut command = example(program);
+        let mut command = soft(program);
         command.arg("--model").arg(tiny_llama()).args(arguments);
         command
     };
@@ -314,7 +313,7 @@ fn absurd_numbers_are_refused() {
     ] {
         refused(with_model(program, arguments), part);
     }
-    let mut plot = example("plot");
+    let mut plot = soft("plot");
     plot.args(["--log", "nowhere", "--out", "nowhere", "--highest", "inf"]);
     refused(plot, "--highest is inf");
 }
@@ -334,19 +333,19 @@ fn pipes_devices_and_names_that_are_no_text_are_refused() {
         let mut command = finetune(path, &root.path().join("out"));
         command.args(["--format", "jsonl"]);
         refused(command, "not a regular file");
-        let mut command = example("generate");
+        let mut command = soft("generate");
         command
             .arg("--model")
             .arg(tiny_llama())
             .arg("--prompts")
             .arg(path);
         refused(command, "not a regular file");
-        let mut command = example("finetune");
+        let mut command = soft("finetune");
         command.arg("--config").arg(path);
         refused(command, "not a regular file");
     }
     for flag in ["--model", "--prompt", "--mode"] {
-        let mut command = example("generate");
+        let mut command = soft("generate");
         command.arg(flag).arg(OsStr::from_bytes(b"caf\xE9"));
         refused(command, "");
     }
@@ -363,7 +362,7 @@ fn escape_codes_do_not_reach_the_terminal() {
     }
     let template = "{{ raise_exception('\u{1b}[31mred\u{7}') }}";
     fs::write(folder.join("chat_template.jinja"), template).unwrap();
-    let mut command = example("generate");
+    let mut command = soft("generate");
     command.arg("--model").arg(&folder).args(["--chat", "a"]);
     let output = command.env_remove("RUST_BACKTRACE").output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();

@@ -238,7 +238,7 @@ pub enum Error {
     /// An exit with a block of its own was to be decoded as part of the whole model.
     #[error(
         "exit {exit} has a block of its own (Balcony), whose keys and values no cache of the whole model holds: \
-         make it a model of its own with `extract`"
+         make it a model of its own with `soft extract`"
     )]
     ExitBlock {
         /// Depth of the exit.

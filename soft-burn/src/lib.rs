@@ -25,8 +25,8 @@
 //! }
 //!
 //! // And one loss trains them all.
-//! let mut trainer = Trainer::new(model, TrainSettings::new(Method::Soft, exits, 10))?;
-//! let batch = Batch::from_examples(&[&Example::text(vec![1, 2, 3])], 0)?;
+//! let mut trainer = Trainer::new(model, TrainSettings::new(Method::soft(), exits, 10))?;
+//! let batch = Batch::from_examples(&[&Example::text(vec![1, 2, 3])])?;
 //! let losses = trainer.validate(&[batch])?;
 //! assert_eq!(losses.len(), 2);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -47,7 +47,6 @@ mod tests;
 mod train;
 
 pub use burn;
-pub use decode::cache::Cache;
 pub use decode::decode_model::DraftHead;
 pub use device::{device, device_names, devices, list_devices};
 pub use device_errors::out_of_memory;
@@ -60,14 +59,19 @@ pub use model::config::{LlamaConfig, SpecialTokens};
 pub use model::llama::Llama;
 pub use model::placement::Placement;
 pub use model::rope::RopeScaling;
+pub use ops::kv_store::KvStore;
 pub use train::balance::{Balance, SharedHead};
+pub use train::flat_settings::FlatSettings;
 pub use train::layer_dropout::LayerDropout;
 pub use train::log::LogLine;
 pub use train::loss::Targets;
-pub use train::optimizer::AdamWSettings;
-pub use train::run::{Run, RunData, RunSettings};
-pub use train::schedule::{Decay, Schedule};
-pub use train::settings::{
-    Curriculum, Distillation, Method, Objective, SampledPerBatch, TrainSettings, Weights,
+pub use train::method::{
+    BodyOptions, Curriculum, Distillation, ExitOptions, Method, MethodName, SampledPerBatch,
+    SoftOptions, TrainedWeights, Weights,
 };
+pub use train::optimizer::AdamWSettings;
+pub use train::run::{Run, RunData};
+pub use train::run_settings::RunSettings;
+pub use train::schedule::{Decay, Schedule};
+pub use train::settings::{Objective, TrainSettings};
 pub use train::trainer::{ExitLoss, StepReport, Trainer};

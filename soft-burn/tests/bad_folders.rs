@@ -184,7 +184,7 @@ fn other_architectures() {
 fn missing_tensor() {
     let folder = copy_of("untied_mha");
     edit_config(folder.path(), "num_hidden_layers", json!(5));
-    refused(folder.path(), &["model.layers.4.", "missing", "[16, 16]"]);
+    refused(folder.path(), &["model.layers.4.", "missing", "[16]"]);
 }
 
 #[test]

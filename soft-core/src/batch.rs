@@ -3,8 +3,9 @@
 //! The one place where data and models meet: soft-data makes batches, a backend turns them into
 //! tensors. Knows no tokenizer and no tensor.
 //!
-//! Rows are padded on the right. Under causal attention no real token can see what comes after
-//! it, so padding needs no mask: it is computed and never read.
+//! Rows are ragged: they lie one after the other without padding. A backend that computes rectangles pads on
+//! the right ([`Batch::padded`]): under causal attention no token attends to what comes after it, so padding needs
+//! no mask.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -119,41 +120,37 @@ pub struct Target {
     pub token: u32,
 }
 
-/// Rows padded on the right to one length, with the positions to learn from.
+/// Rows of tokens, one after the other, with the positions to learn from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
     tokens: Vec<u32>,
     lengths: Vec<usize>,
-    seq: usize,
     targets: Vec<Target>,
 }
 
 impl Batch {
-    /// Packs `examples` and fills shorter rows with `pad`.
+    /// The rows of `examples`.
     ///
     /// # Errors
     /// When there is no example, or one without tokens.
-    pub fn from_examples(examples: &[&Example], pad: u32) -> Result<Self, BatchError> {
-        let lengths: Vec<_> = examples.iter().map(|example| example.len()).collect();
-        if let Some(row) = lengths.iter().position(|&length| length == 0) {
+    pub fn from_examples(examples: &[&Example]) -> Result<Self, BatchError> {
+        if examples.is_empty() {
+            return Err(BatchError::NoRows);
+        }
+        if let Some(row) = examples.iter().position(|example| example.is_empty()) {
             return Err(BatchError::EmptyRow { row });
         }
-        let seq = lengths.iter().copied().max().ok_or(BatchError::NoRows)?;
-        let mut tokens = Vec::with_capacity(examples.len() * seq);
-        for example in examples {
-            tokens.extend_from_slice(example.tokens());
-            tokens.resize(tokens.len() + seq - example.len(), pad);
-        }
-        let targets = examples
-            .iter()
-            .enumerate()
-            .flat_map(|(row, example)| row_targets(row, example))
-            .collect();
+        let rows = examples.iter().enumerate();
         Ok(Self {
-            tokens,
-            lengths,
-            seq,
-            targets,
+            tokens: examples
+                .iter()
+                .flat_map(|it| it.tokens())
+                .copied()
+                .collect(),
+            lengths: examples.iter().map(|example| example.len()).collect(),
+            targets: rows
+                .flat_map(|(row, example)| row_targets(row, example))
+                .collect(),
         })
     }
 
@@ -162,19 +159,42 @@ impl Batch {
         self.lengths.len()
     }
 
-    /// Length of every row, padding included.
+    /// Length of the longest row.
     pub fn seq(&self) -> usize {
-        self.seq
+        self.lengths.iter().copied().max().unwrap_or(0)
     }
 
-    /// Token ids, row after row: `rows * seq` of them.
+    /// Token ids, row after row.
     pub fn tokens(&self) -> &[u32] {
         &self.tokens
     }
 
-    /// Length of each row without its padding.
+    /// Length of each row.
     pub fn lengths(&self) -> &[usize] {
         &self.lengths
+    }
+
+    /// Index in [`tokens`](Self::tokens) at which each row begins.
+    pub fn starts(&self) -> Vec<usize> {
+        let starts = self.lengths.iter().scan(0, |next, &length| {
+            let start = *next;
+            *next += length;
+            Some(start)
+        });
+        starts.collect()
+    }
+
+    /// The tokens of each row.
+    pub fn row_tokens(&self) -> impl Iterator<Item = &[u32]> {
+        let rows = self.starts().into_iter().zip(&self.lengths);
+        rows.map(|(start, &length)| &self.tokens[start..start + length])
+    }
+
+    /// The rows as a rectangle: each filled up to [`seq`](Self::seq) tokens with `pad`, one after the other.
+    pub fn padded(&self, pad: u32) -> Vec<u32> {
+        let seq = self.seq();
+        let fill = |row: &[u32]| [row, &vec![pad; seq - row.len()]].concat();
+        self.row_tokens().flat_map(fill).collect()
     }
 
     /// What is to be predicted and from where, row after row.
@@ -192,19 +212,18 @@ impl Batch {
     /// # Errors
     /// [`BatchError::OutsideVocabulary`] naming the first such token and its place.
     pub fn check_vocabulary(&self, vocab: usize) -> Result<(), BatchError> {
-        match self
-            .tokens
-            .iter()
-            .position(|&token| token as usize >= vocab)
-        {
-            None => Ok(()),
-            Some(index) => Err(BatchError::OutsideVocabulary {
-                row: index / self.seq,
-                position: index % self.seq,
-                token: self.tokens[index],
-                vocab,
-            }),
+        let outside = |&token: &u32| token as usize >= vocab;
+        for (row, tokens) in self.row_tokens().enumerate() {
+            if let Some(position) = tokens.iter().position(outside) {
+                return Err(BatchError::OutsideVocabulary {
+                    row,
+                    position,
+                    token: tokens[position],
+                    vocab,
+                });
+            }
         }
+        Ok(())
     }
 }
 
@@ -258,12 +277,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pads_right_and_shifts_targets_left() {
+    fn packs_rows_and_shifts_targets_left() {
         let long = Example::new(vec![5, 6, 7], vec![false, false, true]).unwrap();
         let short = Example::new(vec![8, 9], vec![false, true]).unwrap();
-        let batch = Batch::from_examples(&[&long, &short], 0).unwrap();
+        let batch = Batch::from_examples(&[&long, &short]).unwrap();
         assert_eq!((batch.rows(), batch.seq()), (2, 3));
-        assert_eq!(batch.tokens(), [5, 6, 7, 8, 9, 0]);
+        assert_eq!(batch.tokens(), [5, 6, 7, 8, 9]);
+        assert_eq!(batch.padded(0), [5, 6, 7, 8, 9, 0]);
+        assert_eq!(batch.starts(), [0, 3]);
         assert_eq!(batch.lengths(), [3, 2]);
         let targets: Vec<_> = batch
             .targets()
@@ -277,19 +298,18 @@ mod tests {
     fn refuses_rows_that_cannot_be_learnt() {
         assert!(Example::new(vec![1], vec![]).is_err());
         assert!(Example::new(vec![1], vec![true]).is_err());
-        assert_eq!(Batch::from_examples(&[], 0), Err(BatchError::NoRows));
+        assert_eq!(Batch::from_examples(&[]), Err(BatchError::NoRows));
         let empty = Example::text(vec![]);
         assert_eq!(
-            Batch::from_examples(&[&empty], 0),
+            Batch::from_examples(&[&empty]),
             Err(BatchError::EmptyRow { row: 0 })
         );
     }
 
     #[test]
     fn names_the_token_outside_the_vocabulary() {
-        let batch =
-            Batch::from_examples(&[&Example::text(vec![1, 2]), &Example::text(vec![1, 9])], 0)
-                .unwrap();
+        let batch = Batch::from_examples(&[&Example::text(vec![1, 2]), &Example::text(vec![1, 9])])
+            .unwrap();
         assert!(batch.check_vocabulary(10).is_ok());
         let error = batch.check_vocabulary(9).unwrap_err();
         assert_eq!(

@@ -16,9 +16,9 @@ use crate::batch::BatchError;
 use crate::batch::{Batch, Target};
 use crate::conformance::Observed;
 use crate::exit::Exit;
-use crate::model::cache_lengths::{CacheError, CacheLengths};
+use crate::model::cache_lengths::CacheError;
 use crate::model::decode_model::DecodeModel;
-use crate::model::nested::{BatchModel, KvCache, NestedModel, Past, TargetScore, TrainModel};
+use crate::model::nested::{BatchModel, NestedModel, Past, TargetScore, TrainModel};
 use crate::random::SplitMix64;
 
 /// What the toy model refuses.
@@ -114,56 +114,13 @@ fn uniform(random: &mut SplitMix64) -> f64 {
 }
 
 /// Block inputs of earlier positions: `[block][row][position][d_model]`.
-#[derive(Clone, Debug)]
-pub struct ToyCache {
-    inputs: Vec<Vec<Vec<Vec<f64>>>>,
-    lengths: CacheLengths,
-}
-
-impl ToyCache {
-    /// An empty cache.
-    pub fn new(depth: usize, rows: usize, capacity: usize) -> Self {
-        Self {
-            inputs: vec![vec![Vec::new(); rows]; depth],
-            lengths: CacheLengths::new(depth, rows, capacity),
-        }
-    }
-
-    /// Whether packed states fit; the blocks of `range` will hold them.
-    fn take(
-        &mut self,
-        hidden: &ToyHidden,
-        counts: &[usize],
-        range: &Range<usize>,
-    ) -> Result<(), ToyError> {
-        let [states] = hidden.as_slice() else {
-            let rows = hidden.len();
-            return Err(ToyError::NotPacked { rows });
-        };
-        self.lengths.starts(range, counts, states.len())?;
-        self.lengths.advance(range.clone(), counts);
-        Ok(())
-    }
-}
-
-impl KvCache for ToyCache {
-    fn lengths(&self) -> &CacheLengths {
-        &self.lengths
-    }
-
-    fn truncate(&mut self, row: usize, positions: usize) {
-        self.lengths.truncate(row, positions);
-        for block in &mut self.inputs {
-            block[row].truncate(positions);
-        }
-    }
-}
+pub type ToyStore = Vec<Vec<Vec<Vec<f64>>>>;
 
 impl NestedModel for ToyModel {
     type Tokens = Vec<Vec<u32>>;
     type Hidden = ToyHidden;
     type Logits = Vec<Vec<Vec<f64>>>;
-    type Cache = ToyCache;
+    type KvStore = ToyStore;
     type Error = ToyError;
 
     fn depth(&self) -> usize {
@@ -182,7 +139,7 @@ impl NestedModel for ToyModel {
         &self,
         mut hidden: ToyHidden,
         range: Range<usize>,
-        past: Option<Past<ToyCache>>,
+        past: Option<Past<ToyStore>>,
     ) -> Result<ToyHidden, ToyError> {
         self.check_blocks(&range)?;
         let Some(Past {
@@ -198,12 +155,18 @@ impl NestedModel for ToyModel {
             }
             return Ok(hidden);
         };
-        cache.take(&hidden, counts, &range)?;
+        let [states] = hidden.as_slice() else {
+            let rows = hidden.len();
+            return Err(ToyError::NotPacked { rows });
+        };
+        let (starts, store) = cache.append(&range, counts, states.len())?;
         let mut from = 0;
-        for (row, &count) in counts.iter().enumerate() {
+        for (row, &count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
             let states = &mut hidden[0][from..from + count];
             for block in range.clone() {
-                self.run_block(block, states, &mut cache.inputs[block][row]);
+                let seen = &mut store[block][row];
+                seen.truncate(starts[row]);
+                self.run_block(block, states, seen);
             }
             from += count;
         }
@@ -264,7 +227,7 @@ impl TrainModel for ToyModel {
 impl BatchModel for ToyModel {
     fn prepare(&self, batch: &Batch) -> Result<(Self::Tokens, Self::Targets), ToyError> {
         batch.check_vocabulary(self.vocab())?;
-        let rows = batch.tokens().chunks(batch.seq()).map(<[u32]>::to_vec);
+        let rows = batch.row_tokens().map(<[u32]>::to_vec);
         Ok((rows.collect(), batch.targets().to_vec()))
     }
 

@@ -5,11 +5,10 @@
 use std::ops::Range;
 
 use soft_core::conformance::{DecodingLaws, Laws, Observed};
-use soft_core::model::{CacheLengths, Head, Score, TargetScore};
-use soft_core::toy::{ToyCache, ToyDraftHead, ToyError, ToyHidden, ToyModel};
+use soft_core::model::{Head, Score, TargetScore};
+use soft_core::toy::{ToyDraftHead, ToyError, ToyHidden, ToyModel, ToyStore};
 use soft_core::{
-    Batch, BatchModel, DecodeModel, Exit, Exits, KvCache, NestedModel, Past, Prompt, Target,
-    TrainModel,
+    Batch, BatchModel, DecodeModel, Exit, Exits, NestedModel, Past, Prompt, Target, TrainModel,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -18,18 +17,18 @@ enum Defect {
     SeesTheFuture,
     /// Runs blocks without looking at the cache.
     IgnoresTheCache,
-    /// Keeps what it was told to forget.
-    NeverForgets,
+    /// Reads the first stale position in place of the last valid one.
+    ReadsStalePositions,
     /// Counts every token twice.
     DoublesTheLoss,
     /// Computes other states when a pass stops at an exit on its way.
     StumblesAtExits,
     /// Learns what fills short rows.
     LearnsFromPadding,
-    /// Forgets one position too many.
-    ForgetsTooMuch,
-    /// Selects states in another order than asked.
-    SelectsInItsOwnOrder,
+    /// Loses the last valid position when it overwrites stale ones.
+    OverwritesTooMuch,
+    /// Gathers states in another order than requested.
+    GathersInItsOwnOrder,
     /// Puts the last part first.
     ConcatenatesBackwards,
     /// Scores many tokens alike, and names the highest id of several.
@@ -38,8 +37,8 @@ enum Defect {
     ScoresAlike,
     /// Is surer than its logits say.
     Overconfident,
-    /// Rows of logits without the head's restriction.
-    DraftsWithAllTokens,
+    /// Assigns the logits of a draft head to other tokens of it.
+    ShiftsDraftTokens,
     /// None.
     Sound,
 }
@@ -49,31 +48,11 @@ struct Broken {
     defect: Defect,
 }
 
-/// A cache that may refuse to forget, or forget too much.
-struct BrokenCache {
-    cache: ToyCache,
-    defect: Defect,
-}
-
-impl KvCache for BrokenCache {
-    fn lengths(&self) -> &CacheLengths {
-        self.cache.lengths()
-    }
-
-    fn truncate(&mut self, row: usize, positions: usize) {
-        match self.defect {
-            Defect::NeverForgets => {}
-            Defect::ForgetsTooMuch => self.cache.truncate(row, positions.saturating_sub(1)),
-            _ => self.cache.truncate(row, positions),
-        }
-    }
-}
-
 impl NestedModel for Broken {
     type Tokens = Vec<Vec<u32>>;
     type Hidden = ToyHidden;
     type Logits = ToyHidden;
-    type Cache = BrokenCache;
+    type KvStore = ToyStore;
     type Error = ToyError;
 
     fn depth(&self) -> usize {
@@ -96,14 +75,14 @@ impl NestedModel for Broken {
         &self,
         hidden: ToyHidden,
         range: Range<usize>,
-        past: Option<Past<BrokenCache>>,
+        past: Option<Past<ToyStore>>,
     ) -> Result<ToyHidden, ToyError> {
         let past = past.filter(|_| self.defect != Defect::IgnoresTheCache);
         let after_an_exit = range.start > 0 && past.is_none();
-        let past = past.map(|past| Past {
-            cache: &mut past.cache.cache,
-            query_lens: past.query_lens,
-        });
+        let mut past = past;
+        if let Some(past) = &mut past {
+            self.damage(past, &range)?;
+        }
         let mut hidden = self.model.blocks(hidden, range, past)?;
         if after_an_exit && self.defect == Defect::StumblesAtExits {
             hidden[0][0][0] += 1.0;
@@ -121,6 +100,27 @@ impl NestedModel for Broken {
 }
 
 impl Broken {
+    /// Damages what the store holds of rows with stale positions.
+    fn damage(&self, past: &mut Past<ToyStore>, range: &Range<usize>) -> Result<(), ToyError> {
+        // Appending nothing returns the store.
+        let nothing = vec![0; past.query_lens.len()];
+        let (starts, store) = past.cache.append(range, &nothing, 0)?;
+        for block in &mut store[range.clone()] {
+            let rows = block.iter_mut().zip(&starts).zip(past.query_lens);
+            for ((held, &start), &new) in rows {
+                if new == 0 || start == 0 || held.len() <= start {
+                    continue;
+                }
+                match self.defect {
+                    Defect::ReadsStalePositions => held.swap(start - 1, start),
+                    Defect::OverwritesTooMuch => held[start - 1].fill(0.0),
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn coarse(&self, logit: f64) -> f64 {
         match self.defect {
             Defect::NamesTheLastOfEqual | Defect::ScoresAlike => logit.round(),
@@ -146,10 +146,12 @@ impl TrainModel for Broken {
 
 impl BatchModel for Broken {
     fn prepare(&self, batch: &Batch) -> Result<(Vec<Vec<u32>>, Vec<Target>), ToyError> {
-        let (tokens, mut targets) = self.model.prepare(batch)?;
+        let (mut tokens, mut targets) = self.model.prepare(batch)?;
         if self.defect == Defect::LearnsFromPadding {
+            let seq = batch.seq();
             for (row, &length) in batch.lengths().iter().enumerate() {
-                let padding = length..batch.seq();
+                tokens[row].resize(seq, 0);
+                let padding = length..seq;
                 targets.extend(padding.map(|position| Target {
                     row,
                     position,
@@ -185,27 +187,20 @@ impl DecodeModel for Broken {
         self.model.context()
     }
 
-    fn empty_cache(&self, rows: usize, capacity: usize) -> Result<BrokenCache, ToyError> {
-        // Room for what is not forgotten.
-        let cache = self.model.empty_cache(rows, 4 * capacity)?;
-        let defect = self.defect;
-        Ok(BrokenCache { cache, defect })
+    fn empty_store(&self, rows: usize, capacity: usize) -> Result<ToyStore, ToyError> {
+        self.model.empty_store(rows, capacity)
     }
 
-    fn select(&self, hidden: &ToyHidden, states: &[usize]) -> Result<ToyHidden, ToyError> {
-        let mut states = states.to_vec();
-        if self.defect == Defect::SelectsInItsOwnOrder {
+    fn gather(&self, parts: &[&ToyHidden], states: &[usize]) -> Result<ToyHidden, ToyError> {
+        let (mut parts, mut states) = (parts.to_vec(), states.to_vec());
+        if self.defect == Defect::GathersInItsOwnOrder {
             states.sort_unstable();
             states.reverse();
         }
-        self.model.select(hidden, &states)
-    }
-
-    fn concat(&self, mut parts: Vec<ToyHidden>) -> Result<ToyHidden, ToyError> {
         if self.defect == Defect::ConcatenatesBackwards {
             parts.reverse();
         }
-        self.model.concat(parts)
+        self.model.gather(&parts, &states)
     }
 
     fn draft_head(&self, exit: Exit, tokens: &[u32]) -> Result<ToyDraftHead, ToyError> {
@@ -246,13 +241,10 @@ impl DecodeModel for Broken {
         hidden: &ToyHidden,
         head: Head<ToyDraftHead>,
     ) -> Result<Vec<Vec<f32>>, ToyError> {
-        let head = match head {
-            Head::Draft(_) if self.defect == Defect::DraftsWithAllTokens => {
-                Head::Full(Exit::new(1).unwrap())
-            }
-            head => head,
-        };
         let mut rows = self.model.logit_rows(hidden, head)?;
+        if matches!(head, Head::Draft(_)) && self.defect == Defect::ShiftsDraftTokens {
+            rows.iter_mut().for_each(|row| row.rotate_left(1));
+        }
         for logit in rows.iter_mut().flatten() {
             *logit = self.coarse(f64::from(*logit)) as f32;
         }
@@ -321,16 +313,16 @@ fn every_defect_breaks_its_law() {
     for (defect, law) in [
         (Defect::SeesTheFuture, "later tokens"),
         (Defect::IgnoresTheCache, "cached = uncached"),
-        (Defect::NeverForgets, "truncated"),
-        (Defect::ForgetsTooMuch, "truncated"),
+        (Defect::ReadsStalePositions, "truncated"),
+        (Defect::OverwritesTooMuch, "truncated"),
         (Defect::DoublesTheLoss, "sorted loss"),
         (Defect::StumblesAtExits, "one pass"),
         (Defect::LearnsFromPadding, "padded batch"),
-        (Defect::SelectsInItsOwnOrder, "late"),
+        (Defect::GathersInItsOwnOrder, "late"),
         (Defect::ConcatenatesBackwards, "late"),
         (Defect::NamesTheLastOfEqual, "best tokens, scores"),
         (Defect::Overconfident, "best tokens, scores"),
-        (Defect::DraftsWithAllTokens, "best tokens, scores"),
+        (Defect::ShiftsDraftTokens, "best tokens, scores"),
     ] {
         let error = laws(&broken(defect)).check().unwrap_err().to_string();
         assert!(error.contains(law), "{defect:?}: {error}");
@@ -342,10 +334,10 @@ fn defects_that_show_in_answers_break_laws_of_decoding() {
     for (defect, law) in [
         (Defect::SeesTheFuture, "waited at any exits"),
         (Defect::IgnoresTheCache, "waited at any exits"),
-        (Defect::NeverForgets, "self-speculation"),
-        (Defect::ForgetsTooMuch, "self-speculation"),
+        (Defect::ReadsStalePositions, "self-speculation"),
+        (Defect::OverwritesTooMuch, "self-speculation"),
         (Defect::StumblesAtExits, "static exit"),
-        (Defect::SelectsInItsOwnOrder, "static exit"),
+        (Defect::GathersInItsOwnOrder, "waited at any exits"),
         (Defect::ConcatenatesBackwards, "waited at any exits"),
         (Defect::NamesTheLastOfEqual, "static exit"),
         (Defect::Overconfident, "left early"),

@@ -19,9 +19,9 @@ use crate::rows::{describe, if_there, read_text};
 use crate::special::{Config, Files, NAMED};
 use crate::{Conversation, DataError, Message};
 
-mod bounds;
 mod date;
 mod dialect;
+mod limits;
 mod python;
 mod run;
 mod source;
@@ -40,9 +40,10 @@ fn default_template(bos: Option<&str>, is_chat_ml: bool, eos: &str) -> String {
     let quoted = |text: &str| format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"));
     let start = bos.map_or(String::new(), |bos| format!("{{{{- {} }}}}\n", quoted(bos)));
     // ChatML (OpenAI, 2023), or turns that end by the end-of-text token, as in TinyLlama's chats.
-    let [role, behind_role, end] = match is_chat_ml {
-        true => ["<|im_start|>", "", "<|im_end|>"],
-        false => ["<|", "|>", eos],
+    let [role, behind_role, end] = if is_chat_ml {
+        ["<|im_start|>", "", "<|im_end|>"]
+    } else {
+        ["<|", "|>", eos]
     }
     .map(quoted);
     // Models disagree on how tools are written, so it does not guess.
@@ -159,9 +160,10 @@ impl ChatTemplate {
         };
         let beside = folder.join("additional_chat_templates/tool_use.jinja");
         let in_file = if_there(read_text(&beside))?.map(|source| (beside, source));
-        let tool_use = match path.ends_with(FILE) {
-            true => in_file,
-            false => of_config(&files.tokenizer, "tool_use")?,
+        let tool_use = if path.ends_with(FILE) {
+            in_file
+        } else {
+            of_config(&files.tokenizer, "tool_use")?
         };
         Ok(Self {
             template: template(Some(path), source),
@@ -219,12 +221,13 @@ impl ChatTemplate {
     ) -> Result<T, DataError> {
         let template = self.of(conversation);
         let theirs = Arc::clone(template);
-        let done = match template.is_endless.load(Ordering::Relaxed) {
-            true => Err(bounds::out_of_time()),
-            false => run::apart(move || work(&Program::new(&theirs)?)),
+        let done = if template.is_endless.load(Ordering::Relaxed) {
+            Err(limits::out_of_time())
+        } else {
+            run::apart(move || work(&Program::new(&theirs)?))
         };
         done.map_err(|error| {
-            if bounds::is_out_of_time(&error) {
+            if limits::is_out_of_time(&error) {
                 template.is_endless.store(true, Ordering::Relaxed);
             }
             DataError::ChatTemplate {
@@ -239,7 +242,7 @@ impl ChatTemplate {
 impl Template {
     fn of_source(source: &str) -> Self {
         let mut environment = dialect::environment();
-        environment.set_fuel(Some(bounds::fuel(source)));
+        environment.set_fuel(Some(limits::fuel(source)));
         Self {
             path: None,
             prepared: source::prepared(source),

@@ -61,9 +61,10 @@ impl fmt::Display for EncodeReport {
              without supervision, {} with an empty response",
             self.kept,
             self.rows,
-            match self.examples == self.kept {
-                true => String::new(),
-                false => format!(" in {} examples", self.examples),
+            if self.examples == self.kept {
+                String::new()
+            } else {
+                format!(" in {} examples", self.examples)
             },
             self.supervised_tokens,
             self.tokens,
@@ -141,9 +142,10 @@ pub fn encode_by_record(
         }
     }
     report.kept = kept.len();
-    match kept.is_empty() {
-        true => Err(DataError::NoExamples),
-        false => Ok((kept, report)),
+    if kept.is_empty() {
+        Err(DataError::NoExamples)
+    } else {
+        Ok((kept, report))
     }
 }
 

@@ -21,7 +21,7 @@
 //!
 //! let parts = split(examples, Holdout::Rows(1), 0)?;
 //! let config = LoaderConfig { batch_size: 2, ..LoaderConfig::default() };
-//! let mut loader = Loader::new(parts.train, tokenizer.pad(), config)?;
+//! let mut loader = Loader::new(parts.train, config)?;
 //! let batch = loader.next_batch()?;
 //! assert_eq!(batch.rows(), 2);
 //! assert_eq!(loader.position().epoch, 1);

@@ -67,7 +67,6 @@ impl LoaderConfig {
 #[derive(Clone, Debug)]
 pub struct Loader {
     examples: Vec<Example>,
-    pad: u32,
     config: LoaderConfig,
     position: StreamPosition,
     /// The rows of each batch of the epoch at `position`.
@@ -75,11 +74,11 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// A stream over `examples` from the start of epoch 0; shorter rows are filled with `pad`.
+    /// A stream over `examples` from the start of epoch 0.
     ///
     /// # Errors
     /// When there are no examples, one is empty, or `config` is out of range.
-    pub fn new(examples: Vec<Example>, pad: u32, config: LoaderConfig) -> Result<Self, DataError> {
+    pub fn new(examples: Vec<Example>, config: LoaderConfig) -> Result<Self, DataError> {
         config.validate()?;
         if examples.is_empty() {
             return Err(DataError::NoExamples);
@@ -89,7 +88,6 @@ impl Loader {
         }
         let mut loader = Self {
             examples,
-            pad,
             config,
             position: StreamPosition::default(),
             plan: Vec::new(),
@@ -174,7 +172,7 @@ impl BatchStream for Loader {
             .iter()
             .map(|&row| &self.examples[row])
             .collect();
-        let batch = Batch::from_examples(&rows, self.pad)?;
+        let batch = Batch::from_examples(&rows)?;
         self.position.batch += 1;
         if self.position.batch == self.batches_per_epoch() {
             self.position = StreamPosition {
@@ -208,11 +206,7 @@ impl BatchStream for Loader {
 ///
 /// # Errors
 /// When there are no examples, one is empty, or `batch_size` is 0.
-pub fn ordered_batches(
-    examples: &[Example],
-    pad: u32,
-    batch_size: usize,
-) -> Result<Vec<Batch>, DataError> {
+pub fn ordered_batches(examples: &[Example], batch_size: usize) -> Result<Vec<Batch>, DataError> {
     LoaderConfig {
         batch_size,
         ..LoaderConfig::default()
@@ -224,7 +218,7 @@ pub fn ordered_batches(
     let mut rows: Vec<_> = examples.iter().collect();
     rows.sort_by_key(|example| example.len());
     rows.chunks(batch_size)
-        .map(|rows| Ok(Batch::from_examples(rows, pad)?))
+        .map(|rows| Ok(Batch::from_examples(rows)?))
         .collect()
 }
 

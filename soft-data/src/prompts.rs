@@ -55,10 +55,13 @@ fn body(row: &Field) -> Result<PromptBody, DataError> {
             "" => Err(prompt.refuse("some text", "an empty string".to_owned())),
             text => Ok(PromptBody::Text(text.to_owned())),
         },
-        (None, Some(conversation), None) => match conversation.messages.is_empty() {
-            true => Err(row.refuse("at least one message", "no messages".to_owned())),
-            false => Ok(PromptBody::Chat(conversation)),
-        },
+        (None, Some(conversation), None) => {
+            if conversation.messages.is_empty() {
+                Err(row.refuse("at least one message", "no messages".to_owned()))
+            } else {
+                Ok(PromptBody::Chat(conversation))
+            }
+        }
         (None, None, Some(instruction)) => {
             let input = row.get("input")?.map_or(Ok(""), |input| input.text())?;
             Ok(PromptBody::Text(alpaca_prompt(instruction.text()?, input)))

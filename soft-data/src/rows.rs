@@ -75,18 +75,20 @@ fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
 /// number: that in the array, or its line, from 1.
 pub(crate) fn read_rows(path: &Path) -> Result<Vec<(usize, Value)>, DataError> {
     let text = read_text(path)?;
-    let rows = match text.trim_start().starts_with('[') {
-        true => match parse(path, 1, &text)? {
+    let rows = if text.trim_start().starts_with('[') {
+        match parse(path, 1, &text)? {
             Value::Array(rows) => (1..).zip(rows).collect(),
             other => vec![(1, other)],
-        },
-        false => lines(path, &text)?,
+        }
+    } else {
+        lines(path, &text)?
     };
-    match rows.is_empty() {
-        true => Err(DataError::NoRows {
+    if rows.is_empty() {
+        Err(DataError::NoRows {
             path: path.to_owned(),
-        }),
-        false => Ok(rows),
+        })
+    } else {
+        Ok(rows)
     }
 }
 

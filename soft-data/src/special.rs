@@ -293,12 +293,11 @@ impl Config {
             let id = id.ok_or_else(|| {
                 self.refuse(key, "a token id or an array of them", describe(value))
             })?;
-            match (id as usize) < vocab {
-                true => Ok(id),
-                false => {
-                    let found = format!("{id} for a vocab_size of {vocab}");
-                    Err(self.refuse(key, "ids below the model's vocab_size", found))
-                }
+            if (id as usize) < vocab {
+                Ok(id)
+            } else {
+                let found = format!("{id} for a vocab_size of {vocab}");
+                Err(self.refuse(key, "ids below the model's vocab_size", found))
             }
         };
         match self.entry(key) {

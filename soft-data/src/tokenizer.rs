@@ -6,13 +6,16 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use serde_json::Value;
 use tokenizers::Tokenizer as HfTokenizer;
+
+mod files;
+
+use files::{check_character_maps, folder_with_tokenizer};
 
 use crate::control::{AROUND, ControlTokens, is_masked, is_masked_at, without_mask};
 use crate::decoder::Joints;
-use crate::guard::{guarded, is_cut_off};
-use crate::rows::{if_there, read_json, read_text};
+use crate::guard::guarded;
+use crate::rows::read_text;
 use crate::spacing::{as_llama_class, spaces_every_section, without_prefix_space};
 use crate::special::{Files, SpecialTokens};
 use crate::{ChatTemplate, ControlText, Conversation, DataError, PromptBody};
@@ -408,53 +411,6 @@ impl Tokenizer {
             vocab: self.vocab,
         })
     }
-}
-
-/// Refuses character maps for which more memory would be taken than they have bytes.
-fn check_character_maps(text: &str) -> tokenizers::Result<()> {
-    const KEY: &str = "precompiled_charsmap";
-    fn cut_off(value: &Value) -> bool {
-        match value {
-            Value::Object(entries) => entries.iter().any(|(key, value)| match value.as_str() {
-                Some(charsmap) if key == KEY => is_cut_off(charsmap),
-                _ => cut_off(value),
-            }),
-            Value::Array(items) => items.iter().any(cut_off),
-            _ => false,
-        }
-    }
-    // Parsing a large file once more is for the few that have one.
-    if text.contains(KEY) && cut_off(&serde_json::from_str(text)?) {
-        return Err(format!("{KEY} is cut off").into());
-    }
-    Ok(())
-}
-
-/// Bases of an adapter that are adapters themselves; more can only be a circle.
-const MOST_BASES: usize = 8;
-
-/// The folder that holds the tokenizer: `folder`, or that of the base model where it holds an adapter only.
-fn folder_with_tokenizer(folder: &Path) -> Result<PathBuf, DataError> {
-    let mut base = folder.to_owned();
-    for _ in 0..MOST_BASES {
-        if base.join("tokenizer.json").exists() {
-            return Ok(base);
-        }
-        let adapter = if_there(read_json(&base.join("adapter_config.json")))?;
-        let next = adapter.as_ref();
-        match next.and_then(|it| it.get("base_model_name_or_path")?.as_str()) {
-            Some(next) => base = next.into(),
-            None => break,
-        }
-    }
-    let pieces = ["tokenizer.model", "spiece.model", "vocab.json"];
-    let found = pieces.into_iter().find(|name| folder.join(name).exists());
-    found.map_or(Ok(folder.to_owned()), |found| {
-        Err(DataError::NoTokenizer {
-            folder: folder.to_owned(),
-            found,
-        })
-    })
 }
 
 #[cfg(test)]

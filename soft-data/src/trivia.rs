@@ -38,11 +38,12 @@ pub fn read_trivia_qa(path: impl AsRef<Path>) -> Result<Vec<Record>, DataError> 
             found: describe(&file),
         });
     };
-    match rows.is_empty() {
-        true => Err(DataError::NoRows {
+    if rows.is_empty() {
+        Err(DataError::NoRows {
             path: path.to_owned(),
-        }),
-        false => records(path, (1..).zip(rows), record),
+        })
+    } else {
+        records(path, (1..).zip(rows), record)
     }
 }
 

@@ -4,14 +4,14 @@
 //!
 //! Source: Joshi et al., *TriviaQA*, ACL 2017, and the rules of its official evaluation script.
 //! The SoFT paper reports exact match; it compares as written, case and all
-//! ([`exact_match`]). Most other work compares normalised texts ([`exact_match_normalized`]).
+//! ([`exact_match`]). Most other work compares normalized texts ([`exact_match_normalized`]).
 
 use std::collections::HashMap;
 
 /// Whether `prediction`, without the white space around it, is one of `answers` (without theirs)
 /// to the letter.
 ///
-/// Nothing is normalised: `paris` and `Paris.` are not `Paris`.
+/// Nothing is normalized: `paris` and `Paris.` are not `Paris`.
 pub fn exact_match<A: AsRef<str>>(prediction: &str, answers: impl IntoIterator<Item = A>) -> bool {
     let prediction = prediction.trim_matches(is_space);
     answers
@@ -39,7 +39,7 @@ pub fn exact_match_normalized<A: AsRef<str>>(
 
 /// The best F1 of `prediction` against any of `answers`, from 0 to 1; 0 without answers.
 ///
-/// Words of the normalised texts are compared as bags: with `c` words in common, precision is `c`
+/// Words of the normalized texts are compared as bags: with `c` words in common, precision is `c`
 /// over the prediction's words, recall `c` over the answer's, and F1 = 2PR / (P + R). Without a
 /// word in common it is 0, even if both texts are empty.
 pub fn f1<A: AsRef<str>>(prediction: &str, answers: impl IntoIterator<Item = A>) -> f64 {
@@ -53,8 +53,8 @@ pub fn f1<A: AsRef<str>>(prediction: &str, answers: impl IntoIterator<Item = A>)
 pub struct AnswerScore {
     /// Whether it is an accepted answer to the letter, as in the paper.
     pub exact: bool,
-    /// Whether it is one after TriviaQA's normalisation.
-    pub normalised: bool,
+    /// Whether it is one after TriviaQA's normalization.
+    pub normalized: bool,
     /// The best F1 against any accepted answer.
     pub f1: f64,
 }
@@ -64,7 +64,7 @@ impl AnswerScore {
     pub fn of<A: AsRef<str>>(prediction: &str, accepted: &[A]) -> Self {
         Self {
             exact: exact_match(prediction, accepted),
-            normalised: exact_match_normalized(prediction, accepted),
+            normalized: exact_match_normalized(prediction, accepted),
             f1: f1(prediction, accepted),
         }
     }
@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn normalisation_follows_the_official_rules() {
+    fn normalization_follows_the_official_rules() {
         let cases = [
             ("The Beatles", "beatles"),
             ("  A Tale\tof an  Age ", "tale of age"),
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn normalised_match_takes_any_alias() {
+    fn normalized_match_takes_any_alias() {
         let answers = vec!["Sunset Boulevard".to_owned(), "Sunset Blvd.".to_owned()];
         assert!(exact_match_normalized("the sunset  blvd", &answers));
         assert!(!exact_match_normalized("sunset", &answers));

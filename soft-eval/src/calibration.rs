@@ -1,6 +1,6 @@
 //! Exit thresholds with a promise: at most so many tokens differ from the full model's.
 //!
-//! Learn then test. On one part of the texts a path of candidate rules is made, from one that never leaves to one that always does; on the other
+//! Learn then test. On one part of the texts a path of candidate rules is made, from no early exits to all tokens exiting at the first exit; on the other
 //! part each is tested in turn against "its share of disagreeing tokens is higher than promised" until the test fails to reject that. Since the order was
 //! fixed before, no correction for trying many candidates is needed. The test is a bet on every text: a wealth that grows while texts disagree less than
 //! promised, and which a rule that breaks the promise brings to 1 / (1 − confidence) with at most that probability. The texts are the independent
@@ -81,7 +81,7 @@ pub struct Calibration {
     pub provable: bool,
 }
 
-/// The rule of this criterion that leaves earliest among those that keep the promise; one that never leaves when no other does.
+/// The rule of this criterion with the earliest exits among those that keep the promise; one without early exits when no other does.
 ///
 /// # Errors
 /// Settings outside their ranges; fewer than two texts, or one that is longer than the longest.
@@ -112,7 +112,7 @@ pub fn calibrate(
     let provable = rejects(&best_case, settings.disagreement, level);
     let mut best: Option<(ExitRule, PolicyOutcome)> = None;
     for rule in candidates(criterion, exits, &tuning) {
-        let kept = never_leaves(&rule, exits) || {
+        let kept = never_exits(&rule, exits) || {
             let losses = losses(&rule, exits, &testing, settings);
             rejects(&losses, settings.disagreement, level)
         };
@@ -175,7 +175,7 @@ pub fn shuffle<T>(items: &mut [T], seed: u64) {
     random::shuffle(items, |bound| (rng.uniform() * bound as f64) as usize);
 }
 
-fn never_leaves(rule: &ExitRule, exits: &Exits) -> bool {
+fn never_exits(rule: &ExitRule, exits: &Exits) -> bool {
     match rule {
         ExitRule::Patience(patience) => *patience >= exits.len(),
         ExitRule::Entropy(thresholds) => never(exits, |exit| thresholds.at(exit), |t| t <= 0.0),

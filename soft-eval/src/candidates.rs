@@ -1,7 +1,7 @@
-//! Candidate exit rules, from one that never leaves to one that always does.
+//! Candidate exit rules, from one under which no token exits early to one under which every token does.
 //!
-//! A rule has a threshold per exit. All thresholds of a candidate follow from one number, the price of a disagreement: a token leaves at an exit
-//! where its chance to disagree, at this confidence, is at most the price times the share of blocks that leaving saves. The chance is estimated by
+//! A rule has a threshold per exit. All thresholds of a candidate follow from one number, the price of a disagreement: a token exits
+//! where its probability of disagreement, at this confidence, is at most the price times the share of blocks that exiting saves. The chance is estimated by
 //! isotonic regression on the tokens that got as far as this exit under the same price. Knows traced texts, and no promise.
 //!
 //! Source of the regression: Ayer et al., 1955 (pool adjacent violators).
@@ -41,7 +41,7 @@ pub(crate) fn candidates(
     rules
 }
 
-/// The rule that lets nothing leave.
+/// The rule under which no token exits early.
 fn never(criterion: Criterion) -> ExitRule {
     match criterion {
         Criterion::Confidence => ExitRule::Confidence(Thresholds::all(1.0)),
@@ -52,7 +52,7 @@ fn never(criterion: Criterion) -> ExitRule {
     }
 }
 
-/// The rule that lets everything leave at the first exit.
+/// The rule under which every token exits at the first exit.
 fn always(criterion: Criterion) -> ExitRule {
     match criterion {
         Criterion::Confidence => ExitRule::Confidence(Thresholds::all(0.0)),
@@ -72,14 +72,14 @@ fn thresholds(
     texts: &[&Vec<TokenTrace>],
     price: f64,
 ) -> Vec<(Exit, f64)> {
-    let mut staying: Vec<&TokenTrace> = texts.iter().flat_map(|text| text.iter()).collect();
+    let mut continuing: Vec<&TokenTrace> = texts.iter().flat_map(|text| text.iter()).collect();
     let depth = exits.last().depth() as f64;
     let early = exits.iter().take(exits.len() - 1).enumerate();
     let mut found = Vec::new();
     for (index, exit) in early {
         let saved = (depth - exit.depth() as f64) / depth;
         let sureness = |token: &TokenTrace| sureness(criterion, token, index);
-        let mut seen: Vec<(f64, bool)> = staying
+        let mut seen: Vec<(f64, bool)> = continuing
             .iter()
             .map(|token| {
                 (
@@ -92,13 +92,13 @@ fn thresholds(
         seen.sort_by(|a, b| b.0.total_cmp(&a.0));
         let least = least_sure(&seen, price * saved);
         let threshold = rounded(criterion, least);
-        staying.retain(|token| !leaves(criterion, threshold, token, index));
+        continuing.retain(|token| !exits_under(criterion, threshold, token, index));
         found.push((exit, threshold));
     }
     found
 }
 
-/// How sure an exit is, the higher the surer.
+/// How confident an exit is.
 fn sureness(criterion: Criterion, token: &TokenTrace, index: usize) -> f64 {
     let early = token.early[index];
     let evidence = soft_core::policy::ExitSignals {
@@ -148,11 +148,12 @@ fn rounded(criterion: Criterion, least: Option<f64>) -> f64 {
     }
 }
 
-fn leaves(criterion: Criterion, threshold: f64, token: &TokenTrace, index: usize) -> bool {
+fn exits_under(criterion: Criterion, threshold: f64, token: &TokenTrace, index: usize) -> bool {
     let sureness = sureness(criterion, token, index);
-    match criterion.is_doubt() {
-        true => -sureness < threshold,
-        false => threshold < 1.0 && sureness > threshold,
+    if criterion.is_doubt() {
+        -sureness < threshold
+    } else {
+        threshold < 1.0 && sureness > threshold
     }
 }
 
@@ -181,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_threshold_lets_its_own_token_leave() {
+    fn a_threshold_lets_its_own_token_exit() {
         for least in [0.12345, 0.5, 0.9999, 1.0] {
             assert!(rounded(Criterion::Confidence, Some(least)) < least);
             assert!(rounded(Criterion::Entropy, Some(-least)) > least);

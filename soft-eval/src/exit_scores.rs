@@ -87,7 +87,7 @@ mod tests {
 
     fn batch(rows: &[Vec<u32>]) -> Batch {
         let examples: Vec<_> = rows.iter().cloned().map(Example::text).collect();
-        Batch::from_examples(&examples.iter().collect::<Vec<_>>(), 0).unwrap()
+        Batch::from_examples(&examples.iter().collect::<Vec<_>>()).unwrap()
     }
 
     #[test]

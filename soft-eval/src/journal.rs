@@ -4,8 +4,6 @@
 //! begun with. A last line that a kill cut short is cut off; nothing else is ever changed. Knows keys and values, nothing of what they mean.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -13,14 +11,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::EvalError;
-use crate::files::open_to_append;
+use crate::json_lines::JsonLines;
 
 /// Results by key, kept in a file.
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
     /// None when results are not to be kept.
-    file: Option<File>,
+    lines: Option<JsonLines>,
     entries: HashMap<String, Value>,
 }
 
@@ -40,7 +38,7 @@ impl Journal {
     pub fn unsaved() -> Self {
         Self {
             path: PathBuf::new(),
-            file: None,
+            lines: None,
             entries: HashMap::new(),
         }
     }
@@ -57,7 +55,7 @@ impl Journal {
             expected: "settings that can be written as JSON",
             found: error.to_string(),
         })?;
-        let (file, bytes) = open_to_append(path)?;
+        let (file, bytes) = JsonLines::open(path)?;
         // A kill may have cut a line in the middle of a character.
         let whole = bytes.iter().rposition(|byte| *byte == b'\n');
         let whole = whole.map_or(0, |end| end + 1);
@@ -83,11 +81,10 @@ impl Journal {
                 parse(path, index + 1, "a result, {\"key\", \"value\"}", line)?;
             entries.insert(entry.key, entry.value);
         }
-        file.set_len(whole as u64)
-            .map_err(EvalError::io("write", path))?;
+        file.truncate(whole)?;
         let mut journal = Self {
             path: path.to_owned(),
-            file: Some(file),
+            lines: Some(file),
             entries,
         };
         if begun.is_none() {
@@ -145,21 +142,10 @@ impl Journal {
     }
 
     fn write(&mut self, line: &impl Serialize) -> Result<(), EvalError> {
-        let Some(file) = &mut self.file else {
-            return Ok(());
-        };
-        // One write, so that a kill leaves a part of a line at worst.
-        let mut text = serde_json::to_string(line).map_err(|error| {
-            content(
-                &self.path,
-                0,
-                "a value that can be written as JSON",
-                &error.to_string(),
-            )
-        })?;
-        text.push('\n');
-        let written = file.write_all(text.as_bytes());
-        written.map_err(EvalError::io("write", &self.path))
+        match &mut self.lines {
+            Some(lines) => lines.append(line),
+            None => Ok(()),
+        }
     }
 }
 

@@ -237,9 +237,10 @@ fn kappa(pairs: &[(Verdict, Verdict)]) -> f64 {
         counts.entry(*other).or_default()[1] += 1.0;
     }
     let chance: f64 = counts.values().map(|[a, b]| a * b / number / number).sum();
-    match chance < 1.0 {
-        true => (agreement(pairs) - chance) / (1.0 - chance),
-        false => 1.0,
+    if chance < 1.0 {
+        (agreement(pairs) - chance) / (1.0 - chance)
+    } else {
+        1.0
     }
 }
 

@@ -1,4 +1,4 @@
-//! From nested models to tables and figures: how good is every exit, what does leaving early cost, and how sure is that?
+//! From nested models to tables and figures: quality and cost of every exit, with confidence intervals.
 //!
 //! Works on any backend of soft-core's traits and knows no tensor library; most of it knows no model either.
 //!
@@ -10,7 +10,7 @@
 //! | how far is every exit from the full depth? | [`Pairing`] |
 //! | which response is better? | [`judge_pairs`] with a [`Judge`]: [`VerdictLikelihood`], [`ResponseLikelihood`], [`VerdictFile`], `ChatJudge` (feature `http`) |
 //! | and how good is the judge? | [`judge_quality`](judge_quality()) |
-//! | when may tokens leave, if at most 5 % may differ from the full model's? | [`trace`](trace()), [`calibrate`] |
+//! | when may tokens exit, if at most 5 % may differ from the full model's? | [`trace`](trace()), [`calibrate`] |
 //! | how fast is each way of decoding? | [`SpeedMeter`], [`frontier`](frontier()) |
 //!
 //! [`Journal`] and [`VerdictFile`] keep results as they come, so that long evaluations go on where they stopped. [`results`] are what evaluations leave
@@ -47,6 +47,7 @@ mod exit_scores;
 mod files;
 mod frontier;
 mod journal;
+mod json_lines;
 mod judge;
 mod judge_quality;
 mod likelihood_judge;
@@ -73,7 +74,7 @@ pub use judge_quality::{HumanVerdict, JudgeQuality, judge_quality, read_pandalm}
 pub use likelihood_judge::{Encode, ResponseLikelihood, VerdictLikelihood, log_likelihoods};
 pub use pairwise::{Pair, PairwiseScore, judge_pairs};
 pub use speed::{SpeedFigures, SpeedMeter, SpeedMode, SpeedSample, speed_figures};
-pub use trace::{EarlyTrace, Left, PolicyOutcome, TokenTrace, trace};
+pub use trace::{EarlyTrace, PolicyExit, PolicyOutcome, TokenTrace, trace};
 pub use verdict_file::VerdictFile;
 
 /// The README's examples, so that they stay true.

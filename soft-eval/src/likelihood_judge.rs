@@ -8,7 +8,8 @@
 use std::collections::HashMap;
 
 use soft_core::model::Head;
-use soft_core::{DecodeModel, Exit, KvCache, Past};
+use soft_core::model::KvCache;
+use soft_core::{DecodeModel, Exit, Past};
 
 use crate::{Comparison, EvalError, Judge, Judgement, Verdict, judge_prompt};
 
@@ -64,7 +65,7 @@ pub fn log_likelihoods<M: DecodeModel>(
 
 struct Reader<'a, M: DecodeModel> {
     model: &'a M,
-    cache: &'a mut M::Cache,
+    cache: &'a mut KvCache<M::KvStore>,
 }
 
 impl<M: DecodeModel> Reader<'_, M> {

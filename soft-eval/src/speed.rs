@@ -96,7 +96,7 @@ impl SpeedSample {
     /// Seconds per token or stop token, the prompt's pass, which names the first, left out; none where it named all there is.
     fn per_token(&self) -> Option<f64> {
         let time = self.statistics.draft + self.statistics.full;
-        match self.statistics.named {
+        match self.statistics.generated {
             0 => None,
             named => Some(time.as_secs_f64() / named as f64),
         }
@@ -192,7 +192,7 @@ fn figures(
     SpeedFigures {
         mode: name.to_owned(),
         tokens: s.tokens(),
-        tokens_per_second: match s.named {
+        tokens_per_second: match s.generated {
             0 => 0.0,
             _ => 1.0 / s.time_per_token().as_secs_f64().max(1e-12),
         },
@@ -205,7 +205,7 @@ fn figures(
         same_beginning: agreeing as f64 / all.max(1) as f64,
         giga_flops: costs.per_token(&s) / 1e9,
         blocks: s.blocks_per_token(),
-        block_readings: s.block_passes_per_token(),
+        block_readings: s.weight_loads_per_token(),
         heads: s.heads_per_token(),
         draft_heads: s.draft_heads_per_token(),
         by_depth: s.tokens_by_depth.iter().map(|(d, t)| (*d, *t)).collect(),

@@ -1,4 +1,4 @@
-//! What every exit would say at every position of a text, and when a policy would leave.
+//! What every exit generates at every position of a text, and where tokens exit under a policy.
 //!
 //! One pass of the whole model per text; any number of policies and thresholds are then tried on what was seen, for nothing. Keys and
 //! values that an early exit leaves out are computed later and exactly, so that what is traced
@@ -30,12 +30,12 @@ pub struct EarlyTrace {
     pub similarity: f32,
 }
 
-/// Where a policy leaves.
+/// Where a token exits under a policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Left {
+pub struct PolicyExit {
     /// Index of the exit.
     pub exit: usize,
-    /// The token that it names.
+    /// The token generated there.
     pub token: u32,
     /// Heads applied on the way.
     pub heads: usize,
@@ -50,7 +50,7 @@ pub struct Left {
 /// As the model's own.
 ///
 /// # Panics
-/// When `positions` leave the text.
+/// When `positions` are outside the text.
 pub fn trace<M: DecodeModel>(
     model: &M,
     exits: &Exits,
@@ -93,34 +93,34 @@ pub fn trace<M: DecodeModel>(
 }
 
 impl TokenTrace {
-    /// Where a policy leaves that is shown what it asks for; `exits` are those traced.
-    pub fn leave(&self, policy: &mut dyn ExitPolicy, exits: &[Exit]) -> Left {
+    /// Where the token exits under a policy, given the signals it asks for; `exits` are those traced.
+    pub fn exit_under(&self, policy: &mut dyn ExitPolicy, exits: &[Exit]) -> PolicyExit {
         policy.next_token();
         let mut heads = 0;
         for (index, (early, &exit)) in self.early.iter().zip(exits).enumerate() {
             let mut signals = ExitSignals::default();
-            let verdict = loop {
+            let decision = loop {
                 match policy.decide(exit, &signals) {
                     ExitDecision::Ask(Signal::Score) => signals.score = Some(early.score),
                     ExitDecision::Ask(Signal::Similarity) => {
                         signals.similarity = Some(early.similarity);
                     }
-                    verdict => break verdict,
+                    decision => break decision,
                 }
             };
             heads += usize::from(signals.score.is_some());
-            if verdict == ExitDecision::Exit {
+            if decision == ExitDecision::Exit {
                 // The token itself takes a head, if none was looked at.
                 heads += usize::from(signals.score.is_none());
                 let token = early.score.token;
-                return Left {
+                return PolicyExit {
                     exit: index,
                     token,
                     heads,
                 };
             }
         }
-        Left {
+        PolicyExit {
             exit: self.early.len(),
             token: self.full,
             heads: heads + 1,
@@ -133,11 +133,11 @@ impl TokenTrace {
 pub struct PolicyOutcome {
     /// Tokens.
     pub tokens: u64,
-    /// Of these, those that left with another token than the full model's.
+    /// Of these, those that exited with another token than the full model's.
     pub disagreeing: u64,
-    /// Tokens that left at each exit, the full depth last.
+    /// Tokens that exited at each exit, the full depth last.
     pub by_exit: Vec<u64>,
-    /// Mean depth of the exits left at.
+    /// Mean depth of the exits.
     pub mean_depth: f64,
     /// Heads applied per token.
     pub heads_per_token: f64,
@@ -164,11 +164,11 @@ impl PolicyOutcome {
         for text in texts {
             let mut policy = policy.for_row();
             for token in text {
-                let left = token.leave(&mut *policy, &depths);
+                let exited = token.exit_under(&mut *policy, &depths);
                 outcome.tokens += 1;
-                outcome.disagreeing += u64::from(left.token != token.full);
-                outcome.by_exit[left.exit] += 1;
-                heads += left.heads;
+                outcome.disagreeing += u64::from(exited.token != token.full);
+                outcome.by_exit[exited.exit] += 1;
+                heads += exited.heads;
             }
         }
         let depth_sum: f64 = outcome
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trace_of_a_dynamic_answer_leaves_where_the_decoder_left() {
+    fn a_trace_of_a_dynamic_answer_exits_where_the_decoder_did() {
         let exits = Exits::new([1, 2, 4]).unwrap();
         let policies: [fn() -> Box<dyn ExitPolicy>; 4] = [
             || Box::new(Confidence(Thresholds::all(0.3))),
@@ -229,18 +229,18 @@ mod tests {
                 let depths: Vec<_> = exits.iter().collect();
                 let mut policy = policy();
                 for (index, ((token, depth), traced)) in answer.iter().zip(&traces).enumerate() {
-                    // The prompt's pass names the first token with the full model.
+                    // The prompt's pass generates the first token with the full model.
                     if index == 0 {
                         assert_eq!(*token, traced.full);
                         continue;
                     }
-                    let left = traced.leave(&mut *policy, &depths);
-                    assert_eq!((left.token, depths[left.exit].depth()), (*token, *depth));
+                    let exited = traced.exit_under(&mut *policy, &depths);
+                    assert_eq!((exited.token, depths[exited.exit].depth()), (*token, *depth));
                     early += usize::from(*depth < 4);
                 }
             }
         }
-        assert!(early > 100, "only {early} tokens left early");
+        assert!(early > 100, "only {early} tokens exited early");
     }
 
     #[test]
@@ -262,8 +262,8 @@ mod tests {
             full,
         };
         let text = vec![
-            token(score(1, 0.9), score(2, 0.9), 2), // leaves at 2, wrong
-            token(score(1, 0.1), score(2, 0.9), 2), // leaves at 4, right
+            token(score(1, 0.9), score(2, 0.9), 2), // exits at 2, wrong
+            token(score(1, 0.1), score(2, 0.9), 2), // exits at 4, right
             token(score(1, 0.1), score(2, 0.1), 3), // full depth
         ];
         let exits = Exits::new([2, 4, 8]).unwrap();

@@ -5,20 +5,18 @@
 //! a file.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::files::open_to_append;
+use crate::json_lines::JsonLines;
 use crate::{Comparison, EvalError, Judge, Judgement, Verdict};
 
 /// The verdicts of a file, and where further ones go.
 #[derive(Debug)]
 pub struct VerdictFile {
     path: PathBuf,
-    file: File,
+    lines: JsonLines,
     judge: String,
     given: Given,
 }
@@ -62,20 +60,17 @@ impl VerdictFile {
     /// When a line is no comparison, or the file cannot be read or written.
     pub fn open(path: impl AsRef<Path>, judge: impl Into<String>) -> Result<Self, EvalError> {
         let path = path.as_ref();
-        let (mut file, text) = open_to_append(path)?;
+        let (mut lines, text) = JsonLines::open(path)?;
         let judge = judge.into();
         let (given, whole) = read(path, &text, &judge)?;
-        let written = file.set_len(whole as u64).and_then(|()| {
-            // An editor may have left the last line without its end.
-            match text[..whole].last() {
-                None | Some(b'\n') => Ok(()),
-                Some(_) => file.write_all(b"\n"),
-            }
-        });
-        written.map_err(EvalError::io("write", path))?;
+        lines.truncate(whole)?;
+        // An editor may have left the last line without its end.
+        if text[..whole].last().is_some_and(|last| *last != b'\n') {
+            lines.end_line()?;
+        }
         Ok(Self {
             path: path.to_owned(),
-            file,
+            lines,
             judge,
             given,
         })
@@ -104,9 +99,10 @@ impl VerdictFile {
     /// # Errors
     /// I/O errors.
     pub fn request(&mut self, comparison: &Comparison) -> Result<(), EvalError> {
-        match self.given.contains_key(&Texts::of(comparison)) {
-            true => Ok(()),
-            false => self.write(comparison, None, None),
+        if self.given.contains_key(&Texts::of(comparison)) {
+            Ok(())
+        } else {
+            self.write(comparison, None, None)
         }
     }
 
@@ -131,14 +127,7 @@ impl VerdictFile {
             verdict,
             reply,
         };
-        let text = serde_json::to_string(&line).map_err(|error| EvalError::Content {
-            path: self.path.clone(),
-            line: None,
-            expected: "texts that can be written as JSON",
-            found: error.to_string(),
-        })?;
-        let written = self.file.write_all(format!("{text}\n").as_bytes());
-        written.map_err(EvalError::io("write", &self.path))?;
+        self.lines.append(&line)?;
         self.given.insert(texts, verdict);
         Ok(())
     }

@@ -10,7 +10,8 @@ struct Row {
     prediction: String,
     answers: Vec<String>,
     exact: bool,
-    normalised: bool,
+    #[serde(rename = "normalised")]
+    normalized: bool,
     f1: f64,
 }
 
@@ -20,7 +21,7 @@ fn random_answers_score_as_in_python() {
     let rows = text
         .lines()
         .map(|line| serde_json::from_str::<Row>(line).unwrap());
-    let (mut exact, mut normalised, mut partial) = (0, 0, 0);
+    let (mut exact, mut normalized, mut partial) = (0, 0, 0);
     for (index, row) in rows.enumerate() {
         let place = || {
             format!(
@@ -37,7 +38,7 @@ fn random_answers_score_as_in_python() {
             place()
         );
         let same = exact_match_normalized(&row.prediction, &row.answers);
-        assert_eq!(same, row.normalised, "{}", place());
+        assert_eq!(same, row.normalized, "{}", place());
         let found = f1(&row.prediction, &row.answers);
         assert!(
             (found - row.f1).abs() < 1e-12,
@@ -46,8 +47,8 @@ fn random_answers_score_as_in_python() {
             place()
         );
         exact += usize::from(row.exact);
-        normalised += usize::from(row.normalised);
+        normalized += usize::from(row.normalized);
         partial += usize::from(row.f1 > 0.0 && row.f1 < 1.0);
     }
-    assert!(exact > 100 && normalised > exact && partial > 200);
+    assert!(exact > 100 && normalized > exact && partial > 200);
 }

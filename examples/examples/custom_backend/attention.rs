@@ -1,23 +1,13 @@
-//! Causal grouped-query attention of packed states, and the cache it looks back into.
+//! Causal grouped-query attention of packed states, and the keys and values it looks back at.
 //!
 //! Rows are attended one by one: each has keys and values of its own, so that none sees another's. Plain and slow; a batched
 //! kernel would be the first thing to make faster.
 
 use std::ops::Range;
 
-use candle_core::{D, DType, Device, Error, Result, Tensor};
-use candle_nn::{Linear, Module, VarBuilder, linear_no_bias, ops, rotary_emb};
-use soft_core::KvCache;
-use soft_core::model::CacheLengths;
-
 use crate::folder::Config;
-
-/// Keys and values of earlier positions.
-pub struct Cache {
-    /// `[block][row]`.
-    blocks: Vec<Vec<Held>>,
-    lengths: CacheLengths,
-}
+use candle_core::{D, DType, Device, Result, Tensor};
+use candle_nn::{Linear, Module, VarBuilder, linear_no_bias, ops, rotary_emb};
 
 /// What one block holds of one row; `[n_kv_heads, positions, head_dim]` each.
 #[derive(Clone)]
@@ -26,46 +16,17 @@ pub struct Held {
     values: Tensor,
 }
 
-impl Cache {
-    pub fn new(model: &crate::llama::Llama, rows: usize, capacity: usize) -> Result<Self> {
-        let (depth, shape) = model.cache_shape();
-        let none = Tensor::zeros(shape, DType::F32, &Device::Cpu)?;
-        let held = Held {
+impl Held {
+    /// Nothing yet, for keys and values of this shape.
+    pub fn nothing(n_kv_heads: usize, head_dim: usize) -> Result<Self> {
+        let none = Tensor::zeros((n_kv_heads, 0, head_dim), DType::F32, &Device::Cpu)?;
+        Ok(Self {
             keys: none.clone(),
             values: none,
-        };
-        Ok(Self {
-            blocks: vec![vec![held; rows]; depth],
-            lengths: CacheLengths::new(depth, rows, capacity),
         })
     }
 
-    /// Where each row goes on in these blocks, which will hold the states that come, and what they hold by now.
-    pub fn take(
-        &mut self,
-        range: &Range<usize>,
-        counts: &[usize],
-        states: usize,
-    ) -> Result<(Vec<usize>, &mut [Vec<Held>])> {
-        let starts = self.lengths.starts(range, counts, states);
-        let starts = starts.map_err(Error::wrap)?;
-        self.lengths.advance(range.clone(), counts);
-        Ok((starts, &mut self.blocks[range.clone()]))
-    }
-}
-
-impl KvCache for Cache {
-    fn lengths(&self) -> &CacheLengths {
-        &self.lengths
-    }
-
-    fn truncate(&mut self, row: usize, positions: usize) {
-        self.lengths.truncate(row, positions);
-    }
-}
-
-impl Held {
-    /// Positions from `start` on are new; what was held there was truncated.
+    /// Positions from `start` on are new; what is held there is stale.
     fn append(&mut self, start: usize, keys: &Tensor, values: &Tensor) -> Result<()> {
         let joined = |old: &Tensor, new| Tensor::cat(&[&old.narrow(1, 0, start)?, new], 1);
         (self.keys, self.values) = (joined(&self.keys, keys)?, joined(&self.values, values)?);

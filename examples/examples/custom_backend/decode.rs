@@ -1,22 +1,15 @@
-//! What decoding asks of the model on candle. Logits are read on the host, where they are anyway.
+//! What decoding needs from the model on candle. Logits are read on the host, where they are anyway.
 
 use candle_core::{D, DType, Device, Error, Result, Tensor, bail};
 use candle_nn::{Linear, Module};
 use soft_core::conformance::Observed;
-use soft_core::model::{Head, Score};
-use soft_core::{BatchError, DecodeModel, Exit, NestedModel};
+use soft_core::model::Head;
+use soft_core::{BatchError, DecodeModel, Exit};
 
-use crate::attention::Cache;
-use crate::llama::Llama;
-
-/// The head cut down to some tokens.
-pub struct DraftHead {
-    tokens: Vec<u32>,
-    head: Linear,
-}
+use crate::llama::{Llama, Store};
 
 impl DecodeModel for Llama {
-    type DraftHead = DraftHead;
+    type DraftHead = Linear;
 
     fn tokens(&self, rows: &[Vec<u32>]) -> Result<Tensor> {
         let seq = rows.first().map_or(0, Vec::len);
@@ -40,68 +33,38 @@ impl DecodeModel for Llama {
         self.context
     }
 
-    fn empty_cache(&self, rows: usize, capacity: usize) -> Result<Cache> {
+    fn empty_store(&self, rows: usize, capacity: usize) -> Result<Store> {
         if capacity > self.context {
             bail!(
                 "a cache of {capacity} positions: the model was made for {}",
                 self.context
             );
         }
-        Cache::new(self, rows, capacity)
+        self.store(rows)
     }
 
-    fn select(&self, hidden: &Tensor, states: &[usize]) -> Result<Tensor> {
+    fn gather(&self, parts: &[&Tensor], states: &[usize]) -> Result<Tensor> {
         let states = states.iter().map(|&state| state as u32);
-        hidden.index_select(&Tensor::from_iter(states, &Device::Cpu)?, 1)
+        Tensor::cat(parts, 1)?.index_select(&Tensor::from_iter(states, &Device::Cpu)?, 1)
     }
 
-    fn concat(&self, parts: Vec<Tensor>) -> Result<Tensor> {
-        Tensor::cat(&parts, 1)
-    }
-
-    fn draft_head(&self, _exit: Exit, tokens: &[u32]) -> Result<DraftHead> {
+    fn draft_head(&self, _exit: Exit, tokens: &[u32]) -> Result<Linear> {
         let ids = self.token_tensor(tokens, tokens.len())?.squeeze(0)?;
         let weight = self.head.weight().index_select(&ids, 0)?;
-        Ok(DraftHead {
-            tokens: tokens.to_vec(),
-            head: Linear::new(weight, None),
-        })
+        Ok(Linear::new(weight, None))
     }
 
-    fn best_tokens(&self, hidden: &Tensor, head: Head<DraftHead>) -> Result<Vec<u32>> {
-        let scores = self.scores(hidden, head)?;
-        Ok(scores.iter().map(|score| score.token).collect())
-    }
-
-    fn scores(&self, hidden: &Tensor, head: Head<DraftHead>) -> Result<Vec<Score>> {
-        let rows = self.logit_rows(hidden, head)?;
-        let damaged = |row: &Vec<f32>| {
-            let highest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            !highest.is_finite() || row.iter().any(|logit| logit.is_nan())
-        };
-        if rows.iter().any(damaged) {
-            bail!("scores are not finite: the weights are damaged");
-        }
-        Ok(rows.iter().map(|row| Score::of_logits(row)).collect())
-    }
-
-    fn logit_rows(&self, hidden: &Tensor, head: Head<DraftHead>) -> Result<Vec<Vec<f32>>> {
-        let draft = match head {
-            Head::Full(exit) => return self.logits(hidden, exit)?.squeeze(0)?.to_vec2(),
-            Head::Draft(draft) => draft,
+    fn logit_rows(&self, hidden: &Tensor, head: Head<Linear>) -> Result<Vec<Vec<f32>>> {
+        let head = match head {
+            Head::Full(_) => &self.head,
+            Head::Draft(head) => head,
         };
         let normed = self.norm.forward_diff(&hidden.squeeze(0)?)?;
-        let rows: Vec<Vec<f32>> = draft.head.forward(&normed)?.to_vec2()?;
-        let spread = |row: &Vec<f32>| {
-            let mut all = vec![f32::NEG_INFINITY; self.vocab()];
-            draft
-                .tokens
-                .iter()
-                .zip(row)
-                .for_each(|(&token, &logit)| all[token as usize] = logit);
-            all
-        };
-        Ok(rows.iter().map(spread).collect())
+        let rows: Vec<Vec<f32>> = head.forward(&normed)?.to_vec2()?;
+        if rows.iter().flatten().any(|logit| !logit.is_finite()) {
+            bail!("logits are not finite: the weights are damaged");
+        }
+        Ok(rows)
     }
 
     fn cosine_similarities(&self, before: &Tensor, after: &Tensor) -> Result<Vec<f32>> {

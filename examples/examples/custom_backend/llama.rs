@@ -8,11 +8,14 @@ use candle_core::{D, DType, Device, Error, Result, Tensor};
 use candle_nn::{
     Embedding, Linear, Module, RmsNorm, VarBuilder, embedding, linear_no_bias, ops, rms_norm,
 };
-use soft_core::model::{Score, TargetScore};
+use soft_core::model::{KvCache, Score, TargetScore};
 use soft_core::{Batch, BatchError, BatchModel, Exit, NestedModel, Past, TrainModel};
 
-use crate::attention::{Attention, Cache, Held, Pass};
+use crate::attention::{Attention, Held, Pass};
 use crate::folder::{Config, Folder};
+
+/// Keys and values of earlier positions, `[block][row]`.
+pub type Store = Vec<Vec<Held>>;
 
 /// A LLaMA whose first n blocks are models of their own.
 #[derive(Clone)]
@@ -76,9 +79,10 @@ impl Llama {
                 .map(block)
                 .collect::<Result<_>>()?,
             norm: rms_norm(width, config.rms_norm_eps, body.pp("norm"))?,
-            head: match config.tie_word_embeddings {
-                true => Linear::new(embedding.embeddings().clone(), None),
-                false => linear_no_bias(width, vocab, weights.pp("lm_head"))?,
+            head: if config.tie_word_embeddings {
+                Linear::new(embedding.embeddings().clone(), None)
+            } else {
+                linear_no_bias(width, vocab, weights.pp("lm_head"))?
             },
             embedding,
             frequencies: config.frequencies(),
@@ -87,12 +91,10 @@ impl Llama {
         })
     }
 
-    /// Depth, and the shape of what a block holds of a row that is empty.
-    pub fn cache_shape(&self) -> (usize, (usize, usize, usize)) {
-        (
-            self.depth(),
-            (self.n_kv_heads, 0, 2 * self.frequencies.len()),
-        )
+    /// Keys and values of every block and row: none yet.
+    pub fn store(&self, rows: usize) -> Result<Store> {
+        let held = Held::nothing(self.n_kv_heads, 2 * self.frequencies.len())?;
+        Ok(vec![vec![held; rows]; self.depth()])
     }
 
     /// Rows of `seq` token ids each, one after the other, as a tensor.
@@ -109,27 +111,13 @@ impl Llama {
         }
         Tensor::from_slice(ids, (ids.len() / seq, seq), &Device::Cpu)
     }
-
-    /// What a pass of packed states through the blocks of `range` needs, and what the cache holds for these.
-    pub fn pass<'c>(
-        &self,
-        hidden: &Tensor,
-        range: &Range<usize>,
-        Past {
-            cache,
-            query_lens: counts,
-        }: Past<'c, Cache>,
-    ) -> Result<(Pass, &'c mut [Vec<Held>])> {
-        let (starts, held) = cache.take(range, counts, hidden.dim(1)?)?;
-        Ok((Pass::new(&starts, counts, &self.frequencies)?, held))
-    }
 }
 
 impl NestedModel for Llama {
     type Tokens = Tensor;
     type Hidden = Tensor;
     type Logits = Tensor;
-    type Cache = Cache;
+    type KvStore = Store;
     type Error = Error;
 
     fn depth(&self) -> usize {
@@ -144,12 +132,12 @@ impl NestedModel for Llama {
         &self,
         hidden: Tensor,
         range: Range<usize>,
-        past: Option<Past<Cache>>,
+        past: Option<Past<Store>>,
     ) -> Result<Tensor> {
         let Some(past) = past else {
             // Whole rows are packed rows that begin, with a cache that nobody keeps.
             let (rows, seq, width) = hidden.dims3()?;
-            let mut cache = Cache::new(self, rows, seq)?;
+            let mut cache = KvCache::new(self.store(rows)?, self.depth(), rows, seq);
             let past = Past {
                 cache: &mut cache,
                 query_lens: &vec![seq; rows],
@@ -159,7 +147,11 @@ impl NestedModel for Llama {
                 .blocks(packed, range, Some(past))?
                 .reshape((rows, seq, width));
         };
-        let (pass, held) = self.pass(&hidden, &range, past)?;
+        let Past { cache, query_lens } = past;
+        let room = cache.append(&range, query_lens, hidden.dim(1)?);
+        let (starts, held) = room.map_err(Error::wrap)?;
+        let pass = Pass::new(&starts, query_lens, &self.frequencies)?;
+        let held = &mut held[range.clone()];
         let mut blocks = self.blocks[range].iter().zip(held);
         let states = hidden.squeeze(0)?;
         blocks
@@ -213,14 +205,15 @@ impl TrainModel for Llama {
 impl BatchModel for Llama {
     fn prepare(&self, batch: &Batch) -> Result<(Tensor, Targets)> {
         let targets = batch.targets().iter();
+        let seq = batch.seq();
         let positions = targets
             .clone()
-            .map(|target| (target.row * batch.seq() + target.position) as u32);
+            .map(|target| (target.row * seq + target.position) as u32);
         let targets = Targets {
             positions: Tensor::from_iter(positions, &Device::Cpu)?,
             tokens: Tensor::from_iter(targets.map(|target| target.token), &Device::Cpu)?,
         };
-        Ok((self.token_tensor(batch.tokens(), batch.seq())?, targets))
+        Ok((self.token_tensor(&batch.padded(0), seq)?, targets))
     }
 
     fn target_scores(

@@ -104,7 +104,7 @@ fn run() -> Result<()> {
     );
 
     let examples: Vec<_> = rows.into_iter().map(Example::text).collect();
-    let batch = Batch::from_examples(&examples.iter().collect::<Vec<_>>(), 0)?;
+    let batch = Batch::from_examples(&examples.iter().collect::<Vec<_>>())?;
     same_losses(&candle, &burn, &batch, &exits)?;
     same_tokens(&candle, &burn, &prompts, &exits, args.max_new_tokens)?;
     let settings = ParamsAdamW {

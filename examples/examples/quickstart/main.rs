@@ -1,6 +1,6 @@
 //! Fine-tunes a small LLaMA three ways at equal cost and shows what each of its depths can do.
 //!
-//! Nothing to download: it starts from `examples/tiny-llama`, which `pretrain_tiny` made. The comparison
+//! Nothing to download: it starts from `examples/tiny-llama`, which `soft pretrain-tiny` made. The comparison
 //! is that of Sorted LLaMA's tables 1 and 2: SFT, SFT+ICT (one more head per exit, blocks frozen)
 //! and SoFT, each read at every exit, on prompts held out from fine-tuning. It ends with a report of all that
 //! the other programs measure: `report.rs`.
@@ -30,7 +30,7 @@ use soft_examples::terminal;
 use soft_examples::tiny_world::{Instruction, Split, World, vocabulary};
 use soft_examples::tokens::TokenArgs;
 
-/// The world that `pretrain_tiny` wrote about.
+/// The world that `soft pretrain-tiny` wrote about.
 const WORLD: u64 = 7;
 const BATCH: usize = 32;
 /// Optimiser steps of SFT and of SoFT; ICT adds its own to the model that SFT left.
@@ -62,10 +62,10 @@ fn run() -> Result<()> {
     );
 
     // Equal cost: ICT's epochs come out of SFT's, so that all three take the same steps.
-    let sft = quickstart.train("sft", Method::Sft, STEPS, &base)?;
-    let half = quickstart.train("sft-half", Method::Sft, STEPS / 2, &base)?;
-    let ict = quickstart.train("sft+ict", Method::Ict, STEPS / 2, &half)?;
-    let soft = quickstart.train("soft", Method::Soft, STEPS, &base)?;
+    let sft = quickstart.train("sft", Method::sft(), STEPS, &base)?;
+    let half = quickstart.train("sft-half", Method::sft(), STEPS / 2, &base)?;
+    let ict = quickstart.train("sft+ict", Method::ict(), STEPS / 2, &half)?;
+    let soft = quickstart.train("soft", Method::soft(), STEPS, &base)?;
 
     let models = [
         ("untuned", &base),
@@ -85,7 +85,7 @@ fn run() -> Result<()> {
     outln!("log:    {}", out.join("soft/log.jsonl").display());
     outln!("report: {}", report.display());
     outln!(
-        "\nnow let its first blocks draft for the rest:\n  cargo run --release --example generate -- --model {} --mode speculative \\\n      --prompt {:?}",
+        "\nnow let its first blocks draft for the rest:\n  cargo run --release --bin soft -- generate --model {} --mode speculative \\\n      --prompt {:?}",
         soft.display(),
         "question : put in order the words lemon egg icing . answer :"
     );
@@ -137,7 +137,7 @@ impl Quickstart {
             device: device("cpu")?,
             exits: "2:8:2".parse()?,
             train: records(&world.instructions(Split::Train)),
-            validation: ordered_batches(&examples, tokenizer.pad(), BATCH)?,
+            validation: ordered_batches(&examples, BATCH)?,
             tokenizer,
             held_out,
             held_out_records,
@@ -155,7 +155,7 @@ impl Quickstart {
             batch_size: BATCH,
             ..LoaderConfig::default()
         };
-        let loader = Loader::new(examples, self.tokenizer.pad(), loader)?;
+        let loader = Loader::new(examples, loader)?;
         let train = TrainSettings {
             schedule: Schedule {
                 peak: 1e-3,

@@ -1,4 +1,4 @@
-//! The quickstart's report: what `evaluate`, `compare`, `calibrate` and `sweep` measure on real models, on its small one.
+//! The quickstart's report: what `soft evaluate`, `soft compare`, `soft calibrate` and `soft sweep` measure on real models, on its small one.
 
 use std::path::{Path, PathBuf};
 

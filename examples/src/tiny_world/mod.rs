@@ -122,11 +122,12 @@ impl World {
         let mut portrait = self.people.portrait(random).into_iter();
         let (mut text, mut room) = (Vec::new(), DOCUMENT_WORDS);
         loop {
-            let sentence = match lessons {
-                true => shown(|| random.pick(&TASKS).1(random)),
-                false => portrait
+            let sentence = if lessons {
+                shown(|| random.pick(&TASKS).1(random))
+            } else {
+                portrait
                     .next()
-                    .unwrap_or_else(|| self.people.gossip(random)),
+                    .unwrap_or_else(|| self.people.gossip(random))
             };
             let length = sentence.split(' ').count();
             if length > room {

@@ -370,7 +370,7 @@ fn read_results(folder: &Path) {
 fn run_settings(folder: &Path) -> RunSettings {
     let exits = "2,4".parse().unwrap();
     RunSettings {
-        train: TrainSettings::new(Method::Soft, exits, 4),
+        train: TrainSettings::new(Method::soft(), exits, 4),
         validate_every: None,
         checkpoint_every: Some(2),
         keep_checkpoints: 1,
@@ -384,7 +384,6 @@ fn run_data() -> RunData<Loader> {
     RunData {
         stream: Loader::new(
             examples.collect(),
-            0,
             LoaderConfig {
                 batch_size: 2,
                 ..LoaderConfig::default()

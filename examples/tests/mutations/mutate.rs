@@ -156,9 +156,10 @@ fn mutate_value(value: &mut Value, random: &mut Random) {
                 number * 1e6,
                 number / 3.0,
             ]);
-            *value = match changed.fract() == 0.0 && changed.abs() < 1e15 {
-                true => json!(changed as i64),
-                false => json!(changed),
+            *value = if changed.fract() == 0.0 && changed.abs() < 1e15 {
+                json!(changed as i64)
+            } else {
+                json!(changed)
             };
         }
         value => *value = strange(random),

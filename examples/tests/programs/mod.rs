@@ -8,16 +8,23 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// The example `name`.
+/// A subcommand of `soft`.
+pub fn soft(subcommand: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_soft"));
+    command.arg(subcommand);
+    command
+}
+
+/// The example `name`, as cargo built it beside the tests.
 pub fn example(name: &str) -> Command {
     let test = std::env::current_exe().unwrap();
     let profile = test.parent().and_then(Path::parent).unwrap();
     Command::new(profile.join("examples").join(name))
 }
 
-/// `finetune` on the quickstart's model; what else it needs the caller adds.
+/// `soft finetune` on the quickstart's model; what else it needs the caller adds.
 pub fn finetune(data: &Path, out: &Path) -> Command {
-    let mut command = example("finetune");
+    let mut command = soft("finetune");
     command.arg("--model").arg(tiny_llama());
     command.arg("--data").arg(data).arg("--out").arg(out);
     command

@@ -1,28 +1,24 @@
-//! What decoding asks of LLaMA: packed states, heads of which only scores come to the host.
+//! What decoding needs from LLaMA: packed states, heads of which only scores are read back.
 
-use burn::tensor::{Int, Tensor, TensorData, activation};
+use burn::tensor::{Int, Tensor, TensorData};
 use soft_core::model::{Head, Score};
 use soft_core::{DecodeModel, Exit};
 
-use crate::decode::cache::Cache;
 use crate::dtype::to_f32;
 use crate::error::Error;
 use crate::model::llama::Llama;
-use crate::ops::linear::project;
+use crate::ops::head::{HeadTensors, unreadable};
+use crate::ops::kv_store::KvStore;
 
-/// The head of an exit cut down to some tokens.
+/// The weight of a head restricted to some tokens, `[tokens, d_model]`.
 #[derive(Clone, Debug)]
-pub struct DraftHead {
-    tokens: Vec<u32>,
-    /// `[tokens, d_model]`.
-    weight: Tensor<2>,
-}
+pub struct DraftHead(Tensor<2>);
 
 impl Llama {
     /// The head's weight, `[tokens, d_model]`.
-    pub(crate) fn head_tensor(&self, head: Head<DraftHead>) -> Tensor<2> {
+    fn head_tensor(&self, head: Head<DraftHead>) -> Tensor<2> {
         match head {
-            Head::Draft(head) => head.weight.clone(),
+            Head::Draft(head) => head.0.clone(),
             Head::Full(exit) => match self.exit_heads.get(exit) {
                 Some(own) => own.weight.val(),
                 None => self.head_weight(),
@@ -30,30 +26,22 @@ impl Llama {
         }
     }
 
-    /// Refuses a head that cannot be applied to packed states.
-    fn check_head(&self, head: Head<DraftHead>) -> Result<(), Error> {
-        match head {
-            Head::Full(exit) => self.check_decodable(exit),
-            Head::Draft(_) => Ok(()),
+    /// Norm and head, and packed states `[n, d_model]`.
+    fn head_and_states(
+        &self,
+        hidden: &Tensor<3>,
+        head: Head<DraftHead>,
+    ) -> Result<(HeadTensors, Tensor<2>), Error> {
+        if let Head::Full(exit) = head {
+            self.check_decodable(exit)?;
         }
-    }
-
-    /// Logits of packed states over the head's tokens, `[n, tokens]`, in f32: indices beside them in one tensor must be exact.
-    fn packed_logits(&self, hidden: &Tensor<3>, head: Head<DraftHead>) -> Tensor<2> {
         let [_, n, d_model] = hidden.dims();
-        let normed = self
-            .model
-            .norm
-            .forward(hidden.clone().reshape([n, d_model]));
-        to_f32(project(normed, self.head_tensor(head)))
-    }
-}
-
-/// The token that the head's `index` stands for.
-fn token_of(head: Head<DraftHead>, index: usize) -> u32 {
-    match head {
-        Head::Full(_) => index as u32,
-        Head::Draft(head) => head.tokens[index],
+        let tensors = HeadTensors {
+            norm: self.model.norm.weight.val(),
+            norm_eps: self.config.norm_eps,
+            weight: self.head_tensor(head),
+        };
+        Ok((tensors, hidden.clone().reshape([n, d_model])))
     }
 }
 
@@ -86,30 +74,28 @@ impl DecodeModel for Llama {
         self.config.max_positions
     }
 
-    fn empty_cache(&self, rows: usize, capacity: usize) -> Result<Cache, Error> {
-        self.new_cache(rows, capacity)
+    fn empty_store(&self, rows: usize, capacity: usize) -> Result<KvStore, Error> {
+        self.new_store(rows, capacity)
     }
 
-    fn select(&self, hidden: &Tensor<3>, states: &[usize]) -> Result<Tensor<3>, Error> {
+    fn gather(&self, parts: &[&Tensor<3>], states: &[usize]) -> Result<Tensor<3>, Error> {
+        let parts: Vec<_> = parts.iter().map(|part| (*part).clone()).collect();
+        let all = Tensor::cat(parts, 1);
+        let in_order = states.iter().copied().eq(0..all.dims()[1]);
+        if in_order {
+            return Ok(all);
+        }
         let indices: Vec<i64> = states.iter().map(|&state| state as i64).collect();
         let indices = TensorData::new(indices, [states.len()]);
-        Ok(hidden
-            .clone()
-            .select(1, Tensor::from_data(indices, &hidden.device())))
-    }
-
-    fn concat(&self, parts: Vec<Tensor<3>>) -> Result<Tensor<3>, Error> {
-        Ok(Tensor::cat(parts, 1))
+        let indices = Tensor::from_data(indices, &all.device());
+        Ok(all.select(1, indices))
     }
 
     fn draft_head(&self, exit: Exit, tokens: &[u32]) -> Result<DraftHead, Error> {
         self.check_decodable(exit)?;
         let row = self.tokens(&[tokens.to_vec()])?;
         let weight = self.head_tensor(Head::Full(exit));
-        Ok(DraftHead {
-            tokens: tokens.to_vec(),
-            weight: weight.select(0, row.reshape([tokens.len()])),
-        })
+        Ok(DraftHead(weight.select(0, row.reshape([tokens.len()]))))
     }
 
     fn draft_heads(&self, exits: &[Exit], tokens: &[u32]) -> Result<Vec<DraftHead>, Error> {
@@ -134,55 +120,13 @@ impl DecodeModel for Llama {
     }
 
     fn best_tokens(&self, hidden: &Tensor<3>, head: Head<DraftHead>) -> Result<Vec<u32>, Error> {
-        self.check_head(head)?;
-        #[cfg(feature = "flex")]
-        if self.is_on_host() {
-            let best = self.with_host_head(hidden, head, |weights, states| weights.best(states))?;
-            let best = best.ok_or(Error::ScoresNotFinite)?;
-            return Ok(best
-                .into_iter()
-                .map(|index| token_of(head, index))
-                .collect());
-        }
-        let logits = self.packed_logits(hidden, head);
-        let highest = logits.clone().max_dim(1);
-        // Indices as numbers, exact up to 2^24: one reading for both.
-        let both = Tensor::cat(vec![logits.argmax(1).float(), highest], 1);
-        let both = both.try_into_vec_as::<f32>().map_err(unreadable)?;
-        check_finite(&both)?;
-        let token = |pair: &[f32]| token_of(head, pair[0] as usize);
-        Ok(both.chunks(2).map(token).collect())
+        let (head, states) = self.head_and_states(hidden, head)?;
+        head.best(states)
     }
 
     fn scores(&self, hidden: &Tensor<3>, head: Head<DraftHead>) -> Result<Vec<Score>, Error> {
-        self.check_head(head)?;
-        #[cfg(feature = "flex")]
-        if self.is_on_host() {
-            let scores =
-                self.with_host_head(hidden, head, |weights, states| weights.scores(states))?;
-            let mut scores = scores.ok_or(Error::ScoresNotFinite)?;
-            for score in &mut scores {
-                score.token = token_of(head, score.token as usize);
-            }
-            return Ok(scores);
-        }
-        let logs = activation::log_softmax(self.packed_logits(hidden, head), 1);
-        let tokens = logs.dims()[1];
-        // Of several best tokens `argmax` names the first, sorting any.
-        let best = logs.clone().argmax(1).float();
-        let highest = logs.clone().topk(tokens.min(2), 1);
-        let entropy = (logs.clone().exp() * logs).sum_dim(1).neg();
-        let numbers = Tensor::cat(vec![best, entropy, highest], 1);
-        let width = numbers.dims()[1];
-        let numbers = numbers.try_into_vec_as::<f32>().map_err(unreadable)?;
-        check_finite(&numbers)?;
-        let score = |numbers: &[f32]| Score {
-            token: token_of(head, numbers[0] as usize),
-            probability: numbers[2].exp(),
-            second: numbers.get(3).map_or(0.0, |log| log.exp()),
-            entropy: numbers[1],
-        };
-        Ok(numbers.chunks(width).map(score).collect())
+        let (head, states) = self.head_and_states(hidden, head)?;
+        head.scores(states)
     }
 
     fn logit_rows(
@@ -190,21 +134,8 @@ impl DecodeModel for Llama {
         hidden: &Tensor<3>,
         head: Head<DraftHead>,
     ) -> Result<Vec<Vec<f32>>, Error> {
-        self.check_head(head)?;
-        let logits = self.all_logits(hidden, head)?;
-        let n = hidden.dims()[1];
-        let rows = logits.chunks(logits.len() / n);
-        let spread = |row: &[f32]| match head {
-            Head::Full(_) => row.to_vec(),
-            Head::Draft(head) => {
-                let mut all = vec![f32::NEG_INFINITY; self.config.vocab];
-                for (&token, &logit) in head.tokens.iter().zip(row) {
-                    all[token as usize] = logit;
-                }
-                all
-            }
-        };
-        Ok(rows.map(spread).collect())
+        let (head, states) = self.head_and_states(hidden, head)?;
+        head.logit_rows(states)
     }
 
     fn cosine_similarities(
@@ -216,34 +147,5 @@ impl DecodeModel for Llama {
         let dot = |a: &Tensor<3>, b: &Tensor<3>| (a.clone() * b.clone()).sum_dim(2);
         let cosines = dot(&a, &b) / (dot(&a, &a) * dot(&b, &b)).sqrt();
         cosines.try_into_vec_as::<f32>().map_err(unreadable)
-    }
-}
-
-impl Llama {
-    /// Logits of packed states over the head's tokens, on the host, state by state.
-    fn all_logits(&self, hidden: &Tensor<3>, head: Head<DraftHead>) -> Result<Vec<f32>, Error> {
-        #[cfg(feature = "flex")]
-        if self.is_on_host() {
-            return self.with_host_head(hidden, head, |weights, states| weights.logits(states));
-        }
-        let logits = self.packed_logits(hidden, head);
-        logits.try_into_vec_as::<f32>().map_err(unreadable)
-    }
-}
-
-/// Refuses numbers that damaged weights give.
-fn check_finite(numbers: &[f32]) -> Result<(), Error> {
-    let finite = numbers.iter().all(|number| number.is_finite());
-    if finite {
-        Ok(())
-    } else {
-        Err(Error::ScoresNotFinite)
-    }
-}
-
-pub(crate) fn unreadable(source: impl std::fmt::Display) -> Error {
-    Error::Read {
-        name: "scores".to_owned(),
-        reason: source.to_string(),
     }
 }

@@ -1,8 +1,5 @@
-//! Decoding with LLaMA: the cache, packed states, and the fast way on flex.
+//! The traits `NestedModel` and `DecodeModel` for LLaMA.
 
-pub(crate) mod cache;
 pub(crate) mod decode_model;
-#[cfg(feature = "flex")]
-pub(crate) mod host;
-pub(crate) mod nested_model;
-pub(crate) mod packed;
+mod nested_model;
+mod packed;

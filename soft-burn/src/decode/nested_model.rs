@@ -3,18 +3,17 @@
 use std::ops::Range;
 
 use burn::tensor::{Int, Tensor};
-use soft_core::model::ExitHead;
 use soft_core::{Exit, NestedModel, Past};
 
-use crate::decode::cache::Cache;
 use crate::error::Error;
 use crate::model::llama::Llama;
+use crate::ops::kv_store::KvStore;
 
 impl NestedModel for Llama {
     type Tokens = Tensor<2, Int>;
     type Hidden = Tensor<3>;
     type Logits = Tensor<3>;
-    type Cache = Cache;
+    type KvStore = KvStore;
     type Error = Error;
 
     fn depth(&self) -> usize {
@@ -32,7 +31,7 @@ impl NestedModel for Llama {
         &self,
         hidden: Tensor<3>,
         range: Range<usize>,
-        past: Option<Past<Cache>>,
+        past: Option<Past<KvStore>>,
     ) -> Result<Tensor<3>, Error> {
         self.check_blocks(&range)?;
         if let Some(past) = past {
@@ -52,7 +51,7 @@ impl NestedModel for Llama {
     fn logits(&self, hidden: &Tensor<3>, exit: Exit) -> Result<Tensor<3>, Error> {
         let [rows, seq, d_model] = hidden.dims();
         let states = self.at_exit(hidden, exit).reshape([rows * seq, d_model]);
-        let scores = self.head().logits(&states, exit)?;
+        let scores = self.head().logits(states, exit);
         Ok(scores.reshape([rows, seq, self.config.vocab]))
     }
 }

@@ -1,17 +1,20 @@
 //! Packed states of ragged rows through blocks and a cache.
 //!
-//! On flex the kernels take them as they are. Elsewhere linear layers run on the packed states, and attention on rows padded
-//! to one length, whose padding is computed, never read and overwritten in the cache by what comes next.
+//! The CPU kernels take them as they are. Elsewhere linear layers run on the packed states, and attention on rows padded
+//! to one length, whose padding is computed, never read, and overwritten in the cache by what comes next.
 
 use std::ops::Range;
 
 use burn::tensor::Tensor;
 use soft_core::Past;
+use soft_core::model::KvCache;
 
-use crate::decode::cache::{Cache, Store};
 use crate::error::Error;
-use crate::model::kv_store::{Span, TensorStore};
+use crate::model::block::heads_of;
 use crate::model::llama::Llama;
+use crate::ops::decoder_block::{DecodePass, decode_blocks};
+use crate::ops::kv_store::KvStore;
+use crate::ops::tensor_store::{Span, TensorStore};
 
 impl Llama {
     /// Packed states `[1, n, d_model]` through the blocks of `range`.
@@ -19,56 +22,61 @@ impl Llama {
         &self,
         hidden: Tensor<3>,
         range: Range<usize>,
-        past: Past<Cache>,
+        past: Past<KvStore>,
     ) -> Result<Tensor<3>, Error> {
         let [rows, states, d_model] = hidden.dims();
-        let Past {
-            cache,
-            query_lens: counts,
-        } = past;
-        let starts = cache.lengths.starts(&range, counts, rows * states)?;
-        let hidden = match &mut cache.store {
-            Store::Tensors(stores) => {
-                let seq = counts.iter().copied().max().unwrap_or(0);
-                let span = Span::new(starts, seq);
-                let pass = self.pass(counts, &span);
-                let states = hidden.reshape([rows * states, d_model]);
-                let blocks = self.model.layers[range.clone()].iter();
-                blocks
-                    .zip(&mut stores[range.clone()])
-                    .fold(states, |states, (block, store)| {
-                        block.forward(states, &pass, Some((store, &span)))
-                    })
-            }
-            #[cfg(feature = "flex")]
-            Store::Host(stores, _) => {
-                self.host_blocks(hidden, range.clone(), stores, (&starts, counts))?
-            }
+        let Past { cache, query_lens } = past;
+        let (starts, store) = cache.append(&range, query_lens, rows * states)?;
+        let x = hidden.reshape([rows * states, d_model]);
+        let frequencies = self.frequencies();
+        let pass = DecodePass {
+            heads: heads_of(&self.config),
+            norm_eps: self.config.norm_eps as f32,
+            frequencies: &frequencies,
+            starts: &starts,
+            query_lens,
         };
-        cache.lengths.advance(range, counts);
-        Ok(hidden.reshape([rows, states, d_model]))
+        let x = decode_blocks(
+            (x, &pass),
+            (store, range.clone()),
+            |layer| self.model.layers[layer].tensors(),
+            |x, stores| self.padded_blocks(x, range.clone(), &pass, stores),
+        )?;
+        Ok(x.reshape([rows, states, d_model]))
+    }
+
+    /// The definition of the pass, by tensor operations.
+    fn padded_blocks(
+        &self,
+        x: Tensor<2>,
+        range: Range<usize>,
+        pass: &DecodePass,
+        stores: &mut [TensorStore],
+    ) -> Tensor<2> {
+        let seq = pass.query_lens.iter().copied().max().unwrap_or(0);
+        let span = Span::new(pass.starts.to_vec(), seq);
+        let shared = self.pass(pass.query_lens, &span);
+        let blocks = self.model.layers[range].iter().zip(stores);
+        blocks.fold(x, |x, (block, store)| {
+            block.forward(x, &shared, Some((store, &span)))
+        })
     }
 
     /// An empty cache on the model's device.
     ///
     /// # Errors
     /// When `capacity` exceeds the positions the model was made for.
-    pub fn new_cache(&self, rows: usize, capacity: usize) -> Result<Cache, Error> {
-        let most = self.config.max_positions;
+    pub fn new_cache(&self, rows: usize, capacity: usize) -> Result<KvCache<KvStore>, Error> {
+        let store = self.new_store(rows, capacity)?;
+        Ok(KvCache::new(store, self.config.n_layers, rows, capacity))
+    }
+
+    pub(crate) fn new_store(&self, rows: usize, capacity: usize) -> Result<KvStore, Error> {
+        let (norm, most) = (self.model.norm.weight.val(), self.config.max_positions);
         if capacity > most {
             return Err(Error::CacheBeyondModel { capacity, most });
         }
-        Ok(Cache::new(self.empty_store(rows), rows, capacity))
-    }
-
-    fn empty_store(&self, rows: usize) -> Store {
-        let heads = crate::model::block::heads_of(&self.config);
-        #[cfg(feature = "flex")]
-        if self.is_on_host() {
-            let block = vec![Default::default(); rows * heads.key_value];
-            return Store::Host(vec![block; self.config.n_layers], heads);
-        }
-        let block = TensorStore::new(rows, heads, self.device());
-        Store::Tensors(vec![block; self.config.n_layers])
+        let heads = heads_of(&self.config);
+        Ok(KvStore::new(&norm, self.config.n_layers, rows, heads))
     }
 }

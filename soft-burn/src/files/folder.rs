@@ -20,11 +20,14 @@ pub(crate) fn new_folder(
     path: &Path,
     fill: impl FnOnce(&Path) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let absent = || match exists(path)? {
-        true => Err(Error::OutputExists {
-            path: path.to_owned(),
-        }),
-        false => Ok(()),
+    let absent = || {
+        if exists(path)? {
+            Err(Error::OutputExists {
+                path: path.to_owned(),
+            })
+        } else {
+            Ok(())
+        }
     };
     absent()?;
     if let Some(parent) = path.parent() {

@@ -259,10 +259,7 @@ fn companions(source: &Path) -> Result<Vec<(&'static str, PathBuf)>, Error> {
     let mut found = Vec::new();
     for name in COMPANIONS {
         let own = source.join(name);
-        let file = match exists(&own)? {
-            true => own,
-            false => base.join(name),
-        };
+        let file = if exists(&own)? { own } else { base.join(name) };
         if exists(&file)? {
             found.push((name, file));
         }

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use burn::module::{LoraAdapter, Module, Param, Reparameterizer};
 use burn::tensor::{Device, Tensor, TensorData};
 
-use super::TARGETS;
-use super::adapter::{Adapter, EMBEDDING, Factors, HEAD};
+use super::adapter::{Adapter, Factors};
+use super::peft::{EMBEDDING, HEAD};
 use crate::error::Error;
-use crate::model::block::Block;
+use crate::model::block::{Block, PROJECTIONS, ProjectionSpec};
 use crate::model::layers::Projection;
 use crate::model::llama::Llama;
 use crate::model::parameters::{map_parameters, named_tensors};
@@ -110,9 +110,10 @@ impl Llama {
         }
         // In PEFT too a tied head stays what it was when the embedding is replaced.
         let of_both = ["lm_head.weight", "model.embed_tokens.weight"];
-        let model = match of_both.iter().any(|name| adapter.whole.contains_key(*name)) {
-            true => self.untied(),
-            false => self,
+        let model = if of_both.iter().any(|name| adapter.whole.contains_key(*name)) {
+            self.untied()
+        } else {
+            self
         };
         let device = model.device();
         let mut left: BTreeMap<&str, _> = adapter
@@ -180,14 +181,16 @@ impl Llama {
     pub fn adapter(&self) -> Result<Option<Adapter>, Error> {
         let mut factors = BTreeMap::<String, Factors>::new();
         for (layer, block) in self.model.layers.iter().enumerate() {
-            for ((_, part), projection) in TARGETS.iter().zip(block.projections()) {
+            for (ProjectionSpec { path, .. }, projection) in
+                PROJECTIONS.iter().zip(block.projections())
+            {
                 if let Some(adapter) = projection.weight.adapter() {
                     let own = Factors {
                         rank: adapter.a.val().dims()[1],
                         scale: adapter.scale,
                         ..Factors::default()
                     };
-                    factors.insert(format!("model.layers.{layer}.{part}"), own);
+                    factors.insert(format!("model.layers.{layer}.{path}"), own);
                 }
             }
         }
@@ -224,9 +227,10 @@ impl Llama {
     ///
     /// Merge before decoding: the kernels read whole weights.
     pub fn merged(self) -> Self {
-        match self.has_adapter() {
-            true => self.materialize().unfreeze(),
-            false => self,
+        if self.has_adapter() {
+            self.materialize().unfreeze()
+        } else {
+            self
         }
     }
 

@@ -13,28 +13,19 @@ use serde::{Deserialize, Serialize};
 use soft_core::random::SplitMix64;
 
 use crate::error::Error;
+use crate::model::block::{PROJECTIONS, ProjectionSpec};
 use crate::model::config::LlamaConfig;
 use crate::model::init::uniform;
 
 pub(crate) mod adapter;
 mod attach;
+mod peft;
 #[cfg(all(test, feature = "flex"))]
 mod tests;
 
 pub use adapter::Adapter;
 use adapter::Factors;
 pub(crate) use attach::LORA;
-
-/// The weights of a block that may have an adapter, as PEFT's `target_modules` names them.
-const TARGETS: [(&str, &str); 7] = [
-    ("q_proj", "self_attn.q_proj"),
-    ("k_proj", "self_attn.k_proj"),
-    ("v_proj", "self_attn.v_proj"),
-    ("o_proj", "self_attn.o_proj"),
-    ("gate_proj", "mlp.gate_proj"),
-    ("up_proj", "mlp.up_proj"),
-    ("down_proj", "mlp.down_proj"),
-];
 
 /// What is adapted, and how.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -64,7 +55,7 @@ fn sixteen() -> f64 {
 }
 
 fn all_targets() -> Vec<String> {
-    TARGETS.map(|(name, _)| name.to_owned()).to_vec()
+    PROJECTIONS.iter().map(|it| it.target.to_owned()).collect()
 }
 
 impl Lora {
@@ -84,7 +75,7 @@ impl Lora {
     /// # Errors
     /// [`Error::Setting`] naming the setting.
     pub fn validate(&self) -> Result<(), Error> {
-        let known = |target: &String| TARGETS.iter().any(|(name, _)| name == target);
+        let known = |target: &String| PROJECTIONS.iter().any(|it| it.target == target);
         let unknown = self.targets.iter().find(|target| !known(target));
         let refused = if !(1..=MAX_RANK).contains(&self.rank) {
             Some(("lora rank", self.rank.to_string(), "1 to 65536"))
@@ -117,7 +108,8 @@ impl Lora {
         let narrowest = self
             .targets
             .iter()
-            .flat_map(|target| shape_of(target, config))
+            .flat_map(|target| PROJECTIONS.iter().find(|it| it.target == target))
+            .flat_map(|projection| (projection.shape)(config))
             .min();
         if narrowest.is_some_and(|narrowest| self.rank > narrowest) {
             return Err(Error::Setting {
@@ -151,11 +143,9 @@ impl Lora {
         let mut factors = BTreeMap::new();
         let chosen = |layer: &usize| self.layers.as_ref().is_none_or(|it| it.contains(layer));
         for layer in (0..config.n_layers).filter(chosen) {
-            for (target, part) in TARGETS {
-                if !self.targets.iter().any(|it| it == target) {
-                    continue;
-                }
-                let [d_out, d_in] = shape_of(target, config);
+            let adapted = |it: &&ProjectionSpec| self.targets.iter().any(|name| name == it.target);
+            for ProjectionSpec { path, shape, .. } in PROJECTIONS.iter().filter(adapted) {
+                let [d_out, d_in] = shape(config);
                 let bound = 1.0 / (d_in as f64).sqrt();
                 let drawn = |_| ((2.0 * uniform(&mut numbers) - 1.0) * bound) as f32;
                 let a = (0..self.rank * d_in).map(drawn);
@@ -165,7 +155,7 @@ impl Lora {
                     rank: self.rank,
                     scale: self.alpha / self.rank as f64,
                 };
-                factors.insert(format!("model.layers.{layer}.{part}"), pair);
+                factors.insert(format!("model.layers.{layer}.{path}"), pair);
             }
         }
         Ok(Adapter {
@@ -174,19 +164,5 @@ impl Lora {
             factors,
             whole: BTreeMap::new(),
         })
-    }
-}
-
-/// `[d_out, d_in]` of a weight.
-fn shape_of(target: &str, config: &LlamaConfig) -> [usize; 2] {
-    let (d_model, d_ff) = (config.d_model, config.d_feed_forward);
-    let queries = config.n_heads * config.head_dim;
-    let keys = config.n_kv_heads * config.head_dim;
-    match target {
-        "q_proj" => [queries, d_model],
-        "k_proj" | "v_proj" => [keys, d_model],
-        "o_proj" => [d_model, queries],
-        "down_proj" => [d_model, d_ff],
-        _ => [d_ff, d_model],
     }
 }

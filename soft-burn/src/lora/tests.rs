@@ -107,7 +107,7 @@ fn merged_says_what_attached_says_and_can_be_undone() {
 fn factors_get_their_share_of_the_weights_gradient() {
     let exits = Exits::new([1, 3]).unwrap();
     let row = |start: u32| Example::text((0..5).map(|i| (start + i * 3) % 13).collect());
-    let batch = Batch::from_examples(&[&row(1), &row(4)], 0).unwrap();
+    let batch = Batch::from_examples(&[&row(1), &row(4)]).unwrap();
     let gradients = |model: Llama| {
         let weighing = LossTerms {
             exits: &exits,

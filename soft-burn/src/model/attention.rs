@@ -1,18 +1,13 @@
-//! Causal grouped-query attention.
-//!
-//! Source: Ainslie et al., GQA (arXiv 2305.13245); with as many key heads as query heads it is
-//! multi-head attention. Keys and values are never repeated: the query heads that share a key
-//! head are computed as further rows of one product.
+//! An attention layer: projections, rotary positions, cache, and rows of different lengths. The attention itself is
+//! `ops::attention`.
 
 use burn::module::Module;
-use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use crate::dtype::in_f32;
-use crate::model::kv_store::{Span, TensorStore};
 use crate::model::layers::Projection;
-use crate::model::rope::Rotation;
-use crate::ops::attention::{CausalMask, Heads, masked_softmax};
+use crate::ops::attention::{CausalMask, Heads, attend};
+use crate::ops::rope::Rotation;
+use crate::ops::tensor_store::{Span, TensorStore};
 
 /// The four projections of an attention layer and its head counts.
 #[derive(Module, Debug)]
@@ -48,11 +43,7 @@ impl Attention {
         pass: &Pass,
         stored: Option<(&mut TensorStore, &Span)>,
     ) -> Tensor<2> {
-        let Heads {
-            query,
-            key_value,
-            dim,
-        } = self.heads;
+        let Heads { query, dim, .. } = self.heads;
         let (rows, seq) = (pass.rows, pass.seq);
         let q = pass
             .rotation
@@ -62,16 +53,7 @@ impl Attention {
             Some((store, span)) => store.append(span, k, v),
             None => (k, v),
         };
-        let keys = k.dims()[2];
-
-        let shared = query / key_value;
-        let q = q.reshape([rows, key_value, shared * seq, dim]);
-        let scores = q
-            .matmul(k.swap_dims(2, 3))
-            .reshape([rows, query, seq, keys]);
-        let weights = pass.weights(scores, 1.0 / (dim as f64).sqrt());
-        let weights = weights.reshape([rows, key_value, shared * seq, keys]);
-        let mixed = weights.matmul(v).reshape([rows, query, seq, dim]);
+        let mixed = attend(q, (k, v), pass.mask.as_ref());
         let mixed = mixed.swap_dims(1, 2).reshape([rows * seq, query * dim]);
         self.o_proj.forward(match &pass.padding {
             Some(padding) => mixed.select(0, padding.pack.clone()),
@@ -89,14 +71,6 @@ impl Attention {
 }
 
 impl Pass {
-    /// `softmax(scale · scores)` over the keys that each position sees, `[rows, heads, seq, keys]`.
-    fn weights(&self, scores: Tensor<4>, scale: f64) -> Tensor<4> {
-        in_f32(scores, |scores| match &self.mask {
-            Some(mask) => masked_softmax(scores, scale, mask),
-            None => softmax(scores.mul_scalar(scale), 3),
-        })
-    }
-
     /// `[n, heads * head_dim]` to `[rows, heads, seq, head_dim]`.
     fn split(&self, x: Tensor<2>, heads: usize) -> Tensor<4> {
         let x = match &self.padding {

@@ -5,9 +5,10 @@ use burn::tensor::Tensor;
 
 use crate::model::attention::{Attention, Pass};
 use crate::model::config::LlamaConfig;
-use crate::model::kv_store::{Span, TensorStore};
 use crate::model::layers::{FeedForward, Projection, RmsNorm};
 use crate::ops::attention::Heads;
+use crate::ops::decoder_block::BlockTensors;
+use crate::ops::tensor_store::{Span, TensorStore};
 
 /// One decoder block: x + attention(norm x), then x + feed-forward(norm x).
 #[derive(Module, Debug)]
@@ -18,8 +19,82 @@ pub(crate) struct Block {
     pub post_attention_layernorm: RmsNorm,
 }
 
+/// A linear map of a block.
+pub(crate) struct ProjectionSpec {
+    /// Its name in PEFT's `target_modules`.
+    pub target: &'static str,
+    /// Its path below the block.
+    pub path: &'static str,
+    /// `[d_out, d_in]`.
+    pub shape: fn(&LlamaConfig) -> [usize; 2],
+}
+
+/// The linear maps of a block: the one list from which they are initialized, loaded, saved, adapted and handed to the
+/// decoding kernels. [`Block::build`] and [`Block::projections`] keep their order.
+pub(crate) const PROJECTIONS: [ProjectionSpec; 7] = [
+    projection("q_proj", "self_attn.q_proj", |it| [queries(it), it.d_model]),
+    projection("k_proj", "self_attn.k_proj", |it| [keys(it), it.d_model]),
+    projection("v_proj", "self_attn.v_proj", |it| [keys(it), it.d_model]),
+    projection("o_proj", "self_attn.o_proj", |it| [it.d_model, queries(it)]),
+    projection("gate_proj", "mlp.gate_proj", |it| {
+        [it.d_feed_forward, it.d_model]
+    }),
+    projection("up_proj", "mlp.up_proj", |it| {
+        [it.d_feed_forward, it.d_model]
+    }),
+    projection("down_proj", "mlp.down_proj", |it| {
+        [it.d_model, it.d_feed_forward]
+    }),
+];
+
+const fn projection(
+    target: &'static str,
+    path: &'static str,
+    shape: fn(&LlamaConfig) -> [usize; 2],
+) -> ProjectionSpec {
+    ProjectionSpec {
+        target,
+        path,
+        shape,
+    }
+}
+
+fn queries(config: &LlamaConfig) -> usize {
+    config.n_heads * config.head_dim
+}
+
+fn keys(config: &LlamaConfig) -> usize {
+    config.n_kv_heads * config.head_dim
+}
+
 impl Block {
-    /// Its seven linear maps.
+    /// A block whose linear maps come from `projection`, with the norms before attention and before the feed-forward.
+    pub(crate) fn build<E>(
+        config: &LlamaConfig,
+        norms: [RmsNorm; 2],
+        mut projection: impl FnMut(&ProjectionSpec) -> Result<Projection, E>,
+    ) -> Result<Self, E> {
+        let [q, k, v, o, gate, up, down] = &PROJECTIONS;
+        let [input_layernorm, post_attention_layernorm] = norms;
+        Ok(Self {
+            self_attn: Attention {
+                q_proj: projection(q)?,
+                k_proj: projection(k)?,
+                v_proj: projection(v)?,
+                o_proj: projection(o)?,
+                heads: heads_of(config),
+            },
+            mlp: FeedForward {
+                gate_proj: projection(gate)?,
+                up_proj: projection(up)?,
+                down_proj: projection(down)?,
+            },
+            input_layernorm,
+            post_attention_layernorm,
+        })
+    }
+
+    /// Its linear maps, in the order of [`PROJECTIONS`].
     pub(crate) fn projections(&self) -> [&Projection; 7] {
         let (attention, mlp) = (&self.self_attn, &self.mlp);
         [
@@ -33,6 +108,16 @@ impl Block {
         ]
     }
 
+    /// Its weights as plain tensors.
+    pub(crate) fn tensors(&self) -> BlockTensors {
+        BlockTensors {
+            projections: self.projections().map(|it| it.weight.val()),
+            norms: [&self.input_layernorm, &self.post_attention_layernorm]
+                .map(|norm| norm.weight.val()),
+        }
+    }
+
+    /// States `[n, d_model]` to the same. With a store, new keys and values go there.
     pub(crate) fn forward(
         &self,
         x: Tensor<2>,

@@ -7,7 +7,6 @@
 
 use burn::module::Param;
 use burn::tensor::Tensor;
-use soft_core::model::ExitHead;
 use soft_core::{Exit, Exits};
 
 use crate::error::Error;
@@ -20,19 +19,16 @@ use crate::ops::linear::project;
 #[derive(Clone, Copy, Debug)]
 pub struct LlamaHead<'a>(&'a Llama);
 
-impl ExitHead<Tensor<2>> for LlamaHead<'_> {
-    type Logits = Tensor<2>;
-    type Error = Error;
-
+impl LlamaHead<'_> {
     /// Hidden states `[n, d_model]`, not normed yet, to scores `[n, vocab]`. Where the exit has a block of its own, the
     /// states are those behind it.
-    fn logits(&self, states: &Tensor<2>, exit: Exit) -> Result<Tensor<2>, Error> {
+    pub fn logits(&self, states: Tensor<2>, exit: Exit) -> Tensor<2> {
         let (_, norm) = self.0.norm_of(exit);
-        let normed = norm.forward(states.clone());
-        Ok(match self.0.exit_heads.get(exit) {
+        let normed = norm.forward(states);
+        match self.0.exit_heads.get(exit) {
             Some(head) => head.forward(normed),
             None => project(normed, self.0.head_weight()),
-        })
+        }
     }
 }
 
@@ -67,7 +63,7 @@ impl Llama {
     ///
     /// # Errors
     /// When the last of `exits` is not the full model.
-    pub fn with_exit_heads(mut self, exits: &Exits) -> Result<Self, crate::error::Error> {
+    pub fn with_exit_heads(mut self, exits: &Exits) -> Result<Self, Error> {
         let exits = exits.clone().for_depth(self.config.n_layers)?;
         let intermediate: Vec<_> = exits.iter().filter(|&exit| exit != exits.last()).collect();
         let shared = self.head_weight().detach();

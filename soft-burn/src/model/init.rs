@@ -9,12 +9,11 @@ use soft_core::Exits;
 use soft_core::random::SplitMix64;
 
 use crate::error::Error;
-use crate::model::attention::Attention;
-use crate::model::block::{Block, heads_of};
+use crate::model::block::{Block, ProjectionSpec};
 use crate::model::config::LlamaConfig;
 use crate::model::exit_blocks::{EXIT_BLOCKS, ExitBlock, ExitBlocks};
 use crate::model::exit_heads::{EXIT_HEADS, ExitHeads};
-use crate::model::layers::{Embedding, FeedForward, Projection, RmsNorm};
+use crate::model::layers::{Embedding, Projection, RmsNorm};
 use crate::model::llama::{Body, Llama};
 use crate::model::placement::Placement;
 
@@ -130,25 +129,13 @@ impl<S: WeightSource> Walk<'_, S> {
     }
 
     fn block(&mut self, config: &LlamaConfig, prefix: &str) -> Result<Block, Error> {
-        let name = |part: &str| format!("{prefix}.{part}");
-        let (d_model, d_ff) = (config.d_model, config.d_feed_forward);
-        let queries = config.n_heads * config.head_dim;
-        let keys = config.n_kv_heads * config.head_dim;
-        Ok(Block {
-            self_attn: Attention {
-                q_proj: self.projection(&name("self_attn.q_proj"), queries, d_model)?,
-                k_proj: self.projection(&name("self_attn.k_proj"), keys, d_model)?,
-                v_proj: self.projection(&name("self_attn.v_proj"), keys, d_model)?,
-                o_proj: self.projection(&name("self_attn.o_proj"), d_model, queries)?,
-                heads: heads_of(config),
-            },
-            mlp: FeedForward {
-                gate_proj: self.projection(&name("mlp.gate_proj"), d_ff, d_model)?,
-                up_proj: self.projection(&name("mlp.up_proj"), d_ff, d_model)?,
-                down_proj: self.projection(&name("mlp.down_proj"), d_model, d_ff)?,
-            },
-            input_layernorm: self.norm(&name("input_layernorm"), config)?,
-            post_attention_layernorm: self.norm(&name("post_attention_layernorm"), config)?,
+        let norms = [
+            self.norm(&format!("{prefix}.input_layernorm"), config)?,
+            self.norm(&format!("{prefix}.post_attention_layernorm"), config)?,
+        ];
+        Block::build(config, norms, |ProjectionSpec { path, shape, .. }| {
+            let [d_out, d_in] = shape(config);
+            self.projection(&format!("{prefix}.{path}"), d_out, d_in)
         })
     }
 }

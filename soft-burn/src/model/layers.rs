@@ -7,8 +7,8 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
-use crate::dtype::{in_f32, to_f32};
 use crate::ops::linear::project;
+use crate::ops::rms_norm::rms_norm;
 use crate::ops::swiglu::swiglu;
 
 /// Token embedding: one row of `weight` per token, `[vocab, d_model]`.
@@ -35,7 +35,7 @@ impl Projection {
     }
 }
 
-/// Root-mean-square norm (Zhang and Sennrich, arXiv 1910.07467): x / √(mean x² + ε) · weight.
+/// Root-mean-square norm: x / √(mean x² + ε) · weight.
 #[derive(Module, Debug)]
 pub(crate) struct RmsNorm {
     pub weight: Param<Tensor<1>>,
@@ -46,11 +46,7 @@ pub(crate) struct RmsNorm {
 impl RmsNorm {
     /// Norms every row of `[rows, d_model]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        in_f32(x, |x| {
-            let mean_square = x.clone().square().mean_dim(1);
-            let scale = mean_square.add_scalar(self.eps).sqrt().recip();
-            x * scale * to_f32(self.weight.val()).unsqueeze()
-        })
+        rms_norm(x, self.weight.val(), self.eps)
     }
 }
 

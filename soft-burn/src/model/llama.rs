@@ -17,11 +17,12 @@ use crate::model::block::Block;
 use crate::model::config::LlamaConfig;
 use crate::model::exit_blocks::ExitBlocks;
 use crate::model::exit_heads::ExitHeads;
-use crate::model::kv_store::Span;
 use crate::model::layers::{Embedding, Projection, RmsNorm};
 use crate::model::placement::Placement;
-use crate::model::rope::{self, Rotation};
+use crate::model::rope;
 use crate::ops::attention::CausalMask;
+use crate::ops::rope::Rotation;
+use crate::ops::tensor_store::Span;
 
 /// A LLaMA whose first n blocks are models of their own.
 #[derive(Module, Debug)]

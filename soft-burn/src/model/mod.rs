@@ -9,7 +9,6 @@ pub(crate) mod exit_heads;
 pub(crate) mod extract;
 pub(crate) mod head;
 pub(crate) mod init;
-pub(crate) mod kv_store;
 pub(crate) mod layers;
 pub(crate) mod llama;
 pub(crate) mod parameters;

@@ -50,13 +50,14 @@ impl Placement {
 
 /// Refuses a number type that `device` does not compute with.
 pub(crate) fn check_supported(dtype: DType, device: &Device) -> Result<(), Error> {
-    match device.supports_dtype(float_type(dtype)) {
-        true => Ok(()),
-        false => Err(Error::NumberType {
+    if device.supports_dtype(float_type(dtype)) {
+        Ok(())
+    } else {
+        Err(Error::NumberType {
             found: dtype,
             device: format!("{device:?}"),
             expected: supported(device),
-        }),
+        })
     }
 }
 

@@ -1,14 +1,9 @@
-//! Rotary position embedding in the rotate-half layout of Hugging Face checkpoints.
+//! Frequencies of the rotary position embedding, and how they are scaled for longer contexts.
 //!
-//! Position p turns the pair (x_i, x_{i+d/2}) of a head by the angle p · θ^(-2i/d). Sources: Su et al.,
-//! RoFormer (arXiv 2104.09864); transformers' `modeling_rope_utils` for the llama3 and linear
-//! scalings. Frequencies, angles and their sines are computed in f32 as the reference does, since
-//! at large positions the rounding of the angle is visible in the logits.
+//! Source: transformers' `modeling_rope_utils` for the llama3 and linear scalings. The rotation itself is
+//! `ops::rope`.
 
-use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::{Value, json};
-
-use crate::dtype::in_f32;
 
 /// How rotary frequencies are stretched for texts longer than those of pre-training.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -184,48 +179,6 @@ pub(crate) fn frequencies(head_dim: usize, theta: f64, scaling: RopeScaling) -> 
             scaling.scale(1.0 / (theta as f32).powf(exponent))
         })
         .collect()
-}
-
-/// Cosines and sines for one forward pass, each `[rows or 1, 1, seq, head_dim / 2]`.
-#[derive(Clone, Debug)]
-pub(crate) struct Rotation {
-    cos: Tensor<4>,
-    sin: Tensor<4>,
-}
-
-impl Rotation {
-    /// For rows whose `seq` positions start at `starts`; one start serves all rows.
-    pub(crate) fn new(frequencies: &[f32], starts: &[usize], seq: usize, device: &Device) -> Self {
-        let positions = starts.iter().flat_map(|&start| start..start + seq);
-        let angles: Vec<f32> = positions
-            .flat_map(|position| {
-                frequencies
-                    .iter()
-                    .map(move |frequency| position as f32 * frequency)
-            })
-            .collect();
-        let shape = [starts.len(), 1, seq, frequencies.len()];
-        let table = |values: Vec<f32>| Tensor::from_data(TensorData::new(values, shape), device);
-        Self {
-            cos: table(angles.iter().map(|angle| angle.cos()).collect()),
-            sin: table(angles.iter().map(|angle| angle.sin()).collect()),
-        }
-    }
-
-    /// Turns `x`, `[rows, heads, seq, head_dim]`.
-    pub(crate) fn apply(&self, x: Tensor<4>) -> Tensor<4> {
-        in_f32(x, |x| self.turn(x))
-    }
-
-    fn turn(&self, x: Tensor<4>) -> Tensor<4> {
-        let half = x.dims()[3] / 2;
-        let first = x.clone().narrow(3, 0, half);
-        let second = x.narrow(3, half, half);
-        let (cos, sin) = (self.cos.clone(), self.sin.clone());
-        let turned_first = first.clone() * cos.clone() - second.clone() * sin.clone();
-        let turned_second = second * cos + first * sin;
-        Tensor::cat(vec![turned_first, turned_second], 3)
-    }
 }
 
 #[cfg(test)]

@@ -66,12 +66,13 @@ pub(crate) fn squares(gradients: &[&Tensor<1>]) -> Vec<f64> {
     }
     // One reading for all: each would wait for everything that the device has yet to compute.
     let sums = gradients.iter().map(|&one| one.clone().square().sum());
-    match gradients.is_empty() {
-        true => Vec::new(),
-        false => Tensor::cat(sums.collect(), 0)
+    if gradients.is_empty() {
+        Vec::new()
+    } else {
+        Tensor::cat(sums.collect(), 0)
             .into_data()
             .iter::<f64>()
-            .collect(),
+            .collect()
     }
 }
 

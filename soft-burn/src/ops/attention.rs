@@ -1,6 +1,12 @@
-//! Which keys a position attends to, and how much.
+//! Causal grouped-query attention.
+//!
+//! Source: Ainslie et al., GQA (arXiv 2305.13245); with as many key heads as query heads it is
+//! multi-head attention. Keys and values are never repeated: the query heads that share a key
+//! head are computed as further rows of one product.
 
 use burn::tensor::{Device, Tensor, TensorData, activation};
+
+use crate::dtype::in_f32;
 
 /// How an attention layer splits its width.
 #[derive(Clone, Copy, Debug)]
@@ -49,8 +55,30 @@ impl CausalMask {
     }
 }
 
+/// Queries `[rows, n_heads, seq, head_dim]` over keys and values `[rows, n_kv_heads, keys, head_dim]`: mixed values in the
+/// shape of the queries. Without a mask every position sees every key.
+pub(crate) fn attend(
+    q: Tensor<4>,
+    (k, v): (Tensor<4>, Tensor<4>),
+    mask: Option<&CausalMask>,
+) -> Tensor<4> {
+    let [rows, heads, seq, dim] = q.dims();
+    let [_, key_value, keys, _] = k.dims();
+    let shared = heads / key_value;
+    let q = q.reshape([rows, key_value, shared * seq, dim]);
+    let scores = q.matmul(k.swap_dims(2, 3));
+    let scores = scores.reshape([rows, heads, seq, keys]);
+    let scale = 1.0 / (dim as f64).sqrt();
+    let weights = in_f32(scores, |scores| match mask {
+        Some(mask) => masked_softmax(scores, scale, mask),
+        None => activation::softmax(scores.mul_scalar(scale), 3),
+    });
+    let weights = weights.reshape([rows, key_value, shared * seq, keys]);
+    weights.matmul(v).reshape([rows, heads, seq, dim])
+}
+
 /// `softmax(scale · scores)` over the keys that each position sees, `[rows, heads, seq, keys]`.
-pub(crate) fn masked_softmax(scores: Tensor<4>, scale: f64, mask: &CausalMask) -> Tensor<4> {
+fn masked_softmax(scores: Tensor<4>, scale: f64, mask: &CausalMask) -> Tensor<4> {
     #[cfg(feature = "flex")]
     if mask.from_the_start
         && let Some(weights) = crate::ops::flex::causal_softmax(&scores, scale as f32)

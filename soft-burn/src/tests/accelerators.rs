@@ -25,11 +25,12 @@ fn accelerators() -> Vec<(String, Device)> {
     let found: Vec<_> = names
         .map(|name| (name.clone(), device(&name).unwrap()))
         .collect();
-    match found.is_empty() {
-        true => println!("NOT RUN: no accelerator found on this machine"),
-        false => found
+    if found.is_empty() {
+        println!("NOT RUN: no accelerator found on this machine")
+    } else {
+        found
             .iter()
-            .for_each(|(name, _)| println!("running on {name}")),
+            .for_each(|(name, _)| println!("running on {name}"))
     }
     found
 }
@@ -144,9 +145,9 @@ impl BatchStream for Same {
 fn trained(device: &Device) -> (Vec<f64>, Vec<f32>) {
     let model = small(device);
     let examples: Vec<_> = rows(&model).into_iter().map(Example::text).collect();
-    let batch = Batch::from_examples(&examples.iter().collect::<Vec<_>>(), 0).unwrap();
+    let batch = Batch::from_examples(&examples.iter().collect::<Vec<_>>()).unwrap();
     let exits = Exits::every(1, 1..=model.depth()).unwrap();
-    let mut trainer = Trainer::new(model, TrainSettings::new(Method::Soft, exits, 3)).unwrap();
+    let mut trainer = Trainer::new(model, TrainSettings::new(Method::soft(), exits, 3)).unwrap();
     let mut losses = Vec::new();
     for _ in 0..3 {
         let report = trainer.step(&mut Same(batch.clone())).unwrap();

@@ -91,7 +91,7 @@ impl Expected {
                 Example::new(tokens, marks).unwrap()
             })
             .collect();
-        let batch = Batch::from_examples(&rows.iter().collect::<Vec<_>>(), 0).unwrap();
+        let batch = Batch::from_examples(&rows.iter().collect::<Vec<_>>()).unwrap();
         assert_eq!(
             batch.supervised_tokens(),
             targets.iter().filter(|&&target| target >= 0).count()
@@ -277,15 +277,14 @@ fn gradients_accumulated_row_by_row() {
         let whole = expected.batch();
         let exits = expected.exits();
         let mut named = NamedGradients::default();
-        for row in 0..whole.rows() {
-            let range = row * whole.seq()..row * whole.seq() + whole.lengths()[row];
-            let tokens = whole.tokens()[range].to_vec();
+        for (row, tokens) in whole.row_tokens().enumerate() {
+            let tokens = tokens.to_vec();
             let mut marks = vec![false; tokens.len()];
             for target in whole.targets().iter().filter(|target| target.row == row) {
                 marks[target.position + 1] = true;
             }
             let example = Example::new(tokens, marks).unwrap();
-            let batch = Batch::from_examples(&[&example], 0).unwrap();
+            let batch = Batch::from_examples(&[&example]).unwrap();
             let objective = (objective, whole.supervised_tokens());
             differentiate(&model, &batch, (&exits, &AllExits), objective, &mut named);
         }

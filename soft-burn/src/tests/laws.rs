@@ -2,17 +2,20 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test's way to fail
 
+use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use proptest::prelude::*;
 use soft_core::conformance::{DecodingLaws, Equality, Laws, Observed};
-use soft_core::model::Head;
+use soft_core::model::{Head, KvCache};
 use soft_core::{DecodeModel, Exit, Exits, NestedModel, Past, Prompt};
 
-use crate::decode::decode_model::unreadable;
 use crate::error::Error;
+use crate::model::block::heads_of;
 use crate::model::config::LlamaConfig;
 use crate::model::llama::Llama;
 use crate::model::rope::RopeScaling;
+use crate::ops::head::unreadable;
+use crate::ops::kv_store::KvStore;
 use crate::tests::test_device;
 
 impl Observed for Llama {
@@ -73,9 +76,10 @@ proptest! {
 fn devices() -> [(Device, Equality); 2] {
     let device = test_device();
     let has_kernels = device == Device::flex();
-    let equality = match has_kernels {
-        true => Equality::ToTheBit,
-        false => Equality::WithinRounding,
+    let equality = if has_kernels {
+        Equality::ToTheBit
+    } else {
+        Equality::WithinRounding
     };
     [
         (device.clone(), equality),
@@ -101,6 +105,8 @@ proptest! {
             config.max_positions = 24;
             let model = Llama::random(config, seed, &device).unwrap();
             let model = if with_heads { model.with_exit_heads(&exits).unwrap() } else { model };
+            // With autodiff the cache would keep the graph of all passes.
+            let model = model.freeze();
             let seeds = prompts.iter().cloned().zip(seed..=u64::MAX);
             let prompts = seeds.map(|(tokens, seed)| Prompt { tokens, seed }).collect();
             let laws = DecodingLaws {
@@ -117,7 +123,6 @@ proptest! {
 fn plain_tensor_operations_obey_the_laws() {
     let (device, _) = &devices()[1];
     let model = Llama::random(config(3, 2, true), 7, device).unwrap();
-    assert!(!model.is_on_host());
     let rows = (0..3u32).map(|row| (0..7).map(|i| (i * 5 + row) % 19).collect());
     Laws {
         model: &model,
@@ -127,6 +132,35 @@ fn plain_tensor_operations_obey_the_laws() {
     }
     .check()
     .unwrap();
+}
+
+/// The kernels for decoding passes = the definition, on ragged rows in several pieces.
+#[test]
+fn decoding_passes_are_those_of_tensor_operations() {
+    for (device, _) in devices() {
+        let model = Llama::random(config(3, 2, true), 3, &device).unwrap();
+        let norm = model.model.norm.weight.val();
+        let in_tensors = KvStore::in_tensors(&norm, 3, 2, heads_of(&model.config));
+        let mut caches = [
+            model.new_cache(2, 16).unwrap(),
+            KvCache::new(in_tensors, 3, 2, 16),
+        ];
+        for query_lens in [[3, 5], [1, 0], [2, 1]] {
+            let count: usize = query_lens.iter().sum();
+            let tokens = (0..count).map(|i| (i * 7 % 19) as u32).collect();
+            let tokens = model.tokens(&[tokens]).unwrap();
+            let [fast, reference] = caches.each_mut().map(|cache| {
+                let past = Past {
+                    cache,
+                    query_lens: &query_lens,
+                };
+                let hidden = model.embed(&tokens).unwrap();
+                model.blocks(hidden, 0..3, Some(past)).unwrap()
+            });
+            let worst: f32 = (fast - reference).abs().max().into_scalar();
+            assert!(worst < 1e-5, "{worst}");
+        }
+    }
 }
 
 #[test]
@@ -213,5 +247,6 @@ fn damaged_weights_name_no_tokens() {
         let head = || Head::Full(Exit::new(2).unwrap());
         assert!(model.best_tokens(&hidden, head()).is_err());
         assert!(model.scores(&hidden, head()).is_err());
+        assert!(model.logit_rows(&hidden, head()).is_err());
     }
 }

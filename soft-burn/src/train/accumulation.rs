@@ -73,13 +73,14 @@ impl Accumulated {
         normalizer: f64,
     ) -> Result<(), Error> {
         let at = job.at;
-        let dropout = settings.layer_dropout;
+        let body = settings.method.body();
+        let dropout = body.and_then(|body| body.layer_dropout);
         let weighing = LossTerms {
             exits: &settings.exits,
             weights: &job.weights,
             normalizer,
-            distillation: settings.distillation,
-            balance: settings.balance_at(at.step),
+            distillation: settings.method.distillation(),
+            balance: settings.method.balance_at(at.step),
             skipping: dropout.map(|dropout| Skipping { dropout, at }),
         };
         let objective = settings.objective;

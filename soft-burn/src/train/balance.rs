@@ -1,8 +1,8 @@
-//! Keeping the intermediate exits from drowning the full depth.
+//! Limits on what intermediate exits may change of the weights they share with the full depth.
 //!
-//! Exits that nobody has trained yet start with losses several times the full model's, and what they send into the shared blocks,
-//! norm and head is as much larger: fine-tuning then rebuilds the model around its exits, and the full depth pays (the
-//! full-depth tax). Each remedy here is off by default, since the paper's loss has none.
+//! Untrained exits start with losses several times the full model's, and their gradients into the shared blocks,
+//! norm and head are as much larger, which costs the full depth accuracy (the full-depth tax). Each remedy here is off by
+//! default, since the paper's loss has none.
 //!
 //! Differs from the paper: everything in this file.
 
@@ -92,9 +92,10 @@ pub(crate) fn factors(sent: &[ExitGradient], full: Exit, limit: f64) -> Vec<f64>
     let per_weight = of_full.map_or(f64::INFINITY, |full| limit * full.norm / full.weight);
     let factor = |sent: &ExitGradient| {
         let most = per_weight * sent.weight;
-        match sent.exit == full || sent.norm <= most {
-            true => 1.0,
-            false => most / sent.norm,
+        if sent.exit == full || sent.norm <= most {
+            1.0
+        } else {
+            most / sent.norm
         }
     };
     sent.iter().map(factor).collect()

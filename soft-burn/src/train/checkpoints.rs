@@ -130,9 +130,10 @@ impl Checkpoints {
         for path in self.entries()? {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             if hidden_for(&name).is_some_and(|of| step_of(of).is_some()) {
-                let removed = match path.is_dir() {
-                    true => fs::remove_dir_all(&path),
-                    false => fs::remove_file(&path),
+                let removed = if path.is_dir() {
+                    fs::remove_dir_all(&path)
+                } else {
+                    fs::remove_file(&path)
                 };
                 removed.map_err(Error::io("remove", &path))?;
             }

@@ -4,13 +4,14 @@
 //! five positions in six carry no target, and the head is the widest layer there is.
 
 use burn::tensor::{Int, Tensor, activation};
-use soft_core::model::{ExitHead, TargetScore};
-use soft_core::{Batch, BatchModel, Exit, TrainModel};
+use soft_core::model::TargetScore;
+use soft_core::{Batch, BatchModel, Exit, Exits, TrainModel};
 
-use crate::decode::decode_model::unreadable;
 use crate::dtype::to_f32;
 use crate::error::Error;
 use crate::model::llama::Llama;
+use crate::ops::head::unreadable;
+use crate::train::training_pass::TrainingPass;
 
 /// The positions of a batch that carry targets, on the device.
 #[derive(Clone, Debug)]
@@ -71,7 +72,7 @@ impl Llama {
         targets: &Targets,
     ) -> Result<Tensor<2>, Error> {
         let hidden = self.at_exit(hidden, exit);
-        self.head().logits(&targets.states(&hidden), exit)
+        Ok(self.head().logits(targets.states(&hidden), exit))
     }
 }
 
@@ -96,7 +97,8 @@ impl TrainModel for Llama {
 
 impl BatchModel for Llama {
     fn prepare(&self, batch: &Batch) -> Result<(Tensor<2, Int>, Targets), Error> {
-        let tokens = self.token_tensor(batch.tokens(), batch.seq())?;
+        batch.check_vocabulary(self.config.vocab)?;
+        let tokens = self.token_tensor(&batch.padded(0), batch.seq())?;
         let firsts: Vec<_> = (0..batch.rows()).map(|row| row * batch.seq()).collect();
         Ok((tokens, Targets::new(self, batch, &firsts)))
     }
@@ -107,22 +109,45 @@ impl BatchModel for Llama {
         exit: Exit,
         targets: &Targets,
     ) -> Result<Vec<TargetScore>, Error> {
-        if targets.is_empty() {
-            return Ok(Vec::new());
-        }
-        let logits = self.target_logits(hidden, exit, targets)?;
-        let best = logits.clone().argmax(1).reshape([targets.len()]);
-        let right = best.equal(targets.tokens.clone()).int();
-        let nats = cross_entropies(logits, targets.tokens.clone());
-        let nats: Vec<f32> = nats.try_into_vec_as().map_err(unreadable)?;
-        let right: Vec<i64> = right.try_into_vec_as().map_err(unreadable)?;
-        let scores = nats.into_iter().zip(right);
-        let score = |(nats, right): (f32, i64)| TargetScore {
-            nats: nats.into(),
-            correct: right != 0,
-        };
-        Ok(scores.map(score).collect())
+        scores_of(self.target_logits(hidden, exit, targets)?, targets)
     }
+
+    /// Rows stay ragged: nothing is computed for padding.
+    fn batch_scores(&self, batch: &Batch, exits: &Exits) -> Result<Vec<Vec<TargetScore>>, Error> {
+        let (pass, states) = TrainingPass::new(self, batch, None)?;
+        let mut scores = Vec::with_capacity(exits.len());
+        exits.walk(
+            states,
+            |_| true,
+            |states, range| Ok::<_, Error>(pass.blocks(states, range)),
+            |stop, states| {
+                let logits = self
+                    .head()
+                    .logits(pass.at_exit(states, stop.exit), stop.exit);
+                scores.push(scores_of(logits, &pass.targets)?);
+                Ok(())
+            },
+        )?;
+        Ok(scores)
+    }
+}
+
+/// Loss and right prediction of every target, from its logits `[n, vocab]`.
+fn scores_of(logits: Tensor<2>, targets: &Targets) -> Result<Vec<TargetScore>, Error> {
+    if targets.is_empty() {
+        return Ok(Vec::new());
+    }
+    let best = logits.clone().argmax(1).reshape([targets.len()]);
+    let right = best.equal(targets.tokens.clone()).int();
+    let nats = cross_entropies(logits, targets.tokens.clone());
+    let nats: Vec<f32> = nats.try_into_vec_as().map_err(unreadable)?;
+    let right: Vec<i64> = right.try_into_vec_as().map_err(unreadable)?;
+    let scores = nats.into_iter().zip(right);
+    let score = |(nats, right): (f32, i64)| TargetScore {
+        nats: nats.into(),
+        correct: right != 0,
+    };
+    Ok(scores.map(score).collect())
 }
 
 /// −log softmax(logits)\[target\] in nats; `[n, vocab]` and `[n]` to `[n]`.

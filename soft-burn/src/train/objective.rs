@@ -18,11 +18,12 @@ use crate::ops::head_loss::head_gradients;
 use crate::ops::head_loss::terms::{HeadLearns, Predictions, Teacher, Term};
 use crate::train::balance::{Balance, ExitGradient, factors, norm_of};
 use crate::train::loss::Targets;
+use crate::train::method::Distillation;
 use crate::train::optimizer::NamedGradients;
-use crate::train::settings::{Distillation, Objective};
+use crate::train::settings::Objective;
 use crate::train::training_pass::{Skipping, TrainingPass};
 
-/// How much each exit counts, what it learns from, and what sums are divided by.
+/// Weights of the exits, what they learn from, and the divisor of sums.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LossTerms<'a> {
     pub exits: &'a Exits,
@@ -36,7 +37,7 @@ pub(crate) struct LossTerms<'a> {
     pub skipping: Option<Skipping>,
 }
 
-/// What one exit lost on one micro-batch, summed over the targets.
+/// Losses of one exit on one micro-batch, summed over the targets.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct ExitSum {
     pub exit: Exit,
@@ -55,8 +56,7 @@ impl LossTerms<'_> {
             .sum()
     }
 
-    /// What the losses of `exit` are multiplied by: the full depth learns from the targets alone, since there is nobody
-    /// deeper to follow.
+    /// The factors of the losses of `exit`; the full depth learns from the targets alone.
     fn term(&self, exit: Exit) -> Term {
         let weight = self.weight(exit) / self.normalizer;
         let distillation = self.distillation.filter(|_| exit != self.exits.last());
@@ -128,7 +128,7 @@ fn flat(
     gradients: &mut NamedGradients,
 ) -> Result<Vec<ExitSum>, Error> {
     let (pass, states) = TrainingPass::new(model, batch, weighing.skipping)?;
-    let reached = reached(model, &pass, states, weighing);
+    let reached = reached(model, &pass, states, weighing)?;
     let teacher = weighing.distillation.and_then(|distillation| {
         let full = reached.iter().find(|at| at.exit == weighing.exits.last())?;
         Some(Teacher {
@@ -168,39 +168,40 @@ struct Reached {
     normed: Tensor<2>,
 }
 
-/// Runs the blocks once and keeps the states of every exit that counts, and of the full depth when others follow it.
+/// Runs the blocks once and keeps the states of every exit with a weight, and of the full depth when it is the teacher.
 fn reached(
     model: &Llama,
     pass: &TrainingPass,
-    mut states: Tensor<2>,
+    states: Tensor<2>,
     weighing: LossTerms,
-) -> Vec<Reached> {
+) -> Result<Vec<Reached>, Error> {
     let LossTerms { exits, weights, .. } = weighing;
-    let kept = |index: usize| {
-        let follows = weighing.distillation.is_some() && index + 1 == exits.len();
-        weights[index] != 0.0 || follows
+    let used = |index: usize| {
+        let teaches = weighing.distillation.is_some() && index + 1 == exits.len();
+        weights[index] != 0.0 || teaches
     };
-    let needed = (0..exits.len()).rev().find(|&index| kept(index));
-    let needed = needed.map_or(0, |last| last + 1);
     let mut reached = Vec::new();
-    for (index, (segment, exit)) in exits.segments().zip(exits.iter()).enumerate().take(needed) {
-        states = pass.blocks(states, segment);
-        if kept(index) {
-            let hidden = pass.at_exit(&states, exit);
+    exits.walk(
+        states,
+        used,
+        |states, range| Ok::<_, Error>(pass.blocks(states, range)),
+        |stop, states| {
+            let hidden = pass.at_exit(states, stop.exit);
             let leaf = hidden
                 .clone()
                 .detach()
                 .set_require_grad(hidden.is_tracked());
-            let (_, norm) = model.norm_of(exit);
+            let (_, norm) = model.norm_of(stop.exit);
             reached.push(Reached {
-                exit,
+                exit: stop.exit,
                 normed: norm.forward(leaf.clone()),
                 hidden,
                 leaf,
             });
-        }
-    }
-    reached
+            Ok(())
+        },
+    )?;
+    Ok(reached)
 }
 
 /// Exits that count, by their head: those that share one go through it together.
@@ -247,13 +248,14 @@ fn through_head(
             teacher,
         },
         weight.clone().inner(),
-        match weight.is_require_grad() {
-            true => weighing.balance.shared_head.learns(
+        if weight.is_require_grad() {
+            weighing.balance.shared_head.learns(
                 group.iter().map(|at| at.exit),
                 weighing.exits,
                 head.is_none(),
-            ),
-            false => HeadLearns::Nothing,
+            )
+        } else {
+            HeadLearns::Nothing
         },
     );
     if let Some(gradient) = found.weight {

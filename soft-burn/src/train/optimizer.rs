@@ -167,9 +167,10 @@ impl AdamWSettings {
                 second: moments.second,
             },
         );
-        let (value, master) = match has_master {
-            true => (moved.value.clone().cast(dtype), Some(moved.value)),
-            false => (moved.value, None),
+        let (value, master) = if has_master {
+            (moved.value.clone().cast(dtype), Some(moved.value))
+        } else {
+            (moved.value, None)
         };
         let moments = Moments {
             steps,

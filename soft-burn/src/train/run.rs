@@ -16,7 +16,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use soft_core::{Batch, BatchStream, LossSchedule};
 
@@ -30,52 +29,9 @@ use crate::io::pretrained::{CompanionFile, SaveOptions, SoftInfo, check_companio
 use crate::model::llama::Llama;
 use crate::train::checkpoints::Checkpoints;
 use crate::train::log::{Log, LogLine};
+use crate::train::run_settings::{RunSettings, difference, more_steps};
 use crate::train::schedule::Decay;
-use crate::train::settings::TrainSettings;
 use crate::train::trainer::Trainer;
-
-/// What a run writes and when.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RunSettings {
-    /// The training itself.
-    pub train: TrainSettings,
-    /// Steps between validations, each logged. Without, only start and end are validated.
-    pub validate_every: Option<u64>,
-    /// Steps between checkpoints; none without.
-    pub checkpoint_every: Option<u64>,
-    /// How many checkpoints to keep, the newest. At least 1.
-    pub keep_checkpoints: usize,
-    /// Model folder the run starts from: source of the tokenizer files.
-    pub base: PathBuf,
-    /// Whatever else identifies the run (data, seed, ...); a resumed run must agree on it.
-    pub provenance: Value,
-}
-
-impl RunSettings {
-    /// Refuses settings that train nothing or make no sense.
-    ///
-    /// # Errors
-    /// [`Error::Setting`] naming the setting.
-    pub fn validate(&self) -> Result<(), Error> {
-        let at_least_1 = |key, value: u64| {
-            let (found, expected) = (value.to_string(), "at least 1");
-            if value > 0 {
-                Ok(())
-            } else {
-                Err(Error::Setting {
-                    key,
-                    found,
-                    expected,
-                })
-            }
-        };
-        at_least_1("validate_every", self.validate_every.unwrap_or(1))?;
-        at_least_1("checkpoint_every", self.checkpoint_every.unwrap_or(1))?;
-        at_least_1("keep_checkpoints", self.keep_checkpoints as u64)?;
-        self.train.validate()
-    }
-}
 
 /// What a run learns from and is validated on.
 #[derive(Debug)]
@@ -222,11 +178,17 @@ impl<S: BatchStream> Run<S> {
         Ok(run)
     }
 
-    /// Replaces how the exits are weighed: for methods beside the paper's own. A resumed run must
-    /// be given the same again.
-    pub fn with_loss_schedule(mut self, sorted_loss: Box<dyn LossSchedule + Send>) -> Self {
-        self.trainer = self.trainer.with_loss_schedule(sorted_loss);
-        self
+    /// Weighs the exits by a schedule of the caller's own ([`Trainer::with_loss_schedule`]); a resumed run must be given the same
+    /// again.
+    ///
+    /// # Errors
+    /// When the settings name none.
+    pub fn with_loss_schedule(
+        mut self,
+        schedule: Box<dyn LossSchedule + Send>,
+    ) -> Result<Self, Error> {
+        self.trainer = self.trainer.with_loss_schedule(schedule)?;
+        Ok(self)
     }
 
     /// Gives checkpoints and the finished model `files` beside those of the base model's folder, in place of those of the same name.
@@ -301,7 +263,7 @@ impl<S: BatchStream> Run<S> {
         let train = &self.settings.train;
         SoftInfo {
             exits: train.exits.clone(),
-            method: train.method.name().to_owned(),
+            method: train.method.name().as_str().to_owned(),
             provenance: serde_json::json!({
                 "base": self.settings.base,
                 "run": self.settings.provenance,
@@ -385,13 +347,6 @@ fn due(every: Option<u64>, step: u64) -> bool {
     step > 0 && every.is_some_and(|every| step.is_multiple_of(every))
 }
 
-/// The steps that a run was started with, where it is now given more and its rate does not depend on how many there are.
-fn more_steps(before: &Value, now: &RunSettings) -> Option<u64> {
-    let steps = before.get("train")?.get("steps")?.as_u64()?;
-    let is_constant = now.train.schedule.decay == Decay::Constant;
-    (is_constant && now.train.steps > steps).then_some(steps)
-}
-
 /// Makes a run of `steps` steps one of as many as the settings say, and keeps what it had finished.
 fn reopen(out: &Path, steps: u64, settings: &RunSettings) -> Result<(), Error> {
     for name in [MODEL, ADAPTER] {
@@ -405,39 +360,4 @@ fn reopen(out: &Path, steps: u64, settings: &RunSettings) -> Result<(), Error> {
     }
     // Last: a kill before it leaves a run that can be given more steps again.
     replace_json(&out.join(RUN), settings)
-}
-
-/// The first setting in which two runs differ, as "key was this and is that"; but for the number of steps where there are `more`.
-fn difference(before: &Value, now: &RunSettings, more: Option<u64>) -> Option<String> {
-    // Through text as the other side went, so that numbers are read alike.
-    let mut now: Value = serde_json::from_str(&serde_json::to_string(now).ok()?).ok()?;
-    if let Some(steps) = more {
-        now["train"]["steps"] = steps.into();
-    }
-    let difference = first_difference("", before, &now)?;
-    let advice = match now["train"]["schedule"]["decay"].as_str() {
-        _ if !difference.starts_with("train.steps ") => "",
-        Some("constant") => "; a run can be given more steps, not fewer",
-        _ => "; a cosine is laid out for its steps: start a new run from the model of this one",
-    };
-    Some(difference + advice)
-}
-
-fn first_difference(key: &str, before: &Value, now: &Value) -> Option<String> {
-    let (Value::Object(old), Value::Object(new)) = (before, now) else {
-        let same = before == now;
-        return (!same)
-            .then(|| format!("{key} was {before} when the run was started and is {now} now"));
-    };
-    let added = new.keys().filter(|name| !old.contains_key(*name));
-    old.keys().chain(added).find_map(|name| {
-        let key = if key.is_empty() {
-            name.clone()
-        } else {
-            format!("{key}.{name}")
-        };
-        let value =
-            |map: &serde_json::Map<String, Value>| map.get(name).cloned().unwrap_or_default();
-        first_difference(&key, &value(old), &value(new))
-    })
 }

@@ -1,4 +1,4 @@
-//! Which training settings make sense, alone, together, and for a model of some shape.
+//! Which values of training settings make sense, alone and for a model of some shape.
 //!
 //! Knows values only: everything here can be refused before a weight is read.
 
@@ -7,21 +7,12 @@ use crate::error::Error;
 use crate::model::config::LlamaConfig;
 use crate::train::balance::Balance;
 use crate::train::layer_dropout::LayerDropout;
-use crate::train::settings::{Distillation, Method, Objective, TrainSettings, Weights};
+use crate::train::method::{
+    BodyOptions, Distillation, Method, SoftOptions, TrainedWeights, Weights,
+};
+use crate::train::settings::{Objective, TrainSettings};
 
-/// Refuses more last blocks than there are, and none.
-pub(crate) fn check_last_blocks(count: usize, depth: usize) -> Result<(), Error> {
-    match (1..=depth).contains(&count) {
-        true => Ok(()),
-        false => refuse(
-            "last blocks to train",
-            format!("{count} of {depth}"),
-            "1 to the number of blocks",
-        ),
-    }
-}
-
-/// Micro-batches of a step that are held at a time.
+/// Most micro-batches of a step, which are held in memory together.
 const MAX_ACCUMULATION: usize = 10_000;
 
 /// A setting's refusal.
@@ -37,127 +28,48 @@ pub(crate) fn refuse<T>(
     })
 }
 
-impl TrainSettings {
-    /// Refuses options that do not go with the method, the exits or each other.
-    pub(crate) fn check_options(&self) -> Result<(), Error> {
-        if self.weights == DType::F16 {
-            // Small gradients vanish in it without loss scaling, which bf16 does not need.
-            return refuse(
-                "the number type to train in",
-                self.weights.to_string(),
-                "f32 or bf16",
-            );
-        }
-        let exits = self.exits.len();
-        let given = [
-            ("weights of the exits", self.exit_weights.is_some()),
-            ("curriculum", self.curriculum.is_some()),
-            (
-                "exits sampled per micro-batch",
-                self.sampled_exits.is_some(),
-            ),
-            ("balance", self.balance != Balance::default()),
-        ];
-        if self.method != Method::Soft
-            && let Some((key, _)) = given.iter().find(|(_, given)| *given)
-        {
-            return refuse(
-                key,
-                format!("some, and method {}", self.method.name()),
-                "method soft",
-            );
-        }
-        if let Some(Weights::PerExit(weights)) = &self.exit_weights {
-            if weights.len() != exits {
-                let found = format!("{} for {exits} exits", weights.len());
-                return refuse("weights of the exits", found, "one per exit");
-            }
-            let sum: f64 = weights.iter().sum();
-            if (sum - 1.0).abs() > 1e-6 {
-                let found = format!("{weights:?}, which sum to {sum}");
-                return refuse("weights of the exits", found, "weights that sum to 1");
-            }
-        }
-        if let Some(sampled) = self.sampled_exits
-            && sampled.draws > exits
-        {
-            let found = format!("{} of {exits}", sampled.draws);
-            return refuse(
-                "exits sampled per micro-batch",
-                found,
-                "at most the number of exits",
-            );
-        }
-        if self.balance.limit.is_none() && self.balance.limit_from.is_some() {
-            let found = "a step, and no limit".to_owned();
-            return refuse("balance limit_from", found, "a limit to begin there");
-        }
-        if let Some(limit) = self.balance.limit {
-            if !(limit.is_finite() && limit > 0.0) {
-                return refuse("balance limit", limit.to_string(), "a number above 0");
-            }
-            let without_full = match &self.exit_weights {
-                Some(Weights::PerExit(weights)) => weights.last() == Some(&0.0),
-                _ => false,
-            };
-            if self.sampled_exits.is_some() || without_full {
-                let found = "one, and micro-batches without the full depth".to_owned();
-                return refuse(
-                    "balance limit",
-                    found,
-                    "no sampled exits, and a weight of the full depth, whose gradient is the measure",
-                );
-            }
-        }
-        self.check_what_is_trained()?;
-        self.check_distillation()
+/// Refuses more last blocks than there are, and none.
+pub(crate) fn check_last_blocks(count: usize, depth: usize) -> Result<(), Error> {
+    if (1..=depth).contains(&count) {
+        return Ok(());
     }
+    let found = format!("{count} of {depth}");
+    refuse("last blocks to train", found, "1 to the number of blocks")
+}
 
-    /// Refuses to train and to freeze the same weights, and rows that skip what is frozen.
-    fn check_what_is_trained(&self) -> Result<(), Error> {
-        let frozen = matches!(self.method, Method::Ict | Method::Balcony);
-        let method = self.method.name();
-        let given = [
-            ("last blocks to train", self.last_blocks.is_some()),
-            ("lora", self.lora.is_some()),
-            ("layer dropout", self.layer_dropout.is_some()),
-        ];
-        if self.train_body {
-            if self.method != Method::Balcony {
-                let found = format!("so, and method {method}");
-                return refuse("train_body", found, "method balcony");
-            }
-            if self.objective == Objective::Plain {
-                let found = "plain, with train_body".to_owned();
-                return refuse("objective", found, "flat, which alone has it");
-            }
+/// Refuses weights of exits that do not sum to 1.
+pub(crate) fn check_weights(weights: &[f64]) -> Result<(), Error> {
+    let sum: f64 = weights.iter().sum();
+    if (sum - 1.0).abs() <= 1e-6 {
+        return Ok(());
+    }
+    let found = format!("{weights:?}, which sum to {sum}");
+    refuse("weights of the exits", found, "weights that sum to 1")
+}
+
+impl TrainSettings {
+    /// Refuses settings that train nothing or make no sense.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] naming the setting.
+    pub fn validate(&self) -> Result<(), Error> {
+        self.check_numbers()?;
+        if self.dtype == DType::F16 {
+            // Small gradients vanish in it without loss scaling, which bf16 does not need.
+            let found = self.dtype.to_string();
+            return refuse("the number type to train in", found, "f32 or bf16");
         }
-        if frozen && let Some((key, _)) = given.iter().find(|(_, given)| *given) {
-            let found = format!("some, and method {method}");
-            return refuse(key, found, "a method that trains blocks");
+        if let Method::Soft(soft) = &self.method {
+            soft.check(self.exits.len())?;
         }
-        if let Some(lora) = &self.lora {
-            if self.last_blocks.is_some() {
-                let found = "some, and last blocks to train".to_owned();
-                return refuse(
-                    "lora",
-                    found,
-                    "one or the other; lora has layers of its own",
-                );
-            }
-            lora.validate()?;
+        if let Some(body) = self.method.body() {
+            body.check()?;
         }
-        if let Some(LayerDropout { rate, .. }) = self.layer_dropout {
-            if !(rate > 0.0 && rate < 1.0) {
-                let expected = "above 0 and below 1";
-                return refuse("layer dropout", rate.to_string(), expected);
-            }
-            if self.objective == Objective::Plain {
-                let found = "plain, with layer dropout".to_owned();
-                return refuse("objective", found, "flat, which alone has it");
-            }
+        if let Some(distillation) = self.method.distillation() {
+            distillation.check()?;
         }
-        Ok(())
+        self.check_plain_objective()?;
+        self.method.loss_schedule().map(drop)
     }
 
     /// Refuses what a model of this shape does not have: for what can be known before its weights are read.
@@ -167,120 +79,152 @@ impl TrainSettings {
     pub fn check_within(&self, config: &LlamaConfig) -> Result<(), Error> {
         self.validate()?;
         self.exits.clone().for_depth(config.n_layers)?;
-        if let Some(count) = self.last_blocks {
-            check_last_blocks(count, config.n_layers)?;
+        match self.method.body().map(|body| &body.trained) {
+            Some(TrainedWeights::LastBlocks(count)) => check_last_blocks(*count, config.n_layers),
+            Some(TrainedWeights::Lora(lora)) => lora.check_within(config),
+            _ => Ok(()),
         }
-        let lora = self.lora.as_ref();
-        lora.map_or(Ok(()), |lora| lora.check_within(config))
     }
 
-    fn check_distillation(&self) -> Result<(), Error> {
-        if self.objective == Objective::Plain
-            && (self.distillation.is_some() || self.balance != Balance::default())
-        {
-            let found = "plain, with distillation or balance".to_owned();
-            return refuse("objective", found, "flat, which alone has them");
-        }
-        let Some(Distillation { share, temperature }) = self.distillation else {
+    /// The plain objective has the paper's loss alone.
+    fn check_plain_objective(&self) -> Result<(), Error> {
+        if self.objective != Objective::Plain {
             return Ok(());
+        }
+        let refused = |found: &str, expected| refuse("objective", found.to_owned(), expected);
+        if self.method.trains_body_beside_exits() {
+            return refused("plain, with train_body", "flat, which alone has it");
+        }
+        let body = self.method.body();
+        if body.is_some_and(|body| body.layer_dropout.is_some()) {
+            return refused("plain, with layer dropout", "flat, which alone has it");
+        }
+        let balanced = match &self.method {
+            Method::Soft(soft) => soft.balance != Balance::default(),
+            _ => false,
         };
-        if self.method == Method::Sft {
-            let found = "some, and method sft".to_owned();
-            return refuse(
-                "distillation",
-                found,
-                "a method that trains intermediate exits",
-            );
-        }
-        if !(share > 0.0 && share <= 1.0) {
-            return refuse(
-                "distillation share",
-                share.to_string(),
-                "above 0, at most 1",
-            );
-        }
-        if !(temperature.is_finite() && temperature > 0.0) {
-            return refuse(
-                "distillation temperature",
-                temperature.to_string(),
-                "a number above 0",
-            );
+        if balanced || self.method.distillation().is_some() {
+            let found = "plain, with distillation or balance";
+            return refused(found, "flat, which alone has them");
         }
         Ok(())
     }
 
-    /// Refuses settings that train nothing or make no sense.
-    ///
-    /// # Errors
-    /// [`Error::Setting`] naming the setting.
-    pub fn validate(&self) -> Result<(), Error> {
-        let optimizer = &self.optimizer;
-        let checks = [
-            (
-                "steps",
-                self.steps > 0,
-                self.steps.to_string(),
-                "at least 1",
+    fn check_numbers(&self) -> Result<(), Error> {
+        let (optimizer, schedule) = (&self.optimizer, &self.schedule);
+        let check = |key, good: bool, found: &dyn std::fmt::Display, expected| {
+            if good {
+                Ok(())
+            } else {
+                refuse(key, found.to_string(), expected)
+            }
+        };
+        check("steps", self.steps > 0, &self.steps, "at least 1")?;
+        let accumulation = (1..=MAX_ACCUMULATION).contains(&self.accumulation);
+        check(
+            "accumulation",
+            accumulation,
+            &self.accumulation,
+            "1 to 10000",
+        )?;
+        check(
+            "warm-up steps",
+            schedule.warmup_steps <= self.steps,
+            &format_args!(
+                "{} of {} steps, which never reach the rate",
+                schedule.warmup_steps, self.steps
             ),
-            (
-                "accumulation",
-                (1..=MAX_ACCUMULATION).contains(&self.accumulation),
-                self.accumulation.to_string(),
-                "1 to 10000",
-            ),
-            (
-                "warm-up steps",
-                self.schedule.warmup_steps <= self.steps,
-                format!(
-                    "{} of {} steps, which never reach the rate",
-                    self.schedule.warmup_steps, self.steps
-                ),
-                "at most the number of steps",
-            ),
-            (
-                "learning rate",
-                self.schedule.peak.is_finite() && self.schedule.peak >= 0.0,
-                self.schedule.peak.to_string(),
-                "a number, 0 or more",
-            ),
-            (
-                "beta1",
-                (0.0..1.0).contains(&optimizer.beta1),
-                optimizer.beta1.to_string(),
-                "0 to below 1",
-            ),
-            (
-                "beta2",
-                (0.0..1.0).contains(&optimizer.beta2),
-                optimizer.beta2.to_string(),
-                "0 to below 1",
-            ),
-            (
-                "eps",
-                optimizer.eps > 0.0,
-                optimizer.eps.to_string(),
-                "more than 0",
-            ),
-            (
-                "weight decay",
-                optimizer.weight_decay >= 0.0,
-                optimizer.weight_decay.to_string(),
-                "0 or more",
-            ),
-            (
-                "clip norm",
-                optimizer.clip_norm.is_none_or(|norm| norm > 0.0),
-                format!("{:?}", optimizer.clip_norm),
-                "more than 0, or none",
-            ),
-        ];
-        match checks.into_iter().find(|(_, good, _, _)| !good) {
-            None => self.loss_schedule().map(drop),
-            Some((key, _, found, expected)) => Err(Error::Setting {
-                key,
-                found,
-                expected,
-            }),
+            "at most the number of steps",
+        )?;
+        let rate = schedule.peak.is_finite() && schedule.peak >= 0.0;
+        check("learning rate", rate, &schedule.peak, "a number, 0 or more")?;
+        for (key, beta) in [("beta1", optimizer.beta1), ("beta2", optimizer.beta2)] {
+            check(key, (0.0..1.0).contains(&beta), &beta, "0 to below 1")?;
         }
+        check("eps", optimizer.eps > 0.0, &optimizer.eps, "more than 0")?;
+        let decay = optimizer.weight_decay;
+        check("weight decay", decay >= 0.0, &decay, "0 or more")?;
+        check(
+            "clip norm",
+            optimizer.clip_norm.is_none_or(|norm| norm > 0.0),
+            &format_args!("{:?}", optimizer.clip_norm),
+            "more than 0, or none",
+        )
+    }
+}
+
+impl SoftOptions {
+    fn check(&self, exits: usize) -> Result<(), Error> {
+        if let Some(Weights::PerExit(weights)) = &self.exit_weights {
+            if weights.len() != exits {
+                let found = format!("{} for {exits} exits", weights.len());
+                return refuse("weights of the exits", found, "one per exit");
+            }
+            check_weights(weights)?;
+        }
+        if let Some(sampled) = self.sampled_exits
+            && sampled.draws > exits
+        {
+            let found = format!("{} of {exits}", sampled.draws);
+            let expected = "at most the number of exits";
+            return refuse("exits sampled per micro-batch", found, expected);
+        }
+        self.check_balance()
+    }
+
+    fn check_balance(&self) -> Result<(), Error> {
+        let Balance {
+            limit, limit_from, ..
+        } = self.balance;
+        let Some(limit) = limit else {
+            if limit_from.is_some() {
+                let found = "a step, and no limit".to_owned();
+                return refuse("balance limit_from", found, "a limit to begin there");
+            }
+            return Ok(());
+        };
+        if !(limit.is_finite() && limit > 0.0) {
+            return refuse("balance limit", limit.to_string(), "a number above 0");
+        }
+        let without_full = match &self.exit_weights {
+            Some(Weights::PerExit(weights)) => weights.last() == Some(&0.0),
+            _ => false,
+        };
+        if self.sampled_exits.is_some() || without_full {
+            let found = "one, and micro-batches without the full depth".to_owned();
+            let expected =
+                "no sampled exits, and a weight of the full depth, whose gradient is the measure";
+            return refuse("balance limit", found, expected);
+        }
+        Ok(())
+    }
+}
+
+impl BodyOptions {
+    fn check(&self) -> Result<(), Error> {
+        if let TrainedWeights::Lora(lora) = &self.trained {
+            lora.validate()?;
+        }
+        if let Some(LayerDropout { rate, .. }) = self.layer_dropout
+            && !(rate > 0.0 && rate < 1.0)
+        {
+            return refuse("layer dropout", rate.to_string(), "above 0 and below 1");
+        }
+        Ok(())
+    }
+}
+
+impl Distillation {
+    fn check(&self) -> Result<(), Error> {
+        let Self { share, temperature } = *self;
+        if !(share > 0.0 && share <= 1.0) {
+            let expected = "above 0, at most 1";
+            return refuse("distillation share", share.to_string(), expected);
+        }
+        if !(temperature.is_finite() && temperature > 0.0) {
+            let found = temperature.to_string();
+            return refuse("distillation temperature", found, "a number above 0");
+        }
+        Ok(())
     }
 }

@@ -11,15 +11,16 @@ use crate::error::Error;
 use crate::model::block::Block;
 use crate::model::llama::Llama;
 use crate::model::placement::check_supported;
+use crate::train::method::{Method, MethodName, SoftOptions, TrainedWeights, intermediate};
 use crate::train::setting_checks::{check_last_blocks, refuse};
-use crate::train::settings::{Method, TrainSettings};
+use crate::train::settings::TrainSettings;
 
 /// The model ready to be trained with these settings.
 pub(crate) fn fitted(model: Llama, settings: &TrainSettings) -> Result<Llama, Error> {
     settings.check_within(model.config())?;
     let exits = settings.exits.clone().for_depth(model.depth())?;
-    let model = with_parts(settings.method, model, &exits)?;
-    let model = match (&settings.lora, model.has_adapter()) {
+    let model = with_parts(settings.method.name(), model, &exits)?;
+    let model = match (settings.method.lora(), model.has_adapter()) {
         (Some(lora), false) => {
             let fresh = lora.fresh(model.config())?;
             model.with_adapter(&fresh)?
@@ -42,34 +43,40 @@ pub(crate) fn fitted(model: Llama, settings: &TrainSettings) -> Result<Llama, Er
         }
         (None, false) => model,
     };
-    check_supported(settings.weights, &model.device())?;
-    let model = model.with_weights(settings.weights);
-    let model = match settings.gradient_checkpointing {
-        true => checkpointed(model.train()),
-        false => model.train(),
+    check_supported(settings.dtype, &model.device())?;
+    let model = model.with_weights(settings.dtype);
+    let model = if settings.gradient_checkpointing {
+        checkpointed(model.train())
+    } else {
+        model.train()
     };
-    Ok(match (settings.method, settings.last_blocks) {
-        (Method::Ict, _) => model.freeze_all_but_exit_heads(),
-        (Method::Balcony, _) if !settings.train_body => model.freeze_all_but_exit_blocks(),
-        (_, Some(count)) => model.freeze_all_but_last(count)?,
-        _ => model,
-    })
+    match &settings.method {
+        Method::Ict(_) => Ok(model.freeze_all_but_exit_heads()),
+        Method::Balcony {
+            train_body: false, ..
+        } => Ok(model.freeze_all_but_exit_blocks()),
+        Method::Balcony { .. } => Ok(model),
+        Method::Soft(SoftOptions { body, .. }) | Method::Sft(body) => match body.trained {
+            TrainedWeights::LastBlocks(count) => model.freeze_all_but_last(count),
+            TrainedWeights::All | TrainedWeights::Lora(_) => Ok(model),
+        },
+    }
 }
 
 /// The heads and blocks that `method` calls for: one for each intermediate exit under ICT and Balcony, else none beside the
 /// model's own.
-fn with_parts(method: Method, model: Llama, exits: &Exits) -> Result<Llama, Error> {
-    let intermediate: Vec<Exit> = exits.iter().filter(|&exit| exit != exits.last()).collect();
-    let heads = ("heads", model.exits_with_heads(), method == Method::Ict);
+fn with_parts(method: MethodName, model: Llama, exits: &Exits) -> Result<Llama, Error> {
+    let intermediate = intermediate(exits);
+    let heads = ("heads", model.exits_with_heads(), method == MethodName::Ict);
     let blocks = (
         "blocks",
         model.exits_with_blocks(),
-        method == Method::Balcony,
+        method == MethodName::Balcony,
     );
     for (what, found, wanted) in [heads, blocks] {
         let own = || format!("the model has {what} of its own at {}", listed(found));
         if !wanted && !found.is_empty() {
-            let found = format!("{}, but {}", method.name(), own());
+            let found = format!("{}, but {}", method.as_str(), own());
             let expected = "the method that they were made by, or a model without them";
             return refuse("method", found, expected);
         }
@@ -83,8 +90,8 @@ fn with_parts(method: Method, model: Llama, exits: &Exits) -> Result<Llama, Erro
         }
     }
     match method {
-        Method::Ict if heads.1.is_empty() => model.with_exit_heads(exits),
-        Method::Balcony if blocks.1.is_empty() => model.with_exit_blocks(exits),
+        MethodName::Ict if heads.1.is_empty() => model.with_exit_heads(exits),
+        MethodName::Balcony if blocks.1.is_empty() => model.with_exit_blocks(exits),
         _ => Ok(model),
     }
 }
@@ -121,9 +128,12 @@ impl Llama {
         self.model.embed_tokens = self.model.embed_tokens.freeze();
         let frozen = depth - count;
         let layers = std::mem::take(&mut self.model.layers).into_iter();
-        let freeze = |(index, block): (usize, Block)| match index < frozen {
-            true => block.freeze(),
-            false => block,
+        let freeze = |(index, block): (usize, Block)| {
+            if index < frozen {
+                block.freeze()
+            } else {
+                block
+            }
         };
         self.model.layers = layers.enumerate().map(freeze).collect();
         Ok(self)

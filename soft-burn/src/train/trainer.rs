@@ -23,6 +23,7 @@ use crate::model::parameters::not_finite;
 use crate::model::placement::check_supported;
 use crate::train::accumulation::{ExitTotal, Job, accumulate, finite};
 use crate::train::optimizer::NamedAdamW;
+use crate::train::setting_checks::{check_weights, refuse};
 use crate::train::settings::TrainSettings;
 use crate::train::trained_parts::fitted;
 
@@ -67,16 +68,16 @@ pub struct Trainer {
     model: Llama,
     optimizer: NamedAdamW,
     settings: TrainSettings,
-    weights: SortedWeights,
+    schedule: WeightSchedule,
     steps_done: u64,
     /// Devices beside the model's own that compute a share of every step.
     further: Vec<Device>,
 }
 
-/// The schedule of the sorted loss, a value one cannot print.
-struct SortedWeights(Box<dyn LossSchedule + Send>);
+/// The weights of the exits by step; none while a schedule of the caller's own is missing.
+struct WeightSchedule(Option<Box<dyn LossSchedule + Send>>);
 
-impl std::fmt::Debug for SortedWeights {
+impl std::fmt::Debug for WeightSchedule {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("LossSchedule")
     }
@@ -109,21 +110,35 @@ impl Trainer {
     ) -> Result<Self, Error> {
         settings.validate()?;
         let model = fitted(model, &settings)?;
-        let weights = SortedWeights(settings.loss_schedule()?);
+        let schedule = match settings.loss_schedule {
+            None => Some(settings.method.loss_schedule()?),
+            Some(_) => None,
+        };
         Ok(Self {
             model,
             optimizer,
             settings,
-            weights,
+            schedule: WeightSchedule(schedule),
             steps_done,
             further: Vec::new(),
         })
     }
 
-    /// Replaces how the exits are weighed: for methods beside the paper's own.
-    pub fn with_loss_schedule(mut self, sorted_loss: Box<dyn LossSchedule + Send>) -> Self {
-        self.weights = SortedWeights(sorted_loss);
-        self
+    /// Weighs the exits by a schedule of the caller's own, which [`TrainSettings::loss_schedule`] names, so that a run
+    /// records it and is not resumed without it.
+    ///
+    /// # Errors
+    /// When the settings name none.
+    pub fn with_loss_schedule(
+        mut self,
+        schedule: Box<dyn LossSchedule + Send>,
+    ) -> Result<Self, Error> {
+        if self.settings.loss_schedule.is_none() {
+            let found = "none, but a schedule was given".to_owned();
+            return refuse("loss_schedule", found, "the name of that schedule");
+        }
+        self.schedule = WeightSchedule(Some(schedule));
+        Ok(self)
     }
 
     /// Lets `further` devices compute a share of every step's micro-batches, beside the model's own. Accumulate at least as many
@@ -132,7 +147,7 @@ impl Trainer {
     /// # Errors
     /// When a device does not compute with the weights' number type.
     pub fn with_devices(mut self, further: Vec<Device>) -> Result<Self, Error> {
-        let weights = self.settings.weights;
+        let weights = self.settings.dtype;
         further
             .iter()
             .try_for_each(|device| check_supported(weights, device))?;
@@ -165,7 +180,7 @@ impl Trainer {
         self.steps_done
     }
 
-    /// A model with a weight that is not finite is worth nothing and is not written.
+    /// Refuses to write a model with a weight that is not finite.
     pub(crate) fn check_weights(&self) -> Result<(), Error> {
         let (step, checkpoint) = (self.steps_done, None);
         if self.model.model.layers.len() != self.model.config().n_layers {
@@ -222,7 +237,7 @@ impl Trainer {
 
         let tokens: usize = batches.iter().flat_map(Batch::lengths).sum();
         let seconds = started.elapsed().as_secs_f64();
-        let distils = self.settings.distillation.is_some();
+        let distils = self.settings.method.distillation().is_some();
         let mean = |(exit, total): (&Exit, &ExitTotal)| {
             let of = |sum: f64| sum / total.supervised as f64;
             ExitLoss {
@@ -261,7 +276,7 @@ impl Trainer {
         let gradient_norm =
             norm.map_err(|tensor| self.bad_gradient(step, tensor, &found.losses))?;
         let learning_rate = self.settings.schedule.rate(step, self.settings.steps);
-        // Taken, not cloned: nobody else may hold weights that are changed in place.
+        // Taken, not cloned: weights are changed in place only when nothing else holds them.
         let placeholder = self.model.placeholder();
         let model = std::mem::replace(&mut self.model, placeholder);
         let optimizer = &mut self.optimizer;
@@ -276,19 +291,21 @@ impl Trainer {
 
     /// The weights of the exits for a micro-batch; a schedule of the caller's own may be wrong.
     fn checked_weights(&self, at: MicroBatch) -> Result<Vec<f64>, Error> {
-        let weights = self.weights.0.weights(&self.settings.exits, at);
+        let Some(schedule) = &self.schedule.0 else {
+            let name = self.settings.loss_schedule.as_deref().unwrap_or_default();
+            let found = format!("`{name}`, and no schedule was given");
+            return refuse("loss_schedule", found, "one by `with_loss_schedule`");
+        };
+        let exits = &self.settings.exits;
+        let weights = schedule.weights(exits, at);
         let good = |weight: &f64| weight.is_finite() && *weight >= 0.0;
-        if weights.len() == self.settings.exits.len()
-            && weights.iter().all(good)
-            && weights.iter().any(|&weight| weight > 0.0)
-        {
-            return Ok(weights);
+        if weights.len() != exits.len() || !weights.iter().all(good) {
+            let found = format!("{weights:?} at step {}", at.step);
+            let expected = "one finite weight per exit, none negative";
+            return refuse("weights of the exits", found, expected);
         }
-        Err(Error::Setting {
-            key: "weights of the exits",
-            found: format!("{weights:?} at step {}", at.step),
-            expected: "one finite weight per exit, none negative, one above 0",
-        })
+        check_weights(&weights)?;
+        Ok(weights)
     }
 
     fn bad_gradient(&self, step: u64, tensor: String, losses: &BTreeMap<Exit, ExitTotal>) -> Error {

@@ -42,9 +42,7 @@ impl<'a> TrainingPass<'a> {
         skipping: Option<Skipping>,
     ) -> Result<(Self, Tensor<2>), Error> {
         batch.check_vocabulary(model.config.vocab)?;
-        let rows = batch.tokens().chunks(batch.seq()).zip(batch.lengths());
-        let tokens = rows.flat_map(|(row, &length)| &row[..length]);
-        let tokens = model.indices(tokens.map(|&token| token.into()));
+        let tokens = model.indices(batch.tokens().iter().map(|&token| token.into()));
         let states = model.model.embed_tokens.weight.val().select(0, tokens);
         let lengths = batch.lengths();
         let pass = Self {
@@ -52,7 +50,7 @@ impl<'a> TrainingPass<'a> {
             lengths,
             pass: model.whole_rows(lengths),
             skipping,
-            targets: Targets::new(model, batch, &firsts(lengths)),
+            targets: Targets::new(model, batch, &batch.starts()),
         };
         Ok((pass, states))
     }

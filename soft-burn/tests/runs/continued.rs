@@ -7,7 +7,7 @@ use super::*;
 
 /// Settings of a run at a constant rate.
 fn constant(site: &Site, steps: u64) -> RunSettings {
-    let mut settings = site.settings(Method::Soft);
+    let mut settings = site.settings(MethodName::Soft);
     settings.train.schedule.decay = Decay::Constant;
     settings.train.steps = steps;
     settings
@@ -69,7 +69,7 @@ fn what_is_refused_leaves_a_finished_run_as_it_is() {
 fn companions_are_looked_at_before_the_first_step() {
     let site = Site::new();
     fs::create_dir(site.path("base").join("added_tokens.json")).unwrap();
-    let started = site.start("run", site.settings(Method::Soft));
+    let started = site.start("run", site.settings(MethodName::Soft));
     let error = started.unwrap_err().to_string();
     assert!(error.contains("added_tokens.json"), "{error}");
     assert!(!site.path("run").exists());
@@ -78,8 +78,8 @@ fn companions_are_looked_at_before_the_first_step() {
 #[test]
 fn a_cosine_is_not_stretched() {
     let site = Site::new();
-    finish(site.start("run", site.settings(Method::Soft)).unwrap());
-    let mut more = site.settings(Method::Soft);
+    finish(site.start("run", site.settings(MethodName::Soft)).unwrap());
+    let mut more = site.settings(MethodName::Soft);
     more.train.steps += 2;
     let error = site.resume("run", more).unwrap_err().to_string();
     assert!(error.contains("train.steps was 6"), "{error}");
@@ -101,22 +101,24 @@ fn a_cosine_is_not_stretched() {
 #[test]
 fn one_process_at_a_time_works_on_a_run() {
     let site = Site::new();
-    let mut run = site.start("run", site.settings(Method::Soft)).unwrap();
+    let mut run = site.start("run", site.settings(MethodName::Soft)).unwrap();
     draw(&mut run, 3);
-    let error = site.resume("run", site.settings(Method::Soft)).unwrap_err();
+    let error = site
+        .resume("run", site.settings(MethodName::Soft))
+        .unwrap_err();
     assert!(matches!(error, Error::InUse { .. }), "{error}");
     // What was refused has changed nothing.
     finish(run);
     assert_eq!(
         outcome(&site.path("run")),
-        site.undisturbed("whole", Method::Soft)
+        site.undisturbed("whole", MethodName::Soft)
     );
 }
 
 #[test]
 fn what_others_put_among_the_checkpoints_stays() {
     let site = Site::new();
-    let mut run = site.start("run", site.settings(Method::Soft)).unwrap();
+    let mut run = site.start("run", site.settings(MethodName::Soft)).unwrap();
     draw(&mut run, 6);
     drop(run);
     let checkpoints = site.path("run").join("checkpoints");
@@ -133,7 +135,7 @@ fn what_others_put_among_the_checkpoints_stays() {
         fs::create_dir(checkpoints.join(name)).unwrap();
         fs::write(checkpoints.join(name).join("file"), "x").unwrap();
     }
-    finish(site.resume("run", site.settings(Method::Soft)).unwrap());
+    finish(site.resume("run", site.settings(MethodName::Soft)).unwrap());
     let mut left: Vec<String> = fs::read_dir(&checkpoints)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
@@ -156,14 +158,16 @@ fn what_others_put_among_the_checkpoints_stays() {
 fn checkpoints_that_contradict_themselves_are_refused() {
     let site = Site::new();
     let stopped = |name: &str| {
-        let mut run = site.start(name, site.settings(Method::Soft)).unwrap();
+        let mut run = site.start(name, site.settings(MethodName::Soft)).unwrap();
         draw(&mut run, 4);
         let folder = run.checkpoint().unwrap();
         drop(run);
         folder
     };
     let refused = |name: &str, parts: [&str; 2]| {
-        let error = site.resume(name, site.settings(Method::Soft)).unwrap_err();
+        let error = site
+            .resume(name, site.settings(MethodName::Soft))
+            .unwrap_err();
         let error = error.to_string();
         for part in parts {
             assert!(error.contains(part), "{part} is not in: {error}");
@@ -184,7 +188,9 @@ fn checkpoints_that_contradict_themselves_are_refused() {
 
     // The moments of a run that went further.
     let moments = stopped("steps").join("optimizer.safetensors");
-    let mut run = site.start("longer", site.settings(Method::Soft)).unwrap();
+    let mut run = site
+        .start("longer", site.settings(MethodName::Soft))
+        .unwrap();
     draw(&mut run, 6);
     let longer = run.checkpoint().unwrap();
     fs::copy(longer.join("optimizer.safetensors"), moments).unwrap();
@@ -237,7 +243,7 @@ fn checkpoints_that_contradict_themselves_are_refused() {
 
     // Moments of a model with other weights.
     let moments = stopped("others").join("optimizer.safetensors");
-    let mut run = site.start("ict", site.settings(Method::Ict)).unwrap();
+    let mut run = site.start("ict", site.settings(MethodName::Ict)).unwrap();
     draw(&mut run, 4);
     let other = run.checkpoint().unwrap().join("optimizer.safetensors");
     fs::copy(other, moments).unwrap();
@@ -247,9 +253,8 @@ fn checkpoints_that_contradict_themselves_are_refused() {
 #[test]
 fn a_warm_up_that_never_ends_and_steps_beyond_memory_are_refused() {
     let site = Site::new();
-    let refused = |edit: fn(&mut TrainSettings), part: &str| {
-        let mut settings = site.settings(Method::Soft);
-        edit(&mut settings.train);
+    let refused = |edit: fn(&mut FlatSettings), part: &str| {
+        let settings = edited(site.settings(MethodName::Soft), edit).unwrap();
         let error = site.start("run", settings).unwrap_err().to_string();
         assert!(error.contains(part), "{error}");
     };

@@ -41,7 +41,7 @@ fn a_run_of_an_earlier_version_goes_on() {
     let settings = settings.replace("BASE", base.to_str().unwrap());
     fs::write(out.join("run.json"), settings).unwrap();
 
-    let mut settings = site.settings(Method::Soft);
+    let mut settings = site.settings(MethodName::Soft);
     settings.base = base;
     finish(site.resume("run", settings).unwrap());
     let found = weights(&out.join("model"));

@@ -8,12 +8,15 @@ use std::path::{Path, PathBuf};
 
 use soft_burn::burn::tensor::{Device, GradientCheckpointingStrategy};
 use soft_burn::{
-    AdamWSettings, Balance, Curriculum, DType, Decay, Distillation, Error, ExitLoss, LayerDropout,
-    Llama, LlamaConfig, LogLine, Lora, Method, Objective, RopeScaling, Run, RunData, RunSettings,
-    SampledPerBatch, SaveOptions, Schedule, SharedHead, TrainSettings, Trainer, Weights, device,
+    AdamWSettings, Balance, Curriculum, DType, Decay, Distillation, Error, ExitLoss, FlatSettings,
+    LayerDropout, Llama, LlamaConfig, LogLine, Lora, MethodName, Objective, RopeScaling, Run,
+    RunData, RunSettings, SampledPerBatch, SaveOptions, Schedule, SharedHead, TrainSettings,
+    Trainer, Weights, device,
 };
 use soft_core::loss::DepthWeights;
-use soft_core::{Batch, BatchModel, BatchStream, Example, Exits, StreamPosition};
+use soft_core::{
+    Batch, BatchModel, BatchStream, Example, Exits, LossSchedule, MicroBatch, StreamPosition,
+};
 
 mod continued;
 mod formats;
@@ -58,7 +61,7 @@ fn batch(index: u64) -> Batch {
                 .collect(),
         )
     };
-    Batch::from_examples(&[&row(0), &row(3)], 0).unwrap()
+    Batch::from_examples(&[&row(0), &row(3)]).unwrap()
 }
 
 impl BatchStream for Counting {
@@ -106,7 +109,7 @@ impl Site {
         self.root.path().join(name)
     }
 
-    fn settings(&self, method: Method) -> RunSettings {
+    fn settings(&self, method: MethodName) -> RunSettings {
         RunSettings {
             train: TrainSettings {
                 accumulation: 2,
@@ -139,14 +142,15 @@ impl Site {
 
     /// SoFT with weights of its own, `draws` exits a step.
     fn sampled(&self, weights: [f64; 3], draws: usize) -> RunSettings {
-        let mut settings = self.settings(Method::Soft);
-        settings.train.exit_weights = Some(Weights::PerExit(weights.to_vec()));
-        settings.train.sampled_exits = Some(SampledPerBatch { draws, seed: 4 });
-        settings
+        edited(self.settings(MethodName::Soft), |train| {
+            train.exit_weights = Some(Weights::PerExit(weights.to_vec()));
+            train.sampled_exits = Some(SampledPerBatch { draws, seed: 4 });
+        })
+        .unwrap()
     }
 
     /// Log and weights of a run that nothing disturbs.
-    fn undisturbed(&self, name: &str, method: Method) -> (Vec<LogLine>, Vec<u8>) {
+    fn undisturbed(&self, name: &str, method: MethodName) -> (Vec<LogLine>, Vec<u8>) {
         self.whole(name, self.settings(method))
     }
 
@@ -154,6 +158,17 @@ impl Site {
         finish(self.start(name, settings).unwrap());
         outcome(&self.path(name))
     }
+}
+
+/// These settings, changed in the form that can contradict itself.
+fn edited(
+    settings: RunSettings,
+    edit: impl FnOnce(&mut FlatSettings),
+) -> Result<RunSettings, Error> {
+    let mut flat = FlatSettings::from(settings.train.clone());
+    edit(&mut flat);
+    let train = TrainSettings::try_from(flat)?;
+    Ok(RunSettings { train, ..settings })
 }
 
 fn exits() -> Exits {
@@ -200,17 +215,14 @@ fn outcome(out: &Path) -> (Vec<LogLine>, Vec<u8>) {
 
 #[test]
 fn stopped_after_any_line_and_resumed_is_the_same_to_the_bit() {
-    let methods = Method::ALL.map(|method| Site::new().settings(method));
+    let methods = MethodName::ALL.map(|method| Site::new().settings(method));
     let sampled = [1, 2].map(|draws| Site::new().sampled([0.5, 0.3, 0.2], draws));
-    let options = options_of_soft().map(|option| {
-        let mut settings = Site::new().settings(Method::Soft);
-        option(&mut settings.train);
-        settings
-    });
-    let mut checkpointed = Site::new().settings(Method::Soft);
+    let soft = || Site::new().settings(MethodName::Soft);
+    let options = options_of_soft().map(|option| edited(soft(), option).unwrap());
+    let mut checkpointed = soft();
     checkpointed.train.gradient_checkpointing = true;
-    let mut with_body = Site::new().settings(Method::Balcony);
-    with_body.train.train_body = true;
+    let balcony = Site::new().settings(MethodName::Balcony);
+    let with_body = edited(balcony, |train| train.train_body = true).unwrap();
     let all = methods.into_iter().chain(sampled).chain(options);
     for settings in all.chain([checkpointed, with_body]) {
         let site = Site::new();
@@ -241,7 +253,7 @@ fn stopped_after_any_line_and_resumed_is_the_same_to_the_bit() {
 }
 
 /// The ways beside the paper's own.
-fn options_of_soft() -> [fn(&mut TrainSettings); 10] {
+fn options_of_soft() -> [fn(&mut FlatSettings); 10] {
     [
         |train| train.last_blocks = Some(2),
         |train| train.lora = Some(Lora::new(2)),
@@ -271,10 +283,9 @@ fn options_of_soft() -> [fn(&mut TrainSettings); 10] {
 #[test]
 fn every_option_trains_another_model() {
     let site = Site::new();
-    let mut outcomes = vec![site.whole("plain", site.settings(Method::Soft)).1];
+    let mut outcomes = vec![site.whole("plain", site.settings(MethodName::Soft)).1];
     for (index, option) in options_of_soft().into_iter().enumerate() {
-        let mut settings = site.settings(Method::Soft);
-        option(&mut settings.train);
+        let settings = edited(site.settings(MethodName::Soft), option).unwrap();
         let (_, weights) = site.whole(&format!("run-{index}"), settings);
         assert!(!outcomes.contains(&weights), "option {index}");
         outcomes.push(weights);
@@ -291,7 +302,7 @@ fn several_devices_are_one_with_a_larger_batch() {
             let rows: Vec<Example> = (0..4)
                 .flat_map(|_| rows_of(&self.0.next_batch().unwrap()))
                 .collect();
-            Ok(Batch::from_examples(&rows.iter().collect::<Vec<_>>(), 0).unwrap())
+            Ok(Batch::from_examples(&rows.iter().collect::<Vec<_>>()).unwrap())
         }
         fn position(&self) -> StreamPosition {
             self.0.position()
@@ -301,7 +312,7 @@ fn several_devices_are_one_with_a_larger_batch() {
         }
     }
     let trainer = |accumulation| {
-        let mut settings = Site::new().settings(Method::Soft).train;
+        let mut settings = Site::new().settings(MethodName::Soft).train;
         settings.accumulation = accumulation;
         Trainer::new(model(), settings).unwrap()
     };
@@ -327,8 +338,10 @@ fn several_devices_are_one_with_a_larger_batch() {
 
 /// The rows of a batch of whole texts.
 fn rows_of(batch: &Batch) -> Vec<Example> {
-    let rows = batch.tokens().chunks(batch.seq());
-    rows.map(|row| Example::text(row.to_vec())).collect()
+    batch
+        .row_tokens()
+        .map(|row| Example::text(row.to_vec()))
+        .collect()
 }
 
 /// What is frozen stays as it was, to the bit.
@@ -354,15 +367,17 @@ fn only_the_parts_of_a_method_are_trained() {
         let other = |name: &&String| trained[*name] != base[*name];
         base.keys().filter(other).cloned().collect::<Vec<_>>()
     };
-    for method in [Method::Ict, Method::Balcony] {
-        assert!(moved(method.name(), site.settings(method)).is_empty());
+    for method in [MethodName::Ict, MethodName::Balcony] {
+        assert!(moved(method.as_str(), site.settings(method)).is_empty());
     }
-    let mut lora = site.settings(Method::Soft);
-    lora.train.lora = Some(Lora {
-        targets: vec!["v_proj".to_owned()],
-        layers: Some(vec![1, 3]),
-        ..Lora::new(2)
+    let lora = edited(site.settings(MethodName::Soft), |train| {
+        train.lora = Some(Lora {
+            targets: vec!["v_proj".to_owned()],
+            layers: Some(vec![1, 3]),
+            ..Lora::new(2)
+        });
     });
+    let lora = lora.unwrap();
     let name = |layer| format!("model.layers.{layer}.self_attn.v_proj.weight");
     assert_eq!(moved("lora", lora), [name(1), name(3)]);
 }
@@ -371,7 +386,7 @@ fn only_the_parts_of_a_method_are_trained() {
 #[test]
 fn gradient_checkpointing_changes_no_result() {
     let losses = |checkpointing| {
-        let mut settings = Site::new().settings(Method::Soft).train;
+        let mut settings = Site::new().settings(MethodName::Soft).train;
         settings.gradient_checkpointing = checkpointing;
         let mut trainer = Trainer::new(model(), settings).unwrap();
         let mut stream = Counting::default();
@@ -393,8 +408,8 @@ fn gradient_checkpointing_changes_no_result() {
 #[test]
 fn small_steps_are_not_lost_in_bf16() {
     let trained = |weights, peak| {
-        let mut settings = Site::new().settings(Method::Soft).train;
-        settings.weights = weights;
+        let mut settings = Site::new().settings(MethodName::Soft).train;
+        settings.dtype = weights;
         settings.schedule.peak = peak;
         settings.schedule.decay = Decay::Constant;
         settings.steps = 40;
@@ -417,11 +432,13 @@ fn small_steps_are_not_lost_in_bf16() {
 #[test]
 fn divergence_is_logged_when_distilling() {
     let site = Site::new();
-    let mut settings = site.settings(Method::Soft);
-    settings.train.distillation = Some(Distillation {
-        share: 1.0,
-        temperature: 1.0,
+    let settings = edited(site.settings(MethodName::Soft), |train| {
+        train.distillation = Some(Distillation {
+            share: 1.0,
+            temperature: 1.0,
+        });
     });
+    let settings = settings.unwrap();
     let (log, _) = site.whole("run", settings);
     for line in log {
         if let LogLine::Train(report) = line {
@@ -439,8 +456,10 @@ fn divergence_is_logged_when_distilling() {
 #[test]
 fn half_written_files_do_not_stop_a_resume() {
     let site = Site::new();
-    let expected = site.undisturbed("whole", Method::Soft);
-    let mut run = site.start("killed", site.settings(Method::Soft)).unwrap();
+    let expected = site.undisturbed("whole", MethodName::Soft);
+    let mut run = site
+        .start("killed", site.settings(MethodName::Soft))
+        .unwrap();
     draw(&mut run, 4);
     drop(run);
     let out = site.path("killed");
@@ -452,7 +471,10 @@ fn half_written_files_do_not_stop_a_resume() {
     let mut log = fs::read_to_string(out.join("log.jsonl")).unwrap();
     log.push_str("{\"train\":{\"step\":4,\"lo");
     fs::write(out.join("log.jsonl"), log).unwrap();
-    finish(site.resume("killed", site.settings(Method::Soft)).unwrap());
+    finish(
+        site.resume("killed", site.settings(MethodName::Soft))
+            .unwrap(),
+    );
     assert_eq!(outcome(&out), expected);
     assert_eq!(checkpoints(&out), ["step-000004", "step-000006"]);
 }
@@ -469,7 +491,7 @@ fn checkpoints(out: &Path) -> Vec<String> {
 #[test]
 fn only_the_newest_checkpoints_are_kept() {
     let site = Site::new();
-    site.undisturbed("run", Method::Soft);
+    site.undisturbed("run", MethodName::Soft);
     assert_eq!(
         checkpoints(&site.path("run")),
         ["step-000004", "step-000006"]
@@ -479,15 +501,15 @@ fn only_the_newest_checkpoints_are_kept() {
 #[test]
 fn other_settings_cannot_resume_a_run() {
     let site = Site::new();
-    drop(site.start("run", site.settings(Method::Soft)).unwrap());
-    let mut other = site.settings(Method::Soft);
+    drop(site.start("run", site.settings(MethodName::Soft)).unwrap());
+    let mut other = site.settings(MethodName::Soft);
     other.train.schedule.peak = 0.5;
     let message = site.resume("run", other).unwrap_err().to_string();
     assert!(
         message.contains("train.schedule.peak was 0.01"),
         "{message}"
     );
-    let mut other = site.settings(Method::Soft);
+    let mut other = site.settings(MethodName::Soft);
     other.provenance["rows"] = 7.into();
     let message = site.resume("run", other).unwrap_err().to_string();
     assert!(message.contains("provenance.rows was null"), "{message}");
@@ -496,17 +518,17 @@ fn other_settings_cannot_resume_a_run() {
 #[test]
 fn a_finished_or_foreign_folder_is_left_alone() {
     let site = Site::new();
-    let expected = site.undisturbed("run", Method::Soft);
-    let again = site.start("run", site.settings(Method::Soft));
+    let expected = site.undisturbed("run", MethodName::Soft);
+    let again = site.start("run", site.settings(MethodName::Soft));
     assert!(matches!(again, Err(Error::OutputExists { .. })));
     let message = site
-        .resume("run", site.settings(Method::Soft))
+        .resume("run", site.settings(MethodName::Soft))
         .unwrap_err()
         .to_string();
     assert!(message.contains("finished"), "{message}");
     assert_eq!(outcome(&site.path("run")), expected);
     let message = site
-        .resume("base", site.settings(Method::Soft))
+        .resume("base", site.settings(MethodName::Soft))
         .unwrap_err()
         .to_string();
     assert!(message.contains("run.json"), "{message}");
@@ -517,7 +539,7 @@ fn a_finished_or_foreign_folder_is_left_alone() {
 #[test]
 fn a_rate_that_blows_up_stops_and_leaves_the_good_checkpoint() {
     let site = Site::new();
-    let mut settings = site.settings(Method::Soft);
+    let mut settings = site.settings(MethodName::Soft);
     settings.train.schedule = Schedule {
         peak: 1e30,
         warmup_steps: 0,
@@ -564,7 +586,11 @@ fn a_rate_that_blows_up_stops_and_leaves_the_good_checkpoint() {
 #[test]
 fn ict_trains_the_new_heads_and_nothing_else() {
     let site = Site::new();
-    trains_only(&site, site.settings(Method::Ict), "exit_heads.safetensors");
+    trains_only(
+        &site,
+        site.settings(MethodName::Ict),
+        "exit_heads.safetensors",
+    );
     // Both folders load again, without soft.json too, and the heads are where they were.
     for folder in ["run/model", "untrained"] {
         let loaded = Llama::from_pretrained(site.path(folder), &test_device()).unwrap();
@@ -588,8 +614,8 @@ fn balcony_trains_the_new_blocks_and_nothing_else() {
         }),
     ] {
         let site = Site::new();
-        let mut settings = site.settings(Method::Balcony);
-        settings.train.distillation = distillation;
+        let settings = site.settings(MethodName::Balcony);
+        let settings = edited(settings, |train| train.distillation = distillation).unwrap();
         trains_only(&site, settings.clone(), "exit_blocks.safetensors");
         let mut trainer = Trainer::new(model(), settings.train).unwrap();
         let mut loss = || {
@@ -607,8 +633,9 @@ fn balcony_trains_the_new_blocks_and_nothing_else() {
 #[test]
 fn a_body_beside_balconies_is_trained_by_the_full_depth_alone() {
     let trained = |method, train_body| {
-        let mut settings = Site::new().settings(method).train;
-        settings.train_body = train_body;
+        let settings = Site::new().settings(method);
+        let settings = edited(settings, |train| train.train_body = train_body);
+        let mut settings = settings.unwrap().train;
         settings.optimizer.clip_norm = None;
         // AdamW takes no notice of the weight 1/3 but for this.
         settings.optimizer.eps = 1e-20;
@@ -617,14 +644,14 @@ fn a_body_beside_balconies_is_trained_by_the_full_depth_alone() {
         let last = (0..4).map(|_| trainer.step(&mut stream).unwrap()).last();
         (last.unwrap(), trainer.validate(&[batch(99)]).unwrap())
     };
-    let (sft, sft_validation) = trained(Method::Sft, false);
-    let (both, validation) = trained(Method::Balcony, true);
+    let (sft, sft_validation) = trained(MethodName::Sft, false);
+    let (both, validation) = trained(MethodName::Balcony, true);
     let full = |losses: &[ExitLoss]| losses.last().unwrap().loss;
     assert!((full(&both.exits) - full(&sft.exits)).abs() < 1e-4 * full(&sft.exits));
     let (found, wanted) = (full(&validation), full(&sft_validation));
     assert!((found - wanted).abs() < 1e-4 * wanted, "{found} {wanted}");
     assert_eq!(both.exits.len(), 3);
-    let (_, frozen) = trained(Method::Balcony, false);
+    let (_, frozen) = trained(MethodName::Balcony, false);
     assert!((full(&frozen) - wanted).abs() > 1e-3);
 }
 
@@ -657,8 +684,8 @@ fn trains_only(site: &Site, settings: RunSettings, parts: &str) -> (Vec<LogLine>
 #[test]
 fn a_checkpoint_with_an_adapter_loads_as_it_is() {
     let site = Site::new();
-    let mut settings = site.settings(Method::Soft);
-    settings.train.lora = Some(Lora::new(2));
+    let settings = site.settings(MethodName::Soft);
+    let settings = edited(settings, |train| train.lora = Some(Lora::new(2))).unwrap();
     let run = site.start("run", settings).unwrap();
     finish(run);
     let load = |name: &str| Llama::from_pretrained(site.path(name), &test_device());
@@ -713,8 +740,8 @@ fn a_step_trains_the_exits_it_draws() {
 #[test]
 fn frozen_blocks_stay_and_the_last_ones_learn() {
     let site = Site::new();
-    let mut settings = site.settings(Method::Soft);
-    settings.train.last_blocks = Some(2);
+    let settings = site.settings(MethodName::Soft);
+    let settings = edited(settings, |train| train.last_blocks = Some(2)).unwrap();
     site.whole("run", settings);
     let read = |folder: &str| fs::read(site.path(folder).join("model.safetensors")).unwrap();
     let (before, after) = (read("base"), read("run/model"));
@@ -733,10 +760,10 @@ fn heads_and_methods_that_do_not_go_together_are_refused() {
     let site = Site::new();
     let with_heads = || model().with_exit_heads(&exits()).unwrap();
     for (method, depths, part) in [
-        (Method::Soft, vec![1, 2, 4], "heads of its own at 1, 2"),
-        (Method::Sft, vec![1, 2, 4], "heads of its own at 1, 2"),
-        (Method::Ict, vec![1, 3, 4], "heads of its own at 1, 2"),
-        (Method::Ict, vec![4], "intermediate"),
+        (MethodName::Soft, vec![1, 2, 4], "heads of its own at 1, 2"),
+        (MethodName::Sft, vec![1, 2, 4], "heads of its own at 1, 2"),
+        (MethodName::Ict, vec![1, 3, 4], "heads of its own at 1, 2"),
+        (MethodName::Ict, vec![4], "intermediate"),
     ] {
         let mut settings = site.settings(method).train;
         settings.exits = Exits::new(depths).unwrap();
@@ -745,51 +772,52 @@ fn heads_and_methods_that_do_not_go_together_are_refused() {
             .to_string();
         assert!(message.contains(part), "{message}");
     }
-    assert!(Trainer::new(with_heads(), site.settings(Method::Ict).train).is_ok());
+    assert!(Trainer::new(with_heads(), site.settings(MethodName::Ict).train).is_ok());
 }
 
 #[test]
 fn settings_that_make_no_sense_are_named() {
     let site = Site::new();
-    let refused = |edit: fn(&mut RunSettings), part: &str| {
-        let mut settings = site.settings(Method::Soft);
-        edit(&mut settings);
-        let message = site.start("run", settings).unwrap_err().to_string();
+    let refused = |edit: fn(&mut FlatSettings), part: &str| {
+        let settings = edited(site.settings(MethodName::Soft), edit);
+        let error = settings.and_then(|settings| site.start("run", settings));
+        let message = error.unwrap_err().to_string();
         assert!(message.contains(part), "{message}");
         assert!(!site.path("run").exists());
     };
-    refused(|settings| settings.train.steps = 0, "steps is 0");
+    refused(|train| train.steps = 0, "steps is 0");
+    for (key, edit) in [
+        (
+            "keep_checkpoints",
+            (|it| it.keep_checkpoints = 0) as fn(&mut RunSettings),
+        ),
+        ("validate_every", |it| it.validate_every = Some(0)),
+    ] {
+        let mut settings = site.settings(MethodName::Soft);
+        edit(&mut settings);
+        let message = site.start("run", settings).unwrap_err().to_string();
+        assert!(message.contains(&format!("{key} is 0")), "{message}");
+    }
     refused(
-        |settings| settings.keep_checkpoints = 0,
-        "keep_checkpoints is 0",
-    );
-    refused(
-        |settings| settings.validate_every = Some(0),
-        "validate_every is 0",
-    );
-    refused(
-        |settings| settings.train.exits = Exits::new([2, 5]).unwrap(),
+        |train| train.exits = Exits::new([2, 5]).unwrap(),
         "it is 5, the model has 4",
     );
     refused(
-        |settings| settings.train.exit_weights = Some(Weights::PerExit(vec![1.0, 2.0])),
+        |train| train.exit_weights = Some(Weights::PerExit(vec![1.0, 2.0])),
         "weights of the exits is 2 for 3 exits",
     );
     refused(
-        |settings| settings.train.exit_weights = Some(Weights::PerExit(vec![1.0, -2.0, 2.0])),
+        |train| train.exit_weights = Some(Weights::PerExit(vec![1.0, -2.0, 2.0])),
         "none negative, one above 0; found [1.0, -2.0, 2.0]",
     );
     refused(
-        |settings| settings.train.exit_weights = Some(Weights::PerExit(vec![0.5, 0.5, 0.5])),
+        |train| train.exit_weights = Some(Weights::PerExit(vec![0.5, 0.5, 0.5])),
         "which sum to 1.5: expected weights that sum to 1",
     );
+    refused(|train| train.lora = Some(Lora::new(0)), "lora rank is 0");
     refused(
-        |settings| settings.train.lora = Some(Lora::new(0)),
-        "lora rank is 0",
-    );
-    refused(
-        |settings| {
-            settings.train.lora = Some(Lora {
+        |train| {
+            train.lora = Some(Lora {
                 layers: Some(vec![4]),
                 ..Lora::new(1)
             });
@@ -797,76 +825,75 @@ fn settings_that_make_no_sense_are_named() {
         "lora layers is block 4 of a model of 4",
     );
     refused(
-        |settings| {
-            settings.train.lora = Some(Lora::new(1));
-            settings.train.last_blocks = Some(1);
+        |train| {
+            train.lora = Some(Lora::new(1));
+            train.last_blocks = Some(1);
         },
         "lora is some, and last blocks to train",
     );
     refused(
-        |settings| {
-            settings.train.lora = Some(Lora::new(1));
-            settings.train.method = Method::Balcony;
+        |train| {
+            train.lora = Some(Lora::new(1));
+            train.method = MethodName::Balcony;
         },
         "lora is some, and method balcony",
     );
     refused(
-        |settings| settings.train.layer_dropout = Some(LayerDropout { rate: 1.0, seed: 0 }),
+        |train| train.layer_dropout = Some(LayerDropout { rate: 1.0, seed: 0 }),
         "layer dropout is 1",
     );
     refused(
-        |settings| {
-            settings.train.layer_dropout = Some(LayerDropout { rate: 0.1, seed: 0 });
-            settings.train.objective = Objective::Plain;
+        |train| {
+            train.layer_dropout = Some(LayerDropout { rate: 0.1, seed: 0 });
+            train.objective = Objective::Plain;
         },
         "objective is plain, with layer dropout",
     );
     refused(
-        |settings| settings.train.sampled_exits = Some(SampledPerBatch { draws: 4, seed: 1 }),
+        |train| train.sampled_exits = Some(SampledPerBatch { draws: 4, seed: 1 }),
         "exits sampled per micro-batch is 4 of 3",
     );
     refused(
-        |settings| settings.train.sampled_exits = Some(SampledPerBatch { draws: 0, seed: 1 }),
+        |train| train.sampled_exits = Some(SampledPerBatch { draws: 0, seed: 1 }),
         "0 exits sampled",
     );
     refused(
-        |settings| {
-            settings.train.method = Method::Sft;
-            settings.train.exit_weights = Some(Weights::PerExit(vec![0.5, 0.25, 0.25]));
+        |train| {
+            train.method = MethodName::Sft;
+            train.exit_weights = Some(Weights::PerExit(vec![0.5, 0.25, 0.25]));
         },
         "method sft",
     );
+    refused(|train| train.train_body = true, "train_body is so");
     refused(
-        |settings| settings.train.train_body = true,
-        "train_body is so",
-    );
-    refused(
-        |settings| settings.train.last_blocks = Some(5),
+        |train| train.last_blocks = Some(5),
         "last blocks to train is 5 of 4",
     );
     refused(
-        |settings| {
-            settings.train.method = Method::Ict;
-            settings.train.last_blocks = Some(1);
+        |train| {
+            train.method = MethodName::Ict;
+            train.last_blocks = Some(1);
         },
         "last blocks to train is some, and method ict",
     );
     refused(
-        |settings| settings.train.curriculum = Some(Curriculum::Gradual { steps: 0 }),
+        |train| train.curriculum = Some(Curriculum::Gradual { steps: 0 }),
         "join over 0 steps: expected at least 1",
     );
     for share in [0.0, 1.1, f64::NAN] {
-        let mut settings = site.settings(Method::Soft);
-        settings.train.distillation = Some(Distillation {
-            share,
-            temperature: 1.0,
+        let settings = edited(site.settings(MethodName::Soft), |train| {
+            train.distillation = Some(Distillation {
+                share,
+                temperature: 1.0,
+            });
         });
+        let settings = settings.unwrap();
         let message = site.start("run", settings).unwrap_err().to_string();
         assert!(message.contains("distillation share is"), "{message}");
     }
     refused(
-        |settings| {
-            settings.train.distillation = Some(Distillation {
+        |train| {
+            train.distillation = Some(Distillation {
                 share: 1.0,
                 temperature: 0.0,
             });
@@ -874,9 +901,9 @@ fn settings_that_make_no_sense_are_named() {
         "distillation temperature is 0",
     );
     refused(
-        |settings| {
-            settings.train.method = Method::Sft;
-            settings.train.distillation = Some(Distillation {
+        |train| {
+            train.method = MethodName::Sft;
+            train.distillation = Some(Distillation {
                 share: 1.0,
                 temperature: 1.0,
             });
@@ -884,32 +911,81 @@ fn settings_that_make_no_sense_are_named() {
         "distillation is some, and method sft",
     );
     refused(
-        |settings| settings.train.balance.limit_from = Some(2),
+        |train| train.balance.limit_from = Some(2),
         "balance limit_from is a step, and no limit",
     );
     refused(
-        |settings| settings.train.balance.limit = Some(0.0),
+        |train| train.balance.limit = Some(0.0),
         "balance limit is 0",
     );
     refused(
-        |settings| {
-            settings.train.balance.limit = Some(1.0);
-            settings.train.sampled_exits = Some(SampledPerBatch { draws: 1, seed: 1 });
+        |train| {
+            train.balance.limit = Some(1.0);
+            train.sampled_exits = Some(SampledPerBatch { draws: 1, seed: 1 });
         },
         "balance limit is one, and micro-batches without the full depth",
     );
     refused(
-        |settings| {
-            settings.train.balance.limit = Some(1.0);
-            settings.train.exit_weights = Some(Weights::PerExit(vec![0.5, 0.5, 0.0]));
+        |train| {
+            train.balance.limit = Some(1.0);
+            train.exit_weights = Some(Weights::PerExit(vec![0.5, 0.5, 0.0]));
         },
         "balance limit is one, and micro-batches without the full depth",
     );
     refused(
-        |settings| {
-            settings.train.balance.shared_head = SharedHead::FullDepth;
-            settings.train.objective = Objective::Plain;
+        |train| {
+            train.balance.shared_head = SharedHead::FullDepth;
+            train.objective = Objective::Plain;
         },
         "objective is plain, with distillation or balance",
     );
+}
+
+/// Half on the first exit, half on the full depth; or weights that are wrong.
+struct Halves(f64);
+
+impl LossSchedule for Halves {
+    fn weights(&self, exits: &Exits, _at: MicroBatch) -> Vec<f64> {
+        let mut weights = vec![0.0; exits.len()];
+        weights[0] = self.0;
+        weights[exits.len() - 1] = 0.5;
+        weights
+    }
+}
+
+#[test]
+fn a_schedule_of_the_callers_own_is_named_and_not_forgotten() {
+    let site = Site::new();
+    let named = |name: &str| {
+        let name = Some(name.to_owned());
+        edited(site.settings(MethodName::Soft), |train| {
+            train.loss_schedule = name
+        })
+        .unwrap()
+    };
+    let halves = |share| Box::new(Halves(share));
+    let mut run = site.start("run", named("halves")).unwrap();
+    let missing = run.find_map(Result::err).unwrap().to_string();
+    drop(run);
+    assert!(
+        missing.contains("`halves`, and no schedule was given"),
+        "{missing}"
+    );
+    let run = site.resume("run", named("halves")).unwrap();
+    finish(run.with_loss_schedule(halves(0.5)).unwrap());
+
+    let other = site.start("other", named("halves")).unwrap();
+    drop(other);
+    for settings in [site.settings(MethodName::Soft), named("thirds")] {
+        let error = site.resume("other", settings).unwrap_err().to_string();
+        assert!(error.contains("loss_schedule was \"halves\""), "{error}");
+    }
+    let unnamed = site
+        .start("unnamed", site.settings(MethodName::Soft))
+        .unwrap();
+    assert!(unnamed.with_loss_schedule(halves(0.5)).is_err());
+    let wrong = site.resume("other", named("halves")).unwrap();
+    let mut wrong = wrong.with_loss_schedule(halves(0.4)).unwrap();
+    let error = wrong.find_map(Result::err).unwrap().to_string();
+    assert!(error.contains("which sum to 0.9"), "{error}");
 }

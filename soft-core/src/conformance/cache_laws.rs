@@ -6,7 +6,7 @@ use super::laws::Laws;
 use super::observe::Values;
 use super::{LawBroken, Observed, failed};
 use crate::exit::{Exit, Exits};
-use crate::model::nested::{KvCache, Past};
+use crate::model::nested::Past;
 use crate::random::Random;
 
 impl<M: Observed> Laws<'_, M> {
@@ -47,13 +47,13 @@ impl<M: Observed> Laws<'_, M> {
             let next = columns(&self.rows, position..position + 1);
             waiting.push(self.run(LAW, &next, 0..first.depth(), &mut cache)?);
         }
-        let waiting = self.model.concat(waiting).map_err(failed(LAW))?;
         // From one position of all rows after the other to one row after the other.
         let rows = self.rows.len();
         let order: Vec<usize> = (0..rows)
             .flat_map(|row| (0..seq).map(move |position| position * rows + row))
             .collect();
-        let hidden = self.model.select(&waiting, &order).map_err(failed(LAW))?;
+        let waiting: Vec<_> = waiting.iter().collect();
+        let hidden = self.model.gather(&waiting, &order).map_err(failed(LAW))?;
         let counts = vec![seq; rows];
         let past = Past {
             cache: &mut cache,
@@ -165,7 +165,7 @@ pub(super) fn staircases_catch_up<M: Observed>(
                 cache: &mut cache,
                 query_lens: &counts,
             };
-            let hidden = model.concat(states);
+            let hidden = joined(model, &states);
             let hidden =
                 hidden.and_then(|hidden| model.blocks(hidden, segment.clone(), Some(past)));
             let hidden = hidden.map_err(failed(LAW))?;
@@ -187,12 +187,19 @@ pub(super) fn staircases_catch_up<M: Observed>(
     };
     for (row, tokens) in rows.iter().enumerate() {
         let states = std::mem::take(&mut waiting[exits.len()][row]);
-        let hidden = model.concat(states).map_err(failed(LAW))?;
+        let hidden = joined(model, &states).map_err(failed(LAW))?;
         let found = laws.unpacked(LAW, &hidden, &[tokens.len()], exits.last())?;
         let whole = laws.sub_model(LAW, std::slice::from_ref(tokens), exits.last())?;
         laws.same(LAW, &whole, &found)?;
     }
     Ok(())
+}
+
+/// Single states, one after the other.
+fn joined<M: Observed>(model: &M, states: &[M::Hidden]) -> Result<M::Hidden, M::Error> {
+    let parts: Vec<_> = states.iter().collect();
+    let order: Vec<_> = (0..parts.len()).collect();
+    model.gather(&parts, &order)
 }
 
 fn columns(rows: &[Vec<u32>], range: Range<usize>) -> Vec<Vec<u32>> {

@@ -6,10 +6,9 @@ use super::{LawBroken, Observed, failed};
 use crate::model::decode_model::{Head, Score};
 
 impl<M: Observed> Laws<'_, M> {
-    /// What decoding reads of a state is what its logits say; a cut-down head has the same logits, some left out.
+    /// Best tokens, scores and logit rows agree with the logits; a draft head has the logits of its tokens.
     pub(super) fn heads_agree(&self) -> Result<(), LawBroken> {
         const LAW: &str = "best tokens, scores and logit rows = what the logits say";
-        let kept = |token: usize| token % 2 == 1;
         let some: Vec<u32> = (0..self.model.vocab() as u32).skip(1).step_by(2).collect();
         let tokens = self.model.tokens(&self.rows[..1]).map_err(failed(LAW))?;
         for exit in self.exits.iter() {
@@ -23,10 +22,8 @@ impl<M: Observed> Laws<'_, M> {
             if some.is_empty() {
                 continue;
             }
-            for (token, logit) in logits.iter_mut().flat_map(|row| row.iter_mut().enumerate()) {
-                if !kept(token) {
-                    *logit = f64::NEG_INFINITY;
-                }
+            for row in &mut logits {
+                *row = some.iter().map(|&token| row[token as usize]).collect();
             }
             let head = self.model.draft_head(exit, &some).map_err(failed(LAW))?;
             self.head_agrees(LAW, (&hidden, &logits), Head::Draft(&head))?;
@@ -46,15 +43,13 @@ impl<M: Observed> Laws<'_, M> {
         for (position, expected) in logits.iter().enumerate() {
             let place = || format!("position {position}");
             for (&expected, &found) in expected.iter().zip(&rows[position]) {
-                if expected > f64::NEG_INFINITY || found > f32::NEG_INFINITY {
-                    // Logit rows are of single precision.
-                    let rounded = f64::from(expected as f32);
-                    self.close_at(law, place, rounded, f64::from(found))?;
-                }
+                // Logit rows are of single precision.
+                let rounded = f64::from(expected as f32);
+                self.close_at(law, place, rounded, f64::from(found))?;
             }
             let first = f64::from(best_token(expected));
-            let (named, score) = (best[position], &scores[position]);
-            for token in [named, score.token] {
+            let (best, score) = (best[position], &scores[position]);
+            for token in [best, score.token] {
                 let behind = expected[first as usize] - expected[token as usize];
                 if behind.is_nan() || behind >= self.tolerance || behind == 0.0 {
                     self.close_at(law, place, first, f64::from(token))?;

@@ -47,7 +47,7 @@ impl<M: Observed> Laws<'_, M> {
 
     fn batch(&self, law: &'static str, rows: &[Vec<u32>]) -> Result<Batch, LawBroken> {
         let examples: Vec<_> = rows.iter().cloned().map(Example::text).collect();
-        Batch::from_examples(&examples.iter().collect::<Vec<_>>(), 0).map_err(failed(law))
+        Batch::from_examples(&examples.iter().collect::<Vec<_>>()).map_err(failed(law))
     }
 
     fn total_loss(

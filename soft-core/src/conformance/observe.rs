@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::laws::Laws;
 use super::{LawBroken, Observed, failed};
 use crate::exit::Exit;
+use crate::model::cache::KvCache;
 use crate::model::nested::Past;
 
 /// Logits, `[row][position][token]`.
@@ -29,7 +30,7 @@ impl<M: Observed> Laws<'_, M> {
         law: &'static str,
         rows: &[Vec<u32>],
         exit: Exit,
-        cache: &mut M::Cache,
+        cache: &mut KvCache<M::KvStore>,
     ) -> Result<Values, LawBroken> {
         let hidden = self.run(law, rows, 0..exit.depth(), cache)?;
         let counts: Vec<usize> = rows.iter().map(Vec::len).collect();
@@ -42,7 +43,7 @@ impl<M: Observed> Laws<'_, M> {
         law: &'static str,
         rows: &[Vec<u32>],
         range: Range<usize>,
-        cache: &mut M::Cache,
+        cache: &mut KvCache<M::KvStore>,
     ) -> Result<M::Hidden, LawBroken> {
         let counts: Vec<usize> = rows.iter().map(Vec::len).collect();
         let tokens = self.model.tokens(&[rows.concat()]).map_err(failed(law))?;

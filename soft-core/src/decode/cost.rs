@@ -11,7 +11,7 @@ use crate::decode::statistics::Statistics;
 pub struct OperationCosts {
     /// One block's weights applied to one state.
     pub block: f64,
-    /// One state looking at one position in one block: its score and its part in the mixture.
+    /// One state attending to one position in one block: its score and its value.
     pub attended: f64,
     /// The full head applied to one state.
     pub head: f64,
@@ -40,8 +40,8 @@ mod tests {
 
     #[test]
     fn operations_of_a_plain_answer_by_hand() {
-        // Three blocks; prompts of 4 and 2 tokens, 3 new ones each: the prompts' pass names the first, so that two states
-        // are fed per row, at positions 4, 5 and 2, 3. Each looks at itself and at what is before it.
+        // Three blocks; prompts of 4 and 2 tokens, 3 new ones each: the prompts' pass generates the first, so that two states
+        // are fed per row, at positions 4, 5 and 2, 3. Each attends to itself and to what is before it.
         let model = ToyModel::new(3, 4, 8, 9).restless();
         let prompts = [vec![1, 2, 3, 4], vec![5, 6]].map(Prompt::from);
         let settings = DecodeSettings::greedy(Mode::Static(Exit::new(3).unwrap()), 3);
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_an_answer_is_named_too() {
+    fn the_stop_token_is_counted_too() {
         let model = ToyModel::new(3, 6, 40, 3).restless();
         let prompt = [Prompt::from(vec![1, 2, 3, 4])];
         let settings = || DecodeSettings::greedy(Mode::Static(Exit::new(3).unwrap()), 20);
@@ -77,8 +77,8 @@ mod tests {
         decoder.run().unwrap();
         let counted = decoder.statistics();
         assert_eq!(counted.tokens(), before as u64);
-        // The prompt's pass named the first; the stop token took a pass of its own.
-        assert_eq!(counted.named, before as u64);
+        // The prompt's pass generated the first; the stop token took a pass of its own.
+        assert_eq!(counted.generated, before as u64);
         assert_eq!(counted.blocks_per_token(), 3.0);
     }
 }

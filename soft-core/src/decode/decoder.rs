@@ -1,28 +1,25 @@
-//! The decoding engine: one loop for every mode. This file is its face; the loop is in `round`.
+//! The decoder: an iterator over the tokens of the answers, in every mode.
 //!
-//! A round feeds the newest token of every open row and takes it from exit to exit. At each exit the rows that
-//! leave are parted from those that go on. The states of those that leave wait there and are taken along by the next
-//! token of their row that goes deeper, in one pass, so that the cache is filled exactly, late and
-//! cheaply. A token that leaves and is not checked later is a dynamic exit; one that is checked is a draft;
-//! with one exit only, the decoding is plain. Rows have different lengths, leave at different exits and accept different
-//! numbers of drafts; nothing is padded. `conformance` states what holds of the answers.
+//! A round feeds the newest token of every open row and takes it from exit to exit. States of tokens that exit early wait
+//! at their exit; the next token of their row that continues deeper takes them along in one pass, so that the cache is
+//! filled exactly, late and cheaply. A token that exits early belongs to the answer (dynamic exits) or is a draft that
+//! the full model verifies (self-speculation); with one exit only, decoding is plain. Rows have different lengths, exit
+//! at different exits and accept different numbers of drafts; nothing is padded. `conformance` states what holds of
+//! the answers.
 //!
-//! Knows no tensors and no text. Sources: Sorted LLaMA (arXiv 2309.08968), section 4.4; deferral, EE-LLM
-//! (arXiv 2312.04916) and FREE (arXiv 2310.05424); self-speculation that keeps states, LayerSkip (arXiv 2404.16710).
+//! Calls go one way: this file and `round` → `early_exit` and `verify` → `engine` compute, and ask the `strategy` of the
+//! mode, which asks the exit policies. Knows no tensors and no text. Sources: Sorted LLaMA (arXiv 2309.08968), section 4.4;
+//! deferral, EE-LLM (arXiv 2312.04916) and FREE (arXiv 2310.05424); self-speculation that keeps states, LayerSkip
+//! (arXiv 2404.16710).
 
-use std::collections::VecDeque;
-use std::ops::Range;
-
-use super::packed::Packed;
-use super::row::Row;
-use super::tuner::Cycle;
-use crate::decode::row::Finish;
+use super::engine::Engine;
+use super::strategy::Strategy;
+use crate::decode::row::{Finish, Row};
 use crate::decode::settings::DecodeError;
 use crate::decode::statistics::Statistics;
 use crate::decode::tuner::Tuner;
 use crate::exit::Exit;
 use crate::model::decode_model::DecodeModel;
-use crate::sampling::sampler::Sampling;
 
 /// A token of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +28,7 @@ pub struct Step {
     pub row: usize,
     /// The token.
     pub token: u32,
-    /// The exit that named it: where it left, or where it was drafted.
+    /// The exit that generated it, or drafted it.
     pub exit: Exit,
     /// Whether it was drafted and accepted.
     pub accepted: bool,
@@ -42,72 +39,45 @@ pub struct Step {
 /// Tokens of different rows come interleaved; those of one row in their order. After an error
 /// there is nothing more.
 pub struct Decoder<'m, M: DecodeModel> {
-    pub(super) model: &'m M,
-    pub(super) exits: Vec<Exit>,
-    pub(super) segments: Vec<Range<usize>>,
-    pub(super) kind: Kind,
-    pub(super) sampling: Sampling,
-    pub(super) stop_tokens: Vec<u32>,
-    /// Cut-down heads of the exits that draft.
-    pub(super) draft_heads: Vec<M::DraftHead>,
-    pub(super) cache: M::Cache,
-    pub(super) rows: Vec<Row>,
-    /// States that stopped at each exit but the last.
-    pub(super) waiting: Vec<Option<Packed<M::Hidden>>>,
-    pub(super) steps: VecDeque<Step>,
-    pub(super) statistics: Statistics,
+    pub(super) engine: Engine<'m, M>,
+    pub(super) strategy: Box<dyn Strategy>,
     pub(super) started: bool,
     pub(super) failed: bool,
 }
 
-/// What becomes of a token at an early exit.
-pub(super) enum Kind {
-    /// There is none.
-    Static,
-    /// It belongs to the answer.
-    Dynamic,
-    /// It is checked later.
-    Speculative { needs_probability: bool },
-    /// It is checked later, and the tuner says where it leaves.
-    Auto { tuner: Tuner, cycle: Cycle },
-}
-
 impl<M: DecodeModel> Decoder<'_, M> {
-    /// The answer of `row` as handed out so far.
+    /// The answer of `row` as returned so far.
     pub fn answer(&self, row: usize) -> &[u32] {
-        let row = &self.rows[row];
+        let row = &self.engine.rows[row];
         &row.tokens[row.prompt..][..row.emitted]
     }
 
-    /// Why the answer of `row` ended; none while tokens of it are still to be handed out.
+    /// Why the answer of `row` ended; none while tokens of it are still to be returned.
     pub fn finish(&self, row: usize) -> Option<Finish> {
-        let row = &self.rows[row];
+        let row = &self.engine.rows[row];
         row.finish
             .filter(|_| row.prompt + row.emitted == row.committed)
     }
 
-    /// Ends the answer of `row`: what was handed out stays, nothing more comes.
+    /// Ends the answer of `row`: what was returned stays, nothing more comes.
     ///
-    /// Tokens that were certain but not handed out yet are dropped; the statistics, being of what was
-    /// computed, keep them.
+    /// Tokens that were certain but not returned yet are dropped; the statistics count what was computed and
+    /// keep them.
     pub fn stop(&mut self, row: usize) {
         if self.finish(row).is_none() {
-            self.steps.retain(|step| step.row != row);
-            self.rows[row].stop();
+            self.engine.steps.retain(|step| step.row != row);
+            self.engine.rows[row].stop();
         }
     }
 
-    /// What it cost so far.
+    /// The cost so far.
     pub fn statistics(&self) -> &Statistics {
-        &self.statistics
+        &self.engine.statistics
     }
 
-    /// What automatic mode has learnt, to start the next decoder with; none in other modes.
+    /// What automatic mode has learned, to start the next decoder with; none in other modes.
     pub fn into_tuner(self) -> Option<Tuner> {
-        match self.kind {
-            Kind::Auto { tuner, .. } => Some(tuner),
-            _ => None,
-        }
+        self.strategy.into_tuner()
     }
 
     /// Runs to the end and returns the answers.
@@ -116,7 +86,7 @@ impl<M: DecodeModel> Decoder<'_, M> {
     /// The model's own.
     pub fn answers(mut self) -> Result<Vec<Vec<u32>>, DecodeError<M::Error>> {
         self.run()?;
-        Ok((0..self.rows.len())
+        Ok((0..self.engine.rows.len())
             .map(|row| self.answer(row).to_vec())
             .collect())
     }
@@ -135,11 +105,11 @@ impl<M: DecodeModel> Iterator for Decoder<'_, M> {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            if let Some(step) = self.steps.pop_front() {
-                self.rows[step.row].emitted += 1;
+            if let Some(step) = self.engine.steps.pop_front() {
+                self.engine.rows[step.row].emitted += 1;
                 return Some(Ok(step));
             }
-            if self.failed || !self.rows.iter().any(Row::is_open) {
+            if self.failed || !self.engine.rows.iter().any(Row::is_open) {
                 return None;
             }
             if let Err(error) = self.round() {

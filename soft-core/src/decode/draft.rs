@@ -1,17 +1,16 @@
-//! How many tokens are drafted before the full model checks them.
+//! How many tokens are drafted before the full model verifies them.
 //!
-//! Never more than the answer has room for, and never past a stop token: the decoder sees to
-//! that. Knows no model.
+//! The decoder also ends a draft at a stop token and at the room that the answer has left. Knows no model.
 
 use serde::{Deserialize, Serialize};
 
 use crate::policy::error::PolicyError;
 
-/// When drafting stops and checking starts.
+/// The length of drafts.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
 pub enum DraftLength {
-    /// Always so many tokens.
+    /// A fixed number of tokens.
     Fixed(usize),
     /// One more after a draft that was accepted in full, one less after a rejection; 1 to `most`.
     Adaptive {
@@ -20,9 +19,9 @@ pub enum DraftLength {
         /// Most tokens of a draft.
         most: usize,
     },
-    /// As long as the whole draft is likely to be right: while the product of the highest probabilities at its
-    /// positions, in the draft head's own opinion, is at least `least`. The doubtful token that would take it lower is not drafted; the full
-    /// model names it when it checks those before.
+    /// As long as the whole draft is probable: while the product of the draft head's highest probabilities at its
+    /// positions is at least `least`. The token that would take it lower is not drafted; the full model generates it
+    /// when it verifies those before.
     Confident {
         /// Lowest probability of a draft.
         least: f64,
@@ -32,7 +31,7 @@ pub enum DraftLength {
 }
 
 impl DraftLength {
-    /// Refuses lengths of 0, and probabilities that are none.
+    /// Refuses lengths of 0, and probabilities outside 0 to 1.
     ///
     /// # Errors
     /// [`PolicyError::DraftLength`].
@@ -51,13 +50,13 @@ impl DraftLength {
         }
     }
 
-    /// Whether drafted tokens' probabilities are looked at.
+    /// Whether the probabilities of drafted tokens are needed.
     pub(crate) fn needs_probability(self) -> bool {
         matches!(self, Self::Confident { .. })
     }
 }
 
-/// The draft length of one row as it goes along.
+/// The current draft length of one row.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DraftLimit {
     length: DraftLength,
@@ -74,17 +73,17 @@ impl DraftLimit {
         Self { length, current }
     }
 
-    /// Most tokens of the draft at hand.
+    /// Most tokens of the current draft.
     pub fn most(&self) -> usize {
         self.current
     }
 
-    /// Whether a draft of this probability is too doubtful to be made.
+    /// Whether a draft of this probability is too improbable to be made.
     pub fn is_doubtful(&self, probability: f64) -> bool {
         matches!(self.length, DraftLength::Confident { least, .. } if probability < least)
     }
 
-    /// Learns from a checked draft.
+    /// Adapts to a verified draft.
     pub fn checked(&mut self, drafted: usize, accepted: usize) {
         if let DraftLength::Adaptive { most, .. } = self.length {
             // A draft cut short by the end of the answer says nothing about longer ones.

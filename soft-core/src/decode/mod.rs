@@ -1,11 +1,12 @@
 //! Decoding at any depth: static, dynamic, self-speculative and automatic, greedy or sampled.
 
 mod calibration;
-mod check;
 pub(crate) mod cost;
 pub(crate) mod decoder;
 pub(crate) mod draft;
-mod leave;
+mod early_exit;
+mod engine;
+mod head;
 mod mean;
 mod packed;
 mod round;
@@ -13,7 +14,9 @@ pub(crate) mod row;
 pub(crate) mod settings;
 mod start;
 pub(crate) mod statistics;
+mod strategy;
 pub(crate) mod tuner;
+mod verify;
 
 pub use cost::OperationCosts;
 pub use decoder::{Decoder, Step};

@@ -1,7 +1,7 @@
-//! States of several rows, one row after the other, and whose each is.
+//! States of several rows, one row after the other, and the row of each.
 //!
-//! What travels through the blocks and what waits at exits is kept in this form. Within a row states stand
-//! in the order of their positions; nothing is padded.
+//! States on their way through the blocks and states that wait at exits are kept in this form. Within a row,
+//! states are in the order of their positions; nothing is padded.
 
 use crate::model::decode_model::DecodeModel;
 
@@ -21,15 +21,15 @@ impl<H> Packed<H> {
         counts
     }
 
-    /// Index of the last state of each row that is here.
+    /// Each row that is here, and the index of its last state.
     pub fn last_of_rows(&self) -> Vec<(usize, usize)> {
         let last = |index: &usize| self.rows.get(index + 1) != Some(&self.rows[*index]);
         let indices = (0..self.rows.len()).filter(last);
         indices.map(|index| (self.rows[index], index)).collect()
     }
 
-    /// Joins `earlier` and `later` states; of one row the earlier ones come first.
-    pub fn join<M: DecodeModel<Hidden = H>>(
+    /// Merges `earlier` and `later` states; of one row the earlier ones come first.
+    pub fn merge<M: DecodeModel<Hidden = H>>(
         model: &M,
         earlier: Option<Self>,
         later: Option<Self>,
@@ -39,14 +39,15 @@ impl<H> Packed<H> {
             (one, other) => return Ok(one.or(other)),
         };
         let rows = [earlier.rows, later.rows].concat();
-        let hidden = model.concat(vec![earlier.hidden, later.hidden])?;
         let mut order: Vec<usize> = (0..rows.len()).collect();
         order.sort_by_key(|&index| rows[index]);
-        let joined = Self { hidden, rows };
-        joined.pick(model, &order).map(Some)
+        Ok(Some(Self {
+            hidden: model.gather(&[&earlier.hidden, &later.hidden], &order)?,
+            rows: order.iter().map(|&index| rows[index]).collect(),
+        }))
     }
 
-    /// Parts the rows for which `first` holds from the others.
+    /// Separates the rows for which `first` holds from the others.
     pub fn split<M: DecodeModel<Hidden = H>>(
         self,
         model: &M,
@@ -67,20 +68,5 @@ impl<H> Packed<H> {
             })
         };
         Ok((Some(part(&ours)?), Some(part(&others)?)))
-    }
-
-    /// The states at `order`, unless that is how they stand already.
-    fn pick<M: DecodeModel<Hidden = H>>(
-        self,
-        model: &M,
-        order: &[usize],
-    ) -> Result<Self, M::Error> {
-        if order.iter().enumerate().all(|(index, &from)| index == from) {
-            return Ok(self);
-        }
-        Ok(Self {
-            hidden: model.select(&self.hidden, order)?,
-            rows: order.iter().map(|&index| self.rows[index]).collect(),
-        })
     }
 }

@@ -1,18 +1,15 @@
 //! One row of a batch while it is decoded: its text, its drafts, its end.
 
 use crate::exit::Exit;
-use crate::policy::exit_policy::ExitPolicy;
 use crate::random::Random;
 use crate::sampling::distribution::Distribution;
-
-use super::draft::DraftLimit;
 
 /// Why an answer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finish {
-    /// The model gave a stop token.
+    /// The model generated a stop token.
     StopToken,
-    /// The answer has as many tokens as were asked for.
+    /// The answer has the requested number of tokens.
     Length,
     /// The text fills the model's context.
     Context,
@@ -20,20 +17,20 @@ pub enum Finish {
     Stopped,
 }
 
-/// A token that the full model has not checked yet.
+/// A token that the full model has not verified yet.
 pub(crate) struct Drafted {
     pub exit: Exit,
-    /// What it was drawn from; none when the best token is all that counts.
+    /// What it was sampled from; none for greedy decoding without a penalty.
     pub from: Option<Distribution>,
-    /// How sure the exit was of its best token.
+    /// Probability that the exit gave to its best token.
     pub confidence: f64,
 }
 
-/// A token that an exit would have drafted, had it been less doubtful.
-pub(crate) struct Doubted {
-    pub token: u32,
-    pub from: Option<Distribution>,
-    pub confidence: f64,
+/// Most tokens of a text, and why it ends there.
+#[derive(Clone, Copy)]
+pub(crate) struct Limit {
+    pub tokens: usize,
+    pub finish: Finish,
 }
 
 pub(crate) struct Row {
@@ -44,17 +41,13 @@ pub(crate) struct Row {
     /// Tokens of prompt and answer.
     pub committed: usize,
     pub drafts: Vec<Drafted>,
-    /// How likely the draft at hand is right.
+    /// Probability that all drafts are accepted.
     pub draft_probability: f64,
-    pub doubted: Option<Doubted>,
-    /// Most tokens of prompt and answer, and what it means to get there.
-    pub limit: (usize, Finish),
+    pub limit: Limit,
     pub finish: Option<Finish>,
-    /// Answer tokens handed out.
+    /// Answer tokens returned to the caller.
     pub emitted: usize,
     pub rng: Random,
-    pub policy: Box<dyn ExitPolicy>,
-    pub length: DraftLimit,
 }
 
 impl Row {
@@ -62,9 +55,15 @@ impl Row {
         self.finish.is_none()
     }
 
-    /// Most tokens worth drafting: one less than there is room for, since checking adds one.
+    /// Most tokens worth drafting: one less than there is room for, since verification adds one.
     pub fn room_for_drafts(&self) -> usize {
-        (self.limit.0 - self.committed).saturating_sub(1)
+        (self.limit.tokens - self.committed).saturating_sub(1)
+    }
+
+    /// Whether the last draft is a stop token.
+    pub fn drafted_a_stop(&self, stop_tokens: &[u32]) -> bool {
+        let last = self.tokens.last().filter(|_| !self.drafts.is_empty());
+        last.is_some_and(|token| stop_tokens.contains(token))
     }
 
     /// Takes `token` as the next of the answer; returns whether it belongs to it.
@@ -78,20 +77,20 @@ impl Row {
             self.tokens.push(token);
         }
         self.committed += 1;
-        if self.committed == self.limit.0 {
-            self.finish = Some(self.limit.1);
+        if self.committed == self.limit.tokens {
+            self.finish = Some(self.limit.finish);
         }
         true
     }
 
-    /// Ends the answer with the last token handed out.
+    /// Ends the answer with the last token returned.
     pub fn stop(&mut self) {
         self.committed = self.prompt + self.emitted;
         self.drop_drafts();
         self.finish = Some(Finish::Stopped);
     }
 
-    /// Forgets what was drafted and not accepted.
+    /// Forgets drafts that were not accepted.
     pub fn drop_drafts(&mut self) {
         self.tokens.truncate(self.committed);
         self.drafts.clear();

@@ -1,4 +1,4 @@
-//! What a decoder is asked to do, checked before anything is computed.
+//! Settings of a decoder, checked before anything is computed.
 
 use thiserror::Error;
 
@@ -11,14 +11,14 @@ use crate::policy::exit_policy::{Always, ExitPolicy};
 use crate::sampling::sampler::Sampling;
 use crate::sampling::sampler::SamplingError;
 
-/// A text to go on from.
+/// A text to continue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prompt {
     /// Its tokens, at least one.
     pub tokens: Vec<u32>,
-    /// Seed of this row's sampler. In static and dynamic modes a row's answer depends on its seed and not on its
-    /// company; sampled speculation draws more or fewer numbers as the rows of a batch check together, so that
-    /// only its distribution is that of the row alone; in automatic mode it depends on measured times as well.
+    /// Seed of this row's sampler. In static and dynamic modes a row's answer depends on its seed and not on the other
+    /// rows of the batch. In sampled speculation the rows are verified together, so the numbers that a row draws
+    /// depend on them; its distribution does not. In automatic mode the answer depends on measured times as well.
     pub seed: u64,
 }
 
@@ -28,35 +28,35 @@ impl From<Vec<u32>> for Prompt {
     }
 }
 
-/// Which depth names a token.
+/// Which depth generates a token.
 #[derive(Debug)]
 pub enum Mode {
     /// The sub-model of one depth, for every token.
     Static(Exit),
-    /// Each token leaves at the first exit that satisfies the policy.
+    /// Each token exits at the first exit that satisfies the policy.
     Dynamic(DynamicExits),
-    /// Drafts at early exits, checked by the full model: the text of the full model, for less.
+    /// Drafts at early exits, verified by the full model: the full model's text at lower cost.
     Speculative(Speculation),
-    /// Speculation that finds the draft exit and length by itself and does without where it does not pay.
+    /// Speculation that chooses draft exit and length from measurements, and plain decoding where drafting does not pay.
     Auto(Tuner),
 }
 
-/// Dynamic exits: Sorted LLaMA, section 4.4. The state of a token that exited early waits there and runs through the deeper blocks with
-/// the next token that does, so that the cache is exact.
+/// Dynamic exits: Sorted LLaMA, section 4.4. The state of a token that exited early waits at its exit and runs through the deeper
+/// blocks together with the next token that does, so that the cache is exact.
 #[derive(Debug)]
 pub struct DynamicExits {
-    /// Where tokens may leave; the last is the full model.
+    /// Where tokens may exit; the last is the full model.
     pub exits: Exits,
-    /// When they leave.
+    /// When they exit.
     pub policy: Box<dyn ExitPolicy>,
 }
 
-/// Self-speculation: one model drafts at its early exits and checks with the blocks that remain.
+/// Self-speculation: one model drafts at its early exits and verifies with the remaining blocks.
 #[derive(Debug)]
 pub struct Speculation {
-    /// Where drafts may leave; the last exit is the full model.
+    /// Where drafts may exit; the last exit is the full model.
     pub exits: Exits,
-    /// Where each draft leaves. A token that no exit keeps runs to the full depth and checks those before it.
+    /// Where each draft exits. A token that exits nowhere runs to the full depth and verifies those before it.
     pub policy: Box<dyn ExitPolicy>,
     /// How many tokens are drafted.
     pub length: DraftLength,
@@ -76,19 +76,19 @@ impl Speculation {
     }
 }
 
-/// Everything a decoder is asked to do.
+/// Settings of a decoder.
 #[derive(Debug)]
 pub struct DecodeSettings {
-    /// Which depth names a token.
+    /// Which depth generates a token.
     pub mode: Mode,
     /// How a token is chosen.
     pub sampling: Sampling,
     /// Most tokens of an answer.
     pub max_new_tokens: usize,
-    /// Tokens that end an answer; they do not belong to it.
+    /// Stop tokens: they end an answer and do not belong to it.
     pub stop_tokens: Vec<u32>,
-    /// The tokens that drafts are made of, such as the most frequent ones; all when none are
-    /// given. A smaller head drafts faster and loses nothing, since the full head checks.
+    /// Tokens that may be drafted, such as the most frequent ones. Default: all. A restricted head drafts faster; the text stays the
+    /// same, since the full head verifies.
     pub draft_tokens: Option<Vec<u32>>,
 }
 
@@ -110,7 +110,7 @@ impl DecodeSettings {
         self
     }
 
-    /// Refuses what a model of `depth` blocks cannot do.
+    /// Refuses settings that do not fit a model of `depth` blocks.
     pub(crate) fn check(&self, depth: usize) -> Result<(), SettingsError> {
         self.sampling.validate()?;
         match &self.mode {
@@ -134,17 +134,17 @@ impl DecodeSettings {
     }
 }
 
-/// Settings that a model cannot follow.
+/// Settings that do not fit the model.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum SettingsError {
     /// Exits that the model does not have.
     #[error(transparent)]
     Exits(#[from] ExitError),
-    /// A policy that makes no sense.
+    /// A policy with settings out of range.
     #[error(transparent)]
     Policy(#[from] PolicyError),
-    /// A sampler that makes no sense, or logits it cannot use.
+    /// A sampler with settings out of range, or logits it cannot use.
     #[error(transparent)]
     Sampling(#[from] SamplingError),
 }
@@ -153,13 +153,13 @@ pub enum SettingsError {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum DecodeError<E: std::error::Error> {
-    /// Nothing to go on from.
+    /// A prompt without tokens.
     #[error("prompt {row} has no tokens: expected at least one")]
     EmptyPrompt {
         /// Index of the prompt.
         row: usize,
     },
-    /// More than the model can read.
+    /// A prompt longer than the model's context.
     #[error("prompt {row} has {tokens} tokens: the model's context holds {context}")]
     PromptTooLong {
         /// Index of the prompt.
@@ -169,10 +169,10 @@ pub enum DecodeError<E: std::error::Error> {
         /// Most tokens the model can read.
         context: usize,
     },
-    /// Settings that the model cannot follow.
+    /// Settings that do not fit the model.
     #[error(transparent)]
     Settings(#[from] SettingsError),
-    /// A list of draft tokens without any.
+    /// An empty list of draft tokens.
     #[error("the list of draft tokens is empty: expected at least one token, or no list")]
     NoDraftTokens,
     /// The model failed.

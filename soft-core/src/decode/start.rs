@@ -1,69 +1,42 @@
-//! From prompts and settings to a decoder, everything checked at the door.
+//! From prompts and settings to a decoder, everything checked before anything is computed.
 
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::decoder::Kind;
-use super::draft::DraftLimit;
-use super::row::Row;
-use super::tuner::{Cycle, MOST_DRAFTED};
+use super::engine::Engine;
+use super::head::DraftHeads;
+use super::row::{Limit, Row};
+use super::strategy::{Auto, Dynamic, Fixed, Speculative, Strategy};
 use crate::decode::decoder::Decoder;
-use crate::decode::draft::DraftLength;
 use crate::decode::row::Finish;
 use crate::decode::settings::{DecodeError, DecodeSettings, Mode, Prompt, SettingsError};
 use crate::decode::statistics::Statistics;
-use crate::exit::{Exit, Exits};
+use crate::exit::Exits;
 use crate::model::decode_model::DecodeModel;
-use crate::policy::exit_policy::{Always, ExitPolicy};
 use crate::random::Random;
 
-/// What a mode comes down to.
-struct Plan {
-    exits: Exits,
-    kind: Kind,
-    policy: Box<dyn ExitPolicy>,
-    length: DraftLength,
-}
-
-impl Plan {
-    fn of(mode: Mode) -> Result<Self, SettingsError> {
-        let plan = |exits, kind| Self {
-            exits,
-            kind,
-            policy: Box::new(Always),
-            length: DraftLength::Fixed(1),
-        };
-        Ok(match mode {
-            Mode::Static(exit) => plan(Exits::new([exit.depth()])?, Kind::Static),
-            Mode::Dynamic(dynamic) => Self {
-                policy: dynamic.policy,
-                ..plan(dynamic.exits, Kind::Dynamic)
-            },
-            Mode::Speculative(speculation) => {
-                let needs_probability = speculation.length.needs_probability();
-                Self {
-                    policy: speculation.policy,
-                    length: speculation.length,
-                    ..plan(speculation.exits, Kind::Speculative { needs_probability })
-                }
-            }
-            Mode::Auto(tuner) => {
-                let cycle = Cycle::Plain;
-                Self {
-                    length: DraftLength::Fixed(MOST_DRAFTED),
-                    ..plan(tuner.exits().clone(), Kind::Auto { tuner, cycle })
-                }
-            }
-        })
-    }
+/// The exits of a mode, and its decisions for so many rows.
+fn strategy_of(mode: Mode, rows: usize) -> Result<(Exits, Box<dyn Strategy>), SettingsError> {
+    Ok(match mode {
+        Mode::Static(exit) => (Exits::new([exit.depth()])?, Box::new(Fixed)),
+        Mode::Dynamic(dynamic) => {
+            let strategy = Dynamic::new(&*dynamic.policy, rows);
+            (dynamic.exits, Box::new(strategy))
+        }
+        Mode::Speculative(speculation) => {
+            let strategy = Speculative::new(&*speculation.policy, speculation.length, rows);
+            (speculation.exits, Box::new(strategy))
+        }
+        Mode::Auto(tuner) => (tuner.exits().clone(), Box::new(Auto::new(tuner, rows))),
+    })
 }
 
 impl<'m, M: DecodeModel> Decoder<'m, M> {
-    /// A decoder for these prompts. Heads of draft tokens are made; the prompts are read with the first token asked for.
+    /// A decoder for these prompts. Draft heads are made here; the prompts are read with the first token requested.
     ///
     /// # Errors
     /// A prompt without tokens or longer than the model's context, exits that the model does not
-    /// have, thresholds or sampler settings outside their range, draft tokens that are none; the model's own.
+    /// have, thresholds or sampler settings outside their range, an empty list of draft tokens; the model's own.
     pub fn new(
         model: &'m M,
         prompts: &[Prompt],
@@ -72,42 +45,45 @@ impl<'m, M: DecodeModel> Decoder<'m, M> {
         settings.check(model.depth())?;
         let context = model.context();
         check_prompts(prompts, context)?;
-        let plan = Plan::of(settings.mode)?;
+        let (exits, strategy) = strategy_of(settings.mode, prompts.len())?;
         let most = settings.max_new_tokens;
-        let rows: Vec<Row> = prompts
-            .iter()
-            .map(|prompt| Row::new(prompt, most, context, &plan))
-            .collect();
+        let rows = prompts.iter().map(|prompt| Row::new(prompt, most, context));
+        let rows: Vec<Row> = rows.collect();
         // The last token of a text is never fed.
-        let fed = |row: &Row| row.prompt.max(row.limit.0 - 1);
+        let fed = |row: &Row| row.prompt.max(row.limit.tokens - 1);
         let capacity = rows.iter().map(fed).max().unwrap_or(0);
-        let mut decoder = Self {
+        let cache = model.empty_cache(rows.len(), capacity);
+        let mut engine = Engine {
             model,
-            segments: plan.exits.segments().collect(),
-            exits: plan.exits.iter().collect(),
-            kind: plan.kind,
+            segments: exits.segments().collect(),
+            exits: exits.iter().collect(),
             sampling: settings.sampling,
             stop_tokens: settings.stop_tokens,
-            draft_heads: Vec::new(),
-            cache: model
-                .empty_cache(rows.len(), capacity)
-                .map_err(DecodeError::Model)?,
+            draft_heads: None,
+            cache: cache.map_err(DecodeError::Model)?,
             rows,
-            waiting: (1..plan.exits.len()).map(|_| None).collect(),
+            waiting: (1..exits.len()).map(|_| None).collect(),
             steps: VecDeque::new(),
             statistics: Statistics {
-                depth: plan.exits.last().depth(),
+                depth: exits.last().depth(),
                 ..Statistics::default()
             },
+        };
+        if strategy.verifies() {
+            engine.make_draft_heads(settings.draft_tokens)?;
+        }
+        Ok(Self {
+            engine,
+            strategy,
             started: false,
             failed: false,
-        };
-        decoder.make_draft_heads(settings.draft_tokens)?;
-        Ok(decoder)
+        })
     }
+}
 
+impl<M: DecodeModel> Engine<'_, M> {
     fn make_draft_heads(&mut self, tokens: Option<Vec<u32>>) -> Result<(), DecodeError<M::Error>> {
-        let Some(mut tokens) = tokens.filter(|_| self.checks_later()) else {
+        let Some(mut tokens) = tokens else {
             return Ok(());
         };
         tokens.sort_unstable();
@@ -116,22 +92,29 @@ impl<'m, M: DecodeModel> Decoder<'m, M> {
             return Err(DecodeError::NoDraftTokens);
         }
         let begun = Instant::now();
-        let drafting: &[Exit] = &self.exits[..self.exits.len() - 1];
+        let drafting = &self.exits[..self.exits.len() - 1];
         let heads = self.model.draft_heads(drafting, &tokens);
-        self.draft_heads = heads.map_err(DecodeError::Model)?;
+        let heads = heads.map_err(DecodeError::Model)?;
+        self.draft_heads = Some(DraftHeads { tokens, heads });
         self.statistics.prefill += begun.elapsed();
         Ok(())
     }
 }
 
 impl Row {
-    fn new(prompt: &Prompt, max_new_tokens: usize, context: usize, plan: &Plan) -> Self {
-        let asked = prompt.tokens.len().saturating_add(max_new_tokens);
+    fn new(prompt: &Prompt, max_new_tokens: usize, context: usize) -> Self {
+        let requested = prompt.tokens.len().saturating_add(max_new_tokens);
         let longest = context.saturating_add(1);
-        let limit = if asked <= longest {
-            (asked, Finish::Length)
+        let limit = if requested <= longest {
+            Limit {
+                tokens: requested,
+                finish: Finish::Length,
+            }
         } else {
-            (longest, Finish::Context)
+            Limit {
+                tokens: longest,
+                finish: Finish::Context,
+            }
         };
         Self {
             tokens: prompt.tokens.clone(),
@@ -139,13 +122,10 @@ impl Row {
             committed: prompt.tokens.len(),
             drafts: Vec::new(),
             draft_probability: 1.0,
-            doubted: None,
             limit,
             finish: (max_new_tokens == 0).then_some(Finish::Length),
             emitted: 0,
             rng: Random::new(prompt.seed),
-            policy: plan.policy.for_row(),
-            length: DraftLimit::new(plan.length),
         }
     }
 }

@@ -1,8 +1,8 @@
 //! What decoding cost and where tokens came from, counted as it goes.
 //!
 //! The counted cost, block and head applications per token, depends on neither machine nor load. The prompts' pass
-//! names the first token of each row: it counts apart, and figures per token are over what was named behind it: tokens, and the stop token
-//! that ends an answer, which costs as much as any other.
+//! generates the first token of each row and is counted apart; figures per token are over the tokens generated
+//! after it, including the stop token that ends an answer, which costs as much as any other.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,27 +14,28 @@ use serde::{Deserialize, Serialize};
 pub struct Statistics {
     /// Depth of the full model of this run.
     pub depth: usize,
-    /// Tokens of the answers, by the depth of the exit that named them.
+    /// Tokens of the answers, by the depth of the exit that generated them.
     pub tokens_by_depth: BTreeMap<usize, u64>,
-    /// Tokens and ends of answers named behind the prompts' pass.
-    pub named: u64,
+    /// Tokens and stop tokens generated after the prompts' pass.
+    #[serde(alias = "named")]
+    pub generated: u64,
     /// Tokens drafted.
     pub drafted: u64,
-    /// Drafted tokens that were checked: up to the first one rejected.
+    /// Drafted tokens that were verified: up to the first one rejected.
     pub checked: u64,
     /// Drafted tokens that were accepted.
     pub accepted: u64,
     /// Blocks times states, prompts aside.
     pub block_states: u64,
-    /// Blocks run on however many states, prompts aside: readings of a block's weights.
+    /// Blocks run on however many states, prompts aside: loads of a block's weights.
     pub block_passes: u64,
-    /// Positions that states looked at in blocks, themselves included, prompts aside.
+    /// Positions that states attended to in blocks, themselves included, prompts aside.
     pub attended: u64,
-    /// States read by a full head, prompts aside.
+    /// States that a full head was applied to, prompts aside.
     pub head_states: u64,
     /// Full heads applied to however many states, prompts aside.
     pub head_passes: u64,
-    /// States read by a draft head.
+    /// States that a draft head was applied to.
     pub draft_head_states: u64,
     /// Prompts read.
     pub prompts: u64,
@@ -42,9 +43,9 @@ pub struct Statistics {
     pub prompt_tokens: u64,
     /// Wall time of the prompts' pass, and of making draft heads.
     pub prefill: Duration,
-    /// Wall time of rounds in which no token ran to the full depth.
+    /// Wall time of rounds in which no token reached the full depth.
     pub draft: Duration,
-    /// Wall time of rounds in which one did: plain steps, and checks of drafts.
+    /// Wall time of the other rounds: plain steps, and verification of drafts.
     pub full: Duration,
 }
 
@@ -54,7 +55,7 @@ impl Statistics {
         self.tokens_by_depth.values().sum()
     }
 
-    /// Mean depth of the exits that named the tokens, which for an accepted draft is where it was drafted; NaN without tokens.
+    /// Mean depth of the exits that generated the tokens; of an accepted draft, where it was drafted. NaN without tokens.
     pub fn mean_depth(&self) -> f64 {
         let depths = self.tokens_by_depth.iter();
         let sum: u64 = depths.map(|(&depth, &tokens)| depth as u64 * tokens).sum();
@@ -66,9 +67,9 @@ impl Statistics {
         self.accepted as f64 / self.checked as f64
     }
 
-    /// What figures per token are over: [`named`](Self::named), at least 1, to divide by.
+    /// What figures per token are over: [`generated`](Self::named), at least 1, to divide by.
     pub fn later_tokens(&self) -> u64 {
-        self.named.max(1)
+        self.generated.max(1)
     }
 
     /// Block applications per token: the counted cost.
@@ -76,8 +77,8 @@ impl Statistics {
         self.block_states as f64 / self.later_tokens() as f64
     }
 
-    /// Readings of block weights per token: what counts where memory is the limit.
-    pub fn block_passes_per_token(&self) -> f64 {
+    /// Loads of block weights per token: the cost where memory bandwidth is the limit.
+    pub fn weight_loads_per_token(&self) -> f64 {
         self.block_passes as f64 / self.later_tokens() as f64
     }
 
@@ -102,13 +103,13 @@ impl Statistics {
         self.prefill + self.draft + self.full
     }
 
-    /// Adds what another decoder counted.
+    /// Adds the counts of another decoder.
     pub fn add(&mut self, other: &Self) {
         self.depth = self.depth.max(other.depth);
         for (&depth, &tokens) in &other.tokens_by_depth {
             *self.tokens_by_depth.entry(depth).or_default() += tokens;
         }
-        self.named += other.named;
+        self.generated += other.generated;
         self.drafted += other.drafted;
         self.checked += other.checked;
         self.accepted += other.accepted;

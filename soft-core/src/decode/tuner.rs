@@ -1,10 +1,10 @@
 //! Automatic speculation: which exit drafts, how far, or none at all.
 //!
-//! Learns from the rounds as they come what a plain step, a drafted token and a check cost, and how often the full
-//! model agrees with an exit at a given confidence. A token is drafted while the whole draft is likely enough to be right
-//! to pay for one token more; the exit is the one whose drafts have brought the most tokens per second; when none
-//! beats plain decoding, it is plain decoding. An exit is tried while it might win by what is not known yet (optimism in
-//! the face of uncertainty, Auer et al. 2002). Greedy text does not depend on any of it, sampled text by its distribution neither.
+//! Measures round by round what a plain step, a drafted token and a verification cost, and how often the full
+//! model agrees with an exit at a given confidence. A token is drafted while the probability of the whole draft pays for
+//! one token more; the exit is the one whose drafts gave the most tokens per second, or none when none
+//! beats plain decoding. An exit is tried as long as its uncertainty leaves it a chance to win (optimism in
+//! the face of uncertainty, Auer et al. 2002). Greedy text and the distribution of sampled text do not depend on any of it.
 //!
 //! Knows neither model nor tokens.
 
@@ -14,27 +14,27 @@ use super::calibration::{Calibration, Share};
 use super::mean::{Mean, OUTLIER};
 use crate::exit::Exits;
 
-/// How the next tokens are made.
+/// How the next tokens are generated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cycle {
     /// One step of the full model.
     Plain,
-    /// Drafts at the exit of this index, then their check.
+    /// Drafts at the exit of this index, then their verification.
     Draft { exit: usize },
 }
 
 impl Cycle {
-    /// Whether tokens leave at the exit of this index.
+    /// Whether tokens exit at the exit of this index.
     pub fn drafts_at(self, index: usize) -> bool {
         self == Self::Draft { exit: index }
     }
 }
 
-/// What automatic mode has learnt; hand it from one decoder to the next.
+/// The measurements of automatic mode; pass it from one decoder to the next.
 #[derive(Clone, Debug)]
 pub struct Tuner {
     exits: Exits,
-    /// Rows that were open of late: what a round costs depends on them.
+    /// Rows that were open in the last cycle: the cost of a round depends on them.
     rows: usize,
     /// Seconds of a plain step.
     plain: Mean,
@@ -44,7 +44,7 @@ pub struct Tuner {
     plain_due: u64,
     /// Cycles since the last of them.
     since_plain: u64,
-    /// Seconds of the drafts at hand.
+    /// Seconds of the current drafts.
     spent: f64,
 }
 
@@ -54,19 +54,19 @@ struct Arm {
     depth: usize,
     /// Seconds of a round that drafts one token of every row.
     draft: Mean,
-    /// Seconds a check takes longer than a plain step, per drafted token.
+    /// Seconds that verification takes longer than a plain step, per drafted token.
     extra: Mean,
     calibration: Calibration,
-    /// Drafted tokens accepted of late.
+    /// Drafted tokens accepted recently.
     drafts: Share,
-    /// What this exit's cycles of late brought, in tokens per row, and took.
+    /// Tokens per row and seconds of this exit's recent cycles.
     tokens: f64,
     seconds: f64,
-    /// Cycles altogether, hardly ever forgotten: what is known of this exit.
+    /// Cycles in all, discounted very slowly: how much is known of this exit.
     known: f64,
 }
 
-/// A round that checked drafts.
+/// A round that verified drafts.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CheckRound {
     /// Tokens drafted per row, at most.
@@ -74,34 +74,34 @@ pub(crate) struct CheckRound {
     /// Tokens that became certain, per row.
     pub tokens: f64,
     pub time: Duration,
-    /// Part of it that went into asking about a token that was then too doubtful.
+    /// Part of it spent at an exit whose token was then not drafted.
     pub asking: Duration,
 }
 
-/// What one more token in a check is taken to cost before it is known, in plain steps.
+/// Assumed cost of one more token in a verification before it is measured, in plain steps.
 const EXTRA_GUESS: f64 = 0.05;
 /// Longest draft of automatic mode.
 pub(crate) const MOST_DRAFTED: usize = 8;
-/// Plain steps before the first draft; the first of all is not counted, since much happens in it for the first time.
+/// Plain steps before the first draft; the very first is not counted, since it includes one-time work.
 const WARM_UP: u64 = 3;
-/// Cycles after which the cost of a plain step is measured anew, by so many steps.
+/// Cycles after which the cost of a plain step is measured again, and the steps used for it.
 const REMEASURE: u64 = 64;
 const ANEW: u64 = 2;
-/// What drafting must promise over plain decoding to be worth its uncertainty.
+/// Speed-up over plain decoding that drafting must promise.
 const GAIN: f64 = 1.03;
-/// How much better than it looks an exit may be of which nothing is known.
+/// By which factor an exit that was never tried may be faster than estimated.
 const HOPE: f64 = 1.0;
-/// Plain steps that an exit's speed is mixed with: a few cycles say little.
+/// Plain steps that an exit's speed is averaged with, since a few cycles are noisy.
 const PRIOR: f64 = 4.0;
-/// Observations are forgotten slowly: the text changes.
+/// Discount of observations, since the text changes.
 const MEMORY: f64 = 0.98;
-/// So is, cycle by cycle, what is known of exits that are not played: each gets another chance.
+/// Discount, per cycle, of the costs of exits that are not used, so that each is tried again.
 const IDLE_MEMORY: f64 = 0.998;
-/// And how much is known of an exit more slowly still.
+/// Discount of how much is known of an exit.
 const LONG_MEMORY: f64 = 0.9995;
 
 impl Tuner {
-    /// A tuner that knows nothing yet; every exit but the last, the full model, may draft.
+    /// A tuner without measurements; every exit but the last, the full model, may draft.
     pub fn new(exits: Exits) -> Self {
         let drafting = exits.iter().take(exits.len() - 1);
         let arms = drafting.map(|exit| Arm::new(exit.depth())).collect();
@@ -122,15 +122,15 @@ impl Tuner {
         &self.exits
     }
 
-    /// For each exit that may draft: depth, accepted share of its drafts of late (older checks count less and less), none
-    /// before the first check.
+    /// For each exit that may draft: depth, and accepted share of its recent drafts (older ones are discounted), none
+    /// before the first verification.
     pub fn acceptance(&self) -> Vec<(usize, Option<f64>)> {
         let share = |Share { accepted, checked }| (checked > 0.0).then(|| accepted / checked);
         let arms = self.arms.iter();
         arms.map(|arm| (arm.depth, share(arm.drafts))).collect()
     }
 
-    /// How the next tokens of so many open rows are made.
+    /// How the next tokens of this many open rows are generated.
     pub(crate) fn next_cycle(&mut self, rows: usize) -> Cycle {
         self.cycles += 1;
         self.spent = 0.0;
@@ -168,7 +168,7 @@ impl Tuner {
         Cycle::Plain
     }
 
-    /// Rounds of more or fewer rows cost something else.
+    /// The cost of a round depends on the number of rows.
     fn forget_costs(&mut self, rows: usize) {
         self.rows = rows;
         self.plain.forget(0.0);
@@ -176,17 +176,17 @@ impl Tuner {
         self.arms.iter_mut().for_each(|arm| arm.forget_costs(0.0));
     }
 
-    /// The chance that a token drafted at `exit` with this confidence is accepted.
+    /// Probability that a token drafted at `exit` with this confidence is accepted.
     pub(crate) fn chance(&self, exit: usize, confidence: f64) -> f64 {
         self.arms[exit].calibration.chance(confidence)
     }
 
-    /// Whether to draft one more token at `exit`, of every row, when the drafts, it included, are right with this
+    /// Whether to draft one more token of every row at `exit`, when the drafts including it are accepted with this
     /// probability on average.
     pub(crate) fn pays(&self, exit: usize, probability: f64) -> bool {
         let (arm, plain) = (&self.arms[exit], self.plain_seconds());
         let cost = arm.draft.near(self.draft_guess(exit)) + arm.extra.near(EXTRA_GUESS * plain);
-        // What the time it takes would bring otherwise.
+        // Compared with the tokens that the same time would give otherwise.
         probability > cost * arm.speed(plain).max(1.0 / plain)
     }
 
@@ -204,7 +204,7 @@ impl Tuner {
         self.spent += self.arms[exit].draft.learn(time.as_secs_f64(), guess);
     }
 
-    /// A token drafted at `exit` with this confidence was accepted (1), was not (0), or would have been with this
+    /// A token drafted at `exit` with this confidence was accepted (1) or not (0), or would have been with this
     /// probability had it been drafted.
     pub(crate) fn checked(&mut self, exit: usize, confidence: f64, accepted: f64, drafted: bool) {
         let arm = &mut self.arms[exit];
@@ -215,7 +215,7 @@ impl Tuner {
         }
     }
 
-    /// A check ends a cycle: of the drafts of `exit`, or of none because the first was too doubtful.
+    /// A verification ends a cycle: of the drafts of `exit`, or of none because the first was too improbable.
     pub(crate) fn check_round(&mut self, exit: usize, check: CheckRound) {
         let plain = self.plain_seconds();
         let seconds = check.time.as_secs_f64().min(OUTLIER * plain);
@@ -230,7 +230,7 @@ impl Tuner {
         arm.known += 1.0;
     }
 
-    /// What a draft is taken to cost before it is known.
+    /// Assumed cost of a draft before it is measured.
     fn draft_guess(&self, exit: usize) -> f64 {
         let share = self.arms[exit].depth as f64 / self.exits.last().depth() as f64;
         share * self.plain_seconds()

@@ -80,7 +80,7 @@ impl<L: LossSchedule> LossSchedule for Gradual<L> {
 /// Intermediate exits count more and more, until they count in full after the given number of steps; at the first step
 /// the full depth counts alone.
 ///
-/// For exits that nobody has trained yet: their first gradients are the largest.
+/// For exits that are not trained yet, whose first gradients are the largest.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ramp<L> {
     weights: L,

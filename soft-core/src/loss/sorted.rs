@@ -5,7 +5,7 @@
 //! authors' code divide by the number of exits, and so do we.
 
 use crate::exit::{Exit, Exits};
-use crate::model::nested::{NestedModel, TrainModel};
+use crate::model::nested::TrainModel;
 
 /// Which micro-batch of a run: what a schedule of the loss may depend on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,17 +63,17 @@ pub fn sorted_loss<M: TrainModel>(
     assert_eq!(weights.len(), exits.len(), "one weight per exit");
     let mut per_exit = Vec::new();
     let mut terms = Vec::new();
-    let mut hidden = NestedModel::embed(model, tokens)?;
-    let last_needed = weights.iter().rposition(|&weight| weight != 0.0);
-    let needed = last_needed.map_or(0, |last| last + 1);
-    for ((segment, exit), &weight) in exits.segments().zip(exits.iter()).zip(weights).take(needed) {
-        hidden = model.blocks(hidden, segment, None)?;
-        if weight != 0.0 {
-            let loss = model.loss(&hidden, exit, targets)?;
-            terms.push((weight / normalizer, loss.clone()));
-            per_exit.push((exit, loss));
-        }
-    }
+    exits.walk(
+        model.embed(tokens)?,
+        |index| weights[index] != 0.0,
+        |hidden, range| model.blocks(hidden, range, None),
+        |stop, hidden| {
+            let loss = model.loss(hidden, stop.exit, targets)?;
+            terms.push((weights[stop.index] / normalizer, loss.clone()));
+            per_exit.push((stop.exit, loss));
+            Ok(())
+        },
+    )?;
     assert!(!terms.is_empty(), "at least one exit has a weight");
     Ok(SortedLossOutput {
         total: model.weighted_sum(&terms)?,

@@ -74,15 +74,6 @@ impl CacheLengths {
         }
     }
 
-    /// Of no cache at all.
-    pub(crate) const fn none() -> Self {
-        Self {
-            filled: Vec::new(),
-            rows: 0,
-            capacity: 0,
-        }
-    }
-
     /// The position at which each row goes on in the blocks of `range`, if these are filled alike, and `counts` new positions of
     /// each row make up the `states` that come and fit.
     ///

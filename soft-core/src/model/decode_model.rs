@@ -1,17 +1,21 @@
-//! What decoding asks of a nested model, beyond its blocks.
+//! What decoding needs from a nested model, beyond its blocks.
 //!
-//! States come packed, `[1, n, d_model]`: rows of different lengths stand one after the other
-//! and nothing is padded. Scores are computed where the tensors live and come to the host in one
-//! reading; whole rows of logits come only when a sampler needs them.
+//! States come packed, `[1, n, d_model]`: rows of different lengths one after the other, without
+//! padding. Scores are computed where the tensors are and read back once per call; whole rows of logits
+//! are read back only when a sampler needs them.
 
 use serde::{Deserialize, Serialize};
 
 use crate::exit::Exit;
+use crate::model::cache::KvCache;
 use crate::model::nested::NestedModel;
 
 /// What decoding adds to a nested model.
+///
+/// Eight methods are required. Override [`best_tokens`](Self::best_tokens) and [`scores`](Self::scores) when the
+/// backend can compute them without reading all logits back.
 pub trait DecodeModel: NestedModel {
-    /// The head cut down to some tokens, for drafts.
+    /// A head restricted to some tokens.
     type DraftHead;
 
     /// Rows of equally many tokens, on the model's device.
@@ -20,38 +24,57 @@ pub trait DecodeModel: NestedModel {
     /// When a token is outside the vocabulary.
     fn tokens(&self, rows: &[Vec<u32>]) -> Result<Self::Tokens, Self::Error>;
 
-    /// Number of tokens.
+    /// Number of tokens in the vocabulary.
     fn vocab(&self) -> usize;
 
     /// Most positions of a row.
     fn context(&self) -> usize;
 
-    /// An empty cache for `rows` rows of at most `capacity` positions.
+    /// Empty storage for the keys and values of `rows` rows of at most `capacity` positions.
     ///
     /// # Errors
     /// When the model was not made for that many positions.
-    fn empty_cache(&self, rows: usize, capacity: usize) -> Result<Self::Cache, Self::Error>;
+    fn empty_store(&self, rows: usize, capacity: usize) -> Result<Self::KvStore, Self::Error>;
+
+    /// An empty cache for `rows` rows of at most `capacity` positions.
+    ///
+    /// # Errors
+    /// As [`empty_store`](Self::empty_store).
+    fn empty_cache(
+        &self,
+        rows: usize,
+        capacity: usize,
+    ) -> Result<KvCache<Self::KvStore>, Self::Error> {
+        let store = self.empty_store(rows, capacity)?;
+        Ok(KvCache::new(store, self.depth(), rows, capacity))
+    }
+
+    /// Packed states at these indices of all `parts` one after the other, in this order; at least one part and one index.
+    ///
+    /// # Errors
+    /// Backend-specific.
+    fn gather(
+        &self,
+        parts: &[&Self::Hidden],
+        states: &[usize],
+    ) -> Result<Self::Hidden, Self::Error>;
 
     /// The packed states at these indices, in this order; at least one.
     ///
     /// # Errors
-    /// Backend-specific.
-    fn select(&self, hidden: &Self::Hidden, states: &[usize]) -> Result<Self::Hidden, Self::Error>;
+    /// As [`gather`](Self::gather).
+    fn select(&self, hidden: &Self::Hidden, states: &[usize]) -> Result<Self::Hidden, Self::Error> {
+        self.gather(&[hidden], states)
+    }
 
-    /// Packed states one after the other; at least one part.
-    ///
-    /// # Errors
-    /// Backend-specific.
-    fn concat(&self, parts: Vec<Self::Hidden>) -> Result<Self::Hidden, Self::Error>;
-
-    /// The head of `exit` cut down to `tokens`, which are distinct and at least one.
+    /// The head of `exit` restricted to `tokens`, which are distinct and at least one.
     ///
     /// # Errors
     /// When a token is outside the vocabulary.
     fn draft_head(&self, exit: Exit, tokens: &[u32]) -> Result<Self::DraftHead, Self::Error>;
 
-    /// The heads of several exits cut down to the same tokens; exits that share a head may share
-    /// what this makes.
+    /// The heads of several exits restricted to the same tokens; exits that share a head may share
+    /// the result.
     ///
     /// # Errors
     /// As [`draft_head`](Self::draft_head).
@@ -64,37 +87,43 @@ pub trait DecodeModel: NestedModel {
         heads.collect()
     }
 
-    /// For every packed state the token with the highest score, the lowest id of several.
+    /// The logits of every packed state, one for each token of the head: [`vocab`](Self::vocab) of a full head, as many as it
+    /// was made of for a draft head.
     ///
     /// # Errors
-    /// As [`NestedModel::logits`]; when the highest score is no finite number, which weights that
-    /// are damaged give.
-    fn best_tokens(
-        &self,
-        hidden: &Self::Hidden,
-        head: Head<Self::DraftHead>,
-    ) -> Result<Vec<u32>, Self::Error>;
-
-    /// For every packed state how sure it is of its next token.
-    ///
-    /// # Errors
-    /// As [`best_tokens`](Self::best_tokens).
-    fn scores(
-        &self,
-        hidden: &Self::Hidden,
-        head: Head<Self::DraftHead>,
-    ) -> Result<Vec<Score>, Self::Error>;
-
-    /// For every packed state its logits, [`vocab`](Self::vocab) of them; -∞ for tokens that the
-    /// head does not have.
-    ///
-    /// # Errors
-    /// As [`NestedModel::logits`].
+    /// As [`NestedModel::logits`]; when a row has no highest logit because one is NaN or infinite, as damaged weights
+    /// give.
     fn logit_rows(
         &self,
         hidden: &Self::Hidden,
         head: Head<Self::DraftHead>,
     ) -> Result<Vec<Vec<f32>>, Self::Error>;
+
+    /// For every packed state the index of the highest logit, the lowest index of several. For a full head the index is the token.
+    ///
+    /// # Errors
+    /// As [`logit_rows`](Self::logit_rows).
+    fn best_tokens(
+        &self,
+        hidden: &Self::Hidden,
+        head: Head<Self::DraftHead>,
+    ) -> Result<Vec<u32>, Self::Error> {
+        let scores = self.scores(hidden, head)?;
+        Ok(scores.iter().map(|score| score.token).collect())
+    }
+
+    /// For every packed state how confident the head is; [`Score::token`] is an index as in [`best_tokens`](Self::best_tokens).
+    ///
+    /// # Errors
+    /// As [`logit_rows`](Self::logit_rows).
+    fn scores(
+        &self,
+        hidden: &Self::Hidden,
+        head: Head<Self::DraftHead>,
+    ) -> Result<Vec<Score>, Self::Error> {
+        let rows = self.logit_rows(hidden, head)?;
+        Ok(rows.iter().map(|row| Score::of_logits(row)).collect())
+    }
 
     /// For every packed state the cosine between itself in `before` and in `after`.
     ///
@@ -107,12 +136,12 @@ pub trait DecodeModel: NestedModel {
     ) -> Result<Vec<f32>, Self::Error>;
 }
 
-/// The head that reads a state.
+/// The head applied to a state.
 #[derive(Debug)]
 pub enum Head<'a, DraftHead> {
     /// The head of this exit, all tokens.
     Full(Exit),
-    /// A head cut down to some tokens.
+    /// A head restricted to some tokens.
     Draft(&'a DraftHead),
 }
 
@@ -124,7 +153,7 @@ impl<D> Clone for Head<'_, D> {
 
 impl<D> Copy for Head<'_, D> {}
 
-/// How sure a state is of its next token, after a softmax over the head's tokens.
+/// How confident a head is of its best token, after a softmax over the head's tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Score {
     /// The token with the highest score; the lowest id of several.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::batch::Batch;
 use crate::exit::{Exit, Exits};
-use crate::model::cache_lengths::CacheLengths;
+use crate::model::cache::KvCache;
 
 /// A decoder-only language model whose first n blocks are models of their own.
 pub trait NestedModel {
@@ -22,8 +22,8 @@ pub trait NestedModel {
     type Hidden: Clone;
     /// Scores before the softmax, `[batch, seq, vocab]`.
     type Logits;
-    /// Keys and values of earlier positions.
-    type Cache: KvCache;
+    /// Storage for the keys and values of earlier positions; `()` for a model that looks at none.
+    type KvStore;
     /// What may go wrong.
     type Error: std::error::Error + Send + Sync + 'static;
 
@@ -49,7 +49,7 @@ pub trait NestedModel {
         &self,
         hidden: Self::Hidden,
         range: Range<usize>,
-        past: Option<Past<Self::Cache>>,
+        past: Option<Past<Self::KvStore>>,
     ) -> Result<Self::Hidden, Self::Error>;
 
     /// Final norm and head of `exit` on a hidden state that ran through `exit.depth()` blocks.
@@ -80,76 +80,22 @@ pub trait NestedModel {
     where
         Self: Sized,
     {
-        let mut hidden = self.embed(tokens)?;
-        for (segment, exit) in exits.segments().zip(exits.iter()) {
-            hidden = self.blocks(hidden, segment, None)?;
-            visit(exit, &hidden)?;
-        }
-        Ok(())
+        exits.walk(
+            self.embed(tokens)?,
+            |_| true,
+            |hidden, range| self.blocks(hidden, range, None),
+            |stop, hidden| visit(stop.exit, hidden),
+        )
     }
 }
 
 /// The earlier positions of a pass, and how many new ones each row brings.
 #[derive(Debug)]
-pub struct Past<'a, Cache> {
+pub struct Past<'a, Store> {
     /// Keys and values of the earlier positions.
-    pub cache: &'a mut Cache,
+    pub cache: &'a mut KvCache<Store>,
     /// New states of each row of the cache, in order; 0 for a row that sits this pass out.
     pub query_lens: &'a [usize],
-}
-
-/// Turns a hidden state into logits: one shared head (SoFT) or one per exit (SFT+ICT).
-pub trait ExitHead<Hidden> {
-    /// Scores before the softmax.
-    type Logits;
-    /// What may go wrong.
-    type Error;
-
-    /// The scores of `hidden`, which is not normed yet, at `exit`.
-    ///
-    /// # Errors
-    /// When this head does not serve `exit`.
-    fn logits(&self, hidden: &Hidden, exit: Exit) -> Result<Self::Logits, Self::Error>;
-}
-
-/// Keys and values of the positions seen so far, per row and block.
-///
-/// Rows may hold different numbers of positions, and blocks too: after an early exit the deeper
-/// blocks lag behind.
-pub trait KvCache {
-    /// How far it is filled.
-    fn lengths(&self) -> &CacheLengths;
-
-    /// Forgets what `row` holds beyond its first `positions`, in every block.
-    fn truncate(&mut self, row: usize, positions: usize);
-
-    /// Number of rows.
-    fn rows(&self) -> usize {
-        self.lengths().rows()
-    }
-
-    /// How many positions of `row` block `block` holds.
-    fn filled(&self, block: usize, row: usize) -> usize {
-        self.lengths().filled(block, row)
-    }
-
-    /// Most positions a row can hold.
-    fn capacity(&self) -> usize {
-        self.lengths().capacity()
-    }
-}
-
-/// The cache of a model that looks at nothing before a position, and so needs none.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct NoCache;
-
-impl KvCache for NoCache {
-    fn lengths(&self) -> &CacheLengths {
-        static NOTHING: CacheLengths = CacheLengths::none();
-        &NOTHING
-    }
-
-    fn truncate(&mut self, _row: usize, _positions: usize) {}
 }
 
 /// What the sorted loss asks of a nested model, of whatever kind.

@@ -45,7 +45,7 @@ pub enum ExitDecision {
 /// Decides for one row, exit by exit, whether its token exits early.
 ///
 /// The final layer is not an early exit: tokens that reach it use the full model.
-pub trait ExitPolicy: Send + Sync {
+pub trait ExitPolicy: ForRow + Send + Sync {
     /// Decides about the current token at `exit`. Called again after [`ExitDecision::Ask`], with that signal.
     fn decide(&mut self, exit: Exit, signals: &ExitSignals) -> ExitDecision;
 
@@ -56,25 +56,33 @@ pub trait ExitPolicy: Send + Sync {
     ///
     /// # Errors
     /// A threshold outside its range or for an exit that is not there.
-    fn check(&self, exits: &Exits) -> Result<(), PolicyError>;
+    fn check(&self, _exits: &Exits) -> Result<(), PolicyError> {
+        Ok(())
+    }
+}
 
+/// Copies a policy for another row; implemented for every policy that is `Clone`.
+pub trait ForRow {
     /// The same policy for another row.
     fn for_row(&self) -> Box<dyn ExitPolicy>;
+}
+
+impl<P: ExitPolicy + Clone + 'static> ForRow for P {
+    fn for_row(&self) -> Box<dyn ExitPolicy> {
+        Box::new(self.clone())
+    }
+}
+
+impl Clone for Box<dyn ExitPolicy> {
+    fn clone(&self) -> Self {
+        (**self).for_row()
+    }
 }
 
 impl std::fmt::Debug for dyn ExitPolicy {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("ExitPolicy")
     }
-}
-
-/// Implements what is the same for every policy that is `Clone`.
-macro_rules! for_row_by_clone {
-    () => {
-        fn for_row(&self) -> Box<dyn ExitPolicy> {
-            Box::new(self.clone())
-        }
-    };
 }
 
 /// Asks for the score and decides on it.
@@ -94,12 +102,6 @@ impl ExitPolicy for Always {
     fn decide(&mut self, _exit: Exit, _signals: &ExitSignals) -> ExitDecision {
         ExitDecision::Exit
     }
-
-    fn check(&self, _exits: &Exits) -> Result<(), PolicyError> {
-        Ok(())
-    }
-
-    for_row_by_clone!();
 }
 
 /// Leaves when the highest probability exceeds the exit's threshold: the paper's rule.
@@ -122,8 +124,6 @@ impl ExitPolicy for Confidence {
         self.0
             .check("maximum probability", 0.0..=f64::INFINITY, exits)
     }
-
-    for_row_by_clone!();
 }
 
 /// Leaves when the best two probabilities are further apart than the exit's threshold.
@@ -143,8 +143,6 @@ impl ExitPolicy for Margin {
     fn check(&self, exits: &Exits) -> Result<(), PolicyError> {
         self.0.check("top-two margin", 0.0..=f64::INFINITY, exits)
     }
-
-    for_row_by_clone!();
 }
 
 /// Leaves when the entropy, in nats, is below the exit's threshold; 0 never leaves.
@@ -164,8 +162,6 @@ impl ExitPolicy for Entropy {
     fn check(&self, exits: &Exits) -> Result<(), PolicyError> {
         self.0.check("entropy", 0.0..=f64::INFINITY, exits)
     }
-
-    for_row_by_clone!();
 }
 
 /// Leaves when the hidden state has hardly turned since the exit before: its cosine to it
@@ -187,8 +183,6 @@ impl ExitPolicy for Saturation {
     fn check(&self, exits: &Exits) -> Result<(), PolicyError> {
         self.0.check("cosine", -1.0..=f64::INFINITY, exits)
     }
-
-    for_row_by_clone!();
 }
 
 /// Leaves when so many exits in a row name the same token.
@@ -240,8 +234,6 @@ impl ExitPolicy for Patience {
         }
         Ok(())
     }
-
-    for_row_by_clone!();
 }
 
 /// Implements what a policy made of two others does with each of them.
@@ -256,15 +248,11 @@ macro_rules! as_for_each {
             self.0.check(exits)?;
             self.1.check(exits)
         }
-
-        fn for_row(&self) -> Box<dyn ExitPolicy> {
-            Box::new(Self(self.0.for_row(), self.1.for_row()))
-        }
     };
 }
 
 /// Leaves when both leave; the second is asked only when the first would. Put the cheap one first.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Both(pub Box<dyn ExitPolicy>, pub Box<dyn ExitPolicy>);
 
 impl ExitPolicy for Both {
@@ -279,7 +267,7 @@ impl ExitPolicy for Both {
 }
 
 /// Leaves when either leaves; the second is asked only when the first would stay.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Either(pub Box<dyn ExitPolicy>, pub Box<dyn ExitPolicy>);
 
 impl ExitPolicy for Either {

@@ -9,8 +9,8 @@ pub(crate) mod thresholds;
 pub use calibrated::CalibratedExits;
 pub use error::PolicyError;
 pub use exit_policy::{
-    Always, Both, Confidence, Either, Entropy, ExitDecision, ExitPolicy, ExitSignals, Margin,
-    Patience, Saturation, Signal,
+    Always, Both, Confidence, Either, Entropy, ExitDecision, ExitPolicy, ExitSignals, ForRow,
+    Margin, Patience, Saturation, Signal,
 };
 pub use rule::{Criterion, ExitRule};
 pub use thresholds::Thresholds;

@@ -1,4 +1,4 @@
-//! Whether a drafted token stands, decided such that nobody can tell that it was drafted.
+//! Verification of a drafted token such that the answer has the full model's distribution.
 //!
 //! The token that comes out of drafting from q and checking against p has exactly the distribution
 //! p, however bad the draft. Knows nothing of who drafted, or of what becomes of the tokens after

@@ -13,12 +13,12 @@ use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 
 use super::source::{MARK, MARKS, TUPLE};
-use super::{bounds, date, python};
+use super::{date, limits, python};
 
 /// An environment that runs templates as transformers does, within limits.
 pub(super) fn environment() -> Environment<'static> {
     let mut environment = unlimited();
-    bounds::limit(&mut environment, unlimited);
+    limits::limit(&mut environment, unlimited);
     environment
 }
 
@@ -28,11 +28,11 @@ fn unlimited() -> Environment<'static> {
     environment.set_unknown_method_callback(method);
     environment.set_formatter(|out, state, value| match value.kind() {
         ValueKind::Map | ValueKind::Seq | ValueKind::Iterable | ValueKind::Number => {
-            bounds::printed_size(value)?;
+            limits::printed_size(value)?;
             Ok(out.write_str(&python::text_of(value))?)
         }
         _ => {
-            bounds::printed_size(value)?;
+            limits::printed_size(value)?;
             escape_formatter(out, state, value)
         }
     });
@@ -48,7 +48,7 @@ fn unlimited() -> Environment<'static> {
 /// A method of Python's on a text, list or dictionary.
 fn method(state: &State, value: &Value, name: &str, arguments: &[Value]) -> Result<Value, Error> {
     let whole: Vec<Value> = std::iter::once(value).chain(arguments).cloned().collect();
-    bounds::check_call(name, &whole)?;
+    limits::check_call(name, &whole)?;
     match (name, value.as_str(), arguments) {
         ("removeprefix", Some(text), [prefix]) => {
             let prefix = prefix.as_str().unwrap_or_default();
@@ -111,9 +111,10 @@ struct Limited(Vec<u8>);
 
 impl io::Write for Limited {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self.0.len() + bytes.len() > bounds::MAX_TEXT {
-            true => Err(io::Error::other("JSON of more than 16 MiB")),
-            false => self.0.write(bytes),
+        if self.0.len() + bytes.len() > limits::MAX_TEXT {
+            Err(io::Error::other("JSON of more than 16 MiB"))
+        } else {
+            self.0.write(bytes)
         }
     }
 

@@ -9,7 +9,7 @@ use minijinja::machinery::{CodeGenerator, Instructions, Vm, make_string_output, 
 use minijinja::{AutoEscape, Error, ErrorKind};
 
 use super::source::WHITESPACE;
-use super::{Ending, Template, bounds};
+use super::{Ending, Template, limits};
 use crate::Conversation;
 
 /// A compiled template.
@@ -27,10 +27,10 @@ impl<'a> Program<'a> {
         generator.compile_stmt(&statements);
         let (instructions, blocks) = generator.finish();
         let blocks = blocks.into_iter();
-        let blocks = blocks.map(|(name, block)| Ok((name, bounds::limited(block)?)));
+        let blocks = blocks.map(|(name, block)| Ok((name, limits::limited(block)?)));
         Ok(Self {
             template,
-            instructions: bounds::limited(instructions)?,
+            instructions: limits::limited(instructions)?,
             blocks: blocks.collect::<Result<_, Error>>()?,
         })
     }
@@ -42,7 +42,7 @@ impl<'a> Program<'a> {
         ending: Ending,
     ) -> Result<String, Error> {
         let given = self.template.given(conversation, ending)?;
-        bounds::begin();
+        limits::begin();
         let mut text = String::new();
         let mut output = make_string_output(&mut text);
         let vm = Vm::new(&self.template.environment);
@@ -60,15 +60,15 @@ pub(super) fn apart<T: Send + 'static>(
     let failed = |cause: io::Error| Error::new(ErrorKind::InvalidOperation, cause.to_string());
     let (done, result) = channel();
     let run = move || {
-        bounds::start_clock();
+        limits::start_clock();
         // Nobody listens any more where it took too long.
         let _ = done.send(work());
     };
-    let builder = thread::Builder::new().stack_size(bounds::STACK);
+    let builder = thread::Builder::new().stack_size(limits::STACK);
     builder.spawn(run).map_err(failed)?;
-    match result.recv_timeout(bounds::MAX_TIME + bounds::GRACE) {
+    match result.recv_timeout(limits::MAX_TIME + limits::GRACE) {
         Ok(done) => done,
-        Err(RecvTimeoutError::Timeout) => Err(bounds::out_of_time()),
+        Err(RecvTimeoutError::Timeout) => Err(limits::out_of_time()),
         Err(RecvTimeoutError::Disconnected) => Err(Error::new(
             ErrorKind::InvalidOperation,
             "the template engine failed",

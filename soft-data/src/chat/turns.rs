@@ -103,13 +103,14 @@ impl ChatTemplate {
                 plain += character.len_utf8();
             }
         }
-        match turns.is_empty() {
-            true => Err(DataError::ChatTemplate {
+        if turns.is_empty() {
+            Err(DataError::ChatTemplate {
                 path: self.of(conversation).name(),
                 line: 1,
                 cause: "its generation tags mark nothing of a conversation with answers".to_owned(),
-            }),
-            false => Ok(turns),
+            })
+        } else {
+            Ok(turns)
         }
     }
 

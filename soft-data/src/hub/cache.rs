@@ -61,9 +61,10 @@ impl RepoCache {
                 let commit = fs::read_to_string(&expected).unwrap_or_default();
                 let commit = commit.trim().to_owned();
                 // What is read here becomes a path.
-                match is_commit(&commit) {
-                    true => commit,
-                    false => return Err(Missing::Revision { expected }),
+                if is_commit(&commit) {
+                    commit
+                } else {
+                    return Err(Missing::Revision { expected });
                 }
             }
         };

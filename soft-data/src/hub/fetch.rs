@@ -187,9 +187,10 @@ impl Partial {
 
     /// Forgets all but the first `bytes`.
     fn keep(&mut self, bytes: u64) -> Result<(), HubError> {
-        let shortened = match bytes < self.bytes {
-            true => self.out.set_len(bytes),
-            false => Ok(()),
+        let shortened = if bytes < self.bytes {
+            self.out.set_len(bytes)
+        } else {
+            Ok(())
         };
         self.bytes = bytes;
         shortened

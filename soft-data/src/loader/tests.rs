@@ -21,15 +21,11 @@ fn loader(lengths: &[usize], batch_size: usize, bucket_batches: usize, seed: u64
         bucket_batches,
         ..LoaderConfig::default()
     };
-    Loader::new(examples(lengths), 0, config).unwrap()
+    Loader::new(examples(lengths), config).unwrap()
 }
 
 fn ids(batch: &Batch) -> Vec<u32> {
-    batch
-        .tokens()
-        .chunks(batch.seq())
-        .map(|row| row[0])
-        .collect()
+    batch.row_tokens().map(|row| row[0]).collect()
 }
 
 proptest! {
@@ -63,7 +59,7 @@ proptest! {
             seed,
             bucket_batches: bucket,
         };
-        let packed = || Loader::new(examples(&lengths), 0, config).unwrap();
+        let packed = || Loader::new(examples(&lengths), config).unwrap();
         let mut loader = packed();
         for _ in 0..2 {
             let batches = (0..loader.batches_per_epoch()).map(|_| loader.next_batch().unwrap());
@@ -122,7 +118,9 @@ fn bucketing_saves_padding() {
     let cost = |bucket| {
         let mut loader = loader(&lengths, 4, bucket, 0);
         let batches = (0..64).map(|_| loader.next_batch().unwrap());
-        batches.map(|batch| batch.tokens().len()).sum::<usize>()
+        batches
+            .map(|batch| batch.rows() * batch.seq())
+            .sum::<usize>()
     };
     let real: usize = lengths.iter().sum();
     assert!(cost(64) < real * 102 / 100, "{} of {real}", cost(64));
@@ -133,17 +131,15 @@ fn bucketing_saves_padding() {
 fn refuses_what_makes_no_stream() {
     let config = LoaderConfig::default();
     assert!(matches!(
-        Loader::new(vec![], 0, config),
+        Loader::new(vec![], config),
         Err(DataError::NoExamples)
     ));
-    assert!(Loader::new(vec![Example::text(vec![])], 0, config).is_err());
+    assert!(Loader::new(vec![Example::text(vec![])], config).is_err());
     let none = LoaderConfig {
         batch_size: 0,
         ..config
     };
-    let error = Loader::new(examples(&[2]), 0, none)
-        .unwrap_err()
-        .to_string();
+    let error = Loader::new(examples(&[2]), none).unwrap_err().to_string();
     assert_eq!(error, "`batch_size`: expected at least 1, found 0");
     let mut loader = loader(&[1, 2, 3], 2, 1, 0);
     let error = loader
@@ -168,10 +164,10 @@ fn refuses_what_makes_no_stream() {
 
 #[test]
 fn validation_goes_from_short_to_long() {
-    let batches = ordered_batches(&examples(&[3, 1, 2, 1]), 0, 3).unwrap();
+    let batches = ordered_batches(&examples(&[3, 1, 2, 1]), 3).unwrap();
     assert_eq!(
         batches.iter().map(ids).collect::<Vec<_>>(),
         [vec![1, 3, 2], vec![0]]
     );
-    assert!(ordered_batches(&[], 0, 3).is_err());
+    assert!(ordered_batches(&[], 3).is_err());
 }

@@ -122,7 +122,7 @@ fn too_few_texts_cannot_show_anything() {
 }
 
 #[test]
-fn without_any_agreement_nothing_leaves() {
+fn without_any_agreement_nothing_exits() {
     let mut rng = Random::new(9);
     let texts: Vec<_> = (0..50).map(|_| text(&mut rng, 20, 1e9)).collect();
     let exits = Exits::new([2, 4, 6]).unwrap();

@@ -4,9 +4,10 @@ use crate::Interval;
 
 /// Three digits behind the point; very large numbers by their magnitude.
 pub fn number(value: f64) -> String {
-    match value.abs() >= 1e5 {
-        true => format!("{value:.2e}"),
-        false => format!("{value:.3}"),
+    if value.abs() >= 1e5 {
+        format!("{value:.2e}")
+    } else {
+        format!("{value:.3}")
     }
 }
 

@@ -52,7 +52,7 @@ pub struct AnswerRow {
     pub exit: Option<Exit>,
     /// Share equal to an accepted answer to the letter.
     pub exact_match: Interval,
-    /// Share equal after TriviaQA's normalisation.
+    /// Share equal after TriviaQA's normalization.
     pub exact_match_normalized: Interval,
     /// Mean of the best F1.
     pub f1: Interval,
@@ -69,7 +69,7 @@ impl AnswerRow {
             mode: mode.into(),
             exit,
             exact_match: share(|score| score.exact)?,
-            exact_match_normalized: share(|score| score.normalised)?,
+            exact_match_normalized: share(|score| score.normalized)?,
             f1: Bootstrap::default().mean(&f1)?,
         })
     }
@@ -148,7 +148,7 @@ pub struct DifferenceRow {
 pub struct AnswerDifference {
     /// Share equal to an accepted answer to the letter.
     pub exact_match: Interval,
-    /// Share equal after TriviaQA's normalisation.
+    /// Share equal after TriviaQA's normalization.
     pub exact_match_normalized: Interval,
     /// Mean of the best F1.
     pub f1: Interval,
@@ -163,7 +163,7 @@ impl AnswerDifference {
         };
         Some(Self {
             exact_match: difference(|score| f64::from(u8::from(score.exact)))?,
-            exact_match_normalized: difference(|score| f64::from(u8::from(score.normalised)))?,
+            exact_match_normalized: difference(|score| f64::from(u8::from(score.normalized)))?,
             f1: difference(|score| score.f1)?,
         })
     }

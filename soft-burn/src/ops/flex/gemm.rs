@@ -124,14 +124,8 @@ mod tests {
                 (0..count).map(|i| ((i * 37 + salt * 11) % 19) as f32 - 9.0).collect()
             };
             let (a, b) = (numbers(m * k * step, 1), numbers(k * n, 2));
-            let lhs = match turned.0 {
-                true => Matrix::new(&a[..m * k], m).transposed(),
-                false => Matrix::new(&a, k).every(step, step - 1),
-            };
-            let rhs = match turned.1 {
-                true => Matrix::new(&b, k).transposed(),
-                false => Matrix::new(&b, n),
-            };
+            let lhs = if turned.0 { Matrix::new(&a[..m * k], m).transposed() } else { Matrix::new(&a, k).every(step, step - 1) };
+            let rhs = if turned.1 { Matrix::new(&b, k).transposed() } else { Matrix::new(&b, n) };
             let before = numbers(m * n, 3);
             let mut out = before.clone();
             gemm(lhs, rhs, &mut out, onto);

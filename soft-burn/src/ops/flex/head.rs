@@ -1,12 +1,16 @@
 //! Final norm and head over packed states: best tokens, scores, or all logits.
 
+use burn::tensor::Tensor;
 use pulp::Arch;
 use rayon::prelude::*;
 use soft_core::model::Score;
 
 use super::exp::exp;
+use super::host::{host, is_flex_f32};
 use super::linear::{Product, Rows, linear};
 use super::norm::rms_norm;
+use crate::error::Error;
+use crate::ops::head::{HeadTensors, has_best};
 
 /// Norm and head, each row by row, and the norm's epsilon.
 pub(crate) struct HeadWeights<'a> {
@@ -42,24 +46,41 @@ impl HeadWeights<'_> {
 
     /// Index of the highest logit of every state, the lowest of several; none when it is no finite number or another
     /// logit is NaN.
-    pub fn best(&self, states: &[f32]) -> Option<Vec<usize>> {
+    pub fn best(&self, states: &[f32]) -> Option<Vec<u32>> {
         let logits = self.logits(states);
         let rows = logits.par_chunks(self.tokens());
-        rows.map(|row| sound(row).then(|| top_two(row).0)).collect()
+        rows.map(|row| has_best(row).then(|| top_two(row).0 as u32))
+            .collect()
     }
 
     /// Scores of every state; `token` is an index into the head's tokens. None as for [`best`](Self::best).
     pub fn scores(&self, states: &[f32]) -> Option<Vec<Score>> {
         let logits = self.logits(states);
         let rows = logits.par_chunks(self.tokens());
-        rows.map(|row| sound(row).then(|| score(row))).collect()
+        rows.map(|row| has_best(row).then(|| score(row))).collect()
     }
 }
 
-/// Whether all are numbers and the highest is finite. Without early exits, so that it takes a vector at a time.
-fn sound(row: &[f32]) -> bool {
-    let highest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    highest.is_finite() && !row.iter().fold(false, |nan, value| nan | value.is_nan())
+/// Applies `read` to the slices of a head and of states `[n, d_model]`; none when they are not f32 on flex.
+pub(crate) fn with_head<T: Send>(
+    head: &HeadTensors,
+    states: &Tensor<2>,
+    read: impl FnOnce(&HeadWeights, &[f32]) -> T + Send,
+) -> Result<Option<T>, Error> {
+    if !is_flex_f32(&head.norm) {
+        return Ok(None);
+    }
+    let states = host(states.clone())?;
+    let norm = host(head.norm.clone())?;
+    let weight = host(head.weight.clone())?;
+    let weights = HeadWeights {
+        norm: norm.values(),
+        eps: head.norm_eps as f32,
+        weight: weight.values(),
+    };
+    let states = states.values();
+    // One switch to the pool's threads for all of it.
+    Ok(Some(rayon::scope(|_| read(&weights, states))))
 }
 
 /// Index of the highest number, the lowest of several; it; and the second highest.
@@ -130,11 +151,11 @@ mod tests {
 
     #[test]
     fn numbers_that_are_none_are_no_scores() {
-        assert!(sound(&[1.0, f32::NEG_INFINITY]));
+        assert!(has_best(&[1.0, f32::NEG_INFINITY]));
         for bad in [f32::NAN, f32::INFINITY] {
-            assert!(!sound(&[1.0, bad]));
+            assert!(!has_best(&[1.0, bad]));
         }
-        assert!(!sound(&[f32::NEG_INFINITY; 2]));
+        assert!(!has_best(&[f32::NEG_INFINITY; 2]));
     }
 
     #[test]

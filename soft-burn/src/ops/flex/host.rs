@@ -51,9 +51,10 @@ pub(crate) fn host<const D: usize>(tensor: Tensor<D>) -> Result<HostTensor, Erro
 /// The tensor with its numbers one after the other and no others in its storage; copied if they are not so already.
 pub(crate) fn flat(tensor: FloatTensor<Flex>) -> FloatTensor<Flex> {
     let length = tensor.shape().num_elements();
-    let tensor = match tensor.is_contiguous() {
-        true => tensor,
-        false => tensor.to_contiguous(),
+    let tensor = if tensor.is_contiguous() {
+        tensor
+    } else {
+        tensor.to_contiguous()
     };
     if tensor.storage::<f32>().len() == length {
         return tensor;

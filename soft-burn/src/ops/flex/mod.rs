@@ -13,6 +13,7 @@
 mod adamw;
 mod attention;
 mod block;
+mod decoder_block;
 mod exp;
 mod gemm;
 mod head;
@@ -25,11 +26,10 @@ mod softmax;
 mod swiglu;
 
 pub(crate) use adamw::sum_of_squares;
-pub(crate) use attention::{HeadStore, Place};
-pub(crate) use block::{BlockRun, BlockWeights};
-pub(crate) use head::HeadWeights;
+pub(crate) use decoder_block::{HostStore, decode_blocks};
+pub(crate) use head::with_head;
 pub(crate) use head_loss::{HeadRun, HostTeacher};
-pub(crate) use host::{HostTensor, host, is_flex_f32, tensor};
+pub(crate) use host::{host, is_flex_f32, tensor};
 pub(crate) use projection::project;
 pub(crate) use softmax::causal_softmax;
 pub(crate) use swiglu::swiglu;

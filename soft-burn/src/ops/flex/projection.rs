@@ -135,9 +135,10 @@ mod tests {
             let weight = random([6, 5]).set_require_grad(weight_learns);
             let scores = random([7, 6]);
             let [ours, theirs] = [true, false].map(|ours| {
-                let out = match ours {
-                    true => project(&x, &weight).unwrap(),
-                    false => reference(x.clone(), weight.clone()),
+                let out = if ours {
+                    project(&x, &weight).unwrap()
+                } else {
+                    reference(x.clone(), weight.clone())
                 };
                 let mut found = (out.clone() * scores.clone()).sum().backward();
                 let x = x.grad_remove(&mut found);

@@ -48,7 +48,7 @@ fn row(case: usize, row: usize) -> Example {
 
 fn batch(case: usize) -> Batch {
     let rows: Vec<_> = (0..1 + case % 3).map(|index| row(case, index)).collect();
-    Batch::from_examples(&rows.iter().collect::<Vec<_>>(), 0).unwrap()
+    Batch::from_examples(&rows.iter().collect::<Vec<_>>()).unwrap()
 }
 
 fn agree(case: usize, name: &str, flat: Option<Tensor<1>>, plain: Option<Tensor<1>>) {
@@ -130,7 +130,7 @@ impl Asked {
 
     /// One row of the batch by itself.
     fn row(&self, index: usize) -> Batch {
-        Batch::from_examples(&[&row(self.case, index)], 0).unwrap()
+        Batch::from_examples(&[&row(self.case, index)]).unwrap()
     }
 
     /// Losses and gradients; weights need not sum to 1.
@@ -268,11 +268,10 @@ fn skipped_blocks_are_as_if_they_were_not_there() {
                         .filter(|&row| dropout.drops(at, (layer, 4), row))
                         .count();
                     partly += usize::from(0 < drops && drops < asked.batch.rows());
-                    match dropout.drops(at, (layer, 4), row) {
-                        true => skipped += 1,
-                        false => {
-                            hidden = asked.model.blocks(hidden, layer..layer + 1, None).unwrap()
-                        }
+                    if dropout.drops(at, (layer, 4), row) {
+                        skipped += 1
+                    } else {
+                        hidden = asked.model.blocks(hidden, layer..layer + 1, None).unwrap()
                     }
                 }
                 let exit = asked.exits.iter().nth(index).unwrap();

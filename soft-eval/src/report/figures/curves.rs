@@ -116,8 +116,9 @@ fn mark(index: usize) -> Vec<(i32, i32)> {
 
 /// Depths and steps are whole: nothing stands between them.
 fn whole(value: &f64) -> String {
-    match (value - value.round()).abs() < 1e-6 {
-        true => format!("{value:.0}"),
-        false => String::new(),
+    if (value - value.round()).abs() < 1e-6 {
+        format!("{value:.0}")
+    } else {
+        String::new()
     }
 }

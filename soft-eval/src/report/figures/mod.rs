@@ -61,12 +61,11 @@ fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
         .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
             (low.min(value), high.max(value))
         });
-    match low <= high {
-        true => {
-            let margin = (0.05 * (high - low)).max(1e-3 * high.abs()).max(1e-9);
-            (low - margin, high + margin)
-        }
-        false => (0.0, 1.0),
+    if low <= high {
+        let margin = (0.05 * (high - low)).max(1e-3 * high.abs()).max(1e-9);
+        (low - margin, high + margin)
+    } else {
+        (0.0, 1.0)
     }
 }
 

@@ -1,0 +1,175 @@
+//! Finds exit thresholds that keep a promise: with 95 % confidence at most so many tokens differ from the full model's. Writes them into the folder's
+//! `soft.json`, where `generate --mode dynamic` finds them.
+//!
+//! Every criterion is calibrated on one part of the texts (learn then test: soft-eval's `calibration`) and tried on another that took no part.
+
+use anyhow::{Result, ensure};
+use clap::Args as ClapArgs;
+use soft_core::Exits;
+use soft_core::policy::Criterion;
+use soft_eval::CalibrationSettings;
+use soft_eval::results::{CalibrationRow, CalibrationTable, Finding};
+use soft_examples::calibration::{Plan, store};
+use soft_examples::device::PlaceArgs;
+use soft_examples::eval_model::{EvalModel, NamedFolder};
+use soft_examples::evaluation::{OutputArgs, Recorder};
+use soft_examples::outln;
+use soft_examples::progress::Progress;
+use soft_examples::table::{percent, table};
+use soft_examples::texts::TextArgs;
+use soft_examples::tokens::TokenArgs;
+
+#[derive(ClapArgs, Debug)]
+pub struct Args {
+    /// Model folder, or org/name[@revision] of a hub; NAME=FOLDER to name it in tables
+    #[arg(long)]
+    model: NamedFolder,
+    /// Exits to leave at, the last one the full depth [default: those the model was trained at]
+    #[arg(long)]
+    exits: Option<Exits>,
+    #[command(flatten)]
+    texts: TextArgs,
+    /// Highest share of tokens that may differ from the full model's
+    #[arg(long, default_value_t = 0.05)]
+    disagreement: f64,
+    /// How sure that must be
+    #[arg(long, default_value_t = 0.95)]
+    confidence: f64,
+    /// Criteria to calibrate: confidence, margin, entropy, saturation, patience [default: all]
+    #[arg(long, value_delimiter = ',')]
+    criterion: Vec<Criterion>,
+    /// Share of the texts that take no part and on which rules are tried in the end
+    #[arg(long, default_value_t = 0.25)]
+    check: f64,
+    /// Also calibrate on so many random splits of the texts, and count in how many the texts that took no part keep the promise
+    #[arg(long, default_value_t = 0)]
+    splits: u64,
+    /// Seed of the splits
+    #[arg(long, default_value_t = 42)]
+    seed: u64,
+    /// Leave soft.json as it is
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    tokens: TokenArgs,
+    #[command(flatten)]
+    device: PlaceArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    args.output.check()?;
+    args.texts.check()?;
+    ensure!(
+        args.check > 0.0 && args.check < 1.0,
+        "--check is {}: expected a share above 0 and below 1",
+        args.check
+    );
+    let folder = &args.model.folder;
+    ensure!(
+        args.dry_run || folder.is_dir(),
+        "no folder {}: thresholds are stored in the model's own; of a model of a hub they can be shown with --dry-run",
+        folder.display()
+    );
+    let plan = args.plan();
+    plan.settings.validate()?;
+    let subject = EvalModel::load(&args.model, args.device.open()?, &args.tokens)?;
+    let exits = subject.trained.exits(args.exits.as_ref())?;
+    subject.check_answers(&exits)?;
+    ensure!(
+        exits.len() > 1,
+        "exits {exits}: expected one before the full depth"
+    );
+    let mut recorder = Recorder::begin();
+    recorder.model(&subject);
+    recorder.input(&args.texts.prompts)?;
+    recorder.seed("splits", args.seed);
+    let mut journal = args.output.open_journal("calibrate", &args.device.name())?;
+    let texts = args.texts.read(&subject, &subject.folder, &mut journal)?;
+    let mut progress = Progress::new("reading", texts.len() as u64, 0);
+    let traces = subject.traces(&exits, &texts, &mut journal, || progress.step(""))?;
+    progress.finish();
+    let total = plan.criteria.len() as u64 * (1 + plan.splits);
+    let mut progress = Progress::new("calibrating", total, 0);
+    let mut rows = plan.rows(&exits, &traces, |criterion| progress.step(criterion.name()))?;
+    progress.finish();
+    for row in &mut rows {
+        row.calibrated.data = args.texts.name();
+    }
+    let tokens: usize = traces.iter().map(Vec::len).sum();
+    print_rows(&args, &rows);
+    outln!("{} texts, {tokens} tokens; exits {exits}", traces.len());
+    let table = CalibrationTable {
+        model: subject.name.clone(),
+        data: format!("{}, {} texts", args.texts.name(), traces.len()),
+        rows,
+    };
+    let rows = table.rows.clone();
+    args.output
+        .save(&recorder.finish(vec![Finding::Calibration(table)]))?;
+    if !args.dry_run {
+        store(folder, &exits, &rows)?;
+        outln!("thresholds: {}", folder.join("soft.json").display());
+    }
+    Ok(())
+}
+
+impl Args {
+    fn plan(&self) -> Plan {
+        let criteria = if self.criterion.is_empty() {
+            Criterion::ALL.to_vec()
+        } else {
+            self.criterion.clone()
+        };
+        Plan {
+            criteria,
+            settings: CalibrationSettings {
+                confidence: self.confidence,
+                seed: self.seed,
+                // The end of an answer is a decision too.
+                ..CalibrationSettings::at_most(self.disagreement, self.texts.max_new_tokens + 1)
+            },
+            check: self.check,
+            splits: self.splits,
+        }
+    }
+}
+
+fn print_rows(args: &Args, rows: &[CalibrationRow]) {
+    let mut headings = vec![
+        "criterion",
+        "rule",
+        "disagree %",
+        "on other texts %",
+        "mean depth",
+        "heads/token",
+    ];
+    if args.splits > 0 {
+        headings.push("splits that keep it");
+    }
+    let line = |row: &CalibrationRow| {
+        let mut cells = vec![
+            row.criterion.to_string(),
+            row.calibrated.rule.to_string(),
+            percent(row.tested.disagreement()),
+            percent(row.checked.disagreement()),
+            format!("{:.1}", row.checked.mean_depth),
+            format!("{:.2}", row.checked.heads_per_token),
+        ];
+        cells.extend(row.kept.map(|(kept, of)| format!("{kept} of {of}")));
+        cells
+    };
+    outln!("{}", table(&headings, rows.iter().map(line)));
+    outln!(
+        "promised: at most {} % of tokens differ from the full model's, with {} % confidence; the first rule leaves earliest",
+        percent(args.disagreement),
+        percent(args.confidence)
+    );
+    if rows.iter().any(|row| !row.provable) {
+        outln!(
+            "too few texts: even without any disagreement they could not show that this promise holds. Give more or longer ones, a smaller \
+             --max-new-tokens, or a larger --disagreement"
+        );
+    }
+}

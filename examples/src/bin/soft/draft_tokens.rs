@@ -1,0 +1,58 @@
+//! Counts which tokens answers are made of and stores the most frequent ones with a model: its drafts
+//! are then made with a head of those tokens only, which costs a fraction of the full one.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
+use clap::Args as ClapArgs;
+use soft_burn::{LlamaConfig, save_draft_tokens};
+use soft_data::{Format, frequent_tokens};
+use soft_examples::decoding::DRAFT_TOKENS;
+use soft_examples::outln;
+use soft_examples::tokens::{TokenArgs, encode_rows};
+
+#[derive(ClapArgs, Debug)]
+pub struct Args {
+    /// Model folder; draft_tokens.json is written into it
+    #[arg(long)]
+    model: PathBuf,
+    /// File of rows to count in
+    #[arg(long)]
+    data: PathBuf,
+    /// Layout of the rows: alpaca, triviaqa or jsonl
+    #[arg(long)]
+    format: Format,
+    /// Tokens to keep
+    #[arg(long, default_value_t = DRAFT_TOKENS)]
+    count: usize,
+    #[command(flatten)]
+    tokens: TokenArgs,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    ensure!(args.count > 0, "--count is 0: expected at least 1");
+    let config = LlamaConfig::load(&args.model)?;
+    let tokenizer = args.tokens.open(&args.model, config.vocab)?;
+    let records = args.format.read(&args.data)?;
+    let examples = encode_rows(&args.data, &records, &tokenizer, config.max_positions)?;
+    let tokens = frequent_tokens(&examples, args.count);
+    let kept: HashSet<_> = tokens.iter().collect();
+    let learnt = examples.iter().flat_map(|example| {
+        let marked = example.tokens().iter().zip(example.supervised());
+        marked.filter(|(_, supervised)| **supervised)
+    });
+    let (mut all, mut covered) = (0u64, 0u64);
+    for (token, _) in learnt {
+        all += 1;
+        covered += u64::from(kept.contains(token));
+    }
+    save_draft_tokens(&args.model, &tokens)?;
+    outln!(
+        "{} of {} tokens kept; they make up {:.1} % of the {all} answer tokens they were counted in",
+        tokens.len(),
+        config.vocab,
+        100.0 * covered as f64 / all.max(1) as f64
+    );
+    Ok(())
+}

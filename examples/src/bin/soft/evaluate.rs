@@ -1,0 +1,254 @@
+//! How good is every exit of a model folder? Loss, perplexity, accuracy; for TriviaQA also exact
+//! match and F1 of greedy answers (at most 50 tokens, as in Sorted LLaMA, section 4.3).
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use clap::Args as ClapArgs;
+use soft_burn::{LlamaConfig, SoftInfo};
+use soft_core::{Exit, Exits};
+use soft_data::{Format, Record, encode_prompt, ordered_batches};
+use soft_eval::results::{AnswerRow, AnswerTable, ExitRow, ExitTable, Finding};
+use soft_eval::{Interval, Journal};
+use soft_examples::decoding::DecodingArgs;
+use soft_examples::device::PlaceArgs;
+use soft_examples::eval_model::{EvalModel, NamedFolder, Questions};
+use soft_examples::evaluation::{OutputArgs, Recorder};
+use soft_examples::hub::model_folder;
+use soft_examples::outln;
+use soft_examples::progress::Progress;
+use soft_examples::table::{figure, percent, table};
+use soft_examples::tokens::{TokenArgs, encode_rows};
+use soft_examples::trivia::{first_line, trivia_scores};
+
+#[derive(ClapArgs, Debug)]
+pub struct Args {
+    /// Model folder, or org/name[@revision] of a hub; NAME=FOLDER to name it in tables
+    #[arg(long)]
+    model: NamedFolder,
+    /// File of rows to score
+    #[arg(long)]
+    data: PathBuf,
+    /// Layout of the rows: alpaca, triviaqa or jsonl
+    #[arg(long)]
+    format: Format,
+    /// Exits to score [default: those of the folder's soft.json, else every depth]
+    #[arg(long)]
+    exits: Option<Exits>,
+    /// Exits that answer questions (triviaqa) [default: all scored]
+    #[arg(long)]
+    answer_exits: Option<Exits>,
+    /// Further ways of decoding that answer questions, as for `soft generate`: dynamic, speculative=12, ...; may be given several times
+    #[arg(long)]
+    mode: Vec<String>,
+    /// Losses and accuracy only: no questions are answered
+    #[arg(long, conflicts_with_all = ["answer_exits", "mode"])]
+    no_answers: bool,
+    /// Use the first N rows only
+    #[arg(long)]
+    limit: Option<usize>,
+    /// Rows per batch
+    #[arg(long, default_value_t = 32)]
+    batch: usize,
+    /// Longest row in tokens
+    #[arg(long, default_value_t = 512)]
+    max_len: usize,
+    /// Most tokens of an answer
+    #[arg(long, default_value_t = 50)]
+    max_new_tokens: usize,
+    #[command(flatten)]
+    tokens: TokenArgs,
+    #[command(flatten)]
+    device: PlaceArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+    /// Questions whose answers are shown for every exit
+    #[arg(long, default_value_t = 3)]
+    show: usize,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    args.output.check()?;
+    let place = args.device.open()?;
+    let folder = model_folder(&args.model.folder)?;
+    let config = LlamaConfig::load(&folder)?;
+    let exits = match (&args.exits, SoftInfo::load(&folder)?) {
+        (Some(exits), _) => exits.clone(),
+        (None, Some(info)) => info.exits,
+        (None, None) => Exits::every(1, 1..=config.n_layers)?,
+    };
+    // Any depth can be looked at, the full one need not be among them.
+    exits.check_within(config.n_layers)?;
+    let answering = args.answer_exits.as_ref().unwrap_or(&exits);
+    let unknown = answering.iter().find(|&exit| !exits.contains(exit));
+    ensure!(
+        unknown.is_none(),
+        "--answer-exits {answering} are not all among the exits scored, {exits}"
+    );
+    let mut records = args.format.read(&args.data)?;
+    records.truncate(args.limit.unwrap_or(usize::MAX));
+    let subject = EvalModel::load(&args.model, place, &args.tokens)?;
+    let longest = args.max_len.min(config.max_positions);
+    let examples = encode_rows(&args.data, &records, &subject.tokenizer, longest)?;
+    let batches = ordered_batches(&examples, args.batch)?;
+
+    let answers = args.format == Format::TriviaQa && !args.no_answers;
+    ensure!(
+        answers || args.mode.is_empty(),
+        "--mode is for questions, which only triviaqa rows have"
+    );
+    if answers {
+        subject.check_answers(answering)?;
+        for mode in &args.mode {
+            let decoding = DecodingArgs::of_mode(mode, args.max_new_tokens);
+            let decoding = decoding.with_exits(args.exits.as_ref());
+            decoding.settings(&subject.trained, &subject.tokenizer)?;
+        }
+    }
+    let mut recorder = Recorder::begin();
+    recorder.model(&subject);
+    recorder.input(&args.data)?;
+    let mut journal = args.output.open_journal("evaluate", &args.device.name())?;
+    let mut progress = Progress::new("scoring", batches.len() as u64, 0);
+    let rows = subject.row_scores(&exits, &batches, &mut journal, || progress.step(""))?;
+    progress.finish();
+    let scored = exits.iter().zip(&rows);
+    let scored: Vec<_> = scored.map(|(exit, rows)| ExitRow::of(exit, rows)).collect();
+    let mut answered = Vec::new();
+    if answers {
+        let modes = answering
+            .iter()
+            .map(|exit| (format!("exit={exit}"), Some(exit)));
+        let modes = modes.chain(args.mode.iter().map(|mode| (mode.clone(), None)));
+        answered = answer(&args, &records, &subject, &mut journal, modes.collect())?;
+    }
+    print_exits(&scored);
+    print_answers(&args, &records, &answered);
+    let data = data_name(&args, records.len());
+    let mut findings = vec![Finding::Exits(ExitTable {
+        model: subject.name.clone(),
+        data: data.clone(),
+        rows: scored,
+    })];
+    if answers {
+        findings.push(Finding::Answers(AnswerTable {
+            model: subject.name.clone(),
+            data,
+            questions: records.len() as u64,
+            rows: answered.into_iter().map(|answered| answered.row).collect(),
+        }));
+    }
+    args.output.save(&recorder.finish(findings))
+}
+
+/// What was scored, as tables name it.
+fn data_name(args: &Args, rows: usize) -> String {
+    let file = args.data.file_stem().unwrap_or_default().to_string_lossy();
+    format!("{file}, {rows} rows")
+}
+
+/// The answers of one way of decoding.
+struct Answered {
+    row: AnswerRow,
+    predictions: Vec<String>,
+}
+
+/// Answers of every mode to all questions, and their scores.
+fn answer(
+    args: &Args,
+    records: &[Record],
+    subject: &EvalModel,
+    journal: &mut Journal,
+    modes: Vec<(String, Option<Exit>)>,
+) -> Result<Vec<Answered>> {
+    let prompts = records
+        .iter()
+        .map(|record| encode_prompt(record, &subject.tokenizer));
+    let questions = Questions {
+        exits: args.exits.as_ref(),
+        prompts: &prompts.collect::<Result<Vec<_>, _>>()?,
+        max_new_tokens: args.max_new_tokens,
+        batch: args.batch,
+    };
+    let total = modes.len() * records.len();
+    let mut progress = Progress::new("answering", total as u64, 0);
+    let mut answered = Vec::new();
+    for (mode, exit) in modes {
+        let found = subject.answers(&mode, &questions, journal, || progress.step(&mode))?;
+        let texts = found.iter().map(|answer| subject.text(answer));
+        let predictions = texts.map(|text| Ok(first_line(&text?)));
+        let predictions = predictions.collect::<Result<Vec<_>>>()?;
+        let scores = trivia_scores(records, &predictions);
+        let row = AnswerRow::of(mode, exit, &scores).context("there is no question to answer")?;
+        answered.push(Answered { row, predictions });
+    }
+    progress.finish();
+    Ok(answered)
+}
+
+fn print_exits(rows: &[ExitRow]) {
+    let headings = ["exit", "loss", "95 %", "perplexity", "accuracy"];
+    let line = |row: &ExitRow| {
+        let ends = row.loss.map_or("-".to_owned(), |loss| {
+            format!("{}..{}", figure(loss.low), figure(loss.high))
+        });
+        vec![
+            row.scores.exit.to_string(),
+            figure(row.scores.loss),
+            ends,
+            figure(row.scores.perplexity),
+            percent(row.scores.accuracy),
+        ]
+    };
+    outln!("{}", table(&headings, rows.iter().map(line)));
+    if let Some(row) = rows.first() {
+        outln!(
+            "{} supervised tokens; loss in nats per token with its 95 % interval; accuracy in %",
+            row.scores.tokens
+        );
+    }
+}
+
+fn print_answers(args: &Args, records: &[Record], answered: &[Answered]) {
+    if answered.is_empty() {
+        return;
+    }
+    let share = |interval: &Interval| {
+        let Interval {
+            estimate,
+            low,
+            high,
+        } = interval;
+        format!(
+            "{} ({}..{})",
+            percent(*estimate),
+            percent(*low),
+            percent(*high)
+        )
+    };
+    let line = |answered: &Answered| {
+        let row = &answered.row;
+        vec![
+            row.mode.clone(),
+            share(&row.exact_match),
+            share(&row.exact_match_normalized),
+            share(&row.f1),
+        ]
+    };
+    let headings = ["decoding", "EM", "EM normalised", "F1"];
+    outln!("\n{}", table(&headings, answered.iter().map(line)));
+    outln!("{} questions; in %, with 95 % intervals", records.len());
+    for (index, record) in records.iter().take(args.show).enumerate() {
+        let Some(question) = &record.trivia else {
+            return;
+        };
+        outln!("\n{}  [{}]", question.question, question.answer);
+        for answered in answered {
+            outln!(
+                "  {:>8}  {}",
+                answered.row.mode,
+                answered.predictions[index]
+            );
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! The flags of `soft finetune` and the training settings they stand for.
+
+use std::path::PathBuf;
+
+use clap::Args as ClapArgs;
+use soft_burn::{
+    AdamWSettings, Balance, Curriculum, DType, Decay, Distillation, Error, FlatSettings,
+    LayerDropout, Lora, MethodName, Objective, SampledPerBatch, Schedule, SharedHead,
+    TrainSettings, Weights,
+};
+use soft_core::Exits;
+use soft_data::Format;
+use soft_examples::tokens::TokenArgs;
+
+#[derive(ClapArgs, Debug)]
+#[command(args_override_self = true)]
+pub struct Args {
+    /// Recipe: a TOML file with these flags as fields, which flags override (examples/recipes/)
+    #[arg(long)]
+    pub config: Option<PathBuf>,
+    /// Model folder (config.json, safetensors, tokenizer.json), or org/name[@revision] of a hub
+    #[arg(long)]
+    pub model: PathBuf,
+    /// File of rows to learn from
+    #[arg(long)]
+    pub data: PathBuf,
+    /// Layout of the rows: alpaca, triviaqa, or jsonl for prompts with responses, conversations or texts
+    #[arg(long)]
+    pub format: Format,
+    /// soft: all exits; sft: the full model only; ict: one new head per exit, all else frozen; balcony: one new block and norm per
+    /// exit, all else frozen
+    #[arg(long, default_value = "soft", value_parser = method)]
+    pub method: MethodName,
+    /// Exits, the last one the full depth: "12:30:3", "12,16,20..24" [default: every 4th]
+    #[arg(long)]
+    pub exits: Option<Exits>,
+    /// Train the last K blocks, the final norm and an untied head only [default: everything]
+    #[arg(long)]
+    pub last_blocks: Option<usize>,
+    /// Train the rest of the model too, by its full depth alone (balcony only): SFT, with exits beside it that do not move it
+    #[arg(long)]
+    pub train_body: bool,
+    /// Train low-rank adapters of this rank instead of the weights; written to OUT/adapter as PEFT does, and merged into OUT/model
+    #[arg(long)]
+    pub lora: Option<usize>,
+    /// The adapters' product is scaled by ALPHA / rank
+    #[arg(long, default_value_t = 16.0, requires = "lora")]
+    pub lora_alpha: f64,
+    /// Weights that get adapters: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj [default: all]
+    #[arg(long, value_delimiter = ',', requires = "lora")]
+    pub lora_targets: Option<Vec<String>>,
+    /// Blocks that get adapters, counted from 0: "0,1,2" [default: all]
+    #[arg(long, value_delimiter = ',', requires = "lora")]
+    pub lora_layers: Option<Vec<usize>>,
+    /// Rows skip blocks in training: the last with this probability, the first never
+    #[arg(long)]
+    pub layer_dropout: Option<f64>,
+    /// Number type of the weights in training: f32, or bf16 with an f32 copy in the optimiser
+    #[arg(long = "dtype", alias = "weights", default_value = "f32")]
+    pub weights: DType,
+    /// Compute cheap operations again in the backward pass instead of keeping their results
+    #[arg(long)]
+    pub gradient_checkpointing: bool,
+    /// Weights of the exits in the loss of soft: equal, linear, quadratic, square-root or inverse in the depth, or one per
+    /// exit, shallowest first: "4,1" [default: equal]
+    #[arg(long, value_parser = weights)]
+    pub exit_weights: Option<Weights>,
+    /// Which exits count when (soft only): rotational=R, gradual=STEPS or ramp=STEPS [default: all of them always]
+    #[arg(long, value_parser = curriculum)]
+    pub curriculum: Option<Curriculum>,
+    /// Train this many exits per micro-batch, drawn by their weights, instead of all (soft only)
+    #[arg(long)]
+    pub sampled_exits: Option<usize>,
+    /// Share of the divergence from the full depth in the loss of the other exits, above 0, at most 1
+    #[arg(long)]
+    pub distill: Option<f64>,
+    /// Temperature of that divergence
+    #[arg(long, default_value_t = 1.0, requires = "distill")]
+    pub temperature: f64,
+    /// Limit the gradient that an exit sends into the blocks to this multiple of the full depth's, each
+    /// per unit of its weight (soft only)
+    #[arg(long)]
+    pub gradient_limit: Option<f64>,
+    /// First step with that limit [default: the first of all]
+    #[arg(long, requires = "gradient_limit")]
+    pub gradient_limit_from: Option<u64>,
+    /// Let the full depth alone move the final norm and the head (soft only)
+    #[arg(long)]
+    pub full_depth_head: bool,
+    /// How the loss is differentiated: flat (memory-flat) or plain (one graph over all exits)
+    #[arg(long, default_value = "flat", value_parser = objective)]
+    pub objective: Objective,
+    #[command(flatten)]
+    pub tokens: TokenArgs,
+    /// New folder for log, checkpoints and the trained model
+    #[arg(long)]
+    pub out: PathBuf,
+    /// Continue the run in --out from its newest checkpoint
+    #[arg(long)]
+    pub resume: bool,
+    /// Device: cpu, ndarray, torch-cpu; wgpu, vulkan, metal, cuda, torch-cuda, also numbered as in cuda:1; or ws://host:port, as compiled in (`soft devices` prints those found here); several, separated by commas, share the
+    /// micro-batches of every step
+    #[arg(long, default_value = "cpu")]
+    pub device: String,
+    /// Use the first N rows only
+    #[arg(long)]
+    pub limit: Option<usize>,
+    /// Longest row in tokens; longer ones are cut on the right
+    #[arg(long, default_value_t = 512)]
+    pub max_len: usize,
+    /// Rows per micro-batch
+    #[arg(long, default_value_t = 32)]
+    pub batch: usize,
+    /// Pack: as many rows per micro-batch as have this many tokens together; --batch then only sets how many are sorted together
+    #[arg(long)]
+    pub pack: Option<usize>,
+    /// Micro-batches per optimiser step
+    #[arg(long, default_value_t = 8)]
+    pub accumulation: usize,
+    /// Times through the data; --steps overrides it
+    #[arg(long, default_value_t = 2.0)]
+    pub epochs: f64,
+    /// Optimiser steps
+    #[arg(long)]
+    pub steps: Option<u64>,
+    /// Highest learning rate
+    #[arg(long, default_value_t = 2e-5)]
+    pub lr: f64,
+    /// Steps of linear warm-up
+    #[arg(long, default_value_t = 0)]
+    pub warmup: u64,
+    /// Keep the rate after warm-up instead of a cosine
+    #[arg(long)]
+    pub constant: bool,
+    /// Weight decay of matrices
+    #[arg(long, default_value_t = 0.0)]
+    pub weight_decay: f32,
+    /// Decay of the mean squared gradient
+    #[arg(long, default_value_t = 0.999)]
+    pub beta2: f32,
+    /// Largest gradient norm; 0 for no clipping
+    #[arg(long, default_value_t = 1.0)]
+    pub clip: f64,
+    /// Seed of the order of rows and of the sampled exits
+    #[arg(long, default_value_t = 42)]
+    pub seed: u64,
+    /// Rows held out for validation [default: 128, or a tenth of the rows if that is less]
+    #[arg(long)]
+    pub validation: Option<usize>,
+    /// Steps between validations
+    #[arg(long, default_value_t = 100)]
+    pub validate_every: u64,
+    /// Steps between checkpoints
+    #[arg(long, default_value_t = 100)]
+    pub checkpoint_every: u64,
+    /// Also write the log as TensorBoard events, to OUT/tensorboard
+    #[arg(long)]
+    pub tensorboard: bool,
+    /// Checkpoints to keep
+    #[arg(long, default_value_t = 2)]
+    pub keep: usize,
+}
+
+impl Args {
+    /// The settings of training.
+    ///
+    /// # Errors
+    /// When flags contradict each other.
+    pub fn train_settings(&self, exits: Exits, steps: u64) -> Result<TrainSettings, Error> {
+        TrainSettings::try_from(FlatSettings {
+            method: self.method,
+            exits,
+            steps,
+            loss_schedule: None,
+            accumulation: self.accumulation,
+            schedule: Schedule {
+                peak: self.lr,
+                warmup_steps: self.warmup,
+                decay: if self.constant {
+                    Decay::Constant
+                } else {
+                    Decay::Cosine
+                },
+            },
+            optimizer: AdamWSettings {
+                beta2: self.beta2,
+                weight_decay: self.weight_decay,
+                clip_norm: (self.clip != 0.0).then_some(self.clip),
+                ..AdamWSettings::default()
+            },
+            objective: self.objective,
+            last_blocks: self.last_blocks,
+            train_body: self.train_body,
+            lora: self.lora.map(|rank| self.lora(rank)),
+            layer_dropout: self.layer_dropout.map(|rate| LayerDropout {
+                rate,
+                seed: self.seed,
+            }),
+            weights: self.weights,
+            gradient_checkpointing: self.gradient_checkpointing,
+            exit_weights: self.exit_weights.clone(),
+            curriculum: self.curriculum,
+            sampled_exits: self.sampled_exits.map(|draws| SampledPerBatch {
+                draws,
+                seed: self.seed,
+            }),
+            distillation: self.distill.map(|share| Distillation {
+                share,
+                temperature: self.temperature,
+            }),
+            balance: Balance {
+                limit: self.gradient_limit,
+                limit_from: self.gradient_limit_from,
+                shared_head: if self.full_depth_head {
+                    SharedHead::FullDepth
+                } else {
+                    SharedHead::AllExits
+                },
+            },
+        })
+    }
+
+    fn lora(&self, rank: usize) -> Lora {
+        let all = Lora::new(rank);
+        Lora {
+            alpha: self.lora_alpha,
+            targets: self.lora_targets.clone().unwrap_or(all.targets),
+            layers: self.lora_layers.clone(),
+            seed: self.seed,
+            ..all
+        }
+    }
+}
+
+fn weights(text: &str) -> Result<Weights, String> {
+    if let Ok(by_depth) = text.parse() {
+        return Ok(Weights::ByDepth(by_depth));
+    }
+    let numbers = text.split(',').map(|number| number.trim().parse());
+    numbers
+        .collect::<Result<_, _>>()
+        .map(Weights::PerExit)
+        .map_err(|_| {
+            "expected equal, linear, quadratic, square-root, inverse, or one number per exit"
+                .to_owned()
+        })
+}
+
+fn curriculum(text: &str) -> Result<Curriculum, String> {
+    let expected = || "expected rotational=R, gradual=STEPS or ramp=STEPS".to_owned();
+    let (name, number) = text.split_once('=').ok_or_else(expected)?;
+    let number = number.parse().map_err(|_| expected())?;
+    match name {
+        "rotational" => Ok(Curriculum::Rotational { every: number }),
+        "gradual" => Ok(Curriculum::Gradual { steps: number }),
+        "ramp" => Ok(Curriculum::Ramp { steps: number }),
+        _ => Err(expected()),
+    }
+}
+
+fn objective(name: &str) -> Result<Objective, String> {
+    match name {
+        "flat" => Ok(Objective::Flat),
+        "plain" => Ok(Objective::Plain),
+        _ => Err("expected flat or plain".to_owned()),
+    }
+}
+
+fn method(name: &str) -> Result<MethodName, String> {
+    let mut all = MethodName::ALL.into_iter();
+    let found = all.find(|method| method.as_str() == name);
+    found.ok_or_else(|| "expected soft, sft, ict or balcony".to_owned())
+}

@@ -1,0 +1,155 @@
+//! Looks inside a checkpoint: what would every depth say next, after each token of a prompt?
+//!
+//! The table is nostalgebraist's logit lens (2020): final norm and head applied to every block's
+//! output. With `--save` the logits of all depths go to a safetensors file for other tools.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args as ClapArgs;
+use safetensors::tensor::{Dtype, TensorView};
+use soft_burn::LlamaConfig;
+use soft_burn::burn::tensor::{Tensor, activation};
+use soft_core::{DecodeModel, Exits, NestedModel};
+use soft_data::{PromptBody, Tokenizer};
+use soft_examples::device::PlaceArgs;
+use soft_examples::hub::model_folder;
+use soft_examples::model;
+use soft_examples::outln;
+use soft_examples::table::table;
+use soft_examples::tokens::{TokenArgs, warn_of_control_text};
+
+#[derive(ClapArgs, Debug)]
+pub struct Args {
+    /// Model folder, or org/name[@revision] of a hub
+    #[arg(long)]
+    model: PathBuf,
+    /// Text to look at
+    #[arg(long, conflicts_with = "tokens")]
+    prompt: Option<String>,
+    /// Token ids to look at instead: 1,2,3
+    #[arg(long, value_delimiter = ',')]
+    tokens: Option<Vec<u32>>,
+    /// Depths to show [default: all]
+    #[arg(long)]
+    exits: Option<Exits>,
+    /// Write logits.exit_{n} [batch, seq, vocab] of every depth shown to this new file
+    #[arg(long)]
+    save: Option<PathBuf>,
+    #[command(flatten)]
+    text: TokenArgs,
+    #[command(flatten)]
+    device: PlaceArgs,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    if let Some(path) = &args.save {
+        ensure!(!path.exists(), "{} is there already", path.display());
+    }
+    let place = args.device.open()?;
+    let folder = model_folder(&args.model)?;
+    let config = LlamaConfig::load(&folder)?;
+    let exits = match &args.exits {
+        Some(exits) => exits.clone(),
+        None => Exits::every(1, 1..=config.n_layers)?,
+    };
+    exits.check_within(config.n_layers)?;
+    // Token ids can be looked at without a tokenizer; a prompt cannot.
+    let tokenizer = args.text.open(&folder, config.vocab);
+    let tokens = match (&args.prompt, args.tokens.clone()) {
+        (None, Some(tokens)) => tokens,
+        (Some(prompt), None) => {
+            let tokenizer = tokenizer.as_ref();
+            let tokenizer = tokenizer.map_err(|error| anyhow::anyhow!("{error}"))?;
+            let text = PromptBody::Text(prompt.clone());
+            warn_of_control_text(&tokenizer.control_text_of(std::slice::from_ref(&text)));
+            text.encode(tokenizer)?
+        }
+        _ => bail!("nothing to look at: give --prompt or --tokens"),
+    };
+    ensure!(!tokens.is_empty(), "the prompt has no tokens");
+    ensure!(
+        tokens.len() <= config.max_positions,
+        "the prompt has {} tokens: the model's context holds {}",
+        tokens.len(),
+        config.max_positions
+    );
+    let model = model::load(&folder, place)?;
+    let input = model.tokens(std::slice::from_ref(&tokens))?;
+
+    let mut depths = Vec::new();
+    model.visit_exits(&input, &exits, |exit, hidden| {
+        depths.push((exit.depth(), model.logits(hidden, exit)?));
+        Ok(())
+    })?;
+    let spell = |token: u32| spelling(tokenizer.as_ref().ok(), token);
+    print_lens(&tokens, &depths, spell)?;
+    match &args.save {
+        Some(path) => save(path, &depths),
+        None => Ok(()),
+    }
+}
+
+/// The token as text, quoted so that spaces show; its id when there is no tokenizer.
+fn spelling(tokenizer: Option<&Tokenizer>, token: u32) -> String {
+    let text = tokenizer.and_then(|tokenizer| tokenizer.decode(&[token]).ok());
+    text.filter(|text| !text.is_empty())
+        .map_or_else(|| token.to_string(), |text| format!("{text:?}"))
+}
+
+fn print_lens(
+    tokens: &[u32],
+    depths: &[(usize, Tensor<3>)],
+    spell: impl Fn(u32) -> String,
+) -> Result<()> {
+    let mut headings = vec!["depth".to_owned()];
+    headings.extend(tokens.iter().map(|&token| spell(token)));
+    let headings: Vec<&str> = headings.iter().map(String::as_str).collect();
+    let mut rows = Vec::new();
+    for (depth, logits) in depths {
+        let (probability, token) = activation::softmax(logits.clone(), 2).max_dim_with_indices(2);
+        let tokens = token.try_into_vec_as::<i64>()?;
+        let best = tokens
+            .into_iter()
+            .zip(probability.try_into_vec_as::<f32>()?);
+        let cells = best.map(|(token, probability)| {
+            format!("{} {:.0}%", spell(token as u32), 100.0 * probability)
+        });
+        rows.push(
+            std::iter::once(depth.to_string())
+                .chain(cells)
+                .collect::<Vec<_>>(),
+        );
+    }
+    outln!("{}", table(&headings, rows));
+    outln!("each cell: the most probable token after the one in the heading");
+    Ok(())
+}
+
+fn save(path: &Path, depths: &[(usize, Tensor<3>)]) -> Result<()> {
+    let mut tensors = Vec::new();
+    for (depth, logits) in depths {
+        let values = logits.clone().try_into_vec_as::<f32>()?;
+        let bytes: Vec<u8> = values
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect();
+        tensors.push((
+            format!("logits.exit_{depth}"),
+            logits.dims().to_vec(),
+            bytes,
+        ));
+    }
+    let views = tensors.iter().map(|(name, shape, bytes)| {
+        Ok((
+            name.as_str(),
+            TensorView::new(Dtype::F32, shape.clone(), bytes)?,
+        ))
+    });
+    let views = views.collect::<Result<HashMap<_, _>>>()?;
+    safetensors::serialize_to_file(views, None, path)
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    outln!("logits: {}", path.display());
+    Ok(())
+}

@@ -1,0 +1,229 @@
+//! Which way of decoding is worth it on this model, these prompts and this machine? Draft depths and lengths, exit criteria and thresholds, measured
+//! side by side; the frontier of speed against agreement with the full model, and a recommendation.
+
+use anyhow::{Context, Result, ensure};
+use clap::Args as ClapArgs;
+use soft_core::Exits;
+use soft_core::policy::Criterion;
+use soft_eval::frontier;
+use soft_eval::results::{Finding, SpeedTable};
+use soft_examples::decoding::DecodingArgs;
+use soft_examples::device::PlaceArgs;
+use soft_examples::eval_model::{EvalModel, NamedFolder};
+use soft_examples::evaluation::{OutputArgs, Recorder};
+use soft_examples::outln;
+use soft_examples::prompts::{PromptArgs, Reader};
+use soft_examples::speed::SpeedRun;
+use soft_examples::table::{percent, table as text_table};
+use soft_examples::tokens::TokenArgs;
+
+#[derive(ClapArgs, Debug)]
+pub struct Args {
+    /// Model folder, or org/name[@revision] of a hub; NAME=FOLDER to name it in tables
+    #[arg(long)]
+    model: NamedFolder,
+    #[command(flatten)]
+    source: PromptArgs,
+    /// Exits to use, the last one the full depth [default: those the model was trained at]
+    #[arg(long)]
+    exits: Option<Exits>,
+    /// Depths to draft at [default: the two shallowest exits]; "" for none
+    #[arg(long)]
+    drafts: Option<String>,
+    /// Draft lengths: numbers, adaptive, confident=0.3
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "2,4,adaptive,confident=0.3"
+    )]
+    lengths: Vec<String>,
+    /// Criteria of dynamic exits; "" for none
+    #[arg(long, default_value = "confidence")]
+    criteria: String,
+    /// Thresholds of each criterion, the same at all exits; for patience, numbers of exits. [default: 0.7,0.9,0.97; entropy 1,0.3,0.1; saturation
+    /// 0.9,0.95,0.98; patience 2,3]
+    #[arg(long, value_delimiter = ',')]
+    thresholds: Vec<f64>,
+    /// Further modes, as for `soft generate`; may be given several times
+    #[arg(long)]
+    mode: Vec<String>,
+    /// The recommended mode shares at least this much of its tokens with the full model, with 95 % confidence
+    #[arg(long, default_value_t = 0.95)]
+    least_agreement: f64,
+    /// Most tokens of an answer
+    #[arg(long, default_value_t = 64)]
+    max_new_tokens: usize,
+    #[command(flatten)]
+    tokens: TokenArgs,
+    #[command(flatten)]
+    device: PlaceArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    args.output.check()?;
+    ensure!(
+        (0.0..=1.0).contains(&args.least_agreement),
+        "--least-agreement is {}: expected 0 to 1",
+        args.least_agreement
+    );
+    ensure!(
+        args.max_new_tokens > 0,
+        "--max-new-tokens is 0: expected at least 1"
+    );
+    let subject = EvalModel::load(&args.model, args.device.open()?, &args.tokens)?;
+    let modes = args.modes(&subject)?;
+    let mut recorder = Recorder::begin();
+    recorder.model(&subject);
+    if let Some(path) = &args.source.prompts {
+        recorder.input(path)?;
+    }
+    let mut journal = args.output.open_journal("sweep", &args.device.name())?;
+    let prompts = args.source.read(&Reader {
+        folder: &subject.folder,
+        tokenizer: &subject.tokenizer,
+        context: subject.model.config().max_positions,
+    })?;
+    let source = args.source.prompts.as_ref();
+    let source = source.and_then(|path| path.file_stem());
+    let contest = SpeedRun {
+        subject: &subject,
+        modes: &modes,
+        data: source.map_or("one prompt".into(), |stem| {
+            stem.to_string_lossy().into_owned()
+        }),
+        prompts: &prompts,
+        least_agreement: args.least_agreement,
+    };
+    let table = contest.run(&mut journal)?;
+    print_rows(&table);
+    let findings = vec![Finding::Speed(table)];
+    args.output.save(&recorder.finish(findings))
+}
+
+/// Modes by name, each with the arguments that make its settings.
+type Modes = Vec<(String, DecodingArgs)>;
+
+impl Args {
+    /// Plain decoding, then everything to compare with it; each is checked before anything is measured.
+    fn modes(&self, subject: &EvalModel) -> Result<Modes> {
+        let exits = subject.trained.exits(self.exits.as_ref())?;
+        subject.check_answers(&exits)?;
+        let of_mode = |mode: &str| DecodingArgs::of_mode(mode, self.max_new_tokens);
+        let mut modes: Modes = vec![("full".to_owned(), of_mode("full"))];
+        for depth in self.draft_depths(&exits)? {
+            for length in &self.lengths {
+                let mut decoding = of_mode(&format!("speculative={depth}"));
+                decoding.draft_length = Some(length.clone());
+                modes.push((format!("draft {depth} × {length}"), decoding));
+            }
+        }
+        for name in self.criteria.split(',').filter(|name| !name.is_empty()) {
+            for threshold in self.thresholds_of(name.parse()?) {
+                modes.push((
+                    format!("{name}={threshold}"),
+                    of_mode(&format!("dynamic:{name}={threshold}")),
+                ));
+            }
+        }
+        let calibrated = subject.trained.calibrated.iter();
+        for calibrated in calibrated.filter(|calibrated| calibrated.exits == exits) {
+            let rule = &calibrated.rule;
+            let promise = percent(calibrated.disagreement);
+            let name = format!("{}, calibrated to {promise} %", rule.criterion());
+            modes.push((name, of_mode(&format!("dynamic:{rule}"))));
+        }
+        modes.extend(self.mode.iter().map(|mode| (mode.clone(), of_mode(mode))));
+        for (name, decoding) in &mut modes {
+            *decoding = decoding.clone().with_exits(Some(&exits));
+            let settings = decoding.settings(&subject.trained, &subject.tokenizer);
+            settings.with_context(|| format!("mode {name:?}"))?;
+        }
+        Ok(modes)
+    }
+
+    fn draft_depths(&self, exits: &Exits) -> Result<Vec<usize>> {
+        match self.drafts.as_deref() {
+            Some("") => Ok(Vec::new()),
+            Some(depths) => Ok(depths.parse::<Exits>()?.depths()),
+            None => {
+                let early = exits.depths();
+                Ok(early[..early.len() - 1].iter().take(2).copied().collect())
+            }
+        }
+    }
+
+    fn thresholds_of(&self, criterion: Criterion) -> Vec<f64> {
+        if !self.thresholds.is_empty() {
+            return self.thresholds.clone();
+        }
+        match criterion {
+            Criterion::Confidence | Criterion::Margin => vec![0.7, 0.9, 0.97],
+            Criterion::Entropy => vec![1.0, 0.3, 0.1],
+            Criterion::Saturation => vec![0.9, 0.95, 0.98],
+            Criterion::Patience => vec![2.0, 3.0],
+        }
+    }
+}
+
+fn print_rows(table: &SpeedTable) {
+    let SpeedTable {
+        rows,
+        settings,
+        recommended,
+        least_agreement,
+        ..
+    } = table;
+    let best = frontier(settings);
+    let lines = rows.iter().zip(settings).enumerate();
+    let lines = lines.map(|(index, (row, setting))| {
+        let mark = match (*recommended == Some(index), best.contains(&index)) {
+            (true, _) => "recommended",
+            (_, true) => "frontier",
+            _ => "",
+        };
+        let speed = row.speedup.map_or("-".to_owned(), |speedup| {
+            format!(
+                "{:.2} ({:.2}..{:.2})",
+                speedup.estimate, speedup.low, speedup.high
+            )
+        });
+        vec![
+            row.mode.clone(),
+            format!("{:.1}", row.ms_per_token),
+            speed,
+            format!(
+                "{} (from {})",
+                percent(setting.agreement),
+                percent(setting.least)
+            ),
+            format!("{:.1}", row.mean_depth),
+            row.acceptance.map_or("-".to_owned(), percent),
+            format!("{:.3}", row.giga_flops),
+            mark.to_owned(),
+        ]
+    });
+    let headings = [
+        "mode",
+        "ms/token",
+        "speed (95 %)",
+        "agreement %",
+        "mean depth",
+        "accepted %",
+        "GFLOP/token",
+        "",
+    ];
+    outln!("{}", text_table(&headings, lines));
+    outln!(
+        "speed: times plain decoding, median over prompts; agreement: share of what is named behind the first token, ends included, that the full model names on the same text"
+    );
+    match recommended {
+        Some(index) => outln!(
+            "recommended for at least {} % agreement, the lower end of its 95 % interval: {}",
+            percent(*least_agreement),
+            settings[*index].name
+        ),
+        None => outln!("no mode reaches {} % agreement", percent(*least_agreement)),
+    }
+}

@@ -1,0 +1,119 @@
+//! Final norm and head on packed states, read back as best tokens, scores or logits.
+
+use burn::tensor::{Tensor, activation};
+use soft_core::model::Score;
+
+use crate::dtype::to_f32;
+use crate::error::Error;
+#[cfg(feature = "flex")]
+use crate::ops::flex::with_head;
+use crate::ops::linear::project;
+use crate::ops::rms_norm::rms_norm;
+
+/// The tensors of a norm and a head.
+pub(crate) struct HeadTensors {
+    /// `[d_model]`.
+    pub norm: Tensor<1>,
+    pub norm_eps: f64,
+    /// `[tokens, d_model]`.
+    pub weight: Tensor<2>,
+}
+
+impl HeadTensors {
+    /// Logits of states `[n, d_model]`, `[n, tokens]` in f32: an index beside them in one tensor must be exact.
+    fn logits(&self, states: Tensor<2>) -> Tensor<2> {
+        let normed = rms_norm(states, self.norm.clone(), self.norm_eps);
+        to_f32(project(normed, self.weight.clone()))
+    }
+
+    /// The logits of every state.
+    ///
+    /// # Errors
+    /// [`Error::ScoresNotFinite`] when a row has no finite highest logit.
+    pub fn logit_rows(&self, states: Tensor<2>) -> Result<Vec<Vec<f32>>, Error> {
+        let tokens = self.weight.dims()[0];
+        #[cfg(feature = "flex")]
+        let on_host = with_head(self, &states, |head, states| head.logits(states))?;
+        #[cfg(not(feature = "flex"))]
+        let on_host = None;
+        let logits: Vec<f32> = match on_host {
+            Some(logits) => logits,
+            None => self.logits(states).try_into_vec_as().map_err(unreadable)?,
+        };
+        let rows: Vec<Vec<f32>> = logits.chunks(tokens).map(<[f32]>::to_vec).collect();
+        if rows.iter().all(|row| has_best(row)) {
+            Ok(rows)
+        } else {
+            Err(Error::ScoresNotFinite)
+        }
+    }
+
+    /// Index of the highest logit of every state, the lowest of several.
+    ///
+    /// # Errors
+    /// As [`logit_rows`](Self::logit_rows).
+    pub fn best(&self, states: Tensor<2>) -> Result<Vec<u32>, Error> {
+        #[cfg(feature = "flex")]
+        if let Some(best) = with_head(self, &states, |head, states| head.best(states))? {
+            return best.ok_or(Error::ScoresNotFinite);
+        }
+        let logits = self.logits(states);
+        let highest = logits.clone().max_dim(1);
+        // Indices as numbers, exact up to 2^24: one reading for both.
+        let both = Tensor::cat(vec![logits.argmax(1).float(), highest], 1);
+        let both: Vec<f32> = both.try_into_vec_as().map_err(unreadable)?;
+        check_finite(&both)?;
+        Ok(both.chunks(2).map(|pair| pair[0] as u32).collect())
+    }
+
+    /// The score of every state; `token` is an index as in [`best`](Self::best).
+    ///
+    /// # Errors
+    /// As [`logit_rows`](Self::logit_rows).
+    pub fn scores(&self, states: Tensor<2>) -> Result<Vec<Score>, Error> {
+        #[cfg(feature = "flex")]
+        if let Some(scores) = with_head(self, &states, |head, states| head.scores(states))? {
+            return scores.ok_or(Error::ScoresNotFinite);
+        }
+        let logs = activation::log_softmax(self.logits(states), 1);
+        let tokens = logs.dims()[1];
+        // Of several best tokens `argmax` gives the first, sorting any.
+        let best = logs.clone().argmax(1).float();
+        let highest = logs.clone().topk(tokens.min(2), 1);
+        let entropy = (logs.clone().exp() * logs).sum_dim(1).neg();
+        let numbers = Tensor::cat(vec![best, entropy, highest], 1);
+        let width = numbers.dims()[1];
+        let numbers: Vec<f32> = numbers.try_into_vec_as().map_err(unreadable)?;
+        check_finite(&numbers)?;
+        let score = |numbers: &[f32]| Score {
+            token: numbers[0] as u32,
+            probability: numbers[2].exp(),
+            second: numbers.get(3).map_or(0.0, |log| log.exp()),
+            entropy: numbers[1],
+        };
+        Ok(numbers.chunks(width).map(score).collect())
+    }
+}
+
+/// Whether all are numbers and the highest is finite. Without early exits, so that it takes a vector at a time.
+pub(super) fn has_best(row: &[f32]) -> bool {
+    let highest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    highest.is_finite() && !row.iter().fold(false, |nan, value| nan | value.is_nan())
+}
+
+/// Refuses numbers that damaged weights give.
+fn check_finite(numbers: &[f32]) -> Result<(), Error> {
+    if numbers.iter().all(|number| number.is_finite()) {
+        Ok(())
+    } else {
+        Err(Error::ScoresNotFinite)
+    }
+}
+
+/// Scores that cannot be read back from the device.
+pub(crate) fn unreadable(source: impl std::fmt::Display) -> Error {
+    Error::Read {
+        name: "scores".to_owned(),
+        reason: source.to_string(),
+    }
+}

@@ -1,0 +1,14 @@
+//! Root-mean-square norm (Zhang and Sennrich, arXiv 1910.07467).
+
+use burn::tensor::Tensor;
+
+use crate::dtype::{in_f32, to_f32};
+
+/// x / √(mean x² + ε) · weight, for every row of `[rows, d_model]`; computed in f32.
+pub(crate) fn rms_norm(x: Tensor<2>, weight: Tensor<1>, eps: f64) -> Tensor<2> {
+    in_f32(x, |x| {
+        let mean_square = x.clone().square().mean_dim(1);
+        let scale = mean_square.add_scalar(eps).sqrt().recip();
+        x * scale * to_f32(weight).unsqueeze()
+    })
+}

@@ -1,0 +1,51 @@
+//! Rotary position embedding in the rotate-half layout of Hugging Face checkpoints.
+//!
+//! Position p rotates the pair (x_i, x_{i+d/2}) of a head by the angle p · f_i. Source: Su et al., RoFormer
+//! (arXiv 2104.09864). Angles and their sines are computed in f32 as the reference does, since at
+//! large positions the rounding of the angle is visible in the logits.
+
+use burn::tensor::{Device, Tensor, TensorData};
+
+use crate::dtype::in_f32;
+
+/// Cosines and sines for one forward pass, each `[rows or 1, 1, seq, head_dim / 2]`.
+#[derive(Clone, Debug)]
+pub(crate) struct Rotation {
+    cos: Tensor<4>,
+    sin: Tensor<4>,
+}
+
+impl Rotation {
+    /// For rows whose `seq` positions start at `starts`; one start serves all rows.
+    pub(crate) fn new(frequencies: &[f32], starts: &[usize], seq: usize, device: &Device) -> Self {
+        let positions = starts.iter().flat_map(|&start| start..start + seq);
+        let angles: Vec<f32> = positions
+            .flat_map(|position| {
+                frequencies
+                    .iter()
+                    .map(move |frequency| position as f32 * frequency)
+            })
+            .collect();
+        let shape = [starts.len(), 1, seq, frequencies.len()];
+        let table = |values: Vec<f32>| Tensor::from_data(TensorData::new(values, shape), device);
+        Self {
+            cos: table(angles.iter().map(|angle| angle.cos()).collect()),
+            sin: table(angles.iter().map(|angle| angle.sin()).collect()),
+        }
+    }
+
+    /// Rotates `x`, `[rows, heads, seq, head_dim]`.
+    pub(crate) fn apply(&self, x: Tensor<4>) -> Tensor<4> {
+        in_f32(x, |x| self.rotate(x))
+    }
+
+    fn rotate(&self, x: Tensor<4>) -> Tensor<4> {
+        let half = x.dims()[3] / 2;
+        let first = x.clone().narrow(3, 0, half);
+        let second = x.narrow(3, half, half);
+        let (cos, sin) = (self.cos.clone(), self.sin.clone());
+        let rotated_first = first.clone() * cos.clone() - second.clone() * sin.clone();
+        let rotated_second = second * cos + first * sin;
+        Tensor::cat(vec![rotated_first, rotated_second], 3)
+    }
+}

@@ -1,0 +1,242 @@
+//! At an early exit: which tokens exit, and what becomes of them.
+
+use std::time::Instant;
+
+use super::decoder::Step;
+use super::engine::Engine;
+use super::head::{HeadOutput, HeadRequest};
+use super::packed::Packed;
+use super::round::Turn;
+use super::row::Drafted;
+use super::strategy::{Proposal, Strategy};
+use crate::decode::settings::DecodeError;
+use crate::model::Stop;
+use crate::model::decode_model::DecodeModel;
+use crate::policy::exit_policy::{ExitDecision, ExitSignals, Signal};
+use crate::sampling::distribution::Distribution;
+
+/// The newest token of a row at an exit.
+struct Candidate {
+    row: usize,
+    /// Index of its state.
+    state: usize,
+    signals: ExitSignals,
+    output: Option<HeadOutput>,
+    decision: ExitDecision,
+}
+
+/// A token that exits here.
+struct Exiting {
+    row: usize,
+    best: u32,
+    /// What it is sampled from; none for greedy decoding without a penalty.
+    from: Option<Distribution>,
+    confidence: f64,
+    /// Probability that the row's draft is accepted with this token added.
+    draft: f64,
+}
+
+impl Candidate {
+    fn new((row, state): (usize, usize)) -> Self {
+        Self {
+            row,
+            state,
+            signals: ExitSignals::default(),
+            output: None,
+            decision: ExitDecision::Continue,
+        }
+    }
+}
+
+impl<M: DecodeModel> Engine<'_, M> {
+    /// Which rows exit at the exit of this index, given the states there and at the stop before; their tokens are committed or
+    /// drafted.
+    pub(super) fn exit_early(
+        &mut self,
+        index: usize,
+        (before, states): (&M::Hidden, &Packed<M::Hidden>),
+        turn: &mut Turn,
+        strategy: &mut dyn Strategy,
+    ) -> Result<Vec<bool>, DecodeError<M::Error>> {
+        let mut exited = vec![false; self.rows.len()];
+        let may_exit = |&(row, _): &(usize, usize)| turn.feeds[row] && !turn.through[row];
+        let newest = states.last_of_rows().into_iter().filter(may_exit);
+        let mut candidates: Vec<Candidate> = newest.map(Candidate::new).collect();
+        if candidates.is_empty() {
+            return Ok(exited);
+        }
+        let begun = Instant::now();
+        self.decide(index, (before, &states.hidden), &mut candidates, strategy)?;
+        candidates.retain(|candidate| candidate.decision == ExitDecision::Exit);
+        let exiting = self.exiting(index, &states.hidden, candidates, strategy)?;
+        let proposals: Vec<Proposal> = exiting.iter().map(Exiting::proposal).collect();
+        if strategy.verifies_now(index, &proposals) {
+            // The deep blocks cost the same for one row as for all: rows are verified together.
+            for (through, feeds) in turn.through.iter_mut().zip(&turn.feeds) {
+                *through |= feeds;
+            }
+            turn.asking = begun.elapsed();
+            return Ok(exited);
+        }
+        let drafts = strategy.verifies();
+        for token in exiting {
+            exited[token.row] = true;
+            self.take_token(index, token, drafts);
+        }
+        Ok(exited)
+    }
+
+    /// Asks the strategy about every candidate until it decides; a signal that several need is computed at once.
+    fn decide(
+        &mut self,
+        index: usize,
+        (before, after): (&M::Hidden, &M::Hidden),
+        candidates: &mut [Candidate],
+        strategy: &mut dyn Strategy,
+    ) -> Result<(), DecodeError<M::Error>> {
+        let at = Stop {
+            index,
+            exit: self.exits[index],
+        };
+        for candidate in candidates.iter_mut() {
+            candidate.decision = strategy.decide(candidate.row, at, &candidate.signals);
+        }
+        // Two signals, each computed at most once.
+        for _ in 0..2 {
+            for signal in [Signal::Similarity, Signal::Score] {
+                let asking = |c: &&mut Candidate| c.decision == ExitDecision::Ask(signal);
+                let mut asking: Vec<_> = candidates.iter_mut().filter(asking).collect();
+                if asking.is_empty() {
+                    continue;
+                }
+                let states: Vec<usize> = asking.iter().map(|c| c.state).collect();
+                match signal {
+                    Signal::Similarity => {
+                        let cosines = self.cosines((before, after), &states)?;
+                        for (candidate, cosine) in asking.iter_mut().zip(cosines) {
+                            candidate.signals.similarity = Some(cosine);
+                        }
+                    }
+                    Signal::Score => {
+                        let request = HeadRequest {
+                            early: Some(index),
+                            scored: true,
+                        };
+                        let outputs = self.apply_head(after, &states, request)?;
+                        for (candidate, output) in asking.iter_mut().zip(outputs) {
+                            candidate.signals.score = output.score;
+                            candidate.output = Some(output);
+                        }
+                    }
+                }
+                for candidate in asking {
+                    candidate.decision = strategy.decide(candidate.row, at, &candidate.signals);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn cosines(
+        &self,
+        (before, after): (&M::Hidden, &M::Hidden),
+        states: &[usize],
+    ) -> Result<Vec<f32>, DecodeError<M::Error>> {
+        let select = |hidden| self.model.select(hidden, states);
+        select(before)
+            .and_then(|before| self.model.cosine_similarities(&before, &select(after)?))
+            .map_err(DecodeError::Model)
+    }
+
+    /// The tokens of candidates that exit here; the head is applied where no policy has asked for it.
+    fn exiting(
+        &mut self,
+        index: usize,
+        hidden: &M::Hidden,
+        candidates: Vec<Candidate>,
+        strategy: &dyn Strategy,
+    ) -> Result<Vec<Exiting>, DecodeError<M::Error>> {
+        let unread = candidates.iter().filter(|it| it.output.is_none());
+        let states: Vec<usize> = unread.map(|candidate| candidate.state).collect();
+        let request = HeadRequest {
+            early: Some(index),
+            scored: strategy.needs_probability(),
+        };
+        let mut outputs = if states.is_empty() {
+            Vec::new()
+        } else {
+            self.apply_head(hidden, &states, request)?
+        }
+        .into_iter();
+        let mut exiting = Vec::with_capacity(candidates.len());
+        for candidate in candidates {
+            if let Some(output) = candidate.output.or_else(|| outputs.next()) {
+                exiting.push(self.token(index, candidate.row, output, strategy)?);
+            }
+        }
+        Ok(exiting)
+    }
+
+    /// A token, how confident the exit is, and how likely the whole draft then is.
+    fn token(
+        &self,
+        index: usize,
+        row: usize,
+        output: HeadOutput,
+        strategy: &dyn Strategy,
+    ) -> Result<Exiting, DecodeError<M::Error>> {
+        let state = &self.rows[row];
+        let from = self.distribution(row, state.tokens.len(), &output)?;
+        let (mut confidence, mut draft) = (1.0, 1.0);
+        if strategy.verifies() {
+            confidence = output.confidence(from.as_ref(), &self.sampling);
+            draft = state.draft_probability * strategy.acceptance(index, confidence);
+        }
+        Ok(Exiting {
+            row,
+            best: output.token,
+            from,
+            confidence,
+            draft,
+        })
+    }
+
+    /// Drafts the token of a row that exits, or commits it.
+    fn take_token(&mut self, index: usize, exiting: Exiting, drafts: bool) {
+        let exit = self.exits[index];
+        let row = &mut self.rows[exiting.row];
+        let token = match &exiting.from {
+            Some(distribution) => distribution.sample(&mut row.rng),
+            None => exiting.best,
+        };
+        if !drafts {
+            self.commit(Step {
+                row: exiting.row,
+                token,
+                exit,
+                accepted: false,
+            });
+            return;
+        }
+        row.tokens.push(token);
+        row.drafts.push(Drafted {
+            exit,
+            from: exiting.from,
+            confidence: exiting.confidence,
+        });
+        row.draft_probability = exiting.draft;
+        self.statistics.drafted += 1;
+    }
+}
+
+impl Exiting {
+    fn proposal(&self) -> Proposal<'_> {
+        Proposal {
+            row: self.row,
+            best: self.best,
+            from: self.from.as_ref(),
+            confidence: self.confidence,
+            draft: self.draft,
+        }
+    }
+}
