@@ -1,8 +1,10 @@
-//! Decoding: every mode beside plain decoding, passes over several states beside passes over one, a batch
-//! beside its rows one by one. Both sides of each figure come from the same run, in turns; medians and ratios.
+//! Decoding: every mode beside plain decoding, passes over several states beside passes over one, a
+//! batch beside its rows one by one. Both sides of each figure come from the same run, in turns;
+//! medians and ratios.
 //!
-//! `cargo bench --bench decoding` measures a 135M-shaped model with random weights, which shows costs but no
-//! acceptance. `cargo bench --bench decoding -- --model FOLDER --prompts FILE` decodes real prompts.
+//! `cargo bench --bench decoding` measures a 135M-shaped model with random weights, which shows
+//! costs but no acceptance. `cargo bench --bench decoding -- --model FOLDER --prompts FILE` decodes
+//! real prompts.
 
 use std::time::Instant;
 
@@ -115,7 +117,8 @@ fn passes(model: &Llama, times: usize) -> Result<()> {
     Ok(())
 }
 
-/// Eight prompts of 8 to 64 tokens: one ragged batch beside each alone, 32 tokens each, prompts not counted.
+/// Eight prompts of 8 to 64 tokens: one ragged batch beside each alone, 32 tokens each, prompts not
+/// counted.
 fn batches(model: &Llama, times: usize) -> Result<()> {
     let prompts: Vec<Prompt> = (1..9u32)
         .map(|row| {

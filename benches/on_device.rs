@@ -1,8 +1,11 @@
-//! Training steps and decoding of large shapes on any device: SFT against SoFT, plain decoding against dynamic exits and self-speculation.
+//! Training steps and decoding of large shapes on any device: SFT against SoFT, plain decoding
+//! against dynamic exits and self-speculation.
 //!
-//! `cargo bench --bench on_device --features tch -- --device torch-cuda --dtype bf16 --shape llama2-7b --train lora`; `peers/on_device.py` does
-//! the same in PyTorch, `peers/libtorch` runs both. Weights are random, which time does not depend on, and for decoding so small that blocks hardly
-//! move a state: every depth then names the same token, and a draft is always accepted. What speculation gains here is the most it can.
+//! `cargo bench --bench on_device --features tch -- --device torch-cuda --dtype bf16 --shape llama2-7b --train lora`;
+//! `peers/on_device.py` does the same in PyTorch, `peers/libtorch` runs both. Weights are random,
+//! which time does not depend on, and for decoding so small that blocks hardly move a state: every
+//! depth then names the same token, and a draft is always accepted. What speculation gains here is
+//! the most it can.
 
 use std::time::Instant;
 
@@ -147,7 +150,8 @@ fn training(args: &Args, place: &Placement, started: Instant) -> Result<()> {
     let mut rows: Vec<Vec<String>> = Vec::new();
     let (mut of_sft, mut is_first) = (None, true);
     let last = sides.len() - 1;
-    // One after the other: two models with their moments may not fit. The last one owns its weights, and so does the only one.
+    // One after the other: two models with their moments may not fit. The last one owns its
+    // weights, and so does the only one.
     for (index, (_, method, exits)) in sides.into_iter().enumerate() {
         let model = if index == last {
             model.take()

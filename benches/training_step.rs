@@ -1,10 +1,11 @@
-//! A training step by SFT against one by SoFT with a few and many exits, memory-flat, plain and sampled, and against those that
-//! train a part of the model: time, counted cost and peak memory, side by side in one run.
+//! A training step by SFT against one by SoFT with a few and many exits, memory-flat, plain and
+//! sampled, and against those that train a part of the model: time, counted cost and peak memory,
+//! side by side in one run.
 //!
-//! Sorted LLaMA reports 0.98 times the time and 1.27 times the memory (table of training cost,
-//! 13B on 8 V100). All sides take the same batches; steps alternate, so that whatever else the
-//! machine does falls on all; medians are compared, and for sampled exits, whose steps differ, means. Memory is the peak of a process
-//! of its own per side, since a peak never falls again.
+//! Sorted LLaMA reports 0.98 times the time and 1.27 times the memory (table of training cost, 13B
+//! on 8 V100). All sides take the same batches; steps alternate, so that whatever else the machine
+//! does falls on all; medians are compared, and for sampled exits, whose steps differ, means.
+//! Memory is the peak of a process of its own per side, since a peak never falls again.
 //!
 //! `cargo bench -p soft-benches` measures the tiny and the 135M-shaped model. Weights are random:
 //! neither time nor memory depends on their values.
@@ -81,7 +82,8 @@ impl Side {
         self == Self::Sampled7
     }
 
-    /// Exits of a model as deep as `depth`: as many as the name says, from 2/5 of the depth on, where the paper starts, evenly.
+    /// Exits of a model as deep as `depth`: as many as the name says, from 2/5 of the depth on,
+    /// where the paper starts, evenly.
     fn exits(self, depth: usize) -> Result<Exits> {
         let count = match self {
             Self::Sft => 1,
@@ -139,7 +141,8 @@ enum Shape {
     Tiny,
     /// SmolLM2-135M: 30 blocks, batch 8.
     Smollm2,
-    /// The same, 2 rows of 128 tokens, half of them supervised: what `peers/training_step.py` runs in PyTorch.
+    /// The same, 2 rows of 128 tokens, half of them supervised: what `peers/training_step.py` runs
+    /// in PyTorch.
     Smollm2Long,
 }
 
@@ -161,8 +164,8 @@ impl Shape {
         }
     }
 
-    /// Rows, their length, and the position from which they are learnt: as TriviaQA has them, 30 tokens and the last 5,
-    /// or long ones.
+    /// Rows, their length, and the position from which they are learnt: as TriviaQA has them, 30
+    /// tokens and the last 5, or long ones.
     fn rows(self) -> (usize, usize, usize) {
         match self {
             Self::Tiny => (32, 30, 25),
@@ -182,8 +185,8 @@ impl Shape {
         Ok(Trainer::new(model, settings)?)
     }
 
-    /// Floating-point operations of the matrix products of a step that trains these exits, in units of 10⁹: two for each
-    /// weight and state, and as many again for each of the two gradients.
+    /// Floating-point operations of the matrix products of a step that trains these exits, in units
+    /// of 10⁹: two for each weight and state, and as many again for each of the two gradients.
     fn giga_flops(self, exits: &[ExitLoss]) -> f64 {
         let config = self.config();
         let (rows, length, learnt) = self.rows();

@@ -1,5 +1,6 @@
-//! A schedule of the sorted loss of one's own: exits take turns in pairs, each with the full depth. Fine-tunes the quickstart's model with it for a
-//! few steps. Run it: `cargo run --release --example custom_loss`.
+//! A schedule of the sorted loss of one's own: exits take turns in pairs, each with the full depth.
+//! Fine-tunes the quickstart's model with it for a few steps. Run it:
+//! `cargo run --release --example custom_loss`.
 
 use std::process::ExitCode;
 
@@ -11,7 +12,8 @@ use soft_examples::outln;
 use soft_examples::terminal;
 use soft_examples::tiny_world::{Split, World};
 
-/// Each step one exit and the full depth, half and half. A pure function of the step, so that a resumed run goes on as it would have.
+/// Each step one exit and the full depth, half and half. A pure function of the step, so that a
+/// resumed run goes on as it would have.
 struct InTurns;
 
 impl LossSchedule for InTurns {

@@ -1,5 +1,6 @@
-//! A nested model that is no LLaMA: a residual network that tells the parity of the bits of a number, each depth read by one head, trained with the
-//! sorted loss in which all exits count the same. Run it: `cargo run --release --example custom_model`.
+//! A nested model that is no LLaMA: a residual network that tells the parity of the bits of a
+//! number, each depth read by one head, trained with the sorted loss in which all exits count the
+//! same. Run it: `cargo run --release --example custom_model`.
 
 use std::{convert::Infallible as Never, ops::Range};
 

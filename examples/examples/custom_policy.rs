@@ -1,5 +1,6 @@
-//! An exit policy of one's own: the first tokens of an answer, which decide what it is about, come from the full model; later ones leave as soon as
-//! an exit is sure. Run it: `cargo run --release --example custom_policy`.
+//! An exit policy of one's own: the first tokens of an answer, which decide what it is about, come
+//! from the full model; later ones leave as soon as an exit is sure. Run it:
+//! `cargo run --release --example custom_policy`.
 
 use std::process::ExitCode;
 

@@ -1,5 +1,6 @@
-//! The whole library in one file: fine-tune the quickstart's small LLaMA at four depths, save it, load it, and decode one prompt
-//! in three modes. Run it: `cargo run --release --example train_and_decode`.
+//! The whole library in one file: fine-tune the quickstart's small LLaMA at four depths, save it,
+//! load it, and decode one prompt in three modes. Run it:
+//! `cargo run --release --example train_and_decode`.
 
 use std::path::Path;
 

@@ -23,7 +23,8 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// One row per criterion, that which leaves earliest first. `progress` is called after each calibration.
+    /// One row per criterion, that which leaves earliest first. `progress` is called after each
+    /// calibration.
     pub fn rows(
         &self,
         exits: &Exits,
@@ -80,8 +81,8 @@ impl Plan {
     }
 }
 
-/// Writes the rules into `soft.json` before all others, in place of those of the same criterion and exits. A folder without the file gets one, of the
-/// method "none".
+/// Writes the rules into `soft.json` before all others, in place of those of the same criterion and
+/// exits. A folder without the file gets one, of the method "none".
 pub fn store(folder: &Path, exits: &Exits, rows: &[CalibrationRow]) -> Result<()> {
     let info = SoftInfo::load(folder)?;
     let mut info = info.unwrap_or_else(|| SoftInfo {

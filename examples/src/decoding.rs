@@ -10,11 +10,13 @@ use soft_core::policy::{CalibratedExits, Criterion, ExitRule};
 use soft_core::{DecodeSettings, Example, Exit, Exits, Mode, Sampling, Thresholds};
 use soft_data::{Tokenizer, frequent_tokens};
 
-/// Tokens of a draft head, unless asked otherwise: few, since a shallow exit is seldom right about rare tokens and its draft
-/// costs hardly more than reading the head. `docs/results.md` has what other counts gave.
+/// Tokens of a draft head, unless asked otherwise: few, since a shallow exit is seldom right about
+/// rare tokens and its draft costs hardly more than reading the head. `docs/results.md` has what
+/// other counts gave.
 pub const DRAFT_TOKENS: usize = 2048;
 
-/// The tokens to draft with after learning from these rows; none for a vocabulary so small that its full head is cheap.
+/// The tokens to draft with after learning from these rows; none for a vocabulary so small that its
+/// full head is cheap.
 pub fn draft_tokens_of(examples: &[Example], vocab: usize) -> Option<Vec<u32>> {
     (vocab >= 4 * DRAFT_TOKENS).then(|| frequent_tokens(examples, DRAFT_TOKENS))
 }
@@ -22,24 +24,24 @@ pub fn draft_tokens_of(examples: &[Example], vocab: usize) -> Option<Vec<u32>> {
 /// Settings of a decoder.
 #[derive(Args, Debug, Clone)]
 pub struct DecodingArgs {
-    /// full, exit=12, dynamic, dynamic:RULE such as dynamic:margin=12:0.8,20:0.6, speculative (drafts at the first exit), speculative=12,
-    /// speculative=dynamic or auto
+    /// full, exit=12, dynamic, dynamic:RULE such as dynamic:margin=12:0.8,20:0.6, speculative
+    /// (drafts at the first exit), speculative=12, speculative=dynamic or auto
     #[arg(long, default_value = "full")]
     pub mode: String,
     /// Exits to use, the last one the full depth [default: those the model was trained at]
     #[arg(long)]
     pub exits: Option<Exits>,
-    /// When a token leaves, where --mode is dynamic: confidence or margin (above the threshold), entropy (below, in nats),
-    /// saturation (cosine to the exit before, above) or patience=2 (exits in a row that agree) [default: what the folder was calibrated
-    /// with, else confidence]
+    /// When a token leaves, where --mode is dynamic: confidence or margin (above the threshold),
+    /// entropy (below, in nats), saturation (cosine to the exit before, above) or patience=2 (exits
+    /// in a row that agree) [default: what the folder was calibrated with, else confidence]
     #[arg(long)]
     pub policy: Option<String>,
-    /// Thresholds of the policy: one for all exits, or each with its own: 12:0.95,20:0.9 [default: calibrated ones, else 0.9; entropy 0.5;
-    /// saturation 0.98]
+    /// Thresholds of the policy: one for all exits, or each with its own: 12:0.95,20:0.9 [default:
+    /// calibrated ones, else 0.9; entropy 0.5; saturation 0.98]
     #[arg(long)]
     pub thresholds: Option<Thresholds>,
-    /// Tokens per draft: 4, adaptive (3 at first, up to 8) or confident=0.3 (while the whole draft is more probable than that, up to 8)
-    /// [default: adaptive]
+    /// Tokens per draft: 4, adaptive (3 at first, up to 8) or confident=0.3 (while the whole draft
+    /// is more probable than that, up to 8) [default: adaptive]
     #[arg(long)]
     pub draft_length: Option<String>,
     /// Draft with the full head even if the model has a list of draft tokens
@@ -142,7 +144,8 @@ impl DecodingArgs {
         self
     }
 
-    /// Everything that decides what is decoded, what is taken from the model's folder among it: two runs of the same description do the same.
+    /// Everything that decides what is decoded, what is taken from the model's folder among it: two
+    /// runs of the same description do the same.
     pub fn description(&self, trained: &Trained) -> Result<String> {
         let rule = if self.decides() {
             Some(self.rule(trained)?.to_string())

@@ -9,7 +9,8 @@ use soft_burn::{DType, Placement};
 /// Which device.
 #[derive(Args, Debug, Clone)]
 pub struct DeviceArgs {
-    /// Device: cpu, ndarray, torch-cpu; wgpu, vulkan, metal, cuda, torch-cuda, also numbered as in cuda:1; or ws://host:port, as compiled in; `soft devices` prints those found here
+    /// Device: cpu, ndarray, torch-cpu; wgpu, vulkan, metal, cuda, torch-cuda, also numbered as in
+    /// cuda:1; or ws://host:port, as compiled in; `soft devices` prints those found here
     #[arg(long, default_value = "cpu")]
     pub device: String,
 }
@@ -26,7 +27,8 @@ impl DeviceArgs {
 pub struct PlaceArgs {
     #[command(flatten)]
     device: DeviceArgs,
-    /// Number type of weights and states: f32, bf16 or f16, as the device has them; on cpu bf16 is computed in f32, which is faster there
+    /// Number type of weights and states: f32, bf16 or f16, as the device has them; on cpu bf16 is
+    /// computed in f32, which is faster there
     #[arg(long, default_value = "f32")]
     dtype: DType,
 }
@@ -43,7 +45,8 @@ impl PlaceArgs {
         Ok((&self.device.open()?, self.computed()).into())
     }
 
-    /// The number type that is computed in. The CPU's matrix products have no fast bf16, and f32 holds all of its numbers.
+    /// The number type that is computed in. The CPU's matrix products have no fast bf16, and f32
+    /// holds all of its numbers.
     fn computed(&self) -> DType {
         match (self.device.device.as_str(), self.dtype) {
             ("cpu" | "flex", DType::Bf16) => DType::F32,

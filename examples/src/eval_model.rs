@@ -1,4 +1,5 @@
-//! A model that is evaluated: its name in tables, its folder, weights, tokenizer, and what its folder says of decoding.
+//! A model that is evaluated: its name in tables, its folder, weights, tokenizer, and what its
+//! folder says of decoding.
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
@@ -150,7 +151,8 @@ impl EvalModel {
         format!("{how}/{}/{length}-{sum}", self.fingerprint)
     }
 
-    /// Greedy answers; those that the journal holds are taken from it, the others put there. `progress` is called after each prompt.
+    /// Greedy answers; those that the journal holds are taken from it, the others put there.
+    /// `progress` is called after each prompt.
     pub fn answers(
         &self,
         mode: &str,
@@ -196,7 +198,8 @@ impl EvalModel {
         Ok(answers.into_iter().flatten().collect())
     }
 
-    /// Sums of every exit over every row, `[exit][row]`; those that the journal holds are taken from it. `progress` is called after each batch.
+    /// Sums of every exit over every row, `[exit][row]`; those that the journal holds are taken
+    /// from it. `progress` is called after each batch.
     pub fn row_scores(
         &self,
         exits: &Exits,
@@ -229,8 +232,8 @@ impl EvalModel {
         Ok(rows)
     }
 
-    /// What every exit says behind the first token of each answer, which the prompt's pass names; what the journal holds is taken from it. `progress` is
-    /// called after each text.
+    /// What every exit says behind the first token of each answer, which the prompt's pass names;
+    /// what the journal holds is taken from it. `progress` is called after each text.
     pub fn traces(
         &self,
         exits: &Exits,

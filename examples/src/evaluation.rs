@@ -1,4 +1,5 @@
-//! What every evaluation says of itself: command, version, machine, seeds, fingerprints of what went in.
+//! What every evaluation says of itself: command, version, machine, seeds, fingerprints of what
+//! went in.
 
 use std::fs::File;
 use std::io::Read;
@@ -170,7 +171,8 @@ impl OutputArgs {
         Ok(())
     }
 
-    /// The journal asked for. Its keys say what each result is of; the program, its version and the device must be those that it was begun with.
+    /// The journal asked for. Its keys say what each result is of; the program, its version and the
+    /// device must be those that it was begun with.
     pub fn open_journal(&self, program: &str, device: &str) -> Result<Journal> {
         let Some(path) = &self.journal else {
             return Ok(Journal::unsaved());

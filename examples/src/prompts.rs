@@ -18,10 +18,12 @@ pub struct PromptArgs {
     /// What the user says, put into the model's chat template
     #[arg(long, group = "source")]
     pub chat: Option<String>,
-    /// File of prompts: a JSON array or JSON lines of {"prompt"}, {"messages": [{"role", "content"}]} or {"instruction", "input"}
+    /// File of prompts: a JSON array or JSON lines of {"prompt"}, {"messages": [{"role",
+    /// "content"}]} or {"instruction", "input"}
     #[arg(long, group = "source")]
     pub prompts: Option<PathBuf>,
-    /// Read --prompts as training rows of this format instead, and go on from their prompts: alpaca, triviaqa or jsonl
+    /// Read --prompts as training rows of this format instead, and go on from their prompts:
+    /// alpaca, triviaqa or jsonl
     #[arg(long, requires = "prompts")]
     pub format: Option<Format>,
     /// Use the first N prompts only
@@ -43,7 +45,8 @@ pub struct Reader<'a> {
 }
 
 impl PromptArgs {
-    /// The prompts' tokens: at least one prompt, each with at least one token and within the context.
+    /// The prompts' tokens: at least one prompt, each with at least one token and within the
+    /// context.
     pub fn read(&self, reader: &Reader) -> Result<Vec<Prompt>> {
         ensure!(self.limit != Some(0), "--limit is 0: expected at least 1");
         let limit = self.limit.unwrap_or(usize::MAX);

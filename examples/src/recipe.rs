@@ -1,7 +1,8 @@
 //! Recipes: flags in a TOML file, `--config FILE`.
 //!
-//! A recipe's fields are long flags, with `_` or `-` between words, so that `--help` documents both; flags on the command
-//! line override the recipe. Nothing is loaded before all of it has been read.
+//! A recipe's fields are long flags, with `_` or `-` between words, so that `--help` documents
+//! both; flags on the command line override the recipe. Nothing is loaded before all of it has been
+//! read.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -10,9 +11,11 @@ use anyhow::{Context, Result, bail};
 use clap::{Arg, ArgAction, Command};
 use toml::Value;
 
-/// The command line, with the fields of the recipe that `--config` names put in front of the flags of the subcommand.
+/// The command line, with the fields of the recipe that `--config` names put in front of the flags
+/// of the subcommand.
 ///
-/// Only a subcommand with a flag `config` has recipes; it must allow a flag to be given twice (clap's `args_override_self`).
+/// Only a subcommand with a flag `config` has recipes; it must allow a flag to be given twice
+/// (clap's `args_override_self`).
 ///
 /// # Errors
 /// When the recipe cannot be read, has a field that is no flag, or a value that no flag takes.

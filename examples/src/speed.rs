@@ -112,8 +112,9 @@ impl SpeedRun<'_> {
         Ok(samples)
     }
 
-    /// Of every mode, for each prompt: how many of its decisions behind the first are the full model's on the same text, and how many there are. The first
-    /// is the full model's in every mode.
+    /// Of every mode, for each prompt: how many of its decisions behind the first are the full
+    /// model's on the same text, and how many there are. The first is the full model's in every
+    /// mode.
     fn agreements(
         &self,
         samples: &[Vec<SpeedSample>],

@@ -22,13 +22,13 @@ pub fn print_statistics(s: &Statistics, n_layers: usize) {
         .map(|(depth, tokens)| format!("{depth}: {tokens}"))
         .collect();
     statusln!(
-        "mean depth {:.1} of {n_layers}; tokens by the depth that named them {}",
+        "mean depth {:.1} of {n_layers}; tokens by exit {}",
         s.mean_depth(),
         by_depth.join(", ")
     );
     if s.drafted > 0 {
         statusln!(
-            "drafted {}, accepted {} of {} checked ({:.0} %)",
+            "drafted {}, accepted {} of {} verified ({:.0} %)",
             s.drafted,
             s.accepted,
             s.checked,

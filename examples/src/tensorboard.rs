@@ -1,8 +1,9 @@
 //! The log of a run as TensorBoard event files.
 //!
-//! An event file is a chain of records, each a length, a protocol buffer and checksums of both; a scalar is a tag and a number in an
-//! `Event`. Sources: TensorFlow's `record_writer.h`, `event.proto` and `summary.proto`. Written here because the crates that write such
-//! files are no longer kept (tensorboard-rs, last released in 2022, calls itself not active).
+//! An event file is a chain of records, each a length, a protocol buffer and checksums of both; a
+//! scalar is a tag and a number in an `Event`. Sources: TensorFlow's `record_writer.h`,
+//! `event.proto` and `summary.proto`. Written here because the crates that write such files are no
+//! longer kept (tensorboard-rs, last released in 2022, calls itself not active).
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -17,8 +18,8 @@ use soft_burn::{ExitLoss, LogLine};
 pub struct EventFile(BufWriter<File>);
 
 impl EventFile {
-    /// A new event file in `folder`, beginning with the lines that `log` holds already; files of earlier starts of the run are
-    /// removed, since the log has their steps.
+    /// A new event file in `folder`, beginning with the lines that `log` holds already; files of
+    /// earlier starts of the run are removed, since the log has their steps.
     ///
     /// # Errors
     /// When files cannot be read or written.

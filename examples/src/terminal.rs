@@ -1,5 +1,5 @@
-//! What programs print: lines that a closed pipe, a full disk or a terminal that is gone cannot turn
-//! into a panic, and in which no file can hide escape codes.
+//! What programs print: lines that a closed pipe, a full disk or a terminal that is gone cannot
+//! turn into a panic, and in which no file can hide escape codes.
 
 use std::backtrace::BacktraceStatus;
 use std::borrow::Cow;
@@ -70,7 +70,8 @@ pub fn run_with_status(program: impl FnOnce() -> Result<ExitCode>) -> ExitCode {
     }
 }
 
-/// Memory that runs out on a device becomes an error; backends tell of it by a panic, which is then not printed.
+/// Memory that runs out on a device becomes an error; backends tell of it by a panic, which is then
+/// not printed.
 fn within_memory<T>(program: impl FnOnce() -> Result<T>) -> Result<T> {
     let print = panic::take_hook();
     panic::set_hook(Box::new(move |panic| {
@@ -119,8 +120,8 @@ fn shortened(text: &str) -> Cow<'_, str> {
 /// Digits of a number that is shown whole.
 const MOST_DIGITS: usize = 40;
 
-/// A text without control characters other than line breaks and tabs, and with numbers of a readable
-/// length.
+/// A text without control characters other than line breaks and tabs, and with numbers of a
+/// readable length.
 pub fn clean(text: &str) -> Cow<'_, str> {
     let plain = |c: char| !c.is_control() || c == '\n' || c == '\t';
     let longest = text

@@ -26,7 +26,8 @@ pub struct TextArgs {
     /// Use the first N only
     #[arg(long)]
     pub limit: Option<usize>,
-    /// What is read: the full model's own greedy answers, which is what a decoder meets, or the responses of the rows
+    /// What is read: the full model's own greedy answers, which is what a decoder meets, or the
+    /// responses of the rows
     #[arg(long, value_enum, default_value_t = Text::Answers)]
     pub text: Text,
     /// Longest answer or response in tokens

@@ -13,8 +13,9 @@ use crate::statusln;
 /// How texts become tokens.
 #[derive(Args, Debug, Clone, Default)]
 pub struct TokenArgs {
-    /// Encode control tokens that texts spell out, such as <|im_start|>, as control tokens, as transformers does: for texts that a chat
-    /// template has rendered before. Without it they are characters; leave it out for texts of strangers
+    /// Encode control tokens that texts spell out, such as <|im_start|>, as control tokens, as
+    /// transformers does: for texts that a chat template has rendered before. Without it they are
+    /// characters; leave it out for texts of strangers
     #[arg(long)]
     pub control_tokens: bool,
 }

@@ -15,7 +15,8 @@ const QUESTIONS: [(&str, &str); 3] = [
     ("question : what is soup", "kale ."),
 ];
 
-/// A copy of the quickstart's model, with a chat template that begins with a system turn of its own.
+/// A copy of the quickstart's model, with a chat template that begins with a system turn of its
+/// own.
 fn model(root: &Path, template: Option<&str>) -> PathBuf {
     let folder = root.join("base");
     fs::create_dir(&folder).unwrap();

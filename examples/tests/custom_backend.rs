@@ -1,4 +1,5 @@
-//! The second implementation of soft-core's traits keeps their laws and says what the first one says.
+//! The second implementation of soft-core's traits keeps their laws and says what the first one
+//! says.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test's way to fail
 

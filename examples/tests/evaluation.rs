@@ -1,5 +1,6 @@
-//! `soft evaluate`, `soft compare`, `soft calibrate`, `soft sweep` and `soft report` as programs: what they write, that they go on where they were stopped, and that wrong
-//! input gets one clear error before anything is computed.
+//! `soft evaluate`, `soft compare`, `soft calibrate`, `soft sweep` and `soft report` as programs:
+//! what they write, that they go on where they were stopped, and that wrong input gets one clear
+//! error before anything is computed.
 
 mod programs;
 
@@ -206,7 +207,8 @@ fn calibrated_thresholds_are_stored_and_used() {
     );
 }
 
-/// The promise on real text: in at least 19 of 20 random splits, for every criterion, and not because nothing leaves.
+/// The promise on real text: in at least 19 of 20 random splits, for every criterion, and not
+/// because nothing leaves.
 #[test]
 fn calibration_keeps_its_promise_on_random_splits() {
     let site = Site::new();
@@ -246,7 +248,8 @@ fn people_judge_through_a_file() {
         &judged,
         &["verdicts are missing", "verdicts.jsonl", "fill in"],
     );
-    // People prefer what exit 2 says, wherever it stands: it is what both "one" and "other" say there.
+    // People prefer what exit 2 says, wherever it stands: it is what both "one" and "other" say
+    // there.
     let open = site.read("verdicts.jsonl");
     let lines = open
         .lines()
@@ -257,7 +260,8 @@ fn people_judge_through_a_file() {
             .iter()
             .all(|line| line["judge"] == "people" && line["verdict"].is_null())
     );
-    // Exit 2 against itself ties unasked; against exit 8 each pair is asked in both orders, ours first.
+    // Exit 2 against itself ties unasked; against exit 8 each pair is asked in both orders, ours
+    // first.
     assert_eq!(lines.len(), 6);
     let filled = lines.iter().enumerate().map(|(index, line)| {
         let mut line = line.clone();

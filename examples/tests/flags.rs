@@ -1,6 +1,7 @@
 //! Flags with values that nobody expects: an exit status of 0, 1 or 2, no panic, no abort, no hang.
 //!
-//! `SOFT_FLAGS=5000 cargo test --release -p soft-examples --test flags` tries as many command lines (250 without), `SOFT_SEED` begins elsewhere.
+//! `SOFT_FLAGS=5000 cargo test --release -p soft-examples --test flags` tries as many command lines
+//! (250 without), `SOFT_SEED` begins elsewhere.
 
 #![cfg(unix)]
 
@@ -19,8 +20,8 @@ use std::time::{Duration, Instant};
 use mutate::Random;
 use programs::{soft, tiny_llama};
 
-/// A program, what it is always given, and the flags that are given values at random. Flags that rightly take long with large numbers, such as
-/// `--steps`, are left out.
+/// A program, what it is always given, and the flags that are given values at random. Flags that
+/// rightly take long with large numbers, such as `--steps`, are left out.
 struct Program {
     name: &'static str,
     always: &'static [&'static str],

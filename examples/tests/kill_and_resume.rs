@@ -1,7 +1,7 @@
 //! A training run killed at ten random moments and resumed each time equals an undisturbed run.
 //!
-//! The real program, the real signal (SIGKILL, which nothing can catch), the committed tiny model; on `cpu`, or the device that
-//! `SOFT_TEST_DEVICE` names.
+//! The real program, the real signal (SIGKILL, which nothing can catch), the committed tiny model;
+//! on `cpu`, or the device that `SOFT_TEST_DEVICE` names.
 
 mod programs;
 

@@ -1,4 +1,5 @@
-//! LibTorch's CPU device beside the default one: the losses of a run, the tokens of every mode, bf16, and what is refused.
+//! LibTorch's CPU device beside the default one: the losses of a run, the tokens of every mode,
+//! bf16, and what is refused.
 //!
 //! The programs are built first, as in `.ci/libtorch`: a single test does not build them.
 

@@ -1,4 +1,5 @@
-//! Models by hub name on the command line, from a cache as huggingface_hub leaves it; fetching is tested in soft-data.
+//! Models by hub name on the command line, from a cache as huggingface_hub leaves it; fetching is
+//! tested in soft-data.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test's way to fail
 

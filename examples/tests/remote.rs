@@ -1,4 +1,5 @@
-//! Two compute servers share a run: the losses and weights of one device, and a clear end when one of them dies.
+//! Two compute servers share a run: the losses and weights of one device, and a clear end when one
+//! of them dies.
 //!
 //! Real servers and a real run, on loopback.
 
@@ -99,7 +100,8 @@ fn two_servers_are_one_device_with_both_micro_batches() {
     let worst = worst
         .map(|(one, two)| (one - two).abs())
         .fold(0.0, f32::max);
-    // AdamW moves a weight by 1e-3 a step whatever its gradient's size; near 0 rounding decides the sign.
+    // AdamW moves a weight by 1e-3 a step whatever its gradient's size; near 0 rounding decides the
+    // sign.
     assert!(worst < 1e-3, "{worst}");
 }
 

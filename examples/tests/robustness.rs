@@ -1,4 +1,5 @@
-//! What must not cost a run, hang a program or end in a panic: readers that are gone, a second process, changed files, pipes, absurd numbers.
+//! What must not cost a run, hang a program or end in a panic: readers that are gone, a second
+//! process, changed files, pipes, absurd numbers.
 
 #![cfg(unix)]
 
@@ -191,7 +192,8 @@ fn a_second_interrupt_stops_at_once() {
     assert!(!out.join("model").exists());
 }
 
-/// Runs a program that must refuse its input: soon, with one error that says `part`, and without a panic.
+/// Runs a program that must refuse its input: soon, with one error that says `part`, and without a
+/// panic.
 #[track_caller]
 fn refused(mut command: Command, part: &str) {
     command.env_remove("RUST_BACKTRACE");

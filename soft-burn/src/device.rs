@@ -4,7 +4,8 @@ use burn::tensor::Device;
 
 use crate::error::Error;
 
-/// The backends on this machine that a build may have: name, cargo feature, whether this build has it.
+/// The backends on this machine that a build may have: name, cargo feature, whether this build has
+/// it.
 const BACKENDS: [(&str, &str, bool); 8] = [
     ("cpu", "flex", cfg!(feature = "flex")),
     ("ndarray", "ndarray", cfg!(feature = "ndarray")),
@@ -19,12 +20,14 @@ const BACKENDS: [(&str, &str, bool); 8] = [
 /// Backends with one device.
 const SINGLE: [&str; 3] = ["cpu", "ndarray", "torch-cpu"];
 
-/// The device called `name`: `cpu` (or `flex`), `ndarray`, `torch-cpu`; `wgpu`, `vulkan`, `metal`, `cuda` or `torch-cuda`, also with a number as
-/// [`list_devices`] counts them (`cuda:1`); or the address of a compute server, `ws://host:port`; each when its cargo feature is on.
+/// The device called `name`: `cpu` (or `flex`), `ndarray`, `torch-cpu`; `wgpu`, `vulkan`, `metal`,
+/// `cuda` or `torch-cuda`, also with a number as [`list_devices`] counts them (`cuda:1`); or the
+/// address of a compute server, `ws://host:port`; each when its cargo feature is on.
 ///
 /// # Errors
-/// [`Error::Device`] for a name that is none; [`Error::NotCompiled`] for a backend that this build does not have; [`Error::NoSuchDevice`] for hardware that
-/// is not there; [`Error::Connect`] when a server does not answer.
+/// [`Error::Device`] for a name that is none; [`Error::NotCompiled`] for a backend that this build
+/// does not have; [`Error::NoSuchDevice`] for hardware that is not there; [`Error::Connect`] when a
+/// server does not answer.
 pub fn device(name: &str) -> Result<Device, Error> {
     if name.starts_with("ws://") {
         return remote(name);
@@ -117,7 +120,8 @@ fn of_backend(kind: &str) -> Vec<Device> {
 fn found(kind: burn::tensor::DeviceType) -> Vec<Device> {
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
-    // Nothing is seen of a kind that was moved in; those of the feature `remote` are not known to be safe to unwind past.
+    // Nothing is seen of a kind that was moved in; those of the feature `remote` are not known to
+    // be safe to unwind past.
     let found = AssertUnwindSafe(move || Device::enumerate(kind).into_iter().collect());
     catch_unwind(found).unwrap_or_default()
 }
@@ -131,14 +135,16 @@ fn names_of(kind: &str, number: usize) -> Vec<String> {
     (0..number).map(name).collect()
 }
 
-/// The names of all devices that this build finds on this machine. Asks every driver, which takes a moment.
+/// The names of all devices that this build finds on this machine. Asks every driver, which takes a
+/// moment.
 pub fn list_devices() -> Vec<String> {
     let compiled = BACKENDS.iter().filter(|(_, _, compiled)| *compiled);
     let devices = compiled.flat_map(|(kind, _, _)| names_of(kind, of_backend(kind).len()));
     devices.collect()
 }
 
-/// The devices of a list, "cuda:0,cuda:1": the model lives on the first, the others compute a share of every step.
+/// The devices of a list, "cuda:0,cuda:1": the model lives on the first, the others compute a share
+/// of every step.
 ///
 /// # Errors
 /// As [`device`]'s.

@@ -9,7 +9,8 @@ use crate::error::Error;
 
 /// What a backend said in a panic because memory ran out, on one line; nothing for any other panic.
 ///
-/// [`Run`](crate::Run) and [`Trainer`](crate::Trainer) return [`Error::OutOfMemory`](crate::Error::OutOfMemory) by it; for programs that decode.
+/// [`Run`](crate::Run) and [`Trainer`](crate::Trainer) return
+/// [`Error::OutOfMemory`](crate::Error::OutOfMemory) by it; for programs that decode.
 pub fn out_of_memory(panic: &(dyn Any + Send)) -> Option<String> {
     let said = message(panic);
     let lower = said.to_lowercase();

@@ -1,7 +1,7 @@
 //! LLaMA on [Burn](https://burn.dev), cut at any depth and trained with the sorted loss.
 //!
-//! Load a Hugging Face folder, fine-tune it so that several of its depths are models of their own, save
-//! it as a folder that transformers loads. The same code runs on every Burn backend; a
+//! Load a Hugging Face folder, fine-tune it so that several of its depths are models of their own,
+//! save it as a folder that transformers loads. The same code runs on every Burn backend; a
 //! [`device`](device()) is chosen by name at run time.
 //!
 //! ```

@@ -120,7 +120,8 @@ fn files_outside_the_folder_and_files_that_are_none() {
     refused(folder.path(), &[WEIGHTS, "not a regular file"]);
 }
 
-/// What reads a pipe that nobody writes to waits forever; what follows a loop of links finds nothing.
+/// What reads a pipe that nobody writes to waits forever; what follows a loop of links finds
+/// nothing.
 #[cfg(unix)]
 #[test]
 fn pipes_and_loops_of_links() {

@@ -1,4 +1,5 @@
-//! Model folders in the shapes that other programs leave them in: each is the model that transformers, or PEFT, makes of it.
+//! Model folders in the shapes that other programs leave them in: each is the model that
+//! transformers, or PEFT, makes of it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test's way to fail
 
@@ -133,7 +134,8 @@ fn adapters_of_every_kind_say_what_they_say_in_peft() {
     }
 }
 
-/// As where LoRA was trained on a base that is an adapter itself: each is put onto what the one before it made.
+/// As where LoRA was trained on a base that is an adapter itself: each is put onto what the one
+/// before it made.
 #[test]
 fn an_adapter_may_be_for_an_adapter() {
     let [first, second] =

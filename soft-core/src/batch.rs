@@ -3,9 +3,9 @@
 //! The one place where data and models meet: soft-data makes batches, a backend turns them into
 //! tensors. Knows no tokenizer and no tensor.
 //!
-//! Rows are ragged: they lie one after the other without padding. A backend that computes rectangles pads on
-//! the right ([`Batch::padded`]): under causal attention no token attends to what comes after it, so padding needs
-//! no mask.
+//! Rows are ragged: they lie one after the other without padding. A backend that computes
+//! rectangles pads on the right ([`Batch::padded`]): under causal attention no token attends to
+//! what comes after it, so padding needs no mask.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -190,7 +190,8 @@ impl Batch {
         rows.map(|(start, &length)| &self.tokens[start..start + length])
     }
 
-    /// The rows as a rectangle: each filled up to [`seq`](Self::seq) tokens with `pad`, one after the other.
+    /// The rows as a rectangle: each filled up to [`seq`](Self::seq) tokens with `pad`, one after
+    /// the other.
     pub fn padded(&self, pad: u32) -> Vec<u32> {
         let seq = self.seq();
         let fill = |row: &[u32]| [row, &vec![pad; seq - row.len()]].concat();

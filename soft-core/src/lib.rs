@@ -1,8 +1,8 @@
 //! Sorted fine-tuning (SoFT) of large language models, without tensors.
 //!
-//! Fine-tune a decoder-only model once with the *sorted loss*, the mean of the losses of several of its
-//! depths, and its first n blocks are models of their own (Kavehzadeh et al., *Sorted
-//! LLaMA*, arXiv 2309.08968). This crate holds what the method is made of and no tensor library:
+//! Fine-tune a decoder-only model once with the *sorted loss*, the mean of the losses of several of
+//! its depths, and its first n blocks are models of their own (Kavehzadeh et al., *Sorted LLaMA*,
+//! arXiv 2309.08968). This crate holds what the method is made of and no tensor library:
 //!
 //! | what | where |
 //! | --- | --- |

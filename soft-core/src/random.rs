@@ -1,7 +1,8 @@
 //! Reproducible random numbers: what a seed means never changes with a library upgrade.
 //!
-//! [`Random`] (ChaCha8) is for everything that is drawn during training and decoding; [`SplitMix64`]
-//! is smaller, can skip ahead, and fills weights and generated data. Knows nothing of what is drawn.
+//! [`Random`] (ChaCha8) is for everything that is drawn during training and decoding;
+//! [`SplitMix64`] is smaller, can skip ahead, and fills weights and generated data. Knows nothing
+//! of what is drawn.
 //!
 //! Sources: Bernstein, *ChaCha*, 2008; Steele, Lea and Flood, *Fast splittable pseudorandom number
 //! generators*, 2014; Durstenfeld, *Algorithm 235*, 1964 (the shuffle).

@@ -76,8 +76,9 @@ impl ToyModel {
         }
     }
 
-    /// The same model with its head turned by one token, so that a state close to a token's embedding
-    /// names the token after it: its texts wander, where those of a tied head soon repeat one token.
+    /// The same model with its head turned by one token, so that a state close to a token's
+    /// embedding names the token after it: its texts wander, where those of a tied head soon repeat
+    /// one token.
     #[must_use]
     pub fn restless(mut self) -> Self {
         self.head.rotate_right(1);

@@ -173,7 +173,8 @@ fn wrong_rules_are_caught() {
     }
 }
 
-/// Drawing the best token a little too seldom, 3 in 100 times once more, is within the test's reach.
+/// Drawing the best token a little too seldom, 3 in 100 times once more, is within the test's
+/// reach.
 #[test]
 fn small_flaws_are_caught() {
     let mut rng = Random::new(3);

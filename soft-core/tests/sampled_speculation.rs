@@ -1,5 +1,6 @@
-//! Sampled self-speculation draws answers with the distribution of plain sampling: chi-square tests of the
-//! first tokens of many answers against the exact distribution, by enumeration on a toy model.
+//! Sampled self-speculation draws answers with the distribution of plain sampling: chi-square tests
+//! of the first tokens of many answers against the exact distribution, by enumeration on a toy
+//! model.
 
 #![allow(clippy::unwrap_used)] // a test's way to fail
 
@@ -70,7 +71,8 @@ struct Case {
     rows: usize,
 }
 
-/// Counts of outcomes over seeded answers. They are longer than what is looked at, so that drafts reach beyond it.
+/// Counts of outcomes over seeded answers. They are longer than what is looked at, so that drafts
+/// reach beyond it.
 fn counts(case: &Case) -> (Vec<u32>, Statistics) {
     let model = model();
     let mut counts = vec![0; (VOCAB + 1).pow(LOOK as u32)];

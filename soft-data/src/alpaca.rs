@@ -32,8 +32,8 @@ pub fn alpaca_prompt(instruction: &str, input: &str) -> String {
     }
 }
 
-/// Reads a file of the form `[{"instruction": .., "input": .., "output": ..}, ..]`, or of JSON Lines
-/// of such objects.
+/// Reads a file of the form `[{"instruction": .., "input": .., "output": ..}, ..]`, or of JSON
+/// Lines of such objects.
 ///
 /// `input` may be left out. An empty `output` is kept, since the published file has a few: such
 /// a row teaches to end at once, and [`EncodeReport`](crate::EncodeReport) counts them.

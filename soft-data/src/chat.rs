@@ -129,7 +129,8 @@ impl ChatTemplate {
     /// conversations with tools; in a folder that has none, ChatML where the tokenizer has its
     /// tokens, else turns that end by `eos`.
     ///
-    /// It is compiled where it is used, so that a malformed one is in nobody's way who has no chats.
+    /// It is compiled where it is used, so that a malformed one is in nobody's way who has no
+    /// chats.
     pub(crate) fn of_folder(
         folder: &Path,
         files: &Files,
@@ -286,8 +287,8 @@ fn without_marks(text: &str) -> String {
     text.replace(MARKS, "")
 }
 
-/// The template in tokenizer_config.json: a string, which is the default, or that of a list with this
-/// name. A list must have a default.
+/// The template in tokenizer_config.json: a string, which is the default, or that of a list with
+/// this name. A list must have a default.
 fn of_config(config: &Config, name: &str) -> Result<Option<(PathBuf, String)>, DataError> {
     let Some(template) = config.entry(KEY) else {
         return Ok(None);

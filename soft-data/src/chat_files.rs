@@ -9,9 +9,9 @@ use crate::{DataError, EncodeReport, Tokenizer};
 pub type NamedText = (&'static str, String);
 
 /// The files that a model trained on `report`'s conversations needs beside those of its base's
-/// `folder`: the default chat template, where the folder has none, and a generation_config.json that
-/// lists the tokens with which turns end, where they ended no generation before. None where nothing
-/// was a conversation.
+/// `folder`: the default chat template, where the folder has none, and a generation_config.json
+/// that lists the tokens with which turns end, where they ended no generation before. None where
+/// nothing was a conversation.
 ///
 /// # Errors
 /// When a file of the folder cannot be read.

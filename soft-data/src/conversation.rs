@@ -98,8 +98,9 @@ impl Message {
         }
     }
 
-    /// The turn as templates see it: role and content first, which `tojson` shows. As in transformers
-    /// there is no key for what is none, and thoughts are found under each name that templates read.
+    /// The turn as templates see it: role and content first, which `tojson` shows. As in
+    /// transformers there is no key for what is none, and thoughts are found under each name that
+    /// templates read.
     pub(crate) fn to_json(&self) -> Value {
         let mut turn = Map::from_iter([("role".to_owned(), self.role.name().into())]);
         turn.extend(

@@ -84,11 +84,11 @@ impl fmt::Display for EncodeReport {
 /// left out and named in the report.
 ///
 /// Conversations are rendered by the tokenizer's [chat template](crate::ChatTemplate), and every
-/// answer follows the very tokens that [`encode_chat`](Tokenizer::encode_chat) would prompt the model
-/// with. The assistant's answers are learnt, each with the control token that ends its turn; where
-/// the template writes none, with the end-of-text token. Turns after the assistant's last teach
-/// nothing and are left out. Where the template writes an earlier turn otherwise once it is past (as
-/// those do that leave out old thoughts), that turn becomes an example of its own.
+/// answer follows the very tokens that [`encode_chat`](Tokenizer::encode_chat) would prompt the
+/// model with. The assistant's answers are learnt, each with the control token that ends its turn;
+/// where the template writes none, with the end-of-text token. Turns after the assistant's last
+/// teach nothing and are left out. Where the template writes an earlier turn otherwise once it is
+/// past (as those do that leave out old thoughts), that turn becomes an example of its own.
 ///
 /// # Errors
 /// When `max_len` is below 2, a template refuses a conversation or prompts for an answer with

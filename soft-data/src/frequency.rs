@@ -4,8 +4,8 @@
 
 use soft_core::Example;
 
-/// The `most` tokens that appear most often among the learnt ones of `examples`, the most frequent first, of
-/// equally frequent ones the lower id; fewer when fewer appear.
+/// The `most` tokens that appear most often among the learnt ones of `examples`, the most frequent
+/// first, of equally frequent ones the lower id; fewer when fewer appear.
 pub fn frequent_tokens<'a>(
     examples: impl IntoIterator<Item = &'a Example>,
     most: usize,

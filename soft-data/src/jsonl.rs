@@ -12,19 +12,20 @@ const LAYOUTS: &str = "either `messages` or `conversations`, or `prompt` or `ins
 
 /// Reads a file with one object per line, or one array of objects, each of one of these layouts:
 ///
-/// - `{"messages": [{"role": "user", "content": ..}, {"role": "assistant", "content": ..}, ..]}`:
-///   a conversation. Roles are `system`, `user`, `assistant` and `tool`; a content may be an array of
-///   text parts, and an assistant may have `tool_calls` instead. `tools` beside it go to the template.
-/// - `{"conversations": [{"from": "human", "value": ..}, {"from": "gpt", "value": ..}, ..]}`: the same
-///   as ShareGPT has it.
+/// - `{"messages": [{"role": "user", "content": ..}, {"role": "assistant", "content": ..}, ..]}`: a
+///   conversation. Roles are `system`, `user`, `assistant` and `tool`; a content may be an array of
+///   text parts, and an assistant may have `tool_calls` instead. `tools` beside it go to the
+///   template.
+/// - `{"conversations": [{"from": "human", "value": ..}, {"from": "gpt", "value": ..}, ..]}`: the
+///   same as ShareGPT has it.
 /// - `{"prompt": .., "response": ..}`, or `completion`: the response follows the prompt directly.
 /// - `{"instruction": .., "input": .., "response": ..}`, or `output` or `completion`: in Alpaca's
 ///   [prompt](crate::alpaca_prompt); `input`, or `context`, may be left out or empty.
 /// - `{"text": ..}`: every token is learnt: for pre-training, and for distillation, which needs no
 ///   answers.
 ///
-/// All kinds may stand in one file. Blank lines are skipped, other keys ignored. A [`Record::row`] is
-/// its line number, in an array its place from 1.
+/// All kinds may stand in one file. Blank lines are skipped, other keys ignored. A [`Record::row`]
+/// is its line number, in an array its place from 1.
 ///
 /// # Errors
 /// When the file cannot be read, has no rows, a line is not JSON, or a row has no response, an

@@ -29,7 +29,8 @@
 //! ```
 //!
 //! Rows may be conversations: the folder's [`ChatTemplate`] renders them in training as it does
-//! where the model is asked. There, [`TextStream`] turns the answer's tokens into text as they come, and [`StopStrings`] ends it.
+//! where the model is asked. There, [`TextStream`] turns the answer's tokens into text as they
+//! come, and [`StopStrings`] ends it.
 //!
 //! The rules that decide what a model learns stand where they are kept: prompts in
 //! [`alpaca_prompt`] and [`trivia_prompt`], the boundary between prompt and response in

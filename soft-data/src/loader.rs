@@ -14,8 +14,9 @@ use crate::shuffle::{Purpose, shuffle};
 pub struct LoaderConfig {
     /// Rows in a micro-batch. Default 4, which a laptop holds.
     pub batch_size: usize,
-    /// Packing: a micro-batch takes as many rows as have at most this many tokens together, however many rows that are; a longer row
-    /// comes alone. Default: `batch_size` rows, however long they are.
+    /// Packing: a micro-batch takes as many rows as have at most this many tokens together, however
+    /// many rows that are; a longer row comes alone. Default: `batch_size` rows, however long they
+    /// are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokens_per_batch: Option<usize>,
     /// Seed of the order. Default 42, the paper's.
@@ -61,9 +62,10 @@ impl LoaderConfig {
 /// An endless stream of shuffled batches.
 ///
 /// An epoch's batches are a pure function of the seed and the epoch: all rows are shuffled, cut
-/// into windows of some batches, sorted by length within each window so that rows of one batch
-/// need little padding, and the batches are shuffled. Packed or not, a row's tokens see their own row alone. Every row comes once an epoch; the last,
-/// smaller batch is kept. Batches are re-drawn each epoch.
+/// into windows of some batches, sorted by length within each window so that rows of one batch need
+/// little padding, and the batches are shuffled. Packed or not, a row's tokens see their own row
+/// alone. Every row comes once an epoch; the last, smaller batch is kept. Batches are re-drawn each
+/// epoch.
 #[derive(Clone, Debug)]
 pub struct Loader {
     examples: Vec<Example>,
@@ -142,7 +144,8 @@ impl Loader {
 }
 
 impl Loader {
-    /// Consecutive rows, each time as many as have at most `most` tokens together, and at least one.
+    /// Consecutive rows, each time as many as have at most `most` tokens together, and at least
+    /// one.
     fn packed(&self, rows: &[usize], most: usize) -> Vec<Vec<usize>> {
         let mut packs: Vec<Vec<usize>> = Vec::new();
         let mut room = 0;

@@ -80,8 +80,8 @@ pub struct Instruction {
     pub input: String,
 }
 
-/// Reads a file of instructions, JSON Lines or one array: `{"instruction": .., "input": ..}`, of which
-/// `input` may be left out. Other keys are ignored.
+/// Reads a file of instructions, JSON Lines or one array: `{"instruction": .., "input": ..}`, of
+/// which `input` may be left out. Other keys are ignored.
 ///
 /// # Errors
 /// When the file cannot be read, has no rows, is not JSON, or a row has no instruction.

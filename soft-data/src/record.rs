@@ -42,8 +42,9 @@ pub struct TriviaQuestion {
     pub answer: String,
     /// Other spellings that count.
     pub aliases: Vec<String>,
-    /// The spellings as the data set normalised them.
-    pub normalised_aliases: Vec<String>,
+    /// The spellings as the data set normalized them.
+    #[serde(alias = "normalised_aliases")]
+    pub normalized_aliases: Vec<String>,
 }
 
 impl TriviaQuestion {
@@ -121,7 +122,7 @@ mod tests {
             question: "?".into(),
             answer: "Paris".into(),
             aliases: vec!["City of Light".into()],
-            normalised_aliases: vec!["city of light".into()],
+            normalized_aliases: vec!["city of light".into()],
         };
         assert!(question.accepted().eq(["Paris", "City of Light"]));
     }

@@ -16,8 +16,8 @@ const MAX_BYTES: u64 = 16 << 30;
 /// The text of a file, without a byte order mark.
 ///
 /// # Errors
-/// When it is no regular file (a pipe may never end, a device has no size), is larger than 16 GiB or
-/// than memory, cannot be read, or is not UTF-8.
+/// When it is no regular file (a pipe may never end, a device has no size), is larger than 16 GiB
+/// or than memory, cannot be read, or is not UTF-8.
 pub fn read_text(path: impl AsRef<Path>) -> Result<String, DataError> {
     let path = path.as_ref();
     let refuse = |cause| DataError::Read {

@@ -84,8 +84,8 @@ impl Tokenizer {
     ///
     /// Special tokens are looked up in tokenizer_config.json, then in special_tokens_map.json, then
     /// in config.json and generation_config.json. Without a `pad_token` that can be used, padding
-    /// is the end-of-text token. Of the class `LlamaTokenizer` are the tokens that transformers 5.24
-    /// gives: it does not look at the normalizer in tokenizer.json.
+    /// is the end-of-text token. Of the class `LlamaTokenizer` are the tokens that transformers
+    /// 5.24 gives: it does not look at the normalizer in tokenizer.json.
     ///
     /// # Errors
     /// When a file cannot be read, nothing says how texts end, a named token does not exist, or
@@ -191,8 +191,8 @@ impl Tokenizer {
     /// message with the text `<|im_end|>` would then end its turn.
     ///
     /// # Errors
-    /// When the template refuses the conversation or fails, when the tokenizer fails or gives a token
-    /// that the model does not know.
+    /// When the template refuses the conversation or fails, when the tokenizer fails or gives a
+    /// token that the model does not know.
     pub fn encode_chat(&self, conversation: &Conversation) -> Result<Vec<u32>, DataError> {
         let rendered = self
             .template
@@ -279,7 +279,8 @@ impl Tokenizer {
             _ => self.encode_section(text),
         };
         for (&id, &(start, end)) in controls {
-            // A tokenizer that rewrites texts before it looks for control tokens may not say where they were.
+            // A tokenizer that rewrites texts before it looks for control tokens may not say where
+            // they were.
             let before = rendered.get(done..start).filter(|_| end >= start);
             let before = before.ok_or_else(|| DataError::Tokenization {
                 path: self.path.clone(),

@@ -66,7 +66,7 @@ fn record(row: &Field, number: usize) -> Result<Record, DataError> {
         question: row.require("Question", "the question")?.text()?.to_owned(),
         answer: canonical.text()?.trim().to_owned(),
         aliases: spellings("Aliases")?,
-        normalised_aliases: spellings("NormalizedAliases")?,
+        normalized_aliases: spellings("NormalizedAliases")?,
     };
     let prompt = trivia_prompt(&question.question);
     let response = format!(" {}", question.answer);
@@ -105,7 +105,7 @@ mod tests {
             ("tc_1", "Paris")
         );
         assert_eq!(question.aliases, ["Paris", "City of Light"]);
-        assert_eq!(question.normalised_aliases, ["paris"]);
+        assert_eq!(question.normalized_aliases, ["paris"]);
     }
 
     #[test]

@@ -845,8 +845,8 @@ fn settings_that_cannot_be_are_refused() {
     }
 }
 
-/// Other programs leave files under `{etag}.incomplete` that are not written from the front, such as those of a parallel transfer:
-/// as long as the whole file, or shorter, with holes.
+/// Other programs leave files under `{etag}.incomplete` that are not written from the front, such
+/// as those of a parallel transfer: as long as the whole file, or shorter, with holes.
 #[test]
 fn unfinished_files_of_other_programs_are_not_gone_on_with() {
     for holes in [WEIGHTS.1.len(), 10] {

@@ -1,8 +1,11 @@
-//! How far every exit of one model is from the full depth of another, position by position of an answer.
+//! How far every exit of one model is from the full depth of another, position by position of an
+//! answer.
 //!
-//! The figures of Sorted LLaMA's analysis (section 5): KL divergence of the next-token distributions and cosine similarity of the last hidden
-//! states, by exit and output position, for a model against itself and for two models against each other; and how often both name the same token.
-//! Both models read the same text, so that what differs is the models and not what they wrote before. Knows no text, only tokens.
+//! The figures of Sorted LLaMA's analysis (section 5): KL divergence of the next-token
+//! distributions and cosine similarity of the last hidden states, by exit and output position, for
+//! a model against itself and for two models against each other; and how often both name the same
+//! token. Both models read the same text, so that what differs is the models and not what they
+//! wrote before. Knows no text, only tokens.
 
 use serde::{Deserialize, Serialize};
 use soft_core::model::Head;
@@ -74,7 +77,8 @@ pub struct Pairing<'a, M> {
 }
 
 impl<M: DecodeModel> Pairing<'_, M> {
-    /// Reads the answers with both models, side by side. `progress` is called after each. Hidden states of different models are compared as they are.
+    /// Reads the answers with both models, side by side. `progress` is called after each. Hidden
+    /// states of different models are compared as they are.
     ///
     /// # Errors
     /// As the models' own; scores that are no finite numbers.

@@ -1,9 +1,11 @@
 //! How sure a mean is: bootstrap confidence intervals, also of paired differences.
 //!
-//! Knows numbers, one or two per question. The questions are resampled, never their tokens, since tokens of one text go together. Two
-//! models are compared on the same questions: what makes a question hard for both then cancels.
+//! Knows numbers, one or two per question. The questions are resampled, never their tokens, since
+//! tokens of one text go together. Two models are compared on the same questions: what makes a
+//! question hard for both then cancels.
 //!
-//! Source: Efron & Tibshirani, *An Introduction to the Bootstrap*, 1993, chapter 13 (percentile intervals).
+//! Source: Efron & Tibshirani, *An Introduction to the Bootstrap*, 1993, chapter 13 (percentile
+//! intervals).
 
 use serde::{Deserialize, Serialize};
 use soft_core::random::Random;
@@ -20,7 +22,8 @@ pub struct Interval {
 }
 
 impl Interval {
-    /// A share of successes and its 95 % interval after Wilson (1927), which has a width even where none or all succeed; none without trials.
+    /// A share of successes and its 95 % interval after Wilson (1927), which has a width even where
+    /// none or all succeed; none without trials.
     pub fn of_share(successes: usize, trials: usize) -> Option<Self> {
         if trials == 0 {
             return None;
@@ -77,8 +80,8 @@ impl Bootstrap {
         self.ratio(&parts)
     }
 
-    /// The mean difference, ours less theirs, of numbers for the same questions in the same order; none without questions, or when
-    /// there are not as many of both.
+    /// The mean difference, ours less theirs, of numbers for the same questions in the same order;
+    /// none without questions, or when there are not as many of both.
     pub fn difference(&self, ours: &[f64], theirs: &[f64]) -> Option<Interval> {
         if ours.len() != theirs.len() {
             return None;
@@ -88,8 +91,8 @@ impl Bootstrap {
         self.mean(&differences)
     }
 
-    /// Σ numerators / Σ denominators of one pair per question, such as the nats and the tokens of a text; none when all denominators
-    /// are 0.
+    /// Σ numerators / Σ denominators of one pair per question, such as the nats and the tokens of a
+    /// text; none when all denominators are 0.
     pub fn ratio(&self, parts: &[(f64, f64)]) -> Option<Interval> {
         self.interval(parts.len(), |sample| {
             let (above, below) = sample.fold((0.0, 0.0), |(above, below), index| {
@@ -99,8 +102,8 @@ impl Bootstrap {
         })
     }
 
-    /// A statistic of the questions of these indices, of which resamples repeat some and leave others out; none when it is not finite
-    /// for all questions, or for none.
+    /// A statistic of the questions of these indices, of which resamples repeat some and leave
+    /// others out; none when it is not finite for all questions, or for none.
     pub fn interval(
         &self,
         questions: usize,
@@ -172,7 +175,8 @@ mod tests {
 
     #[test]
     fn intervals_hold_the_truth_as_often_as_they_say() {
-        // 300 samples of 60 uniform numbers: the mean 0.5 lies in 95 % of the intervals; standard deviation 1.3 points.
+        // 300 samples of 60 uniform numbers: the mean 0.5 lies in 95 % of the intervals; standard
+        // deviation 1.3 points.
         let mut rng = Random::new(5);
         let hits = (0..300).filter(|_| {
             let values: Vec<_> = (0..60).map(|_| rng.uniform()).collect();

@@ -1,13 +1,16 @@
 //! Exit thresholds with a promise: at most so many tokens differ from the full model's.
 //!
-//! Learn then test. On one part of the texts a path of candidate rules is made, from no early exits to all tokens exiting at the first exit; on the other
-//! part each is tested in turn against "its share of disagreeing tokens is higher than promised" until the test fails to reject that. Since the order was
-//! fixed before, no correction for trying many candidates is needed. The test is a bet on every text: a wealth that grows while texts disagree less than
-//! promised, and which a rule that breaks the promise brings to 1 / (1 − confidence) with at most that probability. The texts are the independent
-//! draws, not their tokens.
+//! Learn then test. On one part of the texts a path of candidate rules is made, from no early exits
+//! to all tokens exiting at the first exit; on the other part each is tested in turn against "its
+//! share of disagreeing tokens is higher than promised" until the test fails to reject that. Since
+//! the order was fixed before, no correction for trying many candidates is needed. The test is a
+//! bet on every text: a wealth that grows while texts disagree less than promised, and which a rule
+//! that breaks the promise brings to 1 / (1 − confidence) with at most that probability. The texts
+//! are the independent draws, not their tokens.
 //!
-//! Sources: Angelopoulos et al., *Learn then Test*, arXiv 2110.01052 (fixed-sequence testing); Waudby-Smith & Ramdas, *Estimating means of
-//! bounded random variables by betting*, arXiv 2010.09686, in the form of Bates et al., arXiv 2101.02703, section 3.1.2; Schuster et al.,
+//! Sources: Angelopoulos et al., *Learn then Test*, arXiv 2110.01052 (fixed-sequence testing);
+//! Waudby-Smith & Ramdas, *Estimating means of bounded random variables by betting*, arXiv
+//! 2010.09686, in the form of Bates et al., arXiv 2101.02703, section 3.1.2; Schuster et al.,
 //! *CALM*, arXiv 2207.07061, which calibrates one threshold this way.
 
 use serde::{Deserialize, Serialize};
@@ -28,14 +31,16 @@ pub struct CalibrationSettings {
     pub confidence: f64,
     /// Share of the texts on which candidates are made, above 0 and below 1; the others test them.
     pub tuned_on: f64,
-    /// Longest text in tokens, fixed before texts are looked at: what is bounded is the mean of numbers that this bounds.
+    /// Longest text in tokens, fixed before texts are looked at: what is bounded is the mean of
+    /// numbers that this bounds.
     pub longest: usize,
     /// Seed of the split.
     pub seed: u64,
 }
 
 impl CalibrationSettings {
-    /// At most this share on texts of at most so many tokens, with 95 % confidence, half of the texts for each part.
+    /// At most this share on texts of at most so many tokens, with 95 % confidence, half of the
+    /// texts for each part.
     pub fn at_most(disagreement: f64, longest: usize) -> Self {
         Self {
             disagreement,
@@ -73,15 +78,18 @@ impl CalibrationSettings {
 pub struct Calibration {
     /// The rule, to be stored with the model.
     pub calibrated: CalibratedExits,
-    /// On the texts that candidates were made on: to choose between criteria with, since they took no part in the test.
+    /// On the texts that candidates were made on: to choose between criteria with, since they took
+    /// no part in the test.
     pub tuning: PolicyOutcome,
     /// On the texts it was tested with.
     pub tested: PolicyOutcome,
-    /// Whether texts of this number and length could have shown the promise to hold at all, had no token disagreed.
+    /// Whether texts of this number and length could have shown the promise to hold at all, had no
+    /// token disagreed.
     pub provable: bool,
 }
 
-/// The rule of this criterion with the earliest exits among those that keep the promise; one without early exits when no other does.
+/// The rule of this criterion with the earliest exits among those that keep the promise; one
+/// without early exits when no other does.
 ///
 /// # Errors
 /// Settings outside their ranges; fewer than two texts, or one that is longer than the longest.
@@ -197,8 +205,10 @@ fn never(
 }
 
 impl CalibrationSettings {
-    /// A number from 0 to 1 whose mean over texts is at most the promised share exactly when the share of all tokens that disagree is: of D disagreeing
-    /// among N tokens, (D + promised · (longest − N)) / longest. A text counts as if filled up to the longest with tokens of the promised share.
+    /// A number from 0 to 1 whose mean over texts is at most the promised share exactly when the
+    /// share of all tokens that disagree is: of D disagreeing among N tokens, (D + promised ·
+    /// (longest − N)) / longest. A text counts as if filled up to the longest with tokens of the
+    /// promised share.
     fn loss(&self, disagreeing: u64, tokens: usize) -> f64 {
         let longest = self.longest.max(1) as f64;
         (disagreeing as f64 + self.disagreement * (longest - tokens as f64)) / longest
@@ -221,8 +231,9 @@ fn losses(
 
 /// Whether "the mean of these numbers from 0 to 1 is `limit` or more" is rejected at level `level`.
 ///
-/// The wealth of a bettor against that claim, who stakes more the surer earlier numbers make him and never more than all, is a supermartingale where
-/// the claim holds: by Ville's inequality it ever reaches 1 / level with probability at most level.
+/// The wealth of a bettor against that claim, who stakes more the surer earlier numbers make him
+/// and never more than all, is a supermartingale where the claim holds: by Ville's inequality it
+/// ever reaches 1 / level with probability at most level.
 fn rejects(losses: &[f64], limit: f64, level: f64) -> bool {
     let count = losses.len() as f64;
     let (mut sum, mut squares, mut variance) = (0.5, 0.25, 0.25);

@@ -1,8 +1,11 @@
-//! Candidate exit rules, from one under which no token exits early to one under which every token does.
+//! Candidate exit rules, from one under which no token exits early to one under which every token
+//! does.
 //!
-//! A rule has a threshold per exit. All thresholds of a candidate follow from one number, the price of a disagreement: a token exits
-//! where its probability of disagreement, at this confidence, is at most the price times the share of blocks that exiting saves. The chance is estimated by
-//! isotonic regression on the tokens that got as far as this exit under the same price. Knows traced texts, and no promise.
+//! A rule has a threshold per exit. All thresholds of a candidate follow from one number, the price
+//! of a disagreement: a token exits where its probability of disagreement, at this confidence, is
+//! at most the price times the share of blocks that exiting saves. The chance is estimated by
+//! isotonic regression on the tokens that got as far as this exit under the same price. Knows
+//! traced texts, and no promise.
 //!
 //! Source of the regression: Ayer et al., 1955 (pool adjacent violators).
 
@@ -11,13 +14,14 @@ use soft_core::{Exit, Exits, Thresholds};
 
 use crate::TokenTrace;
 
-/// Prices tried: from a disagreement of one token in a thousand for the whole depth to any, in steps of a sixth.
+/// Prices tried: from a disagreement of one token in a thousand for the whole depth to any, in
+/// steps of a sixth.
 const PRICES: usize = 46;
 const LOWEST_PRICE: f64 = 1e-3;
 const STEP: f64 = 1.166;
 
-/// Rules of this criterion in the order in which they are to be tested: the first never leaves, the last always does, and in between the price of a
-/// disagreement rises; made on `texts`.
+/// Rules of this criterion in the order in which they are to be tested: the first never leaves, the
+/// last always does, and in between the price of a disagreement rises; made on `texts`.
 pub(crate) fn candidates(
     criterion: Criterion,
     exits: &Exits,
@@ -109,8 +113,8 @@ fn sureness(criterion: Criterion, token: &TokenTrace, index: usize) -> f64 {
     if criterion.is_doubt() { -value } else { value }
 }
 
-/// The sureness down to which tokens, sorted by falling sureness, disagree with an estimated chance of at most `limit`; none when not even
-/// the surest do.
+/// The sureness down to which tokens, sorted by falling sureness, disagree with an estimated chance
+/// of at most `limit`; none when not even the surest do.
 fn least_sure(seen: &[(f64, bool)], limit: f64) -> Option<f64> {
     // Blocks of rising chance: disagreeing, tokens, sureness of the last.
     let mut blocks: Vec<(f64, f64, f64)> = Vec::new();
@@ -130,7 +134,8 @@ fn least_sure(seen: &[(f64, bool)], limit: f64) -> Option<f64> {
     kept.last().map(|block| block.2)
 }
 
-/// A threshold of four decimals that the least sure token to leave passes; tokens hardly less sure may pass too, which the test takes into account.
+/// A threshold of four decimals that the least sure token to leave passes; tokens hardly less sure
+/// may pass too, which the test takes into account.
 fn rounded(criterion: Criterion, least: Option<f64>) -> f64 {
     const DECIMALS: f64 = 1e4;
     match (criterion.is_doubt(), least) {
@@ -163,7 +168,8 @@ mod tests {
 
     #[test]
     fn blocks_are_pooled_by_hand() {
-        // Falling sureness; the third disagrees and is followed by two that agree: pooled they disagree in one of three.
+        // Falling sureness; the third disagrees and is followed by two that agree: pooled they
+        // disagree in one of three.
         let seen = [
             (0.9, false),
             (0.8, false),

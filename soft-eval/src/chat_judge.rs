@@ -1,7 +1,9 @@
-//! A judge behind any server that speaks OpenAI's chat API: OpenAI's own, llama.cpp's, vLLM's, Ollama's.
+//! A judge behind any server that speaks OpenAI's chat API: OpenAI's own, llama.cpp's, vLLM's,
+//! Ollama's.
 //!
-//! Knows HTTP. What is asked is [`judge_prompt`](crate::judge_prompt); what is answered is read by [`Verdict::parse`](crate::Verdict::parse). A server that is busy or
-//! silent is asked again after growing pauses; one that refuses for good is not.
+//! Knows HTTP. What is asked is [`judge_prompt`](crate::judge_prompt); what is answered is read by
+//! [`Verdict::parse`](crate::Verdict::parse). A server that is busy or silent is asked again after
+//! growing pauses; one that refuses for good is not.
 
 use std::thread::sleep;
 use std::time::Duration;
@@ -13,7 +15,8 @@ use crate::{Comparison, EvalError, Judge, Judgement, Verdict, judge_prompt};
 /// Where the server is and how patient to be with it.
 #[derive(Clone)]
 pub struct ChatSettings {
-    /// Address up to the version, such as `https://api.openai.com/v1` or `http://localhost:8080/v1`.
+    /// Address up to the version, such as `https://api.openai.com/v1` or
+    /// `http://localhost:8080/v1`.
     pub url: String,
     /// The model's name there.
     pub model: String,
@@ -23,7 +26,8 @@ pub struct ChatSettings {
     pub timeout: Duration,
     /// Attempts for one verdict, at least 1.
     pub attempts: u32,
-    /// Pause after the first failure; each further one is twice as long. A server's own `Retry-After` in seconds takes its place.
+    /// Pause after the first failure; each further one is twice as long. A server's own
+    /// `Retry-After` in seconds takes its place.
     pub pause: Duration,
     /// Longest reply in tokens.
     pub max_tokens: u32,
@@ -122,7 +126,8 @@ impl ChatJudge {
         let reply: Value = serde_json::from_str(&body).unwrap_or(Value::Null);
         let choice = &reply["choices"][0];
         let text = match &choice["message"] {
-            // A refusal, a filter, or a model that thought until its tokens ran out: words, but no verdict.
+            // A refusal, a filter, or a model that thought until its tokens ran out: words, but no
+            // verdict.
             Value::Object(message) if message.get("content").is_none_or(Value::is_null) => {
                 Some(choice.to_string())
             }

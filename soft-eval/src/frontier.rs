@@ -15,7 +15,8 @@ pub struct Setting {
     pub least: f64,
 }
 
-/// Indices of the settings that none is better than in one respect and at least as good as in the other, the slowest first.
+/// Indices of the settings that none is better than in one respect and at least as good as in the
+/// other, the slowest first.
 pub fn frontier(settings: &[Setting]) -> Vec<usize> {
     let beats = |a: &Setting, b: &Setting| {
         a.speed >= b.speed

@@ -1,7 +1,9 @@
-//! A file of results that grows as they come, so that a long evaluation goes on where it was stopped.
+//! A file of results that grows as they come, so that a long evaluation goes on where it was
+//! stopped.
 //!
-//! JSON lines: first the settings, then one line per result, written at once. A journal is only gone on with under the settings it was
-//! begun with. A last line that a kill cut short is cut off; nothing else is ever changed. Knows keys and values, nothing of what they mean.
+//! JSON lines: first the settings, then one line per result, written at once. A journal is only
+//! gone on with under the settings it was begun with. A last line that a kill cut short is cut off;
+//! nothing else is ever changed. Knows keys and values, nothing of what they mean.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -46,7 +48,8 @@ impl Journal {
     /// Opens the journal at `path`, or begins one.
     ///
     /// # Errors
-    /// When the file was begun with other settings, holds anything but a journal, or cannot be read or written.
+    /// When the file was begun with other settings, holds anything but a journal, or cannot be read
+    /// or written.
     pub fn open(path: impl AsRef<Path>, settings: &impl Serialize) -> Result<Self, EvalError> {
         let path = path.as_ref();
         let settings = serde_json::to_value(settings).map_err(|error| EvalError::Content {

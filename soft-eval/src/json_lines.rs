@@ -1,7 +1,8 @@
 //! A file of JSON lines that one process at a time appends to.
 //!
-//! A line is written by one call, so that a crash leaves a part of the last line at worst. What such a part is, is for the
-//! reader of the file to say; it is cut off, and nothing else is ever changed.
+//! A line is written by one call, so that a crash leaves a part of the last line at worst. What
+//! such a part is, is for the reader of the file to say; it is cut off, and nothing else is ever
+//! changed.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::Write;
@@ -23,7 +24,8 @@ impl JsonLines {
     /// Opens the file, or creates it; returns its bytes as well.
     ///
     /// # Errors
-    /// When it is not a regular file, another process has it open, or it cannot be read and written.
+    /// When it is not a regular file, another process has it open, or it cannot be read and
+    /// written.
     pub fn open(path: &Path) -> Result<(Self, Vec<u8>), EvalError> {
         if path.try_exists().map_err(EvalError::io("read", path))? {
             check_regular(path)?;

@@ -1,7 +1,7 @@
 //! Which of two responses to an instruction is better, and who says so.
 //!
-//! Knows texts and verdicts. Judges: a model's likelihoods (`likelihood_judge`), a chat server (`chat_judge`), people or other tools through a
-//! file (`verdict_file`).
+//! Knows texts and verdicts. Judges: a model's likelihoods (`likelihood_judge`), a chat server
+//! (`chat_judge`), people or other tools through a file (`verdict_file`).
 
 use serde::{Deserialize, Serialize};
 
@@ -63,7 +63,8 @@ impl Verdict {
         }
     }
 
-    /// Reads a verdict off a judge's reply: the first line that has words must name exactly one of `1`, `2` and `tie`.
+    /// Reads a verdict off a judge's reply: the first line that has words must name exactly one of
+    /// `1`, `2` and `tie`.
     ///
     /// ```
     /// use soft_eval::Verdict;

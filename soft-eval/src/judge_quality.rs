@@ -1,7 +1,8 @@
 //! How far a judge can be trusted: its verdicts beside those of people.
 //!
-//! For PandaLM's test set: pairs of responses with the verdicts of three annotators (arXiv 2306.05087). The people's verdict is that of the
-//! majority; the judge's is what it says in both orders, a tie when the orders contradict each other. Knows texts and verdicts.
+//! For PandaLM's test set: pairs of responses with the verdicts of three annotators (arXiv
+//! 2306.05087). The people's verdict is that of the majority; the judge's is what it says in both
+//! orders, a tie when the orders contradict each other. Knows texts and verdicts.
 
 use std::collections::BTreeMap;
 
@@ -38,7 +39,8 @@ struct Row {
     annotator3: u8,
 }
 
-/// A text; or what a text became on the way through YAML, such as the input `true` that one row of the test set has.
+/// A text; or what a text became on the way through YAML, such as the input `true` that one row of
+/// the test set has.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Scalar {
@@ -135,7 +137,8 @@ pub struct JudgeQuality {
     pub macro_f1: f64,
     /// Cohen's kappa: agreement beyond chance, 1 at best.
     pub kappa: f64,
-    /// The same of one annotator with another on the same pairs: what people reach among themselves.
+    /// The same of one annotator with another on the same pairs: what people reach among
+    /// themselves.
     pub human_kappa: f64,
     /// How often one annotator says what another says, on the same pairs.
     pub human_agreement: f64,
@@ -145,7 +148,8 @@ pub struct JudgeQuality {
     pub unclear: u64,
 }
 
-/// Has a judge compare what people have compared, in both orders. Verdicts that `verdicts` holds are not asked for again.
+/// Has a judge compare what people have compared, in both orders. Verdicts that `verdicts` holds
+/// are not asked for again.
 ///
 /// # Errors
 /// When no pair has a majority; when the judge gives no reply; I/O errors.
@@ -200,7 +204,8 @@ pub fn judge_quality(
     })
 }
 
-/// One verdict out of two orders: what both say, or a tie and one side make that side, as the half points of a score do.
+/// One verdict out of two orders: what both say, or a tie and one side make that side, as the half
+/// points of a score do.
 fn both_orders(one: Verdict, other: Verdict) -> Verdict {
     let value = |verdict| match verdict {
         Verdict::First => 1,

@@ -1,9 +1,11 @@
 //! A model as a judge, by what it finds likely; nothing is generated.
 //!
-//! Two ways. [`VerdictLikelihood`] asks which response is better and compares the likelihood of the three answers: for models that were trained to
-//! follow instructions or to judge. [`ResponseLikelihood`] asks nothing: the response that the model itself would sooner have given is the
-//! better one, which a plain language model can tell. How good either is on a given model is measured with [`judge_quality`](crate::judge_quality).
-//! Knows no tokenizer: turning text into tokens is given.
+//! Two ways. [`VerdictLikelihood`] asks which response is better and compares the likelihood of the
+//! three answers: for models that were trained to follow instructions or to judge.
+//! [`ResponseLikelihood`] asks nothing: the response that the model itself would sooner have given
+//! is the better one, which a plain language model can tell. How good either is on a given model is
+//! measured with [`judge_quality`](crate::judge_quality). Knows no tokenizer: turning text into
+//! tokens is given.
 
 use std::collections::HashMap;
 
@@ -28,7 +30,8 @@ impl<F: Fn(&str, &str) -> Result<(Vec<u32>, Vec<u32>), String>> Encode for F {
     }
 }
 
-/// Log-likelihoods in nats of several continuations of one prompt, by the full model. The prompt is read once.
+/// Log-likelihoods in nats of several continuations of one prompt, by the full model. The prompt is
+/// read once.
 ///
 /// # Errors
 /// As the model's own.
@@ -169,7 +172,8 @@ impl<M: DecodeModel, E: Encode> Judge for ResponseLikelihood<'_, M, E> {
 }
 
 impl<M: DecodeModel, E: Encode> ResponseLikelihood<'_, M, E> {
-    /// Log-likelihood per token, or why there is none; a response that says nothing has no token and loses to any other.
+    /// Log-likelihood per token, or why there is none; a response that says nothing has no token
+    /// and loses to any other.
     fn per_token(
         &mut self,
         prompt: &str,

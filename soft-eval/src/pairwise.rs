@@ -1,7 +1,8 @@
 //! Two models compared instruction by instruction, each pair judged in both orders.
 //!
-//! The score is that of Sorted LLaMA's tables: (wins − losses) / instructions, where each of the two orders counts half; it runs from −1 to 1.
-//! A judge that prefers whatever comes first thus gives every pair a tie. Knows judges and texts, no models.
+//! The score is that of Sorted LLaMA's tables: (wins − losses) / instructions, where each of the
+//! two orders counts half; it runs from −1 to 1. A judge that prefers whatever comes first thus
+//! gives every pair a tie. Knows judges and texts, no models.
 
 use serde::{Deserialize, Serialize};
 
@@ -45,17 +46,20 @@ pub struct PairwiseScore {
     pub ties: u64,
     /// Replies that were no verdict; they count as ties.
     pub unclear: u64,
-    /// Share of instructions on which the judge named the same response in both orders, or none in both.
+    /// Share of instructions on which the judge named the same response in both orders, or none in
+    /// both.
     pub consistent: f64,
     /// (wins − losses) / 2 / pairs.
     pub score: Interval,
 }
 
-/// Judges every pair in both orders. Verdicts that `verdicts` holds are not asked for again; new ones go there at once. Equal responses
-/// tie without being asked about. Without a judge, what is missing is listed in `verdicts` for somebody to fill in. `progress` is called after each pair.
+/// Judges every pair in both orders. Verdicts that `verdicts` holds are not asked for again; new
+/// ones go there at once. Equal responses tie without being asked about. Without a judge, what is
+/// missing is listed in `verdicts` for somebody to fill in. `progress` is called after each pair.
 ///
 /// # Errors
-/// No pairs; when the judge gives no reply, after which a second call goes on with what is left; missing verdicts; I/O errors.
+/// No pairs; when the judge gives no reply, after which a second call goes on with what is left;
+/// missing verdicts; I/O errors.
 pub fn judge_pairs(
     pairs: &[Pair],
     mut judge: Option<&mut dyn Judge>,

@@ -1,8 +1,9 @@
 //! How fast each way of decoding is, measured side by side.
 //!
-//! Every prompt is decoded in every mode, in turns and in changing order, so that a machine that slows down or is shared slows all modes alike; one
-//! prompt per mode goes before, unmeasured. A token is on the host when it is counted, so that a device's queue is empty at every reading of the clock. Ratios are
-//! taken prompt by prompt. Knows any model that decodes.
+//! Every prompt is decoded in every mode, in turns and in changing order, so that a machine that
+//! slows down or is shared slows all modes alike; one prompt per mode goes before, unmeasured. A
+//! token is on the host when it is counted, so that a device's queue is empty at every reading of
+//! the clock. Ratios are taken prompt by prompt. Knows any model that decodes.
 
 use serde::{Deserialize, Serialize};
 use soft_core::decode::{DecodeError, Finish, OperationCosts, Statistics, Tuner};
@@ -50,7 +51,8 @@ impl<'a, M: DecodeModel> SpeedMeter<'a, M> {
         }
     }
 
-    /// Decodes a prompt in every mode; the first prompt twice, the first time only to warm up. One sample per mode.
+    /// Decodes a prompt in every mode; the first prompt twice, the first time only to warm up. One
+    /// sample per mode.
     ///
     /// # Errors
     /// As the decoder's.
@@ -93,7 +95,8 @@ impl<'a, M: DecodeModel> SpeedMeter<'a, M> {
 }
 
 impl SpeedSample {
-    /// Seconds per token or stop token, the prompt's pass, which names the first, left out; none where it named all there is.
+    /// Seconds per token or stop token, the prompt's pass, which names the first, left out; none
+    /// where it named all there is.
     fn per_token(&self) -> Option<f64> {
         let time = self.statistics.draft + self.statistics.full;
         match self.statistics.generated {
@@ -116,7 +119,8 @@ pub struct SpeedFigures {
     pub ms_per_token: f64,
     /// First and third quartile of the same.
     pub ms_quartiles: [f64; 2],
-    /// Time per token of the first mode over that of this one: median over prompts, with its interval. None when no prompt has two tokens in both.
+    /// Time per token of the first mode over that of this one: median over prompts, with its
+    /// interval. None when no prompt has two tokens in both.
     pub speedup: Option<Interval>,
     /// Mean depth of the exits that named the tokens.
     pub mean_depth: f64,
@@ -146,7 +150,8 @@ pub struct SpeedFigures {
     pub prefill_seconds: f64,
 }
 
-/// Figures of every mode, beside the first one; `prompts` has the samples of every mode for each prompt.
+/// Figures of every mode, beside the first one; `prompts` has the samples of every mode for each
+/// prompt.
 pub fn speed_figures(
     modes: &[String],
     prompts: &[Vec<SpeedSample>],

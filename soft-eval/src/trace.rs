@@ -1,8 +1,9 @@
 //! What every exit generates at every position of a text, and where tokens exit under a policy.
 //!
-//! One pass of the whole model per text; any number of policies and thresholds are then tried on what was seen, for nothing. Keys and
-//! values that an early exit leaves out are computed later and exactly, so that what is traced
-//! here is what a decoder meets that writes this text. Knows no tokenizer and no file.
+//! One pass of the whole model per text; any number of policies and thresholds are then tried on
+//! what was seen, for nothing. Keys and values that an early exit leaves out are computed later and
+//! exactly, so that what is traced here is what a decoder meets that writes this text. Knows no
+//! tokenizer and no file.
 
 use std::ops::Range;
 
@@ -41,10 +42,11 @@ pub struct PolicyExit {
     pub heads: usize,
 }
 
-/// Traces what is named behind the `positions` of `text`: the tokens at index `positions.start + 1` to `positions.end`, of which the last, behind the
-/// end of the text, may be a stop token.
+/// Traces what is named behind the `positions` of `text`: the tokens at index `positions.start + 1`
+/// to `positions.end`, of which the last, behind the end of the text, may be a stop token.
 ///
-/// Of an answer, begin at its first token: that one is named by the prompt's pass, which runs to the full depth whatever the policy.
+/// Of an answer, begin at its first token: that one is named by the prompt's pass, which runs to
+/// the full depth whatever the policy.
 ///
 /// # Errors
 /// As the model's own.
@@ -93,7 +95,8 @@ pub fn trace<M: DecodeModel>(
 }
 
 impl TokenTrace {
-    /// Where the token exits under a policy, given the signals it asks for; `exits` are those traced.
+    /// Where the token exits under a policy, given the signals it asks for; `exits` are those
+    /// traced.
     pub fn exit_under(&self, policy: &mut dyn ExitPolicy, exits: &[Exit]) -> PolicyExit {
         policy.next_token();
         let mut heads = 0;
@@ -235,7 +238,10 @@ mod tests {
                         continue;
                     }
                     let exited = traced.exit_under(&mut *policy, &depths);
-                    assert_eq!((exited.token, depths[exited.exit].depth()), (*token, *depth));
+                    assert_eq!(
+                        (exited.token, depths[exited.exit].depth()),
+                        (*token, *depth)
+                    );
                     early += usize::from(*depth < 4);
                 }
             }

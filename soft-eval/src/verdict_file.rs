@@ -1,8 +1,10 @@
-//! Verdicts in a file: for people and other tools to give, and for runs that go on where they stopped.
+//! Verdicts in a file: for people and other tools to give, and for runs that go on where they
+//! stopped.
 //!
-//! JSON lines of `{"instruction", "input", "first", "second", "judge", "verdict", "reply"}`. A verdict is `"1"`, `"2"`, `"tie"`, `"unclear"`, or null
-//! where one is still to be given. A verdict belongs to its texts and its judge, so that no judge is asked twice and none answers for another; several may share
-//! a file.
+//! JSON lines of `{"instruction", "input", "first", "second", "judge", "verdict", "reply"}`. A
+//! verdict is `"1"`, `"2"`, `"tie"`, `"unclear"`, or null where one is still to be given. A verdict
+//! belongs to its texts and its judge, so that no judge is asked twice and none answers for
+//! another; several may share a file.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -54,7 +56,8 @@ impl Texts {
 }
 
 impl VerdictFile {
-    /// Opens the file, or begins one, for the verdicts of the judge of this name. A last line that a kill cut short is cut off.
+    /// Opens the file, or begins one, for the verdicts of the judge of this name. A last line that
+    /// a kill cut short is cut off.
     ///
     /// # Errors
     /// When a line is no comparison, or the file cannot be read or written.
@@ -152,7 +155,8 @@ fn read(path: &Path, bytes: &[u8], judge: &str) -> Result<(Given, usize), EvalEr
                 let known = given.entry(line.texts).or_insert(verdict);
                 *known = verdict.or(*known);
             }
-            // A write cut short is a line of ours that ends too early; what somebody is still editing is not.
+            // A write cut short is a line of ours that ends too early; what somebody is still
+            // editing is not.
             Err(error)
                 if line.last() != Some(&b'\n')
                     && begins_as_ours(line)
@@ -174,7 +178,8 @@ fn read(path: &Path, bytes: &[u8], judge: &str) -> Result<(Given, usize), EvalEr
     Ok((given, start))
 }
 
-/// A cut in the middle of a character is no JSON either, though nothing is missing for its parser but the rest.
+/// A cut in the middle of a character is no JSON either, though nothing is missing for its parser
+/// but the rest.
 fn ends_too_early(error: &serde_json::Error) -> bool {
     error.is_eof() || error.to_string().starts_with("invalid unicode code point")
 }

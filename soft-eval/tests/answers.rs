@@ -1,4 +1,5 @@
-//! Exact match and F1 of 2,000 random answers, beside an independent Python computation (`fixtures/make_answers.py`).
+//! Exact match and F1 of 2,000 random answers, beside an independent Python computation
+//! (`fixtures/make_answers.py`).
 
 #![allow(clippy::unwrap_used)] // a test's way to fail
 

@@ -259,7 +259,8 @@ fn a_server_that_dies_half_way_costs_nothing() {
     let healthy = Server::new(vec![Act::Say("2")]);
     let score = judge_with(&healthy).unwrap();
     assert_eq!(healthy.asked(), 3, "five verdicts were kept");
-    // Five said "1": three for us, two for them; the other three said "2": one for them, two for us.
+    // Five said "1": three for us, two for them; the other three said "2": one for them, two for
+    // us.
     assert_eq!((score.wins, score.losses), (5, 3));
     assert_eq!(score.score.estimate, 0.25);
 }

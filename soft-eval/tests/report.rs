@@ -1,4 +1,5 @@
-//! A report of every kind of finding: all formats are written, nothing of what is said gets lost, and texts cannot become markup.
+//! A report of every kind of finding: all formats are written, nothing of what is said gets lost,
+//! and texts cannot become markup.
 
 #![cfg(feature = "report")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test's way to fail

@@ -1,7 +1,7 @@
 //! Causal grouped-query attention of packed states, and the keys and values it looks back at.
 //!
-//! Rows are attended one by one: each has keys and values of its own, so that none sees another's. Plain and slow; a batched
-//! kernel would be the first thing to make faster.
+//! Rows are attended one by one: each has keys and values of its own, so that none sees another's.
+//! Plain and slow; a batched kernel would be the first thing to make faster.
 
 use std::ops::Range;
 
@@ -34,7 +34,8 @@ impl Held {
     }
 }
 
-/// What the blocks of one pass share: which packed states are whose, their rotary angles, what they see.
+/// What the blocks of one pass share: which packed states are whose, their rotary angles, what they
+/// see.
 pub struct Pass {
     pieces: Vec<Piece>,
     /// `[n, head_dim / 2]`.
@@ -147,8 +148,8 @@ impl Attention {
     }
 }
 
-/// Queries of one row, `[n_heads, n, head_dim]`, over its keys; `[n, n_heads * head_dim]`. Query heads that share a key head are further rows of
-/// one product.
+/// Queries of one row, `[n_heads, n, head_dim]`, over its keys; `[n, n_heads * head_dim]`. Query
+/// heads that share a key head are further rows of one product.
 fn attend(q: &Tensor, held: &Held, mask: &Tensor) -> Result<Tensor> {
     let (heads, n, dim) = q.dims3()?;
     let grouped = q.contiguous()?.reshape((held.keys.dim(0)?, (), dim))?;

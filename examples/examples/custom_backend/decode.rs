@@ -1,4 +1,5 @@
-//! What decoding needs from the model on candle. Logits are read on the host, where they are anyway.
+//! What decoding needs from the model on candle. Logits are read on the host, where they are
+//! anyway.
 
 use candle_core::{D, DType, Device, Error, Result, Tensor, bail};
 use candle_nn::{Linear, Module};

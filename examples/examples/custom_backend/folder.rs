@@ -1,4 +1,5 @@
-//! A Hugging Face folder of a LLaMA: shape, rotary frequencies and weights, the last as f32 on the CPU.
+//! A Hugging Face folder of a LLaMA: shape, rotary frequencies and weights, the last as f32 on the
+//! CPU.
 
 use std::collections::{BTreeSet, HashMap};
 use std::f32::consts::TAU;
@@ -36,7 +37,8 @@ struct Rope {
     scaling: Scaling,
 }
 
-/// How frequencies are stretched for long texts; another `rope_type` is an error of serde's, which names these.
+/// How frequencies are stretched for long texts; another `rope_type` is an error of serde's, which
+/// names these.
 #[derive(Deserialize)]
 #[serde(tag = "rope_type", rename_all = "lowercase")]
 enum Scaling {

@@ -1,4 +1,5 @@
-//! LLaMA on candle, cut at any depth: the traits of soft-core that training needs; those of decoding are in `decode.rs`.
+//! LLaMA on candle, cut at any depth: the traits of soft-core that training needs; those of
+//! decoding are in `decode.rs`.
 //!
 //! candle's own error serves as the traits' error, since every operation returns it.
 
@@ -171,7 +172,8 @@ pub struct Targets {
 }
 
 impl Llama {
-    /// Logits at the targets, and the logarithm of each target's probability: `[n, vocab]` and `[n]`.
+    /// Logits at the targets, and the logarithm of each target's probability: `[n, vocab]` and
+    /// `[n]`.
     fn at_targets(
         &self,
         hidden: &Tensor,

@@ -1,6 +1,8 @@
-//! soft-core's traits a second time, on candle: the same folder in both libraries, the laws of models and of decoding, the same losses, the same
-//! tokens in every mode, and some steps of training. The decoder and the sorted loss are soft-core's, and do not know which library computes.
-//! Run it: `cargo run --release -p soft-examples --features candle --example custom_backend`.
+//! soft-core's traits a second time, on candle: the same folder in both libraries, the laws of
+//! models and of decoding, the same losses, the same tokens in every mode, and some steps of
+//! training. The decoder and the sorted loss are soft-core's, and do not know which library
+//! computes. Run it:
+//! `cargo run --release -p soft-examples --features candle --example custom_backend`.
 
 mod attention;
 mod decode;

@@ -1,9 +1,9 @@
 //! Fine-tunes a small LLaMA three ways at equal cost and shows what each of its depths can do.
 //!
-//! Nothing to download: it starts from `examples/tiny-llama`, which `soft pretrain-tiny` made. The comparison
-//! is that of Sorted LLaMA's tables 1 and 2: SFT, SFT+ICT (one more head per exit, blocks frozen)
-//! and SoFT, each read at every exit, on prompts held out from fine-tuning. It ends with a report of all that
-//! the other programs measure: `report.rs`.
+//! Nothing to download: it starts from `examples/tiny-llama`, which `soft pretrain-tiny` made. The
+//! comparison is that of Sorted LLaMA's tables 1 and 2: SFT, SFT+ICT (one more head per exit,
+//! blocks frozen) and SoFT, each read at every exit, on prompts held out from fine-tuning. It ends
+//! with a report of all that the other programs measure: `report.rs`.
 
 mod report;
 

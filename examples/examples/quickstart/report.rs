@@ -1,4 +1,5 @@
-//! The quickstart's report: what `soft evaluate`, `soft compare`, `soft calibrate` and `soft sweep` measure on real models, on its small one.
+//! The quickstart's report: what `soft evaluate`, `soft compare`, `soft calibrate` and `soft sweep`
+//! measure on real models, on its small one.
 
 use std::path::{Path, PathBuf};
 

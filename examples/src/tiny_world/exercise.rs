@@ -1,7 +1,9 @@
-//! Small tasks whose answers can be worked out from the words alone: copying, reversing, sorting, counting and the like.
+//! Small tasks whose answers can be worked out from the words alone: copying, reversing, sorting,
+//! counting and the like.
 //!
-//! Each task tells the same thing twice: as a plain sentence for pre-training and as a question with its answer for
-//! fine-tuning, in other words. Knows nothing of the world's people beyond their names.
+//! Each task tells the same thing twice: as a plain sentence for pre-training and as a question
+//! with its answer for fine-tuning, in other words. Knows nothing of the world's people beyond
+//! their names.
 
 use super::lexicon::{DAYS, FOODS, MONTHS, PEOPLE, number};
 use super::random::{Random, hash};
@@ -18,7 +20,8 @@ pub struct Exercise {
 }
 
 impl Exercise {
-    /// One key in six is held out: never asked in training and, for tasks, never shown in the pre-training text.
+    /// One key in six is held out: never asked in training and, for tasks, never shown in the
+    /// pre-training text.
     pub fn held_out(&self) -> bool {
         hash(&self.key).is_multiple_of(6)
     }
@@ -37,7 +40,8 @@ pub fn shown(mut draw: impl FnMut() -> Exercise) -> String {
 /// A task family: its name and how to draw one exercise.
 pub type Task = (&'static str, fn(&mut Random) -> Exercise);
 
-/// The families that need no knowledge of the world. The pre-training text shows each as often as the next.
+/// The families that need no knowledge of the world. The pre-training text shows each as often as
+/// the next.
 pub const TASKS: [Task; 8] = [
     ("copy", copy),
     ("larger", larger),
@@ -153,7 +157,8 @@ fn next(random: &mut Random) -> Exercise {
     }
 }
 
-/// People in a line, told out of order: finding who is `n` ahead takes `n` hops from one sentence to another.
+/// People in a line, told out of order: finding who is `n` ahead takes `n` hops from one sentence
+/// to another.
 fn follow(random: &mut Random) -> Exercise {
     let line = random.sample(&PEOPLE, 4);
     let mut told: Vec<String> = line

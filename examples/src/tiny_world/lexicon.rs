@@ -1,6 +1,8 @@
-//! The words of the world, their token ids, and the tokenizer files that Hugging Face `tokenizers` and transformers read.
+//! The words of the world, their token ids, and the tokenizer files that Hugging Face `tokenizers`
+//! and transformers read.
 //!
-//! Ids are places in [`vocabulary`]; a new word goes at the end of [`PLAIN_WORDS`], or a trained model loses its meaning.
+//! Ids are places in [`vocabulary`]; a new word goes at the end of [`PLAIN_WORDS`], or a trained
+//! model loses its meaning.
 
 use serde_json::json;
 
@@ -78,7 +80,8 @@ pub fn number(number: usize) -> String {
     }
 }
 
-/// `tokenizer.json`: one token per word between spaces, `<bos>` put in front, decoding joins words with spaces.
+/// `tokenizer.json`: one token per word between spaces, `<bos>` put in front, decoding joins words
+/// with spaces.
 pub fn tokenizer_json() -> String {
     let words = vocabulary();
     let vocab: serde_json::Map<_, _> = words

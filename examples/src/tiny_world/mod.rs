@@ -1,11 +1,14 @@
-//! A made-up world to pre-train a tiny language model on: two dozen people with a home, a job, a best meal, a coat, a pet and a
-//! friend, and eight small tasks (copying, sorting, adding and the like). Same seed, same world and same words, for ever.
+//! A made-up world to pre-train a tiny language model on: two dozen people with a home, a job, a
+//! best meal, a coat, a pet and a friend, and eight small tasks (copying, sorting, adding and the
+//! like). Same seed, same world and same words, for ever.
 //!
-//! The pre-training text states facts and shows tasks as plain sentences. The instructions ask about the same things in other
-//! words, in a question format the text never uses, so fine-tuning has a format to teach and a held-out set to be judged on:
-//! held-out *facts* are in the text but were never asked about, held-out *tasks* have operands that were never seen at all.
-//! Some families are easy (recall one fact, copy) and some need several steps (a friend's fact, who is two ahead), so that
-//! sub-models of different depth do differently well. Made for this library; it follows no published data set.
+//! The pre-training text states facts and shows tasks as plain sentences. The instructions ask
+//! about the same things in other words, in a question format the text never uses, so fine-tuning
+//! has a format to teach and a held-out set to be judged on: held-out *facts* are in the text but
+//! were never asked about, held-out *tasks* have operands that were never seen at all. Some
+//! families are easy (recall one fact, copy) and some need several steps (a friend's fact, who is
+//! two ahead), so that sub-models of different depth do differently well. Made for this library; it
+//! follows no published data set.
 
 mod exercise;
 mod lexicon;
@@ -41,7 +44,8 @@ impl Split {
     }
 }
 
-/// A prompt and the response wanted, both words with single spaces between; put `<eos>` after the response.
+/// A prompt and the response wanted, both words with single spaces between; put `<eos>` after the
+/// response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Instruction {
     /// Name of the family, one of [`TASK_NAMES`].
@@ -73,20 +77,23 @@ impl World {
         }
     }
 
-    /// `documents` lines of text, each of at most [`DOCUMENT_WORDS`] words. A longer text of one seed begins with the shorter.
+    /// `documents` lines of text, each of at most [`DOCUMENT_WORDS`] words. A longer text of one
+    /// seed begins with the shorter.
     pub fn pretraining_text(&self, documents: usize, seed: u64) -> Vec<String> {
         (0..documents)
             .map(|index| self.document(&mut Random::stream(seed, index as u64)))
             .collect()
     }
 
-    /// The instructions of one side of the split, in a fixed mixed order. No prompt comes twice, or on both sides.
+    /// The instructions of one side of the split, in a fixed mixed order. No prompt comes twice, or
+    /// on both sides.
     pub fn instructions(&self, split: Split) -> Vec<Instruction> {
         let mut all = Vec::new();
         for (task, draw) in self.families() {
             let random = &mut Random::stream(self.seed, hash(task));
             let (mut seen, enough) = (HashSet::new(), all.len() + split.quota());
-            // A small family runs dry before its quota is full; so many draws have then met all of it.
+            // A small family runs dry before its quota is full; so many draws have then met all of
+            // it.
             for _ in 0..20_000 {
                 if all.len() == enough {
                     break;

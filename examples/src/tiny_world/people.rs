@@ -1,6 +1,8 @@
-//! The people of a world: who lives where, does what, likes what, and is whose friend; and how all that is told and asked.
+//! The people of a world: who lives where, does what, likes what, and is whose friend; and how all
+//! that is told and asked.
 //!
-//! A fact is told in two wordings and asked in a third. Asked about "the friend of mira" it takes two hops to answer.
+//! A fact is told in two wordings and asked in a third. Asked about "the friend of mira" it takes
+//! two hops to answer.
 
 use super::exercise::{Exercise, shown};
 use super::lexicon::{COLOURS, FOODS, JOBS, PEOPLE, PETS, TOWNS};
@@ -115,7 +117,8 @@ impl People {
             .collect()
     }
 
-    /// A sentence on somebody's friend: named (any fact), or unnamed (only if that fact is not held out).
+    /// A sentence on somebody's friend: named (any fact), or unnamed (only if that fact is not held
+    /// out).
     pub fn gossip(&self, random: &mut Random) -> String {
         if random.below(2) == 0 {
             return shown(|| self.friend(random));
@@ -130,7 +133,8 @@ impl People {
         (random.below(self.0.len()), random.below(ATTRIBUTES.len()))
     }
 
-    /// The fact of that `kind` about `person`, who is called `names` in the text, the question and the answer.
+    /// The fact of that `kind` about `person`, who is called `names` in the text, the question and
+    /// the answer.
     fn fact(&self, person: usize, kind: usize, names: [&str; 3], random: &mut Random) -> Exercise {
         let attribute = &ATTRIBUTES[kind];
         let value = attribute.values[self.0[person][kind]];

@@ -11,7 +11,8 @@ impl Random {
         Self(SplitMix64::new(seed))
     }
 
-    /// An independent stream for item `index` of `seed`, so that item 7 is the same however many items are drawn.
+    /// An independent stream for item `index` of `seed`, so that item 7 is the same however many
+    /// items are drawn.
     pub fn stream(seed: u64, index: u64) -> Self {
         Self::new(SplitMix64::mix(
             seed ^ SplitMix64::mix(index.wrapping_add(1)),
@@ -47,7 +48,8 @@ impl Random {
     }
 }
 
-/// A hash of `text` (FNV-1a, then mixed) that never changes between releases; std's hasher does not promise that.
+/// A hash of `text` (FNV-1a, then mixed) that never changes between releases; std's hasher does not
+/// promise that.
 pub fn hash(text: &str) -> u64 {
     SplitMix64::mix(text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, byte| {
         (h ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)

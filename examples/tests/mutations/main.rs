@@ -1,7 +1,9 @@
-//! Files changed at random, read by everything that reads files: a value or one error, never a panic, a hang or an abort.
+//! Files changed at random, read by everything that reads files: a value or one error, never a
+//! panic, a hang or an abort.
 //!
-//! `SOFT_MUTATIONS=1000000 cargo test --release -p soft-examples --test mutations` tries as many inputs (30,000 without), `SOFT_SEED` begins
-//! elsewhere. A failure names its input's number; `SOFT_FIRST=NUMBER SOFT_MUTATIONS=1` tries that one alone and keeps its files.
+//! `SOFT_MUTATIONS=1000000 cargo test --release -p soft-examples --test mutations` tries as many
+//! inputs (30,000 without), `SOFT_SEED` begins elsewhere. A failure names its input's number;
+//! `SOFT_FIRST=NUMBER SOFT_MUTATIONS=1` tries that one alone and keeps its files.
 
 mod mutate;
 

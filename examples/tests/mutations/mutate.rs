@@ -24,7 +24,8 @@ impl Random {
     }
 }
 
-/// A file's bytes with one to three changes. JSON is mostly changed as JSON, which gets further than broken syntax.
+/// A file's bytes with one to three changes. JSON is mostly changed as JSON, which gets further
+/// than broken syntax.
 pub fn mutated(bytes: &[u8], random: &mut Random) -> Vec<u8> {
     if random.below(4) > 0
         && let Some(text) = std::str::from_utf8(bytes)

@@ -1,4 +1,5 @@
-//! The programs under test, as cargo built them beside the tests, and the model and rows they run on.
+//! The programs under test, as cargo built them beside the tests, and the model and rows they run
+//! on.
 
 #![allow(dead_code)] // no test file needs all of it
 

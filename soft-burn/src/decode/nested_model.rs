@@ -47,7 +47,8 @@ impl NestedModel for Llama {
         Ok(states.reshape([rows, seq, d_model]))
     }
 
-    /// An exit with a block of its own (Balcony) needs whole rows, `[batch, seq, d_model]` from position 0 on.
+    /// An exit with a block of its own (Balcony) needs whole rows, `[batch, seq, d_model]` from
+    /// position 0 on.
     fn logits(&self, hidden: &Tensor<3>, exit: Exit) -> Result<Tensor<3>, Error> {
         let [rows, seq, d_model] = hidden.dims();
         let states = self.at_exit(hidden, exit).reshape([rows * seq, d_model]);

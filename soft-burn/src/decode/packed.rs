@@ -1,7 +1,8 @@
 //! Packed states of ragged rows through blocks and a cache.
 //!
-//! The CPU kernels take them as they are. Elsewhere linear layers run on the packed states, and attention on rows padded
-//! to one length, whose padding is computed, never read, and overwritten in the cache by what comes next.
+//! The CPU kernels take them as they are. Elsewhere linear layers run on the packed states, and
+//! attention on rows padded to one length, whose padding is computed, never read, and overwritten
+//! in the cache by what comes next.
 
 use std::ops::Range;
 

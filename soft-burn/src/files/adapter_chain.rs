@@ -19,7 +19,8 @@ pub(crate) fn adapters(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(chain(folder)?.1)
 }
 
-/// Where the weights are: in `folder`, or in that of the base model where `folder` holds an adapter only.
+/// Where the weights are: in `folder`, or in that of the base model where `folder` holds an adapter
+/// only.
 ///
 /// # Errors
 /// [`Error::AdapterAlone`] when the base is no folder here.

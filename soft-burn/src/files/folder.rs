@@ -71,13 +71,15 @@ fn hidden_name(path: &Path, ending: &str) -> PathBuf {
     path.with_file_name(format!(".{name}.{ending}"))
 }
 
-/// The name of the file or folder that a hidden entry of this module stands beside; none for entries of others.
+/// The name of the file or folder that a hidden entry of this module stands beside; none for
+/// entries of others.
 pub(crate) fn hidden_for(entry: &str) -> Option<&str> {
     let (name, ending) = entry.strip_prefix('.')?.rsplit_once('.')?;
     [PARTIAL, REMOVED, LOCK].contains(&ending).then_some(name)
 }
 
-/// A file that one process holds at a time, until it is dropped or the process ends, however it ends.
+/// A file that one process holds at a time, until it is dropped or the process ends, however it
+/// ends.
 #[derive(Debug)]
 pub(crate) struct Lock {
     path: PathBuf,

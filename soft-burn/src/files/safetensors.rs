@@ -1,6 +1,7 @@
 //! Named tensors on disk: one safetensors file, or several with an index.
 //!
-//! Reads and writes numbers and shapes; knows nothing of models. Source: Hugging Face's `model.safetensors.index.json`.
+//! Reads and writes numbers and shapes; knows nothing of models. Source: Hugging Face's
+//! `model.safetensors.index.json`.
 
 mod file;
 mod write;
@@ -44,8 +45,9 @@ const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
 impl WeightFiles {
-    /// Opens `model.safetensors` or the shards of `model.safetensors.index.json` in `folder`. Tensors are known by the names that
-    /// `LlamaForCausalLM` gives them, whatever wrappers have put in front.
+    /// Opens `model.safetensors` or the shards of `model.safetensors.index.json` in `folder`.
+    /// Tensors are known by the names that `LlamaForCausalLM` gives them, whatever wrappers have
+    /// put in front.
     pub fn open_folder(folder: &Path) -> Result<Self, Error> {
         let (single, index) = (folder.join(SINGLE), folder.join(INDEX));
         let mut opened = match (exists(&single)?, exists(&index)?) {
@@ -212,13 +214,15 @@ impl WeightFiles {
     }
 }
 
-/// Whether a tensor follows from the configuration: the rotary frequencies that old converters kept.
+/// Whether a tensor follows from the configuration: the rotary frequencies that old converters
+/// kept.
 pub(crate) fn is_derived(name: &str) -> bool {
     name.ends_with("rotary_emb.inv_freq")
 }
 
-/// The name of a tensor without what wrappers leave: torch.compile `_orig_mod.`, data parallelism `module.`, a module that holds the model
-/// `model.`; and with the `model.` that a headless `LlamaModel` is saved without.
+/// The name of a tensor without what wrappers leave: torch.compile `_orig_mod.`, data parallelism
+/// `module.`, a module that holds the model `model.`; and with the `model.` that a headless
+/// `LlamaModel` is saved without.
 fn unwrapped(name: &str) -> String {
     let name = name.replace("_orig_mod.", "");
     let name = name.strip_prefix("module.").unwrap_or(&name);

@@ -1,8 +1,8 @@
 //! The tokens that drafts are made of, stored with the checkpoint: `draft_tokens.json`.
 //!
-//! A JSON array of token ids, most frequent first. A draft head of few thousand tokens costs a fraction of the full
-//! head and loses nothing, since the full head checks; the list is counted from data (soft-data's `frequent_tokens`).
-//! transformers ignores the file.
+//! A JSON array of token ids, most frequent first. A draft head of few thousand tokens costs a
+//! fraction of the full head and loses nothing, since the full head checks; the list is counted
+//! from data (soft-data's `frequent_tokens`). transformers ignores the file.
 
 use std::path::Path;
 

@@ -1,8 +1,8 @@
 //! Models as Hugging Face folders: `from_pretrained` and `save_pretrained`.
 //!
-//! What is written loads in transformers; `soft.json` beside it says how the model was trained,
-//! and heads and blocks of single exits lie in files of their own that transformers does not look at. No
-//! weight is permuted or renamed on the way.
+//! What is written loads in transformers; `soft.json` beside it says how the model was trained, and
+//! heads and blocks of single exits lie in files of their own that transformers does not look at.
+//! No weight is permuted or renamed on the way.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -97,12 +97,14 @@ impl Default for SaveOptions<'_> {
 }
 
 impl Llama {
-    /// Loads a `LlamaForCausalLM` folder, with f32 weights whatever the file holds, or of the type that `place` says: `&device`, or
-    /// `(&device, DType::Bf16)`. An adapter in it, as in the checkpoints of a run that trains one, is merged.
+    /// Loads a `LlamaForCausalLM` folder, with f32 weights whatever the file holds, or of the type
+    /// that `place` says: `&device`, or `(&device, DType::Bf16)`. An adapter in it, as in the
+    /// checkpoints of a run that trains one, is merged.
     ///
     /// # Errors
     /// When a file is missing or corrupt, the architecture is another, or a tensor is missing,
-    /// unexpected or of another shape than config.json says; when the device does not compute in the number type.
+    /// unexpected or of another shape than config.json says; when the device does not compute in
+    /// the number type.
     pub fn from_pretrained(
         folder: impl AsRef<Path>,
         place: impl Into<Placement>,
@@ -167,8 +169,9 @@ impl Llama {
 
     /// Writes a new folder that [`from_pretrained`](Self::from_pretrained) and transformers load.
     ///
-    /// The folder is filled beside its final name and renamed. An adapter is left out: [`merged`](Self::merged) it belongs to the
-    /// weights, [`adapter`](Self::adapter) it is kept apart.
+    /// The folder is filled beside its final name and renamed. An adapter is left out:
+    /// [`merged`](Self::merged) it belongs to the weights, [`adapter`](Self::adapter) it is kept
+    /// apart.
     ///
     /// # Errors
     /// [`Error::OutputExists`] when `folder` is there already; I/O errors.
@@ -253,7 +256,8 @@ impl SoftInfo {
     }
 }
 
-/// Tokenizer and generation files, those that are there; of an adapter's folder its own before its base's.
+/// Tokenizer and generation files, those that are there; of an adapter's folder its own before its
+/// base's.
 fn companions(source: &Path) -> Result<Vec<(&'static str, PathBuf)>, Error> {
     let base = weights_folder(source)?;
     let mut found = Vec::new();
@@ -289,8 +293,8 @@ fn copy_companions(source: &Path, target: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether the head of a model that says so is its embedding. One that was saved alone is taken for both; one that differs, as after an
-/// adapter was merged into it, is the model's head.
+/// Whether the head of a model that says so is its embedding. One that was saved alone is taken for
+/// both; one that differs, as after an adapter was merged into it, is the model's head.
 fn tie_head(files: &mut WeightFiles) -> Result<bool, Error> {
     let is_there = |files: &WeightFiles, name| files.shape(name).is_some();
     match (is_there(files, EMBEDDING), is_there(files, HEAD)) {

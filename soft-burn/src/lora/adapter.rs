@@ -1,7 +1,8 @@
 //! An adapter as a value, and on disk as PEFT keeps it.
 //!
-//! Knows names, shapes and numbers; knows no tensor. Source: PEFT's `adapter_config.json` and `adapter_model.safetensors`; Kalajdzievski,
-//! *A rank stabilization scaling factor* (arXiv 2312.03732).
+//! Knows names, shapes and numbers; knows no tensor. Source: PEFT's `adapter_config.json` and
+//! `adapter_model.safetensors`; Kalajdzievski, *A rank stabilization scaling factor* (arXiv
+//! 2312.03732).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -17,7 +18,8 @@ use crate::error::Error;
 use crate::files::folder::{new_folder, write_json};
 use crate::files::safetensors::{NamedTensor, WeightFiles, write_weights};
 
-/// The low-rank factors of some weights, and weights that were trained whole beside them, on the host.
+/// The low-rank factors of some weights, and weights that were trained whole beside them, on the
+/// host.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Adapter {
     pub(super) rank: usize,
@@ -178,11 +180,13 @@ impl Adapter {
         shape(self) == shape(other) && self.factors.keys().eq(other.factors.keys())
     }
 
-    /// Reads a folder that [`save`](Self::save) or PEFT wrote: LoRA and rank-stabilised LoRA on the linear maps of the blocks, the embedding
-    /// and the head, with ranks and alphas of single modules, and weights saved whole.
+    /// Reads a folder that [`save`](Self::save) or PEFT wrote: LoRA and rank-stabilised LoRA on the
+    /// linear maps of the blocks, the embedding and the head, with ranks and alphas of single
+    /// modules, and weights saved whole.
     ///
     /// # Errors
-    /// When a file is missing or malformed, the adapter is of another kind, or a factor lacks its other half.
+    /// When a file is missing or malformed, the adapter is of another kind, or a factor lacks its
+    /// other half.
     pub fn load(folder: impl AsRef<Path>) -> Result<Self, Error> {
         let config = LoadedConfig::read(&folder.as_ref().join(CONFIG))?;
         let path = folder.as_ref().join(WEIGHTS);

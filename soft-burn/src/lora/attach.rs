@@ -69,7 +69,8 @@ pub(crate) const LORA: &str = ".weight.lora.";
 impl Llama {
     /// Attaches an adapter; the model's own weights are frozen. In training only the adapter moves.
     ///
-    /// Weights that the adapter has whole replace the model's, and factors of the embedding and of the head are put into those at once.
+    /// Weights that the adapter has whole replace the model's, and factors of the embedding and of
+    /// the head are put into those at once.
     ///
     /// # Errors
     /// When the model has one already, or the adapter is for other modules or shapes.
@@ -223,7 +224,8 @@ impl Llama {
         projections.any(|projection| projection.weight.adapter().is_some())
     }
 
-    /// Adds the adapter to the weights, which can be trained again; without one, the model as it is.
+    /// Adds the adapter to the weights, which can be trained again; without one, the model as it
+    /// is.
     ///
     /// Merge before decoding: the kernels read whole weights.
     pub fn merged(self) -> Self {
@@ -234,7 +236,8 @@ impl Llama {
         }
     }
 
-    /// Takes `adapter` out of the weights that it was merged into, and attaches it: what [`merged`](Self::merged) undoes, to rounding.
+    /// Takes `adapter` out of the weights that it was merged into, and attaches it: what
+    /// [`merged`](Self::merged) undoes, to rounding.
     ///
     /// # Errors
     /// As [`with_adapter`](Self::with_adapter).

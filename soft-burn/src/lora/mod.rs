@@ -1,11 +1,13 @@
 //! Low-rank adapters: a frozen weight W is read as W + α/r · B·A, and only A and B are trained.
 //!
-//! An [`Adapter`] is a value beside the model: drawn afresh, attached, merged into the weights and taken out of them again, kept on
-//! disk as PEFT keeps it. The product B·A is never formed in training: states go through A, then through B.
+//! An [`Adapter`] is a value beside the model: drawn afresh, attached, merged into the weights and
+//! taken out of them again, kept on disk as PEFT keeps it. The product B·A is never formed in
+//! training: states go through A, then through B.
 //!
-//! Source: Hu et al., *LoRA* (arXiv 2106.09685); names, files and first values of PEFT (A uniform within 1/√d_in, B zero, so that the model
-//! says at first what it said before). Burn's `LoraAdapter` computes `a · b` for a weight `[d_in, d_out]`; ours are `[d_out, d_in]`, so its `a` is
-//! PEFT's `lora_B` and its `b` is `lora_A`.
+//! Source: Hu et al., *LoRA* (arXiv 2106.09685); names, files and first values of PEFT (A uniform
+//! within 1/√d_in, B zero, so that the model says at first what it said before). Burn's
+//! `LoraAdapter` computes `a · b` for a weight `[d_in, d_out]`; ours are `[d_out, d_in]`, so its
+//! `a` is PEFT's `lora_B` and its `b` is `lora_A`.
 
 use std::collections::BTreeMap;
 
@@ -36,7 +38,8 @@ pub struct Lora {
     /// α: the product of the factors is scaled by α / r. Default 16.
     #[serde(default = "sixteen")]
     pub alpha: f64,
-    /// Which weights of a block: `q_proj`, `k_proj`, `v_proj`, `o_proj`, `gate_proj`, `up_proj`, `down_proj`. Default: all of them.
+    /// Which weights of a block: `q_proj`, `k_proj`, `v_proj`, `o_proj`, `gate_proj`, `up_proj`,
+    /// `down_proj`. Default: all of them.
     #[serde(default = "all_targets")]
     pub targets: Vec<String>,
     /// Which blocks, counted from 0. Default: all.

@@ -67,8 +67,8 @@ pub(super) fn is_adaptable(module: &str) -> bool {
     in_block || [EMBEDDING, HEAD].contains(&module)
 }
 
-/// What PEFT's configuration says of how an adapter is computed. Fields that say it is computed in another way are refused, all others passed
-/// over.
+/// What PEFT's configuration says of how an adapter is computed. Fields that say it is computed in
+/// another way are refused, all others passed over.
 pub(super) struct LoadedConfig {
     pub(super) rank: usize,
     pub(super) alpha: f64,
@@ -185,8 +185,8 @@ impl LoadedConfig {
         }
     }
 
-    /// Takes both factors of a module, `name` being that of its A. Their rank is that of their shapes, if it is one that the configuration
-    /// gives.
+    /// Takes both factors of a module, `name` being that of its A. Their rank is that of their
+    /// shapes, if it is one that the configuration gives.
     pub(super) fn factors(
         &self,
         module: &str,
@@ -225,8 +225,8 @@ impl LoadedConfig {
         Ok(Factors { a, b, rank, scale })
     }
 
-    /// Whether a weight was saved whole: its module, or one that holds it, has such a name. Embeddings that were adapted are saved with
-    /// their adapter.
+    /// Whether a weight was saved whole: its module, or one that holds it, has such a name.
+    /// Embeddings that were adapted are saved with their adapter.
     pub(super) fn keeps_whole(&self, weight: &str) -> bool {
         let module = module_of(weight);
         let ends = module.match_indices('.').map(|(end, _)| end);

@@ -102,7 +102,8 @@ fn merged_says_what_attached_says_and_can_be_undone() {
     assert_near(&logits(&without), &said, 4e-5);
 }
 
-/// dA = s · Bᵀ · dW and dB = s · dW · Aᵀ, with dW the gradient into the merged weight; nothing else moves.
+/// dA = s · Bᵀ · dW and dB = s · dW · Aᵀ, with dW the gradient into the merged weight; nothing else
+/// moves.
 #[test]
 fn factors_get_their_share_of_the_weights_gradient() {
     let exits = Exits::new([1, 3]).unwrap();

@@ -1,5 +1,5 @@
-//! An attention layer: projections, rotary positions, cache, and rows of different lengths. The attention itself is
-//! `ops::attention`.
+//! An attention layer: projections, rotary positions, cache, and rows of different lengths. The
+//! attention itself is `ops::attention`.
 
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -35,8 +35,8 @@ pub(crate) struct Pass {
 }
 
 impl Attention {
-    /// States `[n, d_model]` to the same: rows of `seq` states, or packed ones. With a store, which is that of
-    /// this block, the new keys and values go there.
+    /// States `[n, d_model]` to the same: rows of `seq` states, or packed ones. With a store, which
+    /// is that of this block, the new keys and values go there.
     pub fn forward(
         &self,
         x: Tensor<2>,

@@ -1,12 +1,14 @@
 //! Blocks and norms of single exits, beside the model's own.
 //!
-//! Balcony leaves a model as it is and gives every intermediate exit one more decoder block and a norm, which learn to say what the full
-//! depth says; the head stays the shared one. What such an exit learns
-//! ends at its own block: the blocks before are not moved by it, whether they are frozen or trained by the full depth. An exit at depth n with a block of its own is an ordinary LLaMA of n + 1 blocks:
-//! [`Llama::extract`] makes it one.
+//! Balcony leaves a model as it is and gives every intermediate exit one more decoder block and a
+//! norm, which learn to say what the full depth says; the head stays the shared one. What such an
+//! exit learns ends at its own block: the blocks before are not moved by it, whether they are
+//! frozen or trained by the full depth. An exit at depth n with a block of its own is an ordinary
+//! LLaMA of n + 1 blocks: [`Llama::extract`] makes it one.
 //!
-//! Source: Jamialahmadi et al., *Balcony* (arXiv 2503.05005). Differs from the Sorted LLaMA paper, which adds nothing to a model. Block and norm
-//! start as copies of the model's last block and final norm.
+//! Source: Jamialahmadi et al., *Balcony* (arXiv 2503.05005). Differs from the Sorted LLaMA paper,
+//! which adds nothing to a model. Block and norm start as copies of the model's last block and
+//! final norm.
 
 use burn::tensor::Tensor;
 use soft_core::{Exit, Exits};
@@ -21,7 +23,8 @@ use crate::model::llama::Llama;
 pub(crate) const FINAL_NORM: &str = "model.norm.weight";
 
 impl Llama {
-    /// Gives every intermediate exit a block and a norm of its own, copies of the last block and the final norm.
+    /// Gives every intermediate exit a block and a norm of its own, copies of the last block and
+    /// the final norm.
     ///
     /// # Errors
     /// When the last of `exits` is not the full model.

@@ -29,8 +29,9 @@ pub(crate) struct ProjectionSpec {
     pub shape: fn(&LlamaConfig) -> [usize; 2],
 }
 
-/// The linear maps of a block: the one list from which they are initialized, loaded, saved, adapted and handed to the
-/// decoding kernels. [`Block::build`] and [`Block::projections`] keep their order.
+/// The linear maps of a block: the one list from which they are initialized, loaded, saved, adapted
+/// and handed to the decoding kernels. [`Block::build`] and [`Block::projections`] keep their
+/// order.
 pub(crate) const PROJECTIONS: [ProjectionSpec; 7] = [
     projection("q_proj", "self_attn.q_proj", |it| [queries(it), it.d_model]),
     projection("k_proj", "self_attn.k_proj", |it| [keys(it), it.d_model]),
@@ -68,7 +69,8 @@ fn keys(config: &LlamaConfig) -> usize {
 }
 
 impl Block {
-    /// A block whose linear maps come from `projection`, with the norms before attention and before the feed-forward.
+    /// A block whose linear maps come from `projection`, with the norms before attention and before
+    /// the feed-forward.
     pub(crate) fn build<E>(
         config: &LlamaConfig,
         norms: [RmsNorm; 2],

@@ -121,7 +121,8 @@ mod defaults {
 }
 
 impl LlamaConfig {
-    /// Reads `config.json` in `folder`, or in that of its base where `folder` holds an adapter only.
+    /// Reads `config.json` in `folder`, or in that of its base where `folder` holds an adapter
+    /// only.
     ///
     /// # Errors
     /// When the file is missing or malformed, is of another architecture, or asks for something
@@ -223,7 +224,8 @@ impl LlamaConfig {
         Value::Object(json)
     }
 
-    /// Floating-point operations of the matrix products of decoding, where drafts read a head of `draft_tokens` tokens.
+    /// Floating-point operations of the matrix products of decoding, where drafts read a head of
+    /// `draft_tokens` tokens.
     pub fn operation_costs(&self, draft_tokens: usize) -> OperationCosts {
         let attention = self.n_heads * self.head_dim;
         let heads = 2 * attention + 2 * self.n_kv_heads * self.head_dim;

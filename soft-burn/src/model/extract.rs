@@ -1,7 +1,8 @@
 //! A sub-model as a model of its own.
 //!
-//! Source: Sorted LLaMA, section 4.1, baseline "Extracted Fine-Tuning": the first n blocks, the norm and the head are taken out and
-//! fine-tuned as any model. What comes out knows nothing of exits.
+//! Source: Sorted LLaMA, section 4.1, baseline "Extracted Fine-Tuning": the first n blocks, the
+//! norm and the head are taken out and fine-tuned as any model. What comes out knows nothing of
+//! exits.
 
 use soft_core::{Exit, Exits};
 
@@ -11,10 +12,12 @@ use crate::model::exit_heads::ExitHeads;
 use crate::model::llama::Llama;
 
 impl Llama {
-    /// The first blocks up to `exit`, with the model's norm and with the head that serves this exit.
+    /// The first blocks up to `exit`, with the model's norm and with the head that serves this
+    /// exit.
     ///
-    /// Its logits at full depth are this model's at `exit`. A head of the exit's own (SFT+ICT) becomes the model's, untied from the
-    /// embedding; a block and a norm of the exit's own (Balcony) become the last block and the final norm.
+    /// Its logits at full depth are this model's at `exit`. A head of the exit's own (SFT+ICT)
+    /// becomes the model's, untied from the embedding; a block and a norm of the exit's own
+    /// (Balcony) become the last block and the final norm.
     ///
     /// # Errors
     /// When the model has no such exit.

@@ -20,8 +20,8 @@ use crate::ops::linear::project;
 pub struct LlamaHead<'a>(&'a Llama);
 
 impl LlamaHead<'_> {
-    /// Hidden states `[n, d_model]`, not normed yet, to scores `[n, vocab]`. Where the exit has a block of its own, the
-    /// states are those behind it.
+    /// Hidden states `[n, d_model]`, not normed yet, to scores `[n, vocab]`. Where the exit has a
+    /// block of its own, the states are those behind it.
     pub fn logits(&self, states: Tensor<2>, exit: Exit) -> Tensor<2> {
         let (_, norm) = self.0.norm_of(exit);
         let normed = norm.forward(states);

@@ -145,7 +145,8 @@ impl Llama {
     /// all drawn from `seed` the same way on every device.
     ///
     /// # Errors
-    /// When the configuration describes no model, or the device does not compute in the number type.
+    /// When the configuration describes no model, or the device does not compute in the number
+    /// type.
     pub fn random(
         config: LlamaConfig,
         seed: u64,
@@ -185,7 +186,8 @@ impl Normal {
         (radius * angle.cos()) as f32 * self.deviation
     }
 
-    /// The next `count` numbers, shares of which are drawn at a time: the same whatever the threads.
+    /// The next `count` numbers, shares of which are drawn at a time: the same whatever the
+    /// threads.
     fn many(&mut self, count: usize) -> Vec<f32> {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let share = count.div_ceil(threads).max(SHARE);

@@ -24,7 +24,8 @@ pub(crate) struct Projection {
 }
 
 impl Projection {
-    /// `x · weightᵀ`: `[rows, d_in]` to `[rows, d_out]`; with an adapter, what it adds takes the short way through its factors.
+    /// `x · weightᵀ`: `[rows, d_in]` to `[rows, d_out]`; with an adapter, what it adds takes the
+    /// short way through its factors.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         let Some(adapter) = self.weight.adapter() else {
             return project(x, self.weight.val());

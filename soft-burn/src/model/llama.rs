@@ -101,7 +101,8 @@ impl Llama {
         rope::frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
     }
 
-    /// What the blocks share when every row brings as many of the span's positions as `counts` says.
+    /// What the blocks share when every row brings as many of the span's positions as `counts`
+    /// says.
     pub(crate) fn pass(&self, counts: &[usize], span: &Span) -> Pass {
         // Rows that continue at one position share angles and mask.
         let common = span.common_start().map(|start| [start]);
@@ -118,7 +119,8 @@ impl Llama {
         }
     }
 
-    /// The pass of rows of these lengths from their first position on, one after the other without padding.
+    /// The pass of rows of these lengths from their first position on, one after the other without
+    /// padding.
     pub(crate) fn whole_rows(&self, lengths: &[usize]) -> Pass {
         let seq = lengths.iter().copied().max().unwrap_or(0);
         self.pass(lengths, &Span::new(vec![0; lengths.len()], seq))

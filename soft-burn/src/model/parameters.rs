@@ -1,7 +1,7 @@
 //! Walks over a model's parameters by their names in checkpoints.
 //!
-//! A module's path is the Hugging Face name of its tensor; only heads and blocks of single exits are
-//! numbered by position in the module and by depth on disk.
+//! A module's path is the Hugging Face name of its tensor; only heads and blocks of single exits
+//! are numbered by position in the module and by depth on disk.
 
 use std::collections::BTreeMap;
 
@@ -109,7 +109,8 @@ pub(crate) fn lengths(model: &Llama) -> BTreeMap<String, usize> {
     visit(model, Lengths(BTreeMap::new())).0
 }
 
-/// `exit_heads.0.weight` is `exit_heads.12.weight` on disk when the first head serves exit 12; none for other names.
+/// `exit_heads.0.weight` is `exit_heads.12.weight` on disk when the first head serves exit 12; none
+/// for other names.
 fn name_on_disk(model: &Llama, name: &str) -> Option<String> {
     let of_exits = [
         (EXIT_HEADS, &model.exit_heads.exits),
@@ -155,8 +156,9 @@ pub(crate) fn named_gradients(
     visit(model, Take { gradients, found }).found
 }
 
-/// Replaces every parameter by what `change` makes of its name, rank and value, flattened and without autodiff.
-/// Whether a parameter is trained stays as it was. The value is handed over, not lent, so that it can be changed in place.
+/// Replaces every parameter by what `change` makes of its name, rank and value, flattened and
+/// without autodiff. Whether a parameter is trained stays as it was. The value is handed over, not
+/// lent, so that it can be changed in place.
 pub(crate) fn map_parameters(
     model: Llama,
     change: impl FnMut(&str, usize, Tensor<1>) -> Tensor<1>,

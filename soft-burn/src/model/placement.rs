@@ -5,9 +5,11 @@ use burn::tensor::{DType as TensorDType, Device, Tensor};
 use crate::dtype::{DType, float_type};
 use crate::error::Error;
 
-/// A device, and the number type of the weights there: f32 from `&device`, any from `(&device, DType::Bf16)`.
+/// A device, and the number type of the weights there: f32 from `&device`, any from
+/// `(&device, DType::Bf16)`.
 ///
-/// States have the type of the weights; norms, rotary positions, softmax, losses and scores are computed in f32.
+/// States have the type of the weights; norms, rotary positions, softmax, losses and scores are
+/// computed in f32.
 #[derive(Clone, Debug)]
 pub struct Placement {
     /// Where.

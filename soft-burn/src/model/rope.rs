@@ -1,7 +1,7 @@
 //! Frequencies of the rotary position embedding, and how they are scaled for longer contexts.
 //!
-//! Source: transformers' `modeling_rope_utils` for the llama3 and linear scalings. The rotation itself is
-//! `ops::rope`.
+//! Source: transformers' `modeling_rope_utils` for the llama3 and linear scalings. The rotation
+//! itself is `ops::rope`.
 
 use serde_json::{Value, json};
 

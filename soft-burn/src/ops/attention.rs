@@ -55,8 +55,9 @@ impl CausalMask {
     }
 }
 
-/// Queries `[rows, n_heads, seq, head_dim]` over keys and values `[rows, n_kv_heads, keys, head_dim]`: mixed values in the
-/// shape of the queries. Without a mask every position sees every key.
+/// Queries `[rows, n_heads, seq, head_dim]` over keys and values
+/// `[rows, n_kv_heads, keys, head_dim]`: mixed values in the shape of the queries. Without a mask
+/// every position sees every key.
 pub(crate) fn attend(
     q: Tensor<4>,
     (k, v): (Tensor<4>, Tensor<4>),

@@ -1,7 +1,8 @@
 //! Decoder blocks over packed states and a cache.
 //!
-//! The definition is `Block::forward` in `model::block`, which comes in as a closure; this file chooses between it and
-//! the CPU kernels, which run all blocks of a pass over slices. `decode::packed` tests that they agree.
+//! The definition is `Block::forward` in `model::block`, which comes in as a closure; this file
+//! chooses between it and the CPU kernels, which run all blocks of a pass over slices.
+//! `decode::packed` tests that they agree.
 
 use std::ops::Range;
 
@@ -32,8 +33,8 @@ pub(crate) struct DecodePass<'a> {
     pub query_lens: &'a [usize],
 }
 
-/// Packed states `[n, d_model]` through the blocks of `range`; new keys and values go to `store`. `weights` gives those of a block,
-/// `reference` runs the blocks by tensor operations.
+/// Packed states `[n, d_model]` through the blocks of `range`; new keys and values go to `store`.
+/// `weights` gives those of a block, `reference` runs the blocks by tensor operations.
 pub(crate) fn decode_blocks(
     (x, pass): (Tensor<2>, &DecodePass),
     (store, range): (&mut KvStore, Range<usize>),

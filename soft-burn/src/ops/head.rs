@@ -20,7 +20,8 @@ pub(crate) struct HeadTensors {
 }
 
 impl HeadTensors {
-    /// Logits of states `[n, d_model]`, `[n, tokens]` in f32: an index beside them in one tensor must be exact.
+    /// Logits of states `[n, d_model]`, `[n, tokens]` in f32: an index beside them in one tensor
+    /// must be exact.
     fn logits(&self, states: Tensor<2>) -> Tensor<2> {
         let normed = rms_norm(states, self.norm.clone(), self.norm_eps);
         to_f32(project(normed, self.weight.clone()))
@@ -95,7 +96,8 @@ impl HeadTensors {
     }
 }
 
-/// Whether all are numbers and the highest is finite. Without early exits, so that it takes a vector at a time.
+/// Whether all are numbers and the highest is finite. Without early exits, so that it takes a
+/// vector at a time.
 pub(super) fn has_best(row: &[f32]) -> bool {
     let highest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     highest.is_finite() && !row.iter().fold(false, |nan, value| nan | value.is_nan())

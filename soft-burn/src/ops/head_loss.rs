@@ -1,12 +1,14 @@
 //! Losses of a linear head and their gradients in one go, a few positions at a time.
 //!
-//! The logits of a large vocabulary are the widest tensor of training: one state of SmolLM2 has 49,152 of them beside
-//! 576 numbers of its own. The gradient of a cross-entropy is known in closed form, softmax(z) − one-hot(target), so they
-//! need not wait for a backward pass: here they live for as long as one chunk of positions needs them.
+//! The logits of a large vocabulary are the widest tensor of training: one state of SmolLM2 has
+//! 49,152 of them beside 576 numbers of its own. The gradient of a cross-entropy is known in closed
+//! form, softmax(z) − one-hot(target), so they need not wait for a backward pass: here they live
+//! for as long as one chunk of positions needs them.
 //!
-//! Beside the target, an exit may follow the full model (self-distillation): T² · KL(p ‖ q) with p and q the probabilities of the
-//! full model and of the exit at temperature T, whose gradient into the exit's logits is T · (q − p). The T² keeps gradients
-//! of one size at all temperatures. Source: Hinton et al., *Distilling the Knowledge in a Neural Network* (arXiv 1503.02531).
+//! Beside the target, an exit may follow the full model (self-distillation): T² · KL(p ‖ q) with p
+//! and q the probabilities of the full model and of the exit at temperature T, whose gradient into
+//! the exit's logits is T · (q − p). The T² keeps gradients of one size at all temperatures.
+//! Source: Hinton et al., *Distilling the Knowledge in a Neural Network* (arXiv 1503.02531).
 //!
 //! Knows tensors without autodiff; knows no model.
 
@@ -142,7 +144,8 @@ fn in_chunks(
     found
 }
 
-/// The gradient of the head, `[vocab, d_model]`, from the logits' gradients and the states of some rows.
+/// The gradient of the head, `[vocab, d_model]`, from the logits' gradients and the states of some
+/// rows.
 fn moving(
     gradient: &Tensor<2>,
     x: &Tensor<2>,
@@ -186,7 +189,8 @@ fn add_per_exit(sums: &mut [f64], chunks: Vec<Tensor<2>>) {
     }
 }
 
-/// −log softmax(logits)\[token\], `[n, exits]`, and the gradient of the scaled sum into the logits, `[n · exits, vocab]`.
+/// −log softmax(logits)\[token\], `[n, exits]`, and the gradient of the scaled sum into the logits,
+/// `[n · exits, vocab]`.
 fn cross_entropy(
     logits: Tensor<2>,
     tokens: Tensor<1, Int>,
@@ -207,8 +211,8 @@ fn cross_entropy(
     (nats.reshape([n, exits]), gradient)
 }
 
-/// KL(teacher ‖ exit) at these positions, `[n, exits]`, 0 where the term has no soft part, and the gradient of the scaled
-/// sum into the logits, `[n · exits, vocab]`.
+/// KL(teacher ‖ exit) at these positions, `[n, exits]`, 0 where the term has no soft part, and the
+/// gradient of the scaled sum into the logits, `[n · exits, vocab]`.
 fn divergence(
     logits: Tensor<2>,
     teacher: &Teacher,

@@ -1,4 +1,5 @@
-//! Keys and values of all blocks, where the decoding passes want them: in tensors, or on the host for the CPU kernels.
+//! Keys and values of all blocks, where the decoding passes want them: in tensors, or on the host
+//! for the CPU kernels.
 
 use burn::tensor::Tensor;
 
@@ -7,7 +8,8 @@ use crate::ops::attention::Heads;
 use crate::ops::flex::{HostStore, is_flex_f32};
 use crate::ops::tensor_store::TensorStore;
 
-/// Keys and values of every block and row; how far they are filled is counted by soft-core's `KvCache`.
+/// Keys and values of every block and row; how far they are filled is counted by soft-core's
+/// `KvCache`.
 #[derive(Clone, Debug)]
 pub struct KvStore(pub(super) Storage);
 
@@ -20,8 +22,8 @@ pub(super) enum Storage {
 }
 
 impl KvStore {
-    /// An empty store for a model with this final norm, whose place and dtype decide where keys and values are kept. Memory
-    /// is taken as positions come.
+    /// An empty store for a model with this final norm, whose place and dtype decide where keys and
+    /// values are kept. Memory is taken as positions come.
     pub(crate) fn new(norm: &Tensor<1>, blocks: usize, rows: usize, heads: Heads) -> Self {
         #[cfg(feature = "flex")]
         if is_flex_f32(norm) {

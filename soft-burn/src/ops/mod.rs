@@ -1,5 +1,6 @@
-//! What is computed fast: each operation once in plain tensor operations, which every backend runs, and the choice of a
-//! kernel where there is one. Kernels for the CPU are in [`flex`]. Imports nothing of `model` or above.
+//! What is computed fast: each operation once in plain tensor operations, which every backend runs,
+//! and the choice of a kernel where there is one. Kernels for the CPU are in [`flex`]. Imports
+//! nothing of `model` or above.
 
 pub(crate) mod adamw;
 pub(crate) mod attention;

@@ -1,8 +1,8 @@
 //! Rotary position embedding in the rotate-half layout of Hugging Face checkpoints.
 //!
-//! Position p rotates the pair (x_i, x_{i+d/2}) of a head by the angle p · f_i. Source: Su et al., RoFormer
-//! (arXiv 2104.09864). Angles and their sines are computed in f32 as the reference does, since at
-//! large positions the rounding of the angle is visible in the logits.
+//! Position p rotates the pair (x_i, x_{i+d/2}) of a head by the angle p · f_i. Source: Su et al.,
+//! RoFormer (arXiv 2104.09864). Angles and their sines are computed in f32 as the reference does,
+//! since at large positions the rounding of the angle is visible in the logits.
 
 use burn::tensor::{Device, Tensor, TensorData};
 

@@ -1,8 +1,8 @@
 //! Keys and values of one block in tensors on the device.
 //!
-//! `[rows, n_kv_heads, slots, head_dim]` each; position p of a row lies in slot p. Slots beyond a row's fill
-//! hold leftovers that no mask lets through and that the next positions overwrite. Slots are added
-//! by doubling, so that appending a token copies the cache only now and then.
+//! `[rows, n_kv_heads, slots, head_dim]` each; position p of a row lies in slot p. Slots beyond a
+//! row's fill hold leftovers that no mask lets through and that the next positions overwrite. Slots
+//! are added by doubling, so that appending a token copies the cache only now and then.
 
 use burn::tensor::{DType as TensorDType, Device, Tensor};
 
@@ -54,8 +54,8 @@ impl TensorStore {
         }
     }
 
-    /// Stores new keys and values, `[rows, n_kv_heads, seq, head_dim]`, and returns all that any row
-    /// may see, `[rows, n_kv_heads, keys, head_dim]`.
+    /// Stores new keys and values, `[rows, n_kv_heads, seq, head_dim]`, and returns all that any
+    /// row may see, `[rows, n_kv_heads, keys, head_dim]`.
     pub fn append(&mut self, span: &Span, k: Tensor<4>, v: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
         let (keys, values) = self.with_room_for(span.keys, k.dtype());
         let (keys, values) = (write(keys, span, k), write(values, span, v));

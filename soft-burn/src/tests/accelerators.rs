@@ -1,5 +1,7 @@
-//! The same code on every device but the default that this build finds on this machine, accelerators first of all: the laws, logits and training steps beside the CPU's, greedy answers token for
-//! token. Where there is none, the tests say so and pass: `cargo test -p soft-burn --features wgpu accelerators -- --nocapture` shows on what they ran.
+//! The same code on every device but the default that this build finds on this machine,
+//! accelerators first of all: the laws, logits and training steps beside the CPU's, greedy answers
+//! token for token. Where there is none, the tests say so and pass:
+//! `cargo test -p soft-burn --features wgpu accelerators -- --nocapture` shows on what they ran.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test's way to fail
 
@@ -35,7 +37,8 @@ fn accelerators() -> Vec<(String, Device)> {
     found
 }
 
-/// A small LLaMA with grouped queries, a tied head and llama3's rotary positions, made by transformers.
+/// A small LLaMA with grouped queries, a tied head and llama3's rotary positions, made by
+/// transformers.
 fn small(device: &Device) -> Llama {
     Llama::from_pretrained(fixture("tied_gqa_llama3"), device).unwrap()
 }
@@ -59,7 +62,8 @@ fn laws() {
         };
         laws.check()
             .unwrap_or_else(|broken| panic!("{name}: {broken}"));
-        // Few and short: software drivers take minutes for what the CPU's own tests try in a second.
+        // Few and short: software drivers take minutes for what the CPU's own tests try in a
+        // second.
         let prompts = rows(&model).into_iter().take(2).map(Prompt::from).collect();
         let laws = DecodingLaws {
             tolerance: 1e-3,

@@ -72,7 +72,8 @@ proptest! {
     }
 }
 
-/// Devices whose models run by the kernels, and by plain tensor operations as on every other backend.
+/// Devices whose models run by the kernels, and by plain tensor operations as on every other
+/// backend.
 fn devices() -> [(Device, Equality); 2] {
     let device = test_device();
     let has_kernels = device == Device::flex();

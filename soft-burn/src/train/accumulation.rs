@@ -39,7 +39,8 @@ pub(crate) struct ExitTotal {
     pub supervised: usize,
 }
 
-/// Losses and summed gradients of `jobs`, computed on the model's device and `further` ones; sums are divided by `normalizer`.
+/// Losses and summed gradients of `jobs`, computed on the model's device and `further` ones; sums
+/// are divided by `normalizer`.
 ///
 /// # Errors
 /// When a batch does not fit the model, a loss is not finite, or a device fails.

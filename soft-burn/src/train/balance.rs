@@ -1,8 +1,8 @@
 //! Limits on what intermediate exits may change of the weights they share with the full depth.
 //!
-//! Untrained exits start with losses several times the full model's, and their gradients into the shared blocks,
-//! norm and head are as much larger, which costs the full depth accuracy (the full-depth tax). Each remedy here is off by
-//! default, since the paper's loss has none.
+//! Untrained exits start with losses several times the full model's, and their gradients into the
+//! shared blocks, norm and head are as much larger, which costs the full depth accuracy (the
+//! full-depth tax). Each remedy here is off by default, since the paper's loss has none.
 //!
 //! Differs from the paper: everything in this file.
 
@@ -14,16 +14,18 @@ use crate::model::parameters::flat_gradient;
 use crate::ops::adamw::squares;
 use crate::ops::head_loss::terms::HeadLearns;
 
-/// How much the intermediate exits may move of what they share with the full depth. Needs the memory-flat objective.
+/// How much the intermediate exits may move of what they share with the full depth. Needs the
+/// memory-flat objective.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Balance {
-    /// Largest norm of the gradient that an intermediate exit sends into its hidden states, and with it into the final norm, as a
-    /// multiple of the full depth's in the same micro-batch, each per unit of its weight in the loss. Larger ones are scaled down.
-    /// Default: no limit.
+    /// Largest norm of the gradient that an intermediate exit sends into its hidden states, and
+    /// with it into the final norm, as a multiple of the full depth's in the same micro-batch, each
+    /// per unit of its weight in the loss. Larger ones are scaled down. Default: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<f64>,
-    /// The first step with the limit: exits may learn unhindered before, and the full depth recovers after. Default: the first of all.
+    /// The first step with the limit: exits may learn unhindered before, and the full depth
+    /// recovers after. Default: the first of all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit_from: Option<u64>,
     /// Who moves the final norm and the shared head.
@@ -38,7 +40,8 @@ pub enum SharedHead {
     /// All exits: the paper's way.
     #[default]
     AllExits,
-    /// The full depth only: exits learn to speak through it as it is. A tied head goes on learning as the embedding.
+    /// The full depth only: exits learn to speak through it as it is. A tied head goes on learning
+    /// as the embedding.
     FullDepth,
 }
 
@@ -59,7 +62,8 @@ impl SharedHead {
         self == Self::AllExits || exit == full
     }
 
-    /// What a head learns from the exits that go through it, the deepest last; a head of a single exit is not shared.
+    /// What a head learns from the exits that go through it, the deepest last; a head of a single
+    /// exit is not shared.
     pub(crate) fn learns(
         self,
         group: impl IntoIterator<Item = Exit>,
@@ -85,8 +89,9 @@ pub(crate) struct ExitGradient {
     pub weight: f64,
 }
 
-/// What each exit's gradient is multiplied by, so that no norm is above `limit` times the full depth's, each per unit of its weight.
-/// Without the full depth among them there is nothing to measure by, and no limit.
+/// What each exit's gradient is multiplied by, so that no norm is above `limit` times the full
+/// depth's, each per unit of its weight. Without the full depth among them there is nothing to
+/// measure by, and no limit.
 pub(crate) fn factors(sent: &[ExitGradient], full: Exit, limit: f64) -> Vec<f64> {
     let of_full = sent.iter().find(|sent| sent.exit == full);
     let per_weight = of_full.map_or(f64::INFINITY, |full| limit * full.norm / full.weight);

@@ -1,8 +1,10 @@
 //! The micro-batches of a step over several devices.
 //!
-//! The model lives on one device, which also moves it; the others get a copy of its weights at every step, compute the gradients of their
-//! share of the micro-batches, and send those back. Results are those of one device to rounding. Burn's collectives are for CUDA and remote
-//! devices only; this way needs nothing but tensors that can go from one device to another, local or remote.
+//! The model lives on one device, which also moves it; the others get a copy of its weights at
+//! every step, compute the gradients of their share of the micro-batches, and send those back.
+//! Results are those of one device to rounding. Burn's collectives are for CUDA and remote devices
+//! only; this way needs nothing but tensors that can go from one device to another, local or
+//! remote.
 
 use std::panic::resume_unwind;
 

@@ -1,6 +1,7 @@
 //! Training settings on one level, as `run.json`, recipes and flags have them.
 //!
-//! Here options can contradict the method and each other; [`TrainSettings`] cannot, and the conversion refuses what does.
+//! Here options can contradict the method and each other; [`TrainSettings`] cannot, and the
+//! conversion refuses what does.
 
 use serde::{Deserialize, Serialize};
 use soft_core::Exits;

@@ -33,7 +33,8 @@ impl Targets {
         self.len() == 0
     }
 
-    /// The targets of `batch` on the model's device, when its rows begin at these places among the states.
+    /// The targets of `batch` on the model's device, when its rows begin at these places among the
+    /// states.
     pub(crate) fn new(model: &Llama, batch: &Batch, firsts: &[usize]) -> Self {
         let targets = || batch.targets().iter();
         let position = |target: &soft_core::Target| firsts[target.row] + target.position;

@@ -1,7 +1,7 @@
 //! Training methods, each with the options that go with it.
 //!
-//! Options that a method has no use for cannot be given to it. How methods are written in files and as flags is in
-//! `flat_settings`.
+//! Options that a method has no use for cannot be given to it. How methods are written in files and
+//! as flags is in `flat_settings`.
 
 use serde::{Deserialize, Serialize};
 use soft_core::loss::{
@@ -55,7 +55,8 @@ pub enum Method {
     Ict(ExitOptions),
     /// Balcony: one more block and a norm per intermediate exit are trained.
     Balcony {
-        /// Train the model itself too, by its full depth alone: SFT beside the exits. Otherwise it is frozen.
+        /// Train the model itself too, by its full depth alone: SFT beside the exits. Otherwise it
+        /// is frozen.
         train_body: bool,
         /// Options of the exits.
         exits: ExitOptions,
@@ -71,7 +72,8 @@ pub struct SoftOptions {
     pub curriculum: Option<Curriculum>,
     /// Train this many exits per micro-batch, drawn by their weights. Default: all.
     pub sampled_exits: Option<SampledPerBatch>,
-    /// How much the intermediate exits may move of what they share with the full depth. Default: no limit.
+    /// How much the intermediate exits may move of what they share with the full depth. Default: no
+    /// limit.
     pub balance: Balance,
     /// Options of the intermediate exits.
     pub exits: ExitOptions,
@@ -138,11 +140,12 @@ pub enum Curriculum {
     },
 }
 
-/// Self-distillation: each intermediate exit also learns the full depth's distribution on the same micro-batch; the full depth
-/// learns from the targets alone.
+/// Self-distillation: each intermediate exit also learns the full depth's distribution on the same
+/// micro-batch; the full depth learns from the targets alone.
 ///
-/// The loss of such an exit is (1 − share) · cross-entropy + share · T² · KL(full depth ‖ exit), with the logits of both divided by
-/// the temperature T and no gradient into the full depth. Source: Hinton et al. (arXiv 1503.02531).
+/// The loss of such an exit is (1 − share) · cross-entropy + share · T² · KL(full depth ‖ exit),
+/// with the logits of both divided by the temperature T and no gradient into the full depth.
+/// Source: Hinton et al. (arXiv 1503.02531).
 ///
 /// Differs from the paper, which has none.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -251,7 +254,8 @@ impl Method {
         )
     }
 
-    /// How much the exits may move at `step`. Beside a body in training, exits with blocks of their own do not move the head.
+    /// How much the exits may move at `step`. Beside a body in training, exits with blocks of their
+    /// own do not move the head.
     pub(crate) fn balance_at(&self, step: u64) -> Balance {
         match self {
             Self::Soft(soft) => soft.balance.at(step),

@@ -1,9 +1,10 @@
 //! Losses at the exits and the gradients of their weighted sum.
 //!
-//! Two ways that agree to rounding. The plain one is soft-core's `sorted_loss` and one backward pass, the equations as they
-//! stand: the logits of all exits are held until that pass. The memory-flat one differentiates norm and heads by
-//! themselves, a few positions at a time, keeps of every exit only the gradient into its hidden states, and sends those
-//! through the blocks in one backward pass: its memory hardly grows with the number of exits, and what an exit sends into the
+//! Two ways that agree to rounding. The plain one is soft-core's `sorted_loss` and one backward
+//! pass, the equations as they stand: the logits of all exits are held until that pass. The
+//! memory-flat one differentiates norm and heads by themselves, a few positions at a time, keeps of
+//! every exit only the gradient into its hidden states, and sends those through the blocks in one
+//! backward pass: its memory hardly grows with the number of exits, and what an exit sends into the
 //! blocks is at hand, to be limited ([`Balance`](crate::Balance)).
 
 use std::collections::BTreeMap;
@@ -82,7 +83,8 @@ impl LossTerms<'_> {
 }
 
 impl Objective {
-    /// Adds the gradients of one micro-batch's weighted losses; returns what each exit that counts lost.
+    /// Adds the gradients of one micro-batch's weighted losses; returns what each exit that counts
+    /// lost.
     pub(crate) fn differentiate(
         self,
         model: &Llama,
@@ -168,7 +170,8 @@ struct Reached {
     normed: Tensor<2>,
 }
 
-/// Runs the blocks once and keeps the states of every exit with a weight, and of the full depth when it is the teacher.
+/// Runs the blocks once and keeps the states of every exit with a weight, and of the full depth
+/// when it is the teacher.
 fn reached(
     model: &Llama,
     pass: &TrainingPass,
@@ -279,8 +282,9 @@ fn through_head(
     }
 }
 
-/// Takes the gradients into the normed states through the norm, adds the norm's own, and returns what has the gradients into the
-/// hidden states in the graph of the blocks, if anything there is trained.
+/// Takes the gradients into the normed states through the norm, adds the norm's own, and returns
+/// what has the gradients into the hidden states in the graph of the blocks, if anything there is
+/// trained.
 fn through_norm(
     model: &Llama,
     sent: Vec<(Reached, Tensor<2>)>,

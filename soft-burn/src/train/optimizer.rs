@@ -1,8 +1,8 @@
 //! AdamW over named parameters, with gradients that several micro-batches add up.
 //!
-//! The arithmetic is `ops::adamw`. This file decides what that leaves open: moments are kept by the names of
-//! checkpoints, so that they can be saved and found again; weight decay falls on matrices only,
-//! not on norms; clipping is by the global norm, as torch's `clip_grad_norm_`.
+//! The arithmetic is `ops::adamw`. This file decides what that leaves open: moments are kept by the
+//! names of checkpoints, so that they can be saved and found again; weight decay falls on matrices
+//! only, not on norms; clipping is by the global norm, as torch's `clip_grad_norm_`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -112,7 +112,8 @@ struct Moments {
     steps: usize,
     first: Tensor<1>,
     second: Tensor<1>,
-    /// The parameter in f32 when the model holds it in fewer bits: steps smaller than its rounding add up here.
+    /// The parameter in f32 when the model holds it in fewer bits: steps smaller than its rounding
+    /// add up here.
     master: Option<Tensor<1>>,
 }
 
@@ -260,7 +261,8 @@ impl NamedAdamW {
             .collect()
     }
 
-    /// What of the moments no run of `steps_done` steps could have left in a model with parameters of these `lengths`.
+    /// What of the moments no run of `steps_done` steps could have left in a model with parameters
+    /// of these `lengths`.
     pub fn problem(&self, lengths: &BTreeMap<String, usize>, steps_done: u64) -> Option<String> {
         let mut problems = self.moments.iter().filter_map(|(name, moments)| {
             let Some(&length) = lengths.get(name) else {

@@ -100,12 +100,13 @@ impl<S: BatchStream> Run<S> {
     /// Continues the run in `out` from its newest checkpoint, on `device`; without one from its
     /// start, with the weights of `settings.base`.
     ///
-    /// A run whose rate stays constant may be given more steps, finished or not; it is then the run that it would have been with
-    /// as many from the start. The model that it had finished with is kept beside the new one, as `model-000200` of step 200.
+    /// A run whose rate stays constant may be given more steps, finished or not; it is then the run
+    /// that it would have been with as many from the start. The model that it had finished with is
+    /// kept beside the new one, as `model-000200` of step 200.
     ///
     /// # Errors
-    /// When `out` holds no run, one with other settings, or a finished one; when another process works on it; when the
-    /// checkpoint is damaged.
+    /// When `out` holds no run, one with other settings, or a finished one; when another process
+    /// works on it; when the checkpoint is damaged.
     pub fn resume(
         out: &Path,
         settings: RunSettings,
@@ -178,8 +179,8 @@ impl<S: BatchStream> Run<S> {
         Ok(run)
     }
 
-    /// Weighs the exits by a schedule of the caller's own ([`Trainer::with_loss_schedule`]); a resumed run must be given the same
-    /// again.
+    /// Weighs the exits by a schedule of the caller's own ([`Trainer::with_loss_schedule`]); a
+    /// resumed run must be given the same again.
     ///
     /// # Errors
     /// When the settings name none.
@@ -191,13 +192,15 @@ impl<S: BatchStream> Run<S> {
         Ok(self)
     }
 
-    /// Gives checkpoints and the finished model `files` beside those of the base model's folder, in place of those of the same name.
+    /// Gives checkpoints and the finished model `files` beside those of the base model's folder, in
+    /// place of those of the same name.
     pub fn with_files(mut self, files: Vec<CompanionFile>) -> Self {
         self.files = files;
         self
     }
 
-    /// Lets `further` devices compute a share of every step ([`Trainer::with_devices`]). A run may be resumed on other devices.
+    /// Lets `further` devices compute a share of every step ([`Trainer::with_devices`]). A run may
+    /// be resumed on other devices.
     ///
     /// # Errors
     /// When a device does not compute with the weights' number type.

@@ -1,4 +1,5 @@
-//! Settings of a run on disk, and in what a resumed run's must agree with those it was started with.
+//! Settings of a run on disk, and in what a resumed run's must agree with those it was started
+//! with.
 
 use std::path::PathBuf;
 
@@ -52,14 +53,16 @@ impl RunSettings {
     }
 }
 
-/// The steps that a run was started with, where it is now given more and its rate does not depend on how many there are.
+/// The steps that a run was started with, where it is now given more and its rate does not depend
+/// on how many there are.
 pub(crate) fn more_steps(before: &Value, now: &RunSettings) -> Option<u64> {
     let steps = before.get("train")?.get("steps")?.as_u64()?;
     let is_constant = now.train.schedule.decay == Decay::Constant;
     (is_constant && now.train.steps > steps).then_some(steps)
 }
 
-/// The first setting in which two runs differ, as "key was this and is that"; but for the number of steps where there are `more`.
+/// The first setting in which two runs differ, as "key was this and is that"; but for the number of
+/// steps where there are `more`.
 pub(crate) fn difference(before: &Value, now: &RunSettings, more: Option<u64>) -> Option<String> {
     // Through text as the other side went, so that numbers are read alike.
     let mut now: Value = serde_json::from_str(&serde_json::to_string(now).ok()?).ok()?;

@@ -72,7 +72,8 @@ impl TrainSettings {
         self.method.loss_schedule().map(drop)
     }
 
-    /// Refuses what a model of this shape does not have: for what can be known before its weights are read.
+    /// Refuses what a model of this shape does not have: for what can be known before its weights
+    /// are read.
     ///
     /// # Errors
     /// [`Error::Setting`] naming the setting; exits that do not fit.

@@ -29,12 +29,15 @@ pub struct TrainSettings {
     pub optimizer: AdamWSettings,
     /// How the loss is differentiated. Default memory-flat.
     pub objective: Objective,
-    /// Number type of the weights in training; losses and the optimizer's state, with a copy of the weights, are f32. Default f32.
+    /// Number type of the weights in training; losses and the optimizer's state, with a copy of the
+    /// weights, are f32. Default f32.
     pub dtype: DType,
-    /// Burn's gradient checkpointing: cheap operations are recomputed in the backward pass. Default off.
+    /// Burn's gradient checkpointing: cheap operations are recomputed in the backward pass. Default
+    /// off.
     pub gradient_checkpointing: bool,
     /// Name of a loss schedule of the caller's own, in place of the method's, which
-    /// [`Trainer::with_loss_schedule`](crate::Trainer::with_loss_schedule) must then be given. Default: none.
+    /// [`Trainer::with_loss_schedule`](crate::Trainer::with_loss_schedule) must then be given.
+    /// Default: none.
     pub loss_schedule: Option<String>,
 }
 
@@ -45,7 +48,8 @@ pub enum Objective {
     /// Memory-flat: the head's part by itself, in chunks.
     #[default]
     Flat,
-    /// One graph over all exits, without distillation, balance, layer dropout or a body trained beside its exits: for comparison.
+    /// One graph over all exits, without distillation, balance, layer dropout or a body trained
+    /// beside its exits: for comparison.
     Plain,
 }
 

@@ -1,7 +1,9 @@
-//! What of a model is trained: everything, its last blocks, adapters, or heads or blocks of its exits.
+//! What of a model is trained: everything, its last blocks, adapters, or heads or blocks of its
+//! exits.
 //!
-//! Gives a model the parts that a method calls for and freezes the rest. Frozen weights cost neither gradients nor optimiser state, and
-//! nothing is differentiated below the first weight that is trained.
+//! Gives a model the parts that a method calls for and freezes the rest. Frozen weights cost
+//! neither gradients nor optimiser state, and nothing is differentiated below the first weight that
+//! is trained.
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{GradientCheckpointingStrategy, Tensor};
@@ -63,8 +65,8 @@ pub(crate) fn fitted(model: Llama, settings: &TrainSettings) -> Result<Llama, Er
     }
 }
 
-/// The heads and blocks that `method` calls for: one for each intermediate exit under ICT and Balcony, else none beside the
-/// model's own.
+/// The heads and blocks that `method` calls for: one for each intermediate exit under ICT and
+/// Balcony, else none beside the model's own.
 fn with_parts(method: MethodName, model: Llama, exits: &Exits) -> Result<Llama, Error> {
     let intermediate = intermediate(exits);
     let heads = ("heads", model.exits_with_heads(), method == MethodName::Ict);
@@ -118,7 +120,8 @@ fn checkpointed(model: Llama) -> Llama {
 }
 
 impl Llama {
-    /// Freezes everything below the last `count` blocks: the embedding, which is the head when tied, and the blocks before.
+    /// Freezes everything below the last `count` blocks: the embedding, which is the head when
+    /// tied, and the blocks before.
     ///
     /// # Errors
     /// When the model has not as many blocks, or none is asked for.

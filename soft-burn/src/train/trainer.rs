@@ -92,8 +92,9 @@ struct StepOutcome {
 }
 
 impl Trainer {
-    /// A trainer at step 0. Under [`Method::Ict`](crate::Method::Ict) the model gets heads for the intermediate exits,
-    /// under [`Method::Balcony`](crate::Method::Balcony) blocks, and with [`Lora`](crate::Lora) an adapter, unless it has them already.
+    /// A trainer at step 0. Under [`Method::Ict`](crate::Method::Ict) the model gets heads for the
+    /// intermediate exits, under [`Method::Balcony`](crate::Method::Balcony) blocks, and with
+    /// [`Lora`](crate::Lora) an adapter, unless it has them already.
     ///
     /// # Errors
     /// When settings or exits do not fit.
@@ -124,8 +125,8 @@ impl Trainer {
         })
     }
 
-    /// Weighs the exits by a schedule of the caller's own, which [`TrainSettings::loss_schedule`] names, so that a run
-    /// records it and is not resumed without it.
+    /// Weighs the exits by a schedule of the caller's own, which [`TrainSettings::loss_schedule`]
+    /// names, so that a run records it and is not resumed without it.
     ///
     /// # Errors
     /// When the settings name none.
@@ -141,8 +142,9 @@ impl Trainer {
         Ok(self)
     }
 
-    /// Lets `further` devices compute a share of every step's micro-batches, beside the model's own. Accumulate at least as many
-    /// micro-batches as there are devices. Results are those of one device to rounding.
+    /// Lets `further` devices compute a share of every step's micro-batches, beside the model's
+    /// own. Accumulate at least as many micro-batches as there are devices. Results are those of
+    /// one device to rounding.
     ///
     /// # Errors
     /// When a device does not compute with the weights' number type.
@@ -208,8 +210,8 @@ impl Trainer {
     ///
     /// # Errors
     /// When the stream fails, or a loss or gradient is not finite; the model is then as before the
-    /// step. [`Error::DeviceLost`] when a device fails, [`Error::OutOfMemory`] when it has too little; the model may be lost with it, the last
-    /// checkpoint is not.
+    /// step. [`Error::DeviceLost`] when a device fails, [`Error::OutOfMemory`] when it has too
+    /// little; the model may be lost with it, the last checkpoint is not.
     pub fn step<S: BatchStream>(&mut self, stream: &mut S) -> Result<StepReport, Error> {
         let started = Instant::now();
         let step = self.steps_done + 1;

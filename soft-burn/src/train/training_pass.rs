@@ -1,7 +1,9 @@
-//! One micro-batch on its way through the blocks in training: no padding, and rows that skip blocks.
+//! One micro-batch on its way through the blocks in training: no padding, and rows that skip
+//! blocks.
 //!
-//! The states of all rows lie one row after the other; only attention sees rows, each its own alone. That is what packing rows into
-//! one sequence with block-diagonal attention computes, without the scores of pairs that do not see each other.
+//! The states of all rows lie one row after the other; only attention sees rows, each its own
+//! alone. That is what packing rows into one sequence with block-diagonal attention computes,
+//! without the scores of pairs that do not see each other.
 
 use std::ops::Range;
 

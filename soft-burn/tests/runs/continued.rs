@@ -1,4 +1,5 @@
-//! Runs that are gone on with: by one process at a time, from checkpoints that are whole, with more steps where the rate allows it.
+//! Runs that are gone on with: by one process at a time, from checkpoints that are whole, with more
+//! steps where the rate allows it.
 
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;

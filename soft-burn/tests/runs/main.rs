@@ -420,7 +420,8 @@ fn small_steps_are_not_lost_in_bf16() {
             .collect();
         losses
     };
-    // Weights are around 0.3, whose neighbours in bf16 are 0.002 apart: a step of 1e-4 is lost by itself.
+    // Weights are around 0.3, whose neighbours in bf16 are 0.002 apart: a step of 1e-4 is lost by
+    // itself.
     let whole = trained(DType::F32, 1e-4);
     let half = trained(DType::Bf16, 1e-4);
     assert!((half[0] - whole[0]).abs() < 0.02 * whole[0]);
@@ -629,7 +630,8 @@ fn balcony_trains_the_new_blocks_and_nothing_else() {
     }
 }
 
-/// The body learns as under SFT, but for what clipping makes of the exits' gradients; its exits learn beside it.
+/// The body learns as under SFT, but for what clipping makes of the exits' gradients; its exits
+/// learn beside it.
 #[test]
 fn a_body_beside_balconies_is_trained_by_the_full_depth_alone() {
     let trained = |method, train_body| {
@@ -706,7 +708,8 @@ fn a_checkpoint_with_an_adapter_loads_as_it_is() {
     assert_ne!(losses(load("base").unwrap()), finished);
 }
 
-/// What an exit that is not drawn costs: nothing; and what lies behind the drawn ones stays as it was.
+/// What an exit that is not drawn costs: nothing; and what lies behind the drawn ones stays as it
+/// was.
 #[test]
 fn a_step_trains_the_exits_it_draws() {
     let site = Site::new();

@@ -83,8 +83,8 @@ impl Case {
 
     /// Whether a row's text depends on the other rows.
     ///
-    /// Rows check their drafts together, so how many random numbers drafting takes depends on the company: sampled
-    /// speculation keeps the distribution of a row, not its draws.
+    /// Rows check their drafts together, so how many random numbers drafting takes depends on the
+    /// company: sampled speculation keeps the distribution of a row, not its draws.
     pub fn depends_on_company(&self) -> bool {
         self.speculative() && !self.sampling.is_greedy()
     }

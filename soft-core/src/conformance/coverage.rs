@@ -13,7 +13,8 @@ pub struct Coverage {
     pub sequences: u64,
     /// Tokens of dynamic exits, by the depth of the exit that named them.
     pub dynamic_by_depth: BTreeMap<usize, u64>,
-    /// Answers in which two tokens in a row left at one early exit: the case that breaks naive code.
+    /// Answers in which two tokens in a row left at one early exit: the case that breaks naive
+    /// code.
     pub two_in_a_row: u64,
     /// Drafted tokens that were checked.
     pub checked: u64,

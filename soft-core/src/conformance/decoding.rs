@@ -1,7 +1,7 @@
 //! The laws of decoding: whatever the way, the text is that of the sub-models it claims to be of.
 //!
-//! Sampled speculation keeps the distribution of the full model, which takes many draws to see: only that
-//! its tokens are possible is checked here.
+//! Sampled speculation keeps the distribution of the full model, which takes many draws to see:
+//! only that its tokens are possible is checked here.
 
 use super::cache_laws::staircases_catch_up;
 use super::case::{Case, Rule, Typical, Way};
@@ -17,7 +17,8 @@ use crate::sampling::sampler::Sampling;
 /// How alike two runs of the decoder must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Equality {
-    /// A row's answer does not depend on the other rows of the batch, to the bit: batch-invariant kernels.
+    /// A row's answer does not depend on the other rows of the batch, to the bit: batch-invariant
+    /// kernels.
     ToTheBit,
     /// Rounding may decide between tokens that score alike.
     WithinRounding,
@@ -26,7 +27,8 @@ pub enum Equality {
 /// One model under test, prompts, and what is tried on them.
 #[derive(Clone, Debug)]
 pub struct DecodingLaws<'a, M> {
-    /// The model under test; best with a context of at most a few hundred positions, which are filled.
+    /// The model under test; best with a context of at most a few hundred positions, which are
+    /// filled.
     pub model: &'a M,
     /// At least one, best of different lengths. With `max_new_tokens` below the model's context.
     pub prompts: Vec<Prompt>,
@@ -40,10 +42,11 @@ pub struct DecodingLaws<'a, M> {
     pub draft_tokens: Vec<u32>,
     /// The sampler of the sampled laws. Its repetition penalty is tried greedily too.
     pub sampling: Sampling,
-    /// The share of tokens that stay at an exit: thresholds of policies are set by what the model shows.
+    /// The share of tokens that stay at an exit: thresholds of policies are set by what the model
+    /// shows.
     pub staying: f64,
-    /// By how much logits may be off through rounding: a token that scores lower than the best by less may come
-    /// in its place. With 0 sampled tokens are retraced as well.
+    /// By how much logits may be off through rounding: a token that scores lower than the best by
+    /// less may come in its place. With 0 sampled tokens are retraced as well.
     pub tolerance: f64,
     /// How alike rows alone and in company must be.
     pub equality: Equality,
@@ -297,7 +300,8 @@ impl<'a, M: Observed> Court<'a, M> {
         Ok(())
     }
 
-    /// The way holds greedily, with a stop token, a repetition penalty, a cut-down draft head, and sampled.
+    /// The way holds greedily, with a stop token, a repetition penalty, a cut-down draft head, and
+    /// sampled.
     fn hold_in_variants(&mut self, law: &'static str, way: Way) -> Result<(), LawBroken> {
         let laws = self.laws;
         let plain = Case::greedy(law, way, laws.max_new_tokens);

@@ -6,7 +6,8 @@ use super::{LawBroken, Observed, failed};
 use crate::model::decode_model::{Head, Score};
 
 impl<M: Observed> Laws<'_, M> {
-    /// Best tokens, scores and logit rows agree with the logits; a draft head has the logits of its tokens.
+    /// Best tokens, scores and logit rows agree with the logits; a draft head has the logits of its
+    /// tokens.
     pub(super) fn heads_agree(&self) -> Result<(), LawBroken> {
         const LAW: &str = "best tokens, scores and logit rows = what the logits say";
         let some: Vec<u32> = (0..self.model.vocab() as u32).skip(1).step_by(2).collect();

@@ -1,8 +1,8 @@
 //! The laws every backend must obey, as functions that its tests call.
 //!
 //! A law is stated once and holds for every implementation of the traits: [`Laws`] of a model,
-//! [`DecodingLaws`] of what the decoder makes of it. Each check returns [`LawBroken`] with what differed
-//! and where.
+//! [`DecodingLaws`] of what the decoder makes of it. Each check returns [`LawBroken`] with what
+//! differed and where.
 
 mod cache_laws;
 mod case;

@@ -1,7 +1,7 @@
 //! The laws of a model: one forward primitive, its cache, its heads, its loss.
 //!
-//! The laws themselves are here and in `cache_laws`, `head_laws` and `loss_laws`; what decoding must keep
-//! besides is in `decoding`.
+//! The laws themselves are here and in `cache_laws`, `head_laws` and `loss_laws`; what decoding
+//! must keep besides is in `decoding`.
 
 use super::cache_laws::{staircases_catch_up, truncated};
 use super::laws::Laws;

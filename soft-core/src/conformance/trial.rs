@@ -156,7 +156,8 @@ impl<M: Observed> Trial<'_, M> {
             && statistics.checked <= statistics.drafted
             && (case.speculative() || statistics.drafted == 0);
         case.ensure(drafts, 0, || tell("accepted, checked, drafted"))?;
-        // The prompt's pass names a first token; each state fed after that names another or the end.
+        // The prompt's pass names a first token; each state fed after that names another or the
+        // end.
         let stopped = |answer: &Answer| answer.finish == Some(Finish::StopToken);
         let named = |answer: &Answer| (answer.steps.len() + usize::from(stopped(answer))) as u64;
         let fed: u64 = answers

@@ -1,6 +1,7 @@
 //! The floating-point operations of decoding, from its counts.
 //!
-//! Matrix products only, two operations for each weight and state; norms, softmax and rotary positions are a few per cent of that. The prompts' pass is not counted.
+//! Matrix products only, two operations for each weight and state; norms, softmax and rotary
+//! positions are a few per cent of that. The prompts' pass is not counted.
 
 use serde::{Deserialize, Serialize};
 
@@ -40,8 +41,9 @@ mod tests {
 
     #[test]
     fn operations_of_a_plain_answer_by_hand() {
-        // Three blocks; prompts of 4 and 2 tokens, 3 new ones each: the prompts' pass generates the first, so that two states
-        // are fed per row, at positions 4, 5 and 2, 3. Each attends to itself and to what is before it.
+        // Three blocks; prompts of 4 and 2 tokens, 3 new ones each: the prompts' pass generates the
+        // first, so that two states are fed per row, at positions 4, 5 and 2, 3. Each attends to
+        // itself and to what is before it.
         let model = ToyModel::new(3, 4, 8, 9).restless();
         let prompts = [vec![1, 2, 3, 4], vec![5, 6]].map(Prompt::from);
         let settings = DecodeSettings::greedy(Mode::Static(Exit::new(3).unwrap()), 3);

@@ -1,16 +1,17 @@
 //! The decoder: an iterator over the tokens of the answers, in every mode.
 //!
-//! A round feeds the newest token of every open row and takes it from exit to exit. States of tokens that exit early wait
-//! at their exit; the next token of their row that continues deeper takes them along in one pass, so that the cache is
-//! filled exactly, late and cheaply. A token that exits early belongs to the answer (dynamic exits) or is a draft that
-//! the full model verifies (self-speculation); with one exit only, decoding is plain. Rows have different lengths, exit
-//! at different exits and accept different numbers of drafts; nothing is padded. `conformance` states what holds of
-//! the answers.
+//! A round feeds the newest token of every open row and takes it from exit to exit. States of
+//! tokens that exit early wait at their exit; the next token of their row that continues deeper
+//! takes them along in one pass, so that the cache is filled exactly, late and cheaply. A token
+//! that exits early belongs to the answer (dynamic exits) or is a draft that the full model
+//! verifies (self-speculation); with one exit only, decoding is plain. Rows have different lengths,
+//! exit at different exits and accept different numbers of drafts; nothing is padded. `conformance`
+//! states what holds of the answers.
 //!
-//! Calls go one way: this file and `round` → `early_exit` and `verify` → `engine` compute, and ask the `strategy` of the
-//! mode, which asks the exit policies. Knows no tensors and no text. Sources: Sorted LLaMA (arXiv 2309.08968), section 4.4;
-//! deferral, EE-LLM (arXiv 2312.04916) and FREE (arXiv 2310.05424); self-speculation that keeps states, LayerSkip
-//! (arXiv 2404.16710).
+//! Calls go one way: this file and `round` → `early_exit` and `verify` → `engine` compute, and ask
+//! the `strategy` of the mode, which asks the exit policies. Knows no tensors and no text. Sources:
+//! Sorted LLaMA (arXiv 2309.08968), section 4.4; deferral, EE-LLM (arXiv 2312.04916) and FREE
+//! (arXiv 2310.05424); self-speculation that keeps states, LayerSkip (arXiv 2404.16710).
 
 use super::engine::Engine;
 use super::strategy::Strategy;
@@ -61,8 +62,8 @@ impl<M: DecodeModel> Decoder<'_, M> {
 
     /// Ends the answer of `row`: what was returned stays, nothing more comes.
     ///
-    /// Tokens that were certain but not returned yet are dropped; the statistics count what was computed and
-    /// keep them.
+    /// Tokens that were certain but not returned yet are dropped; the statistics count what was
+    /// computed and keep them.
     pub fn stop(&mut self, row: usize) {
         if self.finish(row).is_none() {
             self.engine.steps.retain(|step| step.row != row);

@@ -1,6 +1,7 @@
 //! How many tokens are drafted before the full model verifies them.
 //!
-//! The decoder also ends a draft at a stop token and at the room that the answer has left. Knows no model.
+//! The decoder also ends a draft at a stop token and at the room that the answer has left. Knows no
+//! model.
 
 use serde::{Deserialize, Serialize};
 
@@ -19,9 +20,9 @@ pub enum DraftLength {
         /// Most tokens of a draft.
         most: usize,
     },
-    /// As long as the whole draft is probable: while the product of the draft head's highest probabilities at its
-    /// positions is at least `least`. The token that would take it lower is not drafted; the full model generates it
-    /// when it verifies those before.
+    /// As long as the whole draft is probable: while the product of the draft head's highest
+    /// probabilities at its positions is at least `least`. The token that would take it lower is
+    /// not drafted; the full model generates it when it verifies those before.
     Confident {
         /// Lowest probability of a draft.
         least: f64,

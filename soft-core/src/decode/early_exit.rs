@@ -49,8 +49,8 @@ impl Candidate {
 }
 
 impl<M: DecodeModel> Engine<'_, M> {
-    /// Which rows exit at the exit of this index, given the states there and at the stop before; their tokens are committed or
-    /// drafted.
+    /// Which rows exit at the exit of this index, given the states there and at the stop before;
+    /// their tokens are committed or drafted.
     pub(super) fn exit_early(
         &mut self,
         index: usize,
@@ -86,7 +86,8 @@ impl<M: DecodeModel> Engine<'_, M> {
         Ok(exited)
     }
 
-    /// Asks the strategy about every candidate until it decides; a signal that several need is computed at once.
+    /// Asks the strategy about every candidate until it decides; a signal that several need is
+    /// computed at once.
     fn decide(
         &mut self,
         index: usize,
@@ -148,7 +149,8 @@ impl<M: DecodeModel> Engine<'_, M> {
             .map_err(DecodeError::Model)
     }
 
-    /// The tokens of candidates that exit here; the head is applied where no policy has asked for it.
+    /// The tokens of candidates that exit here; the head is applied where no policy has asked for
+    /// it.
     fn exiting(
         &mut self,
         index: usize,

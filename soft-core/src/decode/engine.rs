@@ -1,7 +1,9 @@
-//! The state of a decoder and its elementary operations: embed, run blocks, defer states, commit tokens.
+//! The state of a decoder and its elementary operations: embed, run blocks, defer states, commit
+//! tokens.
 //!
-//! Knows nothing of modes: which tokens exit early is decided by a [`Strategy`](super::strategy::Strategy), which the
-//! rounds in `round`, `early_exit` and `verify` ask.
+//! Knows nothing of modes: which tokens exit early is decided by a
+//! [`Strategy`](super::strategy::Strategy), which the rounds in `round`, `early_exit` and `verify`
+//! ask.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -83,7 +85,8 @@ impl<M: DecodeModel> Engine<'_, M> {
         Ok(Some(Packed { hidden, rows }))
     }
 
-    /// Runs packed states through blocks and the cache; `counted` unless they belong to the prompts' pass.
+    /// Runs packed states through blocks and the cache; `counted` unless they belong to the
+    /// prompts' pass.
     pub fn run_blocks(
         &mut self,
         range: Range<usize>,

@@ -1,6 +1,7 @@
 //! Applying a head to packed states, as much of it as is needed.
 //!
-//! Draft heads are restricted to some tokens; their outputs are translated to the whole vocabulary here.
+//! Draft heads are restricted to some tokens; their outputs are translated to the whole vocabulary
+//! here.
 
 use super::engine::Engine;
 use crate::decode::settings::{DecodeError, SettingsError};
@@ -91,7 +92,8 @@ impl<M: DecodeModel> Engine<'_, M> {
         Ok(tokens.into_iter().map(HeadOutput::of_token).collect())
     }
 
-    /// What the sampler samples from after the tokens of `row` before `position`; none when the best token is taken.
+    /// What the sampler samples from after the tokens of `row` before `position`; none when the
+    /// best token is taken.
     pub fn distribution(
         &self,
         row: usize,
@@ -148,7 +150,8 @@ impl HeadOutput {
         }
     }
 
-    /// Probability of the best token: under the sampling distribution, or the head's own when greedy.
+    /// Probability of the best token: under the sampling distribution, or the head's own when
+    /// greedy.
     pub fn confidence(&self, from: Option<&Distribution>, sampling: &Sampling) -> f64 {
         match (from, &self.logits, self.score) {
             (Some(from), _, _) if !sampling.is_greedy() => from.probability(from.best()),

@@ -13,7 +13,8 @@ const WINDOW: f64 = 8.0;
 pub(crate) const OUTLIER: f64 = 3.0;
 
 impl Mean {
-    /// Learns from an observation where `guess` was expected at first; returns what of it was believed.
+    /// Learns from an observation where `guess` was expected at first; returns what of it was
+    /// believed.
     pub fn learn(&mut self, value: f64, guess: f64) -> f64 {
         let value = value.min(OUTLIER * self.near(guess));
         self.weight = (self.weight + 1.0).min(WINDOW);

@@ -1,7 +1,7 @@
 //! States of several rows, one row after the other, and the row of each.
 //!
-//! States on their way through the blocks and states that wait at exits are kept in this form. Within a row,
-//! states are in the order of their positions; nothing is padded.
+//! States on their way through the blocks and states that wait at exits are kept in this form.
+//! Within a row, states are in the order of their positions; nothing is padded.
 
 use crate::model::decode_model::DecodeModel;
 

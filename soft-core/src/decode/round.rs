@@ -1,4 +1,5 @@
-//! One round of decoding: which rows feed a token, where tokens exit, what waits and what continues deeper.
+//! One round of decoding: which rows feed a token, where tokens exit, what waits and what continues
+//! deeper.
 
 use std::time::{Duration, Instant};
 

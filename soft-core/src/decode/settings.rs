@@ -16,9 +16,10 @@ use crate::sampling::sampler::SamplingError;
 pub struct Prompt {
     /// Its tokens, at least one.
     pub tokens: Vec<u32>,
-    /// Seed of this row's sampler. In static and dynamic modes a row's answer depends on its seed and not on the other
-    /// rows of the batch. In sampled speculation the rows are verified together, so the numbers that a row draws
-    /// depend on them; its distribution does not. In automatic mode the answer depends on measured times as well.
+    /// Seed of this row's sampler. In static and dynamic modes a row's answer depends on its seed
+    /// and not on the other rows of the batch. In sampled speculation the rows are verified
+    /// together, so the numbers that a row draws depend on them; its distribution does not. In
+    /// automatic mode the answer depends on measured times as well.
     pub seed: u64,
 }
 
@@ -37,12 +38,14 @@ pub enum Mode {
     Dynamic(DynamicExits),
     /// Drafts at early exits, verified by the full model: the full model's text at lower cost.
     Speculative(Speculation),
-    /// Speculation that chooses draft exit and length from measurements, and plain decoding where drafting does not pay.
+    /// Speculation that chooses draft exit and length from measurements, and plain decoding where
+    /// drafting does not pay.
     Auto(Tuner),
 }
 
-/// Dynamic exits: Sorted LLaMA, section 4.4. The state of a token that exited early waits at its exit and runs through the deeper
-/// blocks together with the next token that does, so that the cache is exact.
+/// Dynamic exits: Sorted LLaMA, section 4.4. The state of a token that exited early waits at its
+/// exit and runs through the deeper blocks together with the next token that does, so that the
+/// cache is exact.
 #[derive(Debug)]
 pub struct DynamicExits {
     /// Where tokens may exit; the last is the full model.
@@ -56,7 +59,8 @@ pub struct DynamicExits {
 pub struct Speculation {
     /// Where drafts may exit; the last exit is the full model.
     pub exits: Exits,
-    /// Where each draft exits. A token that exits nowhere runs to the full depth and verifies those before it.
+    /// Where each draft exits. A token that exits nowhere runs to the full depth and verifies those
+    /// before it.
     pub policy: Box<dyn ExitPolicy>,
     /// How many tokens are drafted.
     pub length: DraftLength,
@@ -87,8 +91,8 @@ pub struct DecodeSettings {
     pub max_new_tokens: usize,
     /// Stop tokens: they end an answer and do not belong to it.
     pub stop_tokens: Vec<u32>,
-    /// Tokens that may be drafted, such as the most frequent ones. Default: all. A restricted head drafts faster; the text stays the
-    /// same, since the full head verifies.
+    /// Tokens that may be drafted, such as the most frequent ones. Default: all. A restricted head
+    /// drafts faster; the text stays the same, since the full head verifies.
     pub draft_tokens: Option<Vec<u32>>,
 }
 

@@ -32,11 +32,13 @@ fn strategy_of(mode: Mode, rows: usize) -> Result<(Exits, Box<dyn Strategy>), Se
 }
 
 impl<'m, M: DecodeModel> Decoder<'m, M> {
-    /// A decoder for these prompts. Draft heads are made here; the prompts are read with the first token requested.
+    /// A decoder for these prompts. Draft heads are made here; the prompts are read with the first
+    /// token requested.
     ///
     /// # Errors
     /// A prompt without tokens or longer than the model's context, exits that the model does not
-    /// have, thresholds or sampler settings outside their range, an empty list of draft tokens; the model's own.
+    /// have, thresholds or sampler settings outside their range, an empty list of draft tokens; the
+    /// model's own.
     pub fn new(
         model: &'m M,
         prompts: &[Prompt],

@@ -1,8 +1,9 @@
 //! What decoding cost and where tokens came from, counted as it goes.
 //!
-//! The counted cost, block and head applications per token, depends on neither machine nor load. The prompts' pass
-//! generates the first token of each row and is counted apart; figures per token are over the tokens generated
-//! after it, including the stop token that ends an answer, which costs as much as any other.
+//! The counted cost, block and head applications per token, depends on neither machine nor load.
+//! The prompts' pass generates the first token of each row and is counted apart; figures per token
+//! are over the tokens generated after it, including the stop token that ends an answer, which
+//! costs as much as any other.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -55,7 +56,8 @@ impl Statistics {
         self.tokens_by_depth.values().sum()
     }
 
-    /// Mean depth of the exits that generated the tokens; of an accepted draft, where it was drafted. NaN without tokens.
+    /// Mean depth of the exits that generated the tokens; of an accepted draft, where it was
+    /// drafted. NaN without tokens.
     pub fn mean_depth(&self) -> f64 {
         let depths = self.tokens_by_depth.iter();
         let sum: u64 = depths.map(|(&depth, &tokens)| depth as u64 * tokens).sum();

@@ -1,7 +1,7 @@
 //! What a decoding mode decides; the engine computes.
 //!
-//! A strategy sees rows, exits, signals and probabilities, never a tensor. The engine calls it at fixed points of a
-//! round; it calls the exit policies of its rows. Knows neither model nor cache.
+//! A strategy sees rows, exits, signals and probabilities, never a tensor. The engine calls it at
+//! fixed points of a round; it calls the exit policies of its rows. Knows neither model nor cache.
 
 mod auto;
 mod dynamic;
@@ -58,8 +58,8 @@ pub(super) trait Strategy: Send + Sync {
         false
     }
 
-    /// Begins a round of `open` rows, after the prompts' pass; `drafting` when a row has drafts. Returns whether tokens may
-    /// exit early in it.
+    /// Begins a round of `open` rows, after the prompts' pass; `drafting` when a row has drafts.
+    /// Returns whether tokens may exit early in it.
     fn begin_round(&mut self, open: usize, drafting: bool) -> bool;
 
     /// Whether tokens may exit at the exit of this index in this round.
@@ -85,8 +85,8 @@ pub(super) trait Strategy: Send + Sync {
 
     /// Whether to verify now instead of drafting these tokens at the exit of this index.
     ///
-    /// Must not depend on the tokens that are sampled: a draft kept for being probable would no longer be distributed
-    /// as verification assumes.
+    /// Must not depend on the tokens that are sampled: a draft kept for being probable would no
+    /// longer be distributed as verification assumes.
     fn verifies_now(&mut self, _index: usize, _proposals: &[Proposal]) -> bool {
         false
     }
@@ -94,7 +94,8 @@ pub(super) trait Strategy: Send + Sync {
     /// A draft of this confidence was verified.
     fn token_verified(&mut self, _confidence: f64, _accepted: bool) {}
 
-    /// The full model generated the next token of `row`; `best` is its best one, `from` what it samples from.
+    /// The full model generated the next token of `row`; `best` is its best one, `from` what it
+    /// samples from.
     fn token_generated(&mut self, _row: usize, _best: u32, _from: Option<&Distribution>) {}
 
     /// The draft of `row` was verified.

@@ -1,10 +1,11 @@
 //! Automatic speculation: which exit drafts, how far, or none at all.
 //!
-//! Measures round by round what a plain step, a drafted token and a verification cost, and how often the full
-//! model agrees with an exit at a given confidence. A token is drafted while the probability of the whole draft pays for
-//! one token more; the exit is the one whose drafts gave the most tokens per second, or none when none
-//! beats plain decoding. An exit is tried as long as its uncertainty leaves it a chance to win (optimism in
-//! the face of uncertainty, Auer et al. 2002). Greedy text and the distribution of sampled text do not depend on any of it.
+//! Measures round by round what a plain step, a drafted token and a verification cost, and how
+//! often the full model agrees with an exit at a given confidence. A token is drafted while the
+//! probability of the whole draft pays for one token more; the exit is the one whose drafts gave
+//! the most tokens per second, or none when none beats plain decoding. An exit is tried as long as
+//! its uncertainty leaves it a chance to win (optimism in the face of uncertainty, Auer et al.
+//! 2002). Greedy text and the distribution of sampled text do not depend on any of it.
 //!
 //! Knows neither model nor tokens.
 
@@ -82,7 +83,8 @@ pub(crate) struct CheckRound {
 const EXTRA_GUESS: f64 = 0.05;
 /// Longest draft of automatic mode.
 pub(crate) const MOST_DRAFTED: usize = 8;
-/// Plain steps before the first draft; the very first is not counted, since it includes one-time work.
+/// Plain steps before the first draft; the very first is not counted, since it includes one-time
+/// work.
 const WARM_UP: u64 = 3;
 /// Cycles after which the cost of a plain step is measured again, and the steps used for it.
 const REMEASURE: u64 = 64;
@@ -122,8 +124,8 @@ impl Tuner {
         &self.exits
     }
 
-    /// For each exit that may draft: depth, and accepted share of its recent drafts (older ones are discounted), none
-    /// before the first verification.
+    /// For each exit that may draft: depth, and accepted share of its recent drafts (older ones are
+    /// discounted), none before the first verification.
     pub fn acceptance(&self) -> Vec<(usize, Option<f64>)> {
         let share = |Share { accepted, checked }| (checked > 0.0).then(|| accepted / checked);
         let arms = self.arms.iter();
@@ -181,8 +183,8 @@ impl Tuner {
         self.arms[exit].calibration.chance(confidence)
     }
 
-    /// Whether to draft one more token of every row at `exit`, when the drafts including it are accepted with this
-    /// probability on average.
+    /// Whether to draft one more token of every row at `exit`, when the drafts including it are
+    /// accepted with this probability on average.
     pub(crate) fn pays(&self, exit: usize, probability: f64) -> bool {
         let (arm, plain) = (&self.arms[exit], self.plain_seconds());
         let cost = arm.draft.near(self.draft_guess(exit)) + arm.extra.near(EXTRA_GUESS * plain);
@@ -204,8 +206,8 @@ impl Tuner {
         self.spent += self.arms[exit].draft.learn(time.as_secs_f64(), guess);
     }
 
-    /// A token drafted at `exit` with this confidence was accepted (1) or not (0), or would have been with this
-    /// probability had it been drafted.
+    /// A token drafted at `exit` with this confidence was accepted (1) or not (0), or would have
+    /// been with this probability had it been drafted.
     pub(crate) fn checked(&mut self, exit: usize, confidence: f64, accepted: f64, drafted: bool) {
         let arm = &mut self.arms[exit];
         arm.calibration.learn(confidence, accepted);
@@ -215,7 +217,8 @@ impl Tuner {
         }
     }
 
-    /// A verification ends a cycle: of the drafts of `exit`, or of none because the first was too improbable.
+    /// A verification ends a cycle: of the drafts of `exit`, or of none because the first was too
+    /// improbable.
     pub(crate) fn check_round(&mut self, exit: usize, check: CheckRound) {
         let plain = self.plain_seconds();
         let seconds = check.time.as_secs_f64().min(OUTLIER * plain);
@@ -273,8 +276,8 @@ mod tests {
     use super::*;
     use crate::random::Random;
 
-    /// A world of fixed costs, where exits are sure of every other token, which is then accepted so often, and half as
-    /// sure of the rest, which never is. Times are in plain steps.
+    /// A world of fixed costs, where exits are sure of every other token, which is then accepted so
+    /// often, and half as sure of the rest, which never is. Times are in plain steps.
     struct World {
         draft: [f64; 2],
         extra: f64,

@@ -1,7 +1,8 @@
 //! At the full depth: the next tokens are generated, and drafts accepted or replaced.
 //!
-//! Greedy drafts are accepted when they equal what the full model generates; sampled ones by rejection, so that the answer
-//! has exactly the distribution of the full model (Leviathan et al., arXiv 2211.17192; Chen et al., arXiv 2302.01318).
+//! Greedy drafts are accepted when they equal what the full model generates; sampled ones by
+//! rejection, so that the answer has exactly the distribution of the full model (Leviathan et al.,
+//! arXiv 2211.17192; Chen et al., arXiv 2302.01318).
 
 use super::decoder::Step;
 use super::engine::Engine;
@@ -24,8 +25,8 @@ struct Continued {
 }
 
 impl<M: DecodeModel> Engine<'_, M> {
-    /// Continues the answers of the rows whose states reached the full depth. Returns how many tokens became certain,
-    /// per row.
+    /// Continues the answers of the rows whose states reached the full depth. Returns how many
+    /// tokens became certain, per row.
     pub(super) fn continue_answers(
         &mut self,
         states: &Packed<M::Hidden>,
@@ -90,7 +91,8 @@ impl<M: DecodeModel> Engine<'_, M> {
         Ok(continued)
     }
 
-    /// Accepts or replaces a draft, given by row and index, by the full model's best token and distribution.
+    /// Accepts or replaces a draft, given by row and index, by the full model's best token and
+    /// distribution.
     fn verify(
         &mut self,
         (row, index): (usize, usize),

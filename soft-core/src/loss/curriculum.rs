@@ -1,14 +1,16 @@
 //! Curricula: which exits count at which step.
 //!
-//! Source: LayerSkip (Elhoushi et al., arXiv 2404.16710, section 4.1.2), whose early exits slow training down and
-//! disturb the full model when all of them count from the first step on. The full depth always counts; what an exit left out
-//! would have counted is shared among the others, so that weights go on summing to 1.
+//! Source: LayerSkip (Elhoushi et al., arXiv 2404.16710, section 4.1.2), whose early exits slow
+//! training down and disturb the full model when all of them count from the first step on. The full
+//! depth always counts; what an exit left out would have counted is shared among the others, so
+//! that weights go on summing to 1.
 
 use crate::exit::ExitError;
 use crate::exit::Exits;
 use crate::loss::sorted::{LossSchedule, MicroBatch};
 
-/// Intermediate exits take turns: at every step each R-th of them, another set than the step before.
+/// Intermediate exits take turns: at every step each R-th of them, another set than the step
+/// before.
 ///
 /// After R steps every exit has counted once. LayerSkip's C_rot,R.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,7 +44,8 @@ impl<L: LossSchedule> LossSchedule for Rotational<L> {
 
 /// Exits join one by one, from the deepest down, until all count after the given number of steps.
 ///
-/// LayerSkip's C_grad joins one layer every T / 2L steps of T in all: all L of them count from the middle of the run on.
+/// LayerSkip's C_grad joins one layer every T / 2L steps of T in all: all L of them count from the
+/// middle of the run on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Gradual<L> {
     weights: L,
@@ -77,8 +80,8 @@ impl<L: LossSchedule> LossSchedule for Gradual<L> {
     }
 }
 
-/// Intermediate exits count more and more, until they count in full after the given number of steps; at the first step
-/// the full depth counts alone.
+/// Intermediate exits count more and more, until they count in full after the given number of
+/// steps; at the first step the full depth counts alone.
 ///
 /// For exits that are not trained yet, whose first gradients are the largest.
 #[derive(Clone, Debug, PartialEq)]
@@ -114,8 +117,8 @@ fn only(weights: Vec<f64>, counts: impl Fn(usize) -> bool) -> Vec<f64> {
     scaled(weights, |index| if counts(index) { 1.0 } else { 0.0 })
 }
 
-/// Weights of which the intermediate exits keep a share, scaled to sum to 1. When all that is left weighs nothing, the full
-/// depth counts alone.
+/// Weights of which the intermediate exits keep a share, scaled to sum to 1. When all that is left
+/// weighs nothing, the full depth counts alone.
 fn scaled(mut weights: Vec<f64>, share: impl Fn(usize) -> f64) -> Vec<f64> {
     let last = weights.len() - 1;
     for (index, weight) in weights[..last].iter_mut().enumerate() {

@@ -1,9 +1,9 @@
 //! Weights of the exits by their depth: the deeper counts more, or less.
 //!
-//! LayerSkip (Elhoushi et al., arXiv 2404.16710, section 4.1.2) lets the exit behind layer l count the sum of 0 to l, since
-//! deeper layers predict more easily; torchtune's `early_exit_loss` has that and the others. Both number layers from
-//! 0; here an exit's depth counts its blocks, so that n is one more, and weights are scaled to sum to 1 over the exits
-//! that are trained.
+//! LayerSkip (Elhoushi et al., arXiv 2404.16710, section 4.1.2) lets the exit behind layer l count
+//! the sum of 0 to l, since deeper layers predict more easily; torchtune's `early_exit_loss` has
+//! that and the others. Both number layers from 0; here an exit's depth counts its blocks, so that
+//! n is one more, and weights are scaled to sum to 1 over the exits that are trained.
 
 use std::fmt;
 use std::str::FromStr;

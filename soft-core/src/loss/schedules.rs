@@ -1,4 +1,5 @@
-//! How much each exit counts in the loss: the choices that make one code path many training methods.
+//! How much each exit counts in the loss: the choices that make one code path many training
+//! methods.
 //!
 //! Plain weights per exit and step; the loss that is computed with them is `sorted.rs`.
 
@@ -78,10 +79,10 @@ impl LossSchedule for ExitWeights {
 
 /// A few exits per micro-batch, each drawn as often as another schedule weighs it.
 ///
-/// The mean over micro-batches is that schedule's loss, at the cost of the exits drawn: a step whose
-/// deepest exit is 6 runs 6 blocks. Exits are drawn by systematic sampling: `draws` equally spaced
-/// points with one random offset, laid along the cumulative weights. An exit of weight at most
-/// 1 / `draws` is therefore drawn at most once, and with equal weights all drawn exits differ.
+/// The mean over micro-batches is that schedule's loss, at the cost of the exits drawn: a step
+/// whose deepest exit is 6 runs 6 blocks. Exits are drawn by systematic sampling: `draws` equally
+/// spaced points with one random offset, laid along the cumulative weights. An exit of weight at
+/// most 1 / `draws` is therefore drawn at most once, and with equal weights all drawn exits differ.
 ///
 /// Source: Valipour et al., *SortedNet* (arXiv 2309.00255), which samples one sub-model at a time;
 /// Madow, *On the theory of systematic sampling, II*, 1949.
@@ -93,8 +94,8 @@ pub struct SampledExits<L> {
 }
 
 impl<L: LossSchedule> SampledExits<L> {
-    /// `draws` exits per micro-batch out of those that `weights` weighs. What is drawn depends on `seed`
-    /// and the micro-batch alone, so a resumed run goes on as it would have.
+    /// `draws` exits per micro-batch out of those that `weights` weighs. What is drawn depends on
+    /// `seed` and the micro-batch alone, so a resumed run goes on as it would have.
     ///
     /// # Errors
     /// When nothing is to be drawn.

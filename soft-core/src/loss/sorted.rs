@@ -23,11 +23,11 @@ impl MicroBatch {
     }
 }
 
-/// How much each exit counts in the loss, a pure function of exits and place in the run, so that a resumed run goes on
-/// as it would have.
+/// How much each exit counts in the loss, a pure function of exits and place in the run, so that a
+/// resumed run goes on as it would have.
 pub trait LossSchedule {
-    /// One weight per exit, none negative, summing to 1. An exit of weight 0 is left out: its head is
-    /// not applied and blocks beyond the last exit that counts are not run.
+    /// One weight per exit, none negative, summing to 1. An exit of weight 0 is left out: its head
+    /// is not applied and blocks beyond the last exit that counts are not run.
     fn weights(&self, exits: &Exits, at: MicroBatch) -> Vec<f64>;
 }
 

@@ -1,8 +1,8 @@
 //! A key-value cache: a backend's storage, and how far it is filled.
 //!
-//! The storage is the backend's, in whatever form it keeps keys and values; the bookkeeping is done here, once for all
-//! backends. Truncating changes the lengths only: slots beyond a row's length hold stale values, which the
-//! next positions overwrite.
+//! The storage is the backend's, in whatever form it keeps keys and values; the bookkeeping is done
+//! here, once for all backends. Truncating changes the lengths only: slots beyond a row's length
+//! hold stale values, which the next positions overwrite.
 
 use std::ops::Range;
 
@@ -37,9 +37,9 @@ impl<Store> KvCache<Store> {
         self.lengths.truncate(row, positions);
     }
 
-    /// Makes room in the blocks of `range` for `states` packed states, `query_lens` of each row; returns the position at
-    /// which each row continues, and the storage to write to. What the storage holds of a row at or beyond that
-    /// position is stale.
+    /// Makes room in the blocks of `range` for `states` packed states, `query_lens` of each row;
+    /// returns the position at which each row continues, and the storage to write to. What the
+    /// storage holds of a row at or beyond that position is stale.
     ///
     /// # Errors
     /// What does not fit; nothing has changed then.

@@ -1,7 +1,8 @@
-//! How far a key-value cache is filled: the bookkeeping that is the same wherever keys and values lie.
+//! How far a key-value cache is filled: the bookkeeping that is the same wherever keys and values
+//! lie.
 //!
-//! A backend keeps one beside its tensors and asks it, before a pass, where each row goes on; what a pass must not do is refused
-//! here, once for all backends. Knows no tensors.
+//! A backend keeps one beside its tensors and asks it, before a pass, where each row goes on; what
+//! a pass must not do is refused here, once for all backends. Knows no tensors.
 
 use std::ops::Range;
 
@@ -74,8 +75,8 @@ impl CacheLengths {
         }
     }
 
-    /// The position at which each row goes on in the blocks of `range`, if these are filled alike, and `counts` new positions of
-    /// each row make up the `states` that come and fit.
+    /// The position at which each row goes on in the blocks of `range`, if these are filled alike,
+    /// and `counts` new positions of each row make up the `states` that come and fit.
     ///
     /// # Errors
     /// What does not fit; nothing has changed then.
@@ -129,7 +130,8 @@ impl CacheLengths {
         Ok(())
     }
 
-    /// Notes that the blocks of `range`, which must be blocks of the cache, hold so many more positions of each row.
+    /// Notes that the blocks of `range`, which must be blocks of the cache, hold so many more
+    /// positions of each row.
     pub fn advance(&mut self, range: Range<usize>, counts: &[usize]) {
         for filled in &mut self.filled[range] {
             for (filled, count) in filled.iter_mut().zip(counts) {

@@ -1,8 +1,8 @@
 //! What decoding needs from a nested model, beyond its blocks.
 //!
 //! States come packed, `[1, n, d_model]`: rows of different lengths one after the other, without
-//! padding. Scores are computed where the tensors are and read back once per call; whole rows of logits
-//! are read back only when a sampler needs them.
+//! padding. Scores are computed where the tensors are and read back once per call; whole rows of
+//! logits are read back only when a sampler needs them.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,8 +12,8 @@ use crate::model::nested::NestedModel;
 
 /// What decoding adds to a nested model.
 ///
-/// Eight methods are required. Override [`best_tokens`](Self::best_tokens) and [`scores`](Self::scores) when the
-/// backend can compute them without reading all logits back.
+/// Eight methods are required. Override [`best_tokens`](Self::best_tokens) and
+/// [`scores`](Self::scores) when the backend can compute them without reading all logits back.
 pub trait DecodeModel: NestedModel {
     /// A head restricted to some tokens.
     type DraftHead;
@@ -49,7 +49,8 @@ pub trait DecodeModel: NestedModel {
         Ok(KvCache::new(store, self.depth(), rows, capacity))
     }
 
-    /// Packed states at these indices of all `parts` one after the other, in this order; at least one part and one index.
+    /// Packed states at these indices of all `parts` one after the other, in this order; at least
+    /// one part and one index.
     ///
     /// # Errors
     /// Backend-specific.
@@ -87,19 +88,20 @@ pub trait DecodeModel: NestedModel {
         heads.collect()
     }
 
-    /// The logits of every packed state, one for each token of the head: [`vocab`](Self::vocab) of a full head, as many as it
-    /// was made of for a draft head.
+    /// The logits of every packed state, one for each token of the head: [`vocab`](Self::vocab) of
+    /// a full head, as many as it was made of for a draft head.
     ///
     /// # Errors
-    /// As [`NestedModel::logits`]; when a row has no highest logit because one is NaN or infinite, as damaged weights
-    /// give.
+    /// As [`NestedModel::logits`]; when a row has no highest logit because one is NaN or infinite,
+    /// as damaged weights give.
     fn logit_rows(
         &self,
         hidden: &Self::Hidden,
         head: Head<Self::DraftHead>,
     ) -> Result<Vec<Vec<f32>>, Self::Error>;
 
-    /// For every packed state the index of the highest logit, the lowest index of several. For a full head the index is the token.
+    /// For every packed state the index of the highest logit, the lowest index of several. For a
+    /// full head the index is the token.
     ///
     /// # Errors
     /// As [`logit_rows`](Self::logit_rows).
@@ -112,7 +114,8 @@ pub trait DecodeModel: NestedModel {
         Ok(scores.iter().map(|score| score.token).collect())
     }
 
-    /// For every packed state how confident the head is; [`Score::token`] is an index as in [`best_tokens`](Self::best_tokens).
+    /// For every packed state how confident the head is; [`Score::token`] is an index as in
+    /// [`best_tokens`](Self::best_tokens).
     ///
     /// # Errors
     /// As [`logit_rows`](Self::logit_rows).
@@ -167,7 +170,8 @@ pub struct Score {
 }
 
 impl Score {
-    /// The score of one row of logits, at least one of them finite and none NaN; -∞ stands for a token that cannot come.
+    /// The score of one row of logits, at least one of them finite and none NaN; -∞ stands for a
+    /// token that cannot come.
     pub fn of_logits(logits: &[f32]) -> Self {
         let (mut token, mut highest, mut second) = (0, f32::NEG_INFINITY, f32::NEG_INFINITY);
         for (index, &logit) in logits.iter().enumerate() {

@@ -39,9 +39,10 @@ pub trait NestedModel {
     /// Runs the blocks in `range`, causally.
     ///
     /// Without a past, `hidden` is `[batch, seq, d_model]` and its first position is position 0.
-    /// With one, `hidden` is packed, `[1, n, d_model]`: the new states of all rows one row after the
-    /// other, as many of each as [`Past::query_lens`] says. Row r continues after the positions that the cache
-    /// already holds for r in these blocks, and the new keys and values are appended.
+    /// With one, `hidden` is packed, `[1, n, d_model]`: the new states of all rows one row after
+    /// the other, as many of each as [`Past::query_lens`] says. Row r continues after the positions
+    /// that the cache already holds for r in these blocks, and the new keys and values are
+    /// appended.
     ///
     /// # Errors
     /// When `range` leaves the model, the cache is full, or counts and states do not match.
@@ -100,7 +101,8 @@ pub struct Past<'a, Store> {
 
 /// What the sorted loss asks of a nested model, of whatever kind.
 pub trait TrainModel: NestedModel {
-    /// What is to be predicted: for a language model, the positions to learn from and their next tokens.
+    /// What is to be predicted: for a language model, the positions to learn from and their next
+    /// tokens.
     type Targets;
     /// A differentiable scalar.
     type Loss: Clone;
@@ -132,7 +134,8 @@ pub trait BatchModel: TrainModel {
     /// When a token is outside the vocabulary.
     fn prepare(&self, batch: &Batch) -> Result<(Self::Tokens, Self::Targets), Self::Error>;
 
-    /// Loss and right prediction of every target as plain numbers, in the order of the batch's targets; nothing to differentiate.
+    /// Loss and right prediction of every target as plain numbers, in the order of the batch's
+    /// targets; nothing to differentiate.
     ///
     /// # Errors
     /// As [`NestedModel::logits`].

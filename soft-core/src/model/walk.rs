@@ -1,7 +1,7 @@
 //! The walk over the exits: one pass through the blocks, with a stop at each exit that is used.
 //!
-//! Training, validation and the memory-flat objective of soft-burn all run their blocks through this
-//! one function. Knows neither model nor loss.
+//! Training, validation and the memory-flat objective of soft-burn all run their blocks through
+//! this one function. Knows neither model nor loss.
 
 use std::ops::Range;
 
@@ -17,8 +17,8 @@ pub struct Stop {
 }
 
 impl Exits {
-    /// Runs the blocks once, from `hidden` on, and visits the states at every exit for whose index `used` holds,
-    /// shallowest first. Blocks beyond the last of these are not run.
+    /// Runs the blocks once, from `hidden` on, and visits the states at every exit for whose index
+    /// `used` holds, shallowest first. Blocks beyond the last of these are not run.
     ///
     /// # Errors
     /// The first error of `blocks` or `visit`.

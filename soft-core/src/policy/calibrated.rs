@@ -5,10 +5,12 @@ use serde::{Deserialize, Serialize};
 use crate::exit::Exits;
 use crate::policy::rule::ExitRule;
 
-/// A rule by which at most a stated share of tokens differs from the full model's, and what that statement rests on.
+/// A rule by which at most a stated share of tokens differs from the full model's, and what that
+/// statement rests on.
 ///
-/// The promise is for text like that it was calibrated on: with probability [`confidence`](Self::confidence) over the choice of those texts,
-/// the share of all tokens that leave with another token than the full model names on the same text is at most
+/// The promise is for text like that it was calibrated on: with probability
+/// [`confidence`](Self::confidence) over the choice of those texts, the share of all tokens that
+/// leave with another token than the full model names on the same text is at most
 /// [`disagreement`](Self::disagreement).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

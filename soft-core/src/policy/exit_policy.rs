@@ -1,12 +1,12 @@
 //! Exit policies: whether a token may leave at an exit.
 //!
 //! A policy is asked at every exit on the way and answers from what it has seen: leave, stay, or
-//! first show me more. What it does not ask for is not computed, so that a policy that looks at hidden
-//! states only never touches the head. Knows no model.
+//! first show me more. What it does not ask for is not computed, so that a policy that looks at
+//! hidden states only never touches the head. Knows no model.
 //!
-//! Sources: maximum probability, Sorted LLaMA section 4.4; top-two margin and hidden-state saturation, CALM
-//! (Schuster et al., arXiv 2207.07061); entropy, BranchyNet (Teerapittayanon et al., arXiv 1709.01686); patience, PABEE
-//! (Zhou et al., arXiv 2006.04152).
+//! Sources: maximum probability, Sorted LLaMA section 4.4; top-two margin and hidden-state
+//! saturation, CALM (Schuster et al., arXiv 2207.07061); entropy, BranchyNet (Teerapittayanon et
+//! al., arXiv 1709.01686); patience, PABEE (Zhou et al., arXiv 2006.04152).
 
 use crate::exit::{Exit, Exits};
 use crate::model::decode_model::Score;
@@ -46,7 +46,8 @@ pub enum ExitDecision {
 ///
 /// The final layer is not an early exit: tokens that reach it use the full model.
 pub trait ExitPolicy: ForRow + Send + Sync {
-    /// Decides about the current token at `exit`. Called again after [`ExitDecision::Ask`], with that signal.
+    /// Decides about the current token at `exit`. Called again after [`ExitDecision::Ask`], with
+    /// that signal.
     fn decide(&mut self, exit: Exit, signals: &ExitSignals) -> ExitDecision;
 
     /// A new token starts: forget the one before.
@@ -285,7 +286,8 @@ impl ExitPolicy for Either {
 mod tests {
     use super::*;
 
-    /// The exit at which a policy leaves that is shown `tokens`, one an exit, and only what it asks for.
+    /// The exit at which a policy leaves that is shown `tokens`, one an exit, and only what it asks
+    /// for.
     fn leaves_at(policy: &mut dyn ExitPolicy, tokens: &[u32]) -> Option<usize> {
         policy.next_token();
         let shown = |&token: &u32| Score {

@@ -1,7 +1,7 @@
 //! Exit policies that can be written down, for files and command lines.
 //!
-//! A rule is a criterion with its thresholds: `confidence=12:0.95,20:0.9`, `patience=2`. Knows the policies and how each looks at
-//! a token; what good thresholds are is found by calibration.
+//! A rule is a criterion with its thresholds: `confidence=12:0.95,20:0.9`, `patience=2`. Knows the
+//! policies and how each looks at a token; what good thresholds are is found by calibration.
 
 use std::fmt;
 use std::str::FromStr;
@@ -51,7 +51,8 @@ impl Criterion {
         }
     }
 
-    /// The number that is compared with a threshold; none for what was not looked at, and for patience, which looks at several exits.
+    /// The number that is compared with a threshold; none for what was not looked at, and for
+    /// patience, which looks at several exits.
     pub fn of(self, signals: &ExitSignals) -> Option<f64> {
         let score = signals.score.as_ref();
         match self {
@@ -137,8 +138,8 @@ impl ExitRule {
         }
     }
 
-    /// Refuses thresholds that what the rule looks at never reaches: beyond 1 for probabilities and cosines. Policies take them, and
-    /// leave nowhere or everywhere; written down they are a slip.
+    /// Refuses thresholds that what the rule looks at never reaches: beyond 1 for probabilities and
+    /// cosines. Policies take them, and leave nowhere or everywhere; written down they are a slip.
     ///
     /// # Errors
     /// [`PolicyError::Unreachable`].

@@ -74,8 +74,8 @@ impl Distribution {
         self.0[self.0.len() - 1].0
     }
 
-    /// How much of the two distributions is the same: the sum of the smaller probabilities, which is the chance
-    /// that a token drafted from one is accepted by the other.
+    /// How much of the two distributions is the same: the sum of the smaller probabilities, which
+    /// is the chance that a token drafted from one is accepted by the other.
     pub fn overlap(&self, other: &Self) -> f64 {
         let mut others = other.iter().peekable();
         let smaller = self.iter().map(|(token, probability)| {

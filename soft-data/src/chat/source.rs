@@ -45,7 +45,8 @@ pub(super) fn longest_raw(source: &str) -> usize {
     lengths.max().unwrap_or(0)
 }
 
-/// The tokens of a template. One that is not Jinja has none, and is left for the compiler to refuse.
+/// The tokens of a template. One that is not Jinja has none, and is left for the compiler to
+/// refuse.
 fn tokens(source: &str) -> Vec<(Token<'_>, Span)> {
     let tokens = tokenize(source, false, Default::default(), WHITESPACE);
     tokens.collect::<Result<_, _>>().unwrap_or_default()

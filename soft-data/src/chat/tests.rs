@@ -104,8 +104,8 @@ fn text_and_tokens_are_those_of_transformers() {
     assert!(refused > 0 && masks > 0, "the golden file lacks cases");
 }
 
-/// The row of a conversation is what transformers gives, up to the end of the last answer, and what it says the
-/// assistant generates is learnt.
+/// The row of a conversation is what transformers gives, up to the end of the last answer, and what
+/// it says the assistant generates is learnt.
 fn assert_masked(
     tokenizer: &Tokenizer,
     conversation: &Conversation,

@@ -142,7 +142,8 @@ impl<'a> Answer<'a> {
     }
 }
 
-/// A rendered text as tokens up to the end of an answer, its prompt exactly as the model is prompted.
+/// A rendered text as tokens up to the end of an answer, its prompt exactly as the model is
+/// prompted.
 struct EncodedText {
     text: Arc<str>,
     rendered: Rendered,

@@ -31,7 +31,8 @@ pub(crate) fn check_character_maps(text: &str) -> tokenizers::Result<()> {
 /// Bases of an adapter that are adapters themselves; more can only be a circle.
 pub(crate) const MOST_BASES: usize = 8;
 
-/// The folder that holds the tokenizer: `folder`, or that of the base model where it holds an adapter only.
+/// The folder that holds the tokenizer: `folder`, or that of the base model where it holds an
+/// adapter only.
 pub(crate) fn folder_with_tokenizer(folder: &Path) -> Result<PathBuf, DataError> {
     let mut base = folder.to_owned();
     for _ in 0..MOST_BASES {

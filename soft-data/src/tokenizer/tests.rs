@@ -84,7 +84,8 @@ fn tokens_are_those_of_transformers() {
         for (text, tokens) in texts.iter().zip(variant["tokens"].as_array().unwrap()) {
             let text = text.as_str().unwrap();
             let mut wanted: Vec<u32> = serde_json::from_value(tokens.clone()).unwrap();
-            // Differs from transformers: a text that begins with the begin-of-text token gets no second.
+            // Differs from transformers: a text that begins with the begin-of-text token gets no
+            // second.
             if wanted.len() > 1 && tokenizer.bos() == Some(wanted[1]) {
                 wanted.remove(0);
             }

@@ -86,7 +86,8 @@ fn the_test_has_the_level_it_claims_and_some_power() {
 
 #[test]
 fn rare_long_texts_do_not_break_the_level() {
-    // One text in 200 is 200 tokens long and half wrong, the others have 5 right tokens: of all tokens 8.4 % disagree, and 8 % are promised.
+    // One text in 200 is 200 tokens long and half wrong, the others have 5 right tokens: of all
+    // tokens 8.4 % disagree, and 8 % are promised.
     let mut rng = Random::new(8);
     let mut passes = |bound: fn(&[usize]) -> usize| {
         let trials = (0..1000).filter(|_| {

@@ -1,4 +1,5 @@
-//! A report as one HTML file that needs no other: figures and styles are in it, and it runs no script.
+//! A report as one HTML file that needs no other: figures and styles are in it, and it runs no
+//! script.
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 

@@ -59,7 +59,8 @@ fn escaped(text: &str) -> String {
     escaped
 }
 
-/// Names and figures: text too, but for brackets that make no link, as those of intervals, and underscores within words.
+/// Names and figures: text too, but for brackets that make no link, as those of intervals, and
+/// underscores within words.
 fn inline(text: &str) -> String {
     let markup = match text.contains("](") || text.contains("][") {
         true => "<>&*`|\\[]",

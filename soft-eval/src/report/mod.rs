@@ -1,7 +1,8 @@
-//! Evaluations as a report: one HTML file, the same as Markdown and JSON, and every figure as SVG and PNG.
+//! Evaluations as a report: one HTML file, the same as Markdown and JSON, and every figure as SVG
+//! and PNG.
 //!
-//! `results` has what goes in, `sections` says which table and figure shows what, `document` is the report without a format, `html` and `markdown`
-//! write it.
+//! `results` has what goes in, `sections` says which table and figure shows what, `document` is the
+//! report without a format, `html` and `markdown` write it.
 
 mod document;
 pub mod figures;
@@ -20,7 +21,8 @@ use serde_json::Value;
 use crate::EvalError;
 use crate::results::{Evaluation, write_whole};
 
-/// A text without control characters, which no format of the report may hold: XML forbids them, terminals obey them.
+/// A text without control characters, which no format of the report may hold: XML forbids them,
+/// terminals obey them.
 fn plain(text: &str) -> String {
     let kept = |c: &char| !c.is_control() || *c == '\n' || *c == '\t';
     text.chars().filter(kept).collect()
@@ -49,7 +51,8 @@ fn plain_texts(evaluations: &[Evaluation]) -> Result<Vec<Evaluation>, EvalError>
     })
 }
 
-/// Writes `index.html`, `report.md`, `report.json` and `figures/` into `folder`, which is made if it is not there; files of these names are replaced.
+/// Writes `index.html`, `report.md`, `report.json` and `figures/` into `folder`, which is made if
+/// it is not there; files of these names are replaced.
 ///
 /// # Errors
 /// I/O errors; a figure that cannot be drawn.

@@ -20,7 +20,8 @@ pub fn dash(line: usize) -> (u32, u32) {
     [(1, 0), (8, 4), (2, 3), (12, 3)][line % 4]
 }
 
-/// The colour of a value from 0, dark, to 1, bright: viridis, which keeps its order in black and white.
+/// The colour of a value from 0, dark, to 1, bright: viridis, which keeps its order in black and
+/// white.
 pub fn ordered(share: f64) -> RGBColor {
     ViridisRGB.get_color(share.clamp(0.0, 1.0))
 }

@@ -1,6 +1,7 @@
 //! What evaluations found, as files: each says what it is, and how to get it again.
 //!
-//! Programs write one file per evaluation; a report is made of a folder of them. Knows figures and names, no models.
+//! Programs write one file per evaluation; a report is made of a folder of them. Knows figures and
+//! names, no models.
 
 mod tables;
 

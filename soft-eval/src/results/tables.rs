@@ -87,7 +87,8 @@ impl ExitRow {
 }
 
 impl DifferenceRow {
-    /// Ours less theirs, over the same rows; none when there is nothing to compare, or when there are not as many rows and tokens of both.
+    /// Ours less theirs, over the same rows; none when there is nothing to compare, or when there
+    /// are not as many rows and tokens of both.
     pub fn of(exit: Exit, ours: &[ScoreSum], theirs: &[ScoreSum]) -> Option<Self> {
         let tokens = |rows: &[ScoreSum]| rows.iter().map(|row| row.targets).collect::<Vec<_>>();
         if tokens(ours) != tokens(theirs) {
@@ -155,7 +156,8 @@ pub struct AnswerDifference {
 }
 
 impl AnswerDifference {
-    /// Over the same questions in the same order; none without questions, or when there are not as many of both.
+    /// Over the same questions in the same order; none without questions, or when there are not as
+    /// many of both.
     pub fn of(ours: &[AnswerScore], theirs: &[AnswerScore]) -> Option<Self> {
         let difference = |of: fn(&AnswerScore) -> f64| {
             let values = |scores: &[AnswerScore]| scores.iter().map(of).collect::<Vec<_>>();

@@ -1,7 +1,9 @@
-//! Finds exit thresholds that keep a promise: with 95 % confidence at most so many tokens differ from the full model's. Writes them into the folder's
-//! `soft.json`, where `generate --mode dynamic` finds them.
+//! Finds exit thresholds that keep a promise: with 95 % confidence at most so many tokens differ
+//! from the full model's. Writes them into the folder's `soft.json`, where
+//! `generate --mode dynamic` finds them.
 //!
-//! Every criterion is calibrated on one part of the texts (learn then test: soft-eval's `calibration`) and tried on another that took no part.
+//! Every criterion is calibrated on one part of the texts (learn then test: soft-eval's
+//! `calibration`) and tried on another that took no part.
 
 use anyhow::{Result, ensure};
 use clap::Args as ClapArgs;
@@ -41,7 +43,8 @@ pub struct Args {
     /// Share of the texts that take no part and on which rules are tried in the end
     #[arg(long, default_value_t = 0.25)]
     check: f64,
-    /// Also calibrate on so many random splits of the texts, and count in how many the texts that took no part keep the promise
+    /// Also calibrate on so many random splits of the texts, and count in how many the texts that
+    /// took no part keep the promise
     #[arg(long, default_value_t = 0)]
     splits: u64,
     /// Seed of the splits

@@ -1,7 +1,7 @@
 //! `soft chat`: a conversation in the terminal.
 //!
-//! Every turn renders the whole conversation with the model's chat template, as in training, and decodes it from an empty
-//! cache.
+//! Every turn renders the whole conversation with the model's chat template, as in training, and
+//! decodes it from an empty cache.
 
 use std::io::{BufRead, IsTerminal};
 use std::path::PathBuf;

@@ -1,5 +1,7 @@
-//! Compares two checkpoints the way Sorted LLaMA does: losses and answers of every exit in pairs (the full-depth tax among them), KL divergence and
-//! cosine similarity of every exit with either full model by output position (section 5), responses to instructions judged in both orders (section 4).
+//! Compares two checkpoints the way Sorted LLaMA does: losses and answers of every exit in pairs
+//! (the full-depth tax among them), KL divergence and cosine similarity of every exit with either
+//! full model by output position (section 5), responses to instructions judged in both orders
+//! (section 4).
 
 mod args;
 mod judging;

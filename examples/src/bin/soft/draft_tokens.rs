@@ -1,5 +1,5 @@
-//! Counts which tokens answers are made of and stores the most frequent ones with a model: its drafts
-//! are then made with a head of those tokens only, which costs a fraction of the full one.
+//! Counts which tokens answers are made of and stores the most frequent ones with a model: its
+//! drafts are then made with a head of those tokens only, which costs a fraction of the full one.
 
 use std::collections::HashSet;
 use std::path::PathBuf;

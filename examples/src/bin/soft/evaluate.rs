@@ -38,7 +38,8 @@ pub struct Args {
     /// Exits that answer questions (triviaqa) [default: all scored]
     #[arg(long)]
     answer_exits: Option<Exits>,
-    /// Further ways of decoding that answer questions, as for `soft generate`: dynamic, speculative=12, ...; may be given several times
+    /// Further ways of decoding that answer questions, as for `soft generate`: dynamic,
+    /// speculative=12, ...; may be given several times
     #[arg(long)]
     mode: Vec<String>,
     /// Losses and accuracy only: no questions are answered
@@ -235,7 +236,7 @@ fn print_answers(args: &Args, records: &[Record], answered: &[Answered]) {
             share(&row.f1),
         ]
     };
-    let headings = ["decoding", "EM", "EM normalised", "F1"];
+    let headings = ["decoding", "EM", "EM normalized", "F1"];
     outln!("\n{}", table(&headings, answered.iter().map(line)));
     outln!("{} questions; in %, with 95 % intervals", records.len());
     for (index, record) in records.iter().take(args.show).enumerate() {

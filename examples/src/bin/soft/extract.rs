@@ -1,7 +1,9 @@
-//! Writes the first n blocks of a model as an ordinary Hugging Face folder, which transformers, candle and llama.cpp load.
+//! Writes the first n blocks of a model as an ordinary Hugging Face folder, which transformers,
+//! candle and llama.cpp load.
 //!
-//! Of a model trained by SoFT that is the sub-model itself, ready to serve. Of any other it is the start of the paper's baseline
-//! "Extracted Fine-Tuning": fine-tune the folder with `finetune --method sft`.
+//! Of a model trained by SoFT that is the sub-model itself, ready to serve. Of any other it is the
+//! start of the paper's baseline "Extracted Fine-Tuning": fine-tune the folder with
+//! `finetune --method sft`.
 
 use std::path::PathBuf;
 

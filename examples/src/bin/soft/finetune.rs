@@ -33,7 +33,8 @@ use soft_examples::tokens::{say_of_default_template, warn_of_control_text};
 use soft_examples::{outln, statusln};
 
 pub fn run(mut args: Args) -> Result<()> {
-    // Everything that can be known is checked before anything is read, and all that is cheap before the weights are.
+    // Everything that can be known is checked before anything is read, and all that is cheap before
+    // the weights are.
     ensure!(
         args.resume || !args.out.exists(),
         "{} is there already: name a new folder, or add --resume to continue it",
@@ -154,7 +155,8 @@ fn load_rows(args: &Args, config: &LlamaConfig) -> Result<Rows> {
     })
 }
 
-/// What a model that is trained on conversations needs to be asked in their form; says what that is.
+/// What a model that is trained on conversations needs to be asked in their form; says what that
+/// is.
 fn files_for_chats(
     folder: &Path,
     tokenizer: &Tokenizer,
@@ -228,7 +230,8 @@ fn content_of(path: &Path) -> Result<String> {
     Ok(format!("{bytes} bytes, CRC-32C {crc32c}"))
 }
 
-/// Stands for the tokens that a run learns from: another tokenizer, template or split gives another.
+/// Stands for the tokens that a run learns from: another tokenizer, template or split gives
+/// another.
 fn fingerprint_of_examples(examples: &[Example]) -> String {
     let numbers = examples.iter().flat_map(|example| {
         let marked = example.tokens().iter().zip(example.supervised());

@@ -1,5 +1,6 @@
-//! Generates text at any depth of a model: one exit, exits token by token, self-speculation, or what is
-//! fastest here. Streams the text, optionally coloured by the depth that named each token, and says what it cost.
+//! Generates text at any depth of a model: one exit, exits token by token, self-speculation, or
+//! what is fastest here. Streams the text, optionally coloured by the depth that named each token,
+//! and says what it cost.
 
 use std::path::PathBuf;
 

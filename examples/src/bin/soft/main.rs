@@ -26,7 +26,8 @@ use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
 use soft_examples::{outln, recipe, terminal};
 
-/// Fine-tune a LLaMA once so that several of its depths are usable models, then evaluate and decode it at any depth.
+/// Fine-tune a LLaMA once so that several of its depths are usable models, then evaluate and decode
+/// it at any depth.
 #[derive(Parser, Debug)]
 #[command(version, after_help = PIPELINE, subcommand_required = true, arg_required_else_help = true)]
 struct Soft {

@@ -86,7 +86,8 @@ impl Answer<'_> {
         passed.text
     }
 
-    /// `tokens` are all that were generated, those of a stop string included; `text` ends before it.
+    /// `tokens` are all that were generated, those of a stop string included; `text` ends before
+    /// it.
     fn json(&self, prompt: &Prompt, finish: Option<Finish>) -> serde_json::Value {
         let finish = match finish {
             _ if self.stopped => Some("StopString".to_owned()),
@@ -124,7 +125,8 @@ impl<'a> Printer<'a> {
                 decoder.stop(step.row);
             }
             let text = for_terminal(&text);
-            // An answer that is shown without its prompt does not start with the space between them.
+            // An answer that is shown without its prompt does not start with the space between
+            // them.
             let text = if begun[step.row] {
                 &text
             } else {
@@ -165,8 +167,9 @@ impl<'a> Printer<'a> {
         })
     }
 
-    /// From blue to red through the color cube of 256-color terminals. Text that had to wait, for the rest of a character
-    /// or a possible stop string, has the color of the token that completed it.
+    /// From blue to red through the color cube of 256-color terminals. Text that had to wait, for
+    /// the rest of a character or a possible stop string, has the color of the token that completed
+    /// it.
     fn paint(&self, text: &str, depth: usize) -> String {
         let Some(full) = self.colors.filter(|_| !text.is_empty()) else {
             return text.to_owned();

@@ -1,6 +1,8 @@
-//! Makes a report of a folder of evaluations: one HTML file, the same as Markdown and JSON, every figure as SVG and PNG.
+//! Makes a report of a folder of evaluations: one HTML file, the same as Markdown and JSON, every
+//! figure as SVG and PNG.
 //!
-//! The evaluations are what `soft evaluate`, `soft compare`, `soft calibrate` and `soft sweep` write with `--json`.
+//! The evaluations are what `soft evaluate`, `soft compare`, `soft calibrate` and `soft sweep`
+//! write with `--json`.
 
 use std::path::PathBuf;
 
@@ -15,7 +17,8 @@ pub struct Args {
     /// Folder with the files that evaluations wrote
     #[arg(long)]
     results: PathBuf,
-    /// Folder to write index.html, report.md, report.json and figures/ into; those that are there are replaced
+    /// Folder to write index.html, report.md, report.json and figures/ into; those that are there
+    /// are replaced
     #[arg(long)]
     out: PathBuf,
     /// Title

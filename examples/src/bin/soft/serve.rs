@@ -1,6 +1,8 @@
-//! Lets other machines compute on this one: a Burn compute server, for `finetune --device ws://host:port`.
+//! Lets other machines compute on this one: a Burn compute server, for
+//! `finetune --device ws://host:port`.
 //!
-//! WebSocket is unencrypted and the server opens a session for whoever asks: for networks whose members you trust.
+//! WebSocket is unencrypted and the server opens a session for whoever asks: for networks whose
+//! members you trust.
 
 use std::net::TcpListener;
 

@@ -1,5 +1,6 @@
-//! Which way of decoding is worth it on this model, these prompts and this machine? Draft depths and lengths, exit criteria and thresholds, measured
-//! side by side; the frontier of speed against agreement with the full model, and a recommendation.
+//! Which way of decoding is worth it on this model, these prompts and this machine? Draft depths
+//! and lengths, exit criteria and thresholds, measured side by side; the frontier of speed against
+//! agreement with the full model, and a recommendation.
 
 use anyhow::{Context, Result, ensure};
 use clap::Args as ClapArgs;
@@ -40,14 +41,15 @@ pub struct Args {
     /// Criteria of dynamic exits; "" for none
     #[arg(long, default_value = "confidence")]
     criteria: String,
-    /// Thresholds of each criterion, the same at all exits; for patience, numbers of exits. [default: 0.7,0.9,0.97; entropy 1,0.3,0.1; saturation
-    /// 0.9,0.95,0.98; patience 2,3]
+    /// Thresholds of each criterion, the same at all exits; for patience, numbers of exits.
+    /// [default: 0.7,0.9,0.97; entropy 1,0.3,0.1; saturation 0.9,0.95,0.98; patience 2,3]
     #[arg(long, value_delimiter = ',')]
     thresholds: Vec<f64>,
     /// Further modes, as for `soft generate`; may be given several times
     #[arg(long)]
     mode: Vec<String>,
-    /// The recommended mode shares at least this much of its tokens with the full model, with 95 % confidence
+    /// The recommended mode shares at least this much of its tokens with the full model, with 95 %
+    /// confidence
     #[arg(long, default_value_t = 0.95)]
     least_agreement: f64,
     /// Most tokens of an answer
@@ -106,7 +108,8 @@ pub fn run(args: Args) -> Result<()> {
 type Modes = Vec<(String, DecodingArgs)>;
 
 impl Args {
-    /// Plain decoding, then everything to compare with it; each is checked before anything is measured.
+    /// Plain decoding, then everything to compare with it; each is checked before anything is
+    /// measured.
     fn modes(&self, subject: &EvalModel) -> Result<Modes> {
         let exits = subject.trained.exits(self.exits.as_ref())?;
         subject.check_answers(&exits)?;

@@ -1,5 +1,5 @@
-//! One safetensors file, checked whole before a tensor is taken from it: header length, JSON, offsets, and that they cover the file to its
-//! last byte. Source: the safetensors format.
+//! One safetensors file, checked whole before a tensor is taken from it: header length, JSON,
+//! offsets, and that they cover the file to its last byte. Source: the safetensors format.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};

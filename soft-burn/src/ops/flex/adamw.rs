@@ -1,9 +1,9 @@
 //! One step of AdamW in one pass over a parameter, in place.
 //!
-//! Written with tensor operations a step reads and writes every array a dozen times, and the arrays are the largest of
-//! training; here gradient, value and moments are read once and written once. The arithmetic is that of Burn's `AdamW`
-//! (Loshchilov and Hutter, arXiv 1711.05101), which other backends run and the test compares with. Knows no names
-//! and no models.
+//! Written with tensor operations a step reads and writes every array a dozen times, and the arrays
+//! are the largest of training; here gradient, value and moments are read once and written once.
+//! The arithmetic is that of Burn's `AdamW` (Loshchilov and Hutter, arXiv 1711.05101), which other
+//! backends run and the test compares with. Knows no names and no models.
 
 use burn::backend::Flex;
 use burn::tensor::Tensor;
@@ -17,8 +17,8 @@ use crate::ops::adamw::step::{AdamWStep, Moving};
 const CHUNK: usize = 1 << 15;
 
 impl AdamWStep {
-    /// Moves a parameter; what nobody else holds is overwritten, what is shared is copied first. Gradient and parameter
-    /// have one length.
+    /// Moves a parameter; what nobody else holds is overwritten, what is shared is copied first.
+    /// Gradient and parameter have one length.
     pub(crate) fn in_place(&self, gradient: Tensor<1>, moving: Moving) -> Moving {
         let gradient = own(gradient);
         let mut value = own(moving.value);
@@ -72,7 +72,8 @@ impl AdamWStep {
     }
 }
 
-/// The sum of the squares of many numbers, for the norm of a gradient. Parts are summed in one order, whatever the threads.
+/// The sum of the squares of many numbers, for the norm of a gradient. Parts are summed in one
+/// order, whatever the threads.
 pub(crate) fn sum_of_squares(values: &[f32]) -> f64 {
     let arch = Arch::new();
     let parts = values.par_chunks(CHUNK).map(|part| {

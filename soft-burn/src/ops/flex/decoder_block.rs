@@ -1,4 +1,5 @@
-//! Decoding passes by the kernels: slices of the model's own tensors, nothing copied but the states of a pass.
+//! Decoding passes by the kernels: slices of the model's own tensors, nothing copied but the states
+//! of a pass.
 
 use std::ops::Range;
 

@@ -1,7 +1,8 @@
 //! The exponential of many numbers, in a form that compilers turn into vector code.
 //!
-//! e^x = 2^n · e^r with |r| ≤ ln 2 / 2 and a polynomial for e^r: Cody and Waite, *Software Manual for the
-//! Elementary Functions*, 1980. Relative error below 2e-7 from -87 to 88; beyond, x is taken as the nearest of the two.
+//! e^x = 2^n · e^r with |r| ≤ ln 2 / 2 and a polynomial for e^r: Cody and Waite, *Software Manual
+//! for the Elementary Functions*, 1980. Relative error below 2e-7 from -87 to 88; beyond, x is
+//! taken as the nearest of the two.
 
 /// e^x; x below -87 counts as -87, above 88 as 88.
 #[inline(always)]

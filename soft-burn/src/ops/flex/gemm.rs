@@ -1,7 +1,8 @@
 //! Matrix products over slices, by the `gemm` crate that Burn's flex backend uses too.
 //!
-//! What going there directly brings: results are added to what is there already, buffers are used again, and a transposed
-//! factor or result costs no copy. Here the bounds are checked that the crate trusts its caller with.
+//! What going there directly brings: results are added to what is there already, buffers are used
+//! again, and a transposed factor or result costs no copy. Here the bounds are checked that the
+//! crate trusts its caller with.
 
 use gemm::Parallelism;
 
@@ -75,8 +76,8 @@ pub(crate) fn gemm(lhs: Matrix, rhs: Matrix, out: &mut [f32], onto: Onto) {
     assert_eq!(k, rhs.rows, "columns of the left factor, rows of the right");
     assert_eq!(out.len(), m * n, "room for the product");
     #[allow(unsafe_code)] // the crate's interface
-    // SAFETY: every number of the factors is within its slice and every one of the result within `out`, as just checked; `out` is
-    // borrowed for writing and therefore apart from the factors.
+    // SAFETY: every number of the factors is within its slice and every one of the result within
+    // `out`, as just checked; `out` is borrowed for writing and therefore apart from the factors.
     unsafe {
         gemm::gemm(
             m,

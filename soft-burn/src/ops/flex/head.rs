@@ -44,8 +44,8 @@ impl HeadWeights<'_> {
         out
     }
 
-    /// Index of the highest logit of every state, the lowest of several; none when it is no finite number or another
-    /// logit is NaN.
+    /// Index of the highest logit of every state, the lowest of several; none when it is no finite
+    /// number or another logit is NaN.
     pub fn best(&self, states: &[f32]) -> Option<Vec<u32>> {
         let logits = self.logits(states);
         let rows = logits.par_chunks(self.tokens());
@@ -53,7 +53,8 @@ impl HeadWeights<'_> {
             .collect()
     }
 
-    /// Scores of every state; `token` is an index into the head's tokens. None as for [`best`](Self::best).
+    /// Scores of every state; `token` is an index into the head's tokens. None as for
+    /// [`best`](Self::best).
     pub fn scores(&self, states: &[f32]) -> Option<Vec<Score>> {
         let logits = self.logits(states);
         let rows = logits.par_chunks(self.tokens());
@@ -61,7 +62,8 @@ impl HeadWeights<'_> {
     }
 }
 
-/// Applies `read` to the slices of a head and of states `[n, d_model]`; none when they are not f32 on flex.
+/// Applies `read` to the slices of a head and of states `[n, d_model]`; none when they are not f32
+/// on flex.
 pub(crate) fn with_head<T: Send>(
     head: &HeadTensors,
     states: &Tensor<2>,

@@ -1,8 +1,9 @@
 //! Cross-entropy of a linear head and its gradients over slices, in buffers that are used again.
 //!
-//! The formulas are those of `head_loss`; what differs: softmax, loss and gradient of a row of logits are one visit of it, in
-//! place, and the gradient of the head is added up by the matrix products themselves. The logits are the widest
-//! array of training, so every further copy of them is felt.
+//! The formulas are those of `head_loss`; what differs: softmax, loss and gradient of a row of
+//! logits are one visit of it, in place, and the gradient of the head is added up by the matrix
+//! products themselves. The logits are the widest array of training, so every further copy of them
+//! is felt.
 
 use pulp::Arch;
 use rayon::prelude::*;
@@ -11,7 +12,8 @@ use super::exp::exp;
 use super::gemm::{Matrix, Onto, gemm};
 use crate::ops::head_loss::terms::{HeadLearns, Term};
 
-/// States and what they must predict; see [`Predictions`](crate::ops::head_loss::terms::Predictions).
+/// States and what they must predict; see
+/// [`Predictions`](crate::ops::head_loss::terms::Predictions).
 pub(crate) struct HeadRun<'a> {
     /// Normed states, position by position and in each exit by exit.
     pub states: &'a [f32],
@@ -162,8 +164,8 @@ fn hard(logits: &mut [f32], token: usize, scale: f32) -> f32 {
     sum.ln() - right
 }
 
-/// The same with a teacher: adds `soft · T · (softmax(z / T) − taught)`, the gradient of `soft · T² · KL(taught ‖ softmax(z / T))`;
-/// returns both losses, the divergence without its T².
+/// The same with a teacher: adds `soft · T · (softmax(z / T) − taught)`, the gradient of
+/// `soft · T² · KL(taught ‖ softmax(z / T))`; returns both losses, the divergence without its T².
 #[inline(always)]
 fn mixed(logits: &mut [f32], token: usize, term: Term, (taught, t): (&[f32], f32)) -> RowLoss {
     let highest = max(logits);

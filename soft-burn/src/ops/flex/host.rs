@@ -48,7 +48,8 @@ pub(crate) fn host<const D: usize>(tensor: Tensor<D>) -> Result<HostTensor, Erro
     }
 }
 
-/// The tensor with its numbers one after the other and no others in its storage; copied if they are not so already.
+/// The tensor with its numbers one after the other and no others in its storage; copied if they are
+/// not so already.
 pub(crate) fn flat(tensor: FloatTensor<Flex>) -> FloatTensor<Flex> {
     let length = tensor.shape().num_elements();
     let tensor = if tensor.is_contiguous() {
@@ -68,7 +69,8 @@ pub(crate) fn from_values(values: Vec<f32>, shape: impl Into<Shape>) -> FloatTen
     FloatTensor::<Flex>::from_data(TensorData::new(values, shape))
 }
 
-/// The tensor as an f32 one that can be written to from its first number to its last; copied if it is not so already.
+/// The tensor as an f32 one that can be written to from its first number to its last; copied if it
+/// is not so already.
 pub(crate) fn own<const D: usize>(tensor: Tensor<D>) -> FloatTensor<Flex> {
     let length = tensor.shape().num_elements();
     let whole = |primitive: &FloatTensor<Flex>| {

@@ -1,7 +1,8 @@
-//! Attention weights in training: scale, causal mask and softmax in one visit of the scores, and their gradient in another.
+//! Attention weights in training: scale, causal mask and softmax in one visit of the scores, and
+//! their gradient in another.
 //!
-//! Scores of keys that are not seen are not looked at. Reference: the plain operations of `attention`. Knows Burn's autodiff on flex
-//! without gradient checkpointing.
+//! Scores of keys that are not seen are not looked at. Reference: the plain operations of
+//! `attention`. Knows Burn's autodiff on flex without gradient checkpointing.
 
 use burn::backend::autodiff::Autodiff;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
@@ -17,8 +18,9 @@ use rayon::prelude::*;
 use super::exp::exp;
 use super::host::{flat, from_values};
 
-/// `softmax(scale · scores)` over the keys that a position sees, 0 for the others: `[rows, heads, seq, keys]` to the same, where
-/// position i sees keys 0 to i; when the scores are f32 with autodiff on flex.
+/// `softmax(scale · scores)` over the keys that a position sees, 0 for the others:
+/// `[rows, heads, seq, keys]` to the same, where position i sees keys 0 to i; when the scores are
+/// f32 with autodiff on flex.
 pub(crate) fn causal_softmax(scores: &Tensor<4>, scale: f32) -> Option<Tensor<4>> {
     let [_, _, seq, keys] = scores.dims();
     if scores.dtype() != TensorDType::F32 || seq != keys {

@@ -49,7 +49,8 @@ pub(crate) enum HeadLearns {
 pub(crate) struct HeadGradients {
     /// Cross-entropy of each exit in nats, not scaled, summed over positions.
     pub nats: Vec<f64>,
-    /// Divergence of each exit from the teacher in nats at its temperature, likewise; 0 where nothing is soft.
+    /// Divergence of each exit from the teacher in nats at its temperature, likewise; 0 where
+    /// nothing is soft.
     pub divergence: Vec<f64>,
     /// Gradient of the scaled losses into the states, `[n · exits, d_model]`.
     pub states: Tensor<2>,

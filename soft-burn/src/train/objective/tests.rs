@@ -13,7 +13,8 @@ use crate::tests::test_device;
 use crate::train::balance::SharedHead;
 use crate::train::layer_dropout::LayerDropout;
 
-/// Shapes, tied and untied heads, with and without heads per exit, and weights, of which some are 0.
+/// Shapes, tied and untied heads, with and without heads per exit, and weights, of which some are
+/// 0.
 fn model(case: usize, exits: &Exits) -> Llama {
     let config = LlamaConfig {
         vocab: 23,
@@ -297,7 +298,8 @@ fn largest(tensor: &Tensor<1>) -> f32 {
     tensor.clone().abs().max().into_scalar()
 }
 
-/// Below the exits, a limited gradient is the full depth's and a share of each exit's, the one that its norm asks for.
+/// Below the exits, a limited gradient is the full depth's and a share of each exit's, the one that
+/// its norm asks for.
 #[test]
 fn a_limited_exit_sends_that_share_of_its_gradient() {
     let (weights, limit) = ([0.6, 0.0, 0.4], 0.3);
@@ -331,7 +333,8 @@ fn a_limited_exit_sends_that_share_of_its_gradient() {
         let mut of_exit = one([weights[0], 0.0, 0.0]);
         let mut of_full = one([0.0, 0.0, weights[2]]);
         for name in limited.names() {
-            // The head is reached before the limit; when tied, so is a part of the embedding's gradient.
+            // The head is reached before the limit; when tied, so is a part of the embedding's
+            // gradient.
             let is_head = name.contains("head") || name.contains("embed");
             let (Some(found), false) = (limited.take(&name), is_head) else {
                 continue;

@@ -1,4 +1,5 @@
-//! Automatic mode: speculation at the exit, and of the length, that the tuner finds best, or plain decoding.
+//! Automatic mode: speculation at the exit, and of the length, that the tuner finds best, or plain
+//! decoding.
 
 use super::{Proposal, RoundSummary, Strategy};
 use crate::decode::tuner::{CheckRound, Cycle, MOST_DRAFTED, Tuner};

@@ -67,7 +67,8 @@ impl Points<'_> {
         Ok(())
     }
 }
-/// Where the number of a point at this place stands so that it covers no other: beside the point, or further out where points crowd.
+/// Where the number of a point at this place stands so that it covers no other: beside the point,
+/// or further out where points crowd.
 fn free(placed: &mut Vec<(i32, i32)>, (x, y): (i32, i32)) -> (i32, i32) {
     let around: [(i32, i32); 4] = [(6, -14), (6, 2), (-22, -14), (-22, 2)];
     let rings =

@@ -101,11 +101,11 @@ pub(super) fn answers(
         "{questions} questions, greedy answers. Exact match to the letter, as in the paper, and after TriviaQA's normalisation (case, punctuation, articles), \
          each against every accepted answer; F1 over words."
     ));
-    let headings = ["model", "decoding", "EM %", "EM normalised %", "F1 %"];
+    let headings = ["model", "decoding", "EM %", "EM normalized %", "F1 %"];
     section.table("In brackets the 95 % interval.", &headings, rows);
     let figure = Curves {
         x: "exit: blocks run",
-        y: "EM in %, normalised",
+        y: "EM in %, normalized",
         curves: &curves,
         highest: None,
     };
@@ -156,7 +156,7 @@ pub(super) fn differences(tables: &[&DifferenceTable]) -> Section {
             "loss, %",
             "accuracy, points",
             "EM, points",
-            "EM normalised, points",
+            "EM normalized, points",
             "F1, points",
         ];
         section.table(

@@ -13,7 +13,8 @@ use soft_examples::tokens::TokenArgs;
 
 #[derive(ClapArgs, Debug)]
 pub struct Args {
-    /// Model folder, or org/name[@revision] of a hub, whose figures come first; NAME=FOLDER to name it in tables
+    /// Model folder, or org/name[@revision] of a hub, whose figures come first; NAME=FOLDER to name
+    /// it in tables
     #[arg(long)]
     pub ours: NamedFolder,
     /// Model it is compared with, likewise
@@ -40,11 +41,13 @@ pub struct Args {
     /// Use the first N instructions only
     #[arg(long)]
     pub instructions_limit: Option<usize>,
-    /// Positions of an answer at which exits are compared with the full depth, on the answers to the instructions, else to the rows; 0 for none
+    /// Positions of an answer at which exits are compared with the full depth, on the answers to
+    /// the instructions, else to the rows; 0 for none
     #[arg(long, default_value_t = 20)]
     pub positions: usize,
-    /// Who judges the responses to the instructions: verdict=FOLDER (a model that is asked which is better), response=FOLDER (the response that this
-    /// model finds likelier), chat=MODEL (a server, see --url) or file (people, through --verdicts)
+    /// Who judges the responses to the instructions: verdict=FOLDER (a model that is asked which is
+    /// better), response=FOLDER (the response that this model finds likelier), chat=MODEL (a
+    /// server, see --url) or file (people, through --verdicts)
     #[arg(long, requires = "verdicts")]
     pub judge: Option<String>,
     /// File that keeps verdicts as they come, and lists those that people are to give

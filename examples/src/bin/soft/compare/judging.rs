@@ -1,4 +1,5 @@
-//! The judge of `soft compare`: made from the command line, asked about responses, measured beside people.
+//! The judge of `soft compare`: made from the command line, asked about responses, measured beside
+//! people.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -40,7 +41,8 @@ impl Judging {
             recorder.model(&judge.subject);
             Ok(judge)
         };
-        // In the file of verdicts a judge is known by what decides its verdicts, whatever it is called.
+        // In the file of verdicts a judge is known by what decides its verdicts, whatever it is
+        // called.
         let (judge, name, identity): (Option<Box<dyn Judge>>, String, String) = match choice {
             JudgeChoice::File => (None, "people".to_owned(), "people".to_owned()),
             JudgeChoice::Chat(model) => {
@@ -90,7 +92,8 @@ impl Judging {
         })
     }
 
-    /// Every exit of the first model against the same exit and against the full depth of the second.
+    /// Every exit of the first model against the same exit and against the full depth of the
+    /// second.
     pub fn judge(
         &mut self,
         data: &str,

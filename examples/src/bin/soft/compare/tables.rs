@@ -48,7 +48,7 @@ pub fn print_differences(ours: &str, theirs: &str, rows: &[DifferenceRow]) {
         "loss, %",
         "accuracy, points",
         "EM, points",
-        "EM normalised, points",
+        "EM normalized, points",
         "F1, points",
     ];
     outln!(

@@ -24,11 +24,12 @@ pub struct Args {
     /// File of rows to learn from
     #[arg(long)]
     pub data: PathBuf,
-    /// Layout of the rows: alpaca, triviaqa, or jsonl for prompts with responses, conversations or texts
+    /// Layout of the rows: alpaca, triviaqa, or jsonl for prompts with responses, conversations or
+    /// texts
     #[arg(long)]
     pub format: Format,
-    /// soft: all exits; sft: the full model only; ict: one new head per exit, all else frozen; balcony: one new block and norm per
-    /// exit, all else frozen
+    /// soft: all exits; sft: the full model only; ict: one new head per exit, all else frozen;
+    /// balcony: one new block and norm per exit, all else frozen
     #[arg(long, default_value = "soft", value_parser = method)]
     pub method: MethodName,
     /// Exits, the last one the full depth: "12:30:3", "12,16,20..24" [default: every 4th]
@@ -37,16 +38,19 @@ pub struct Args {
     /// Train the last K blocks, the final norm and an untied head only [default: everything]
     #[arg(long)]
     pub last_blocks: Option<usize>,
-    /// Train the rest of the model too, by its full depth alone (balcony only): SFT, with exits beside it that do not move it
+    /// Train the rest of the model too, by its full depth alone (balcony only): SFT, with exits
+    /// beside it that do not move it
     #[arg(long)]
     pub train_body: bool,
-    /// Train low-rank adapters of this rank instead of the weights; written to OUT/adapter as PEFT does, and merged into OUT/model
+    /// Train low-rank adapters of this rank instead of the weights; written to OUT/adapter as PEFT
+    /// does, and merged into OUT/model
     #[arg(long)]
     pub lora: Option<usize>,
     /// The adapters' product is scaled by ALPHA / rank
     #[arg(long, default_value_t = 16.0, requires = "lora")]
     pub lora_alpha: f64,
-    /// Weights that get adapters: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj [default: all]
+    /// Weights that get adapters: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj
+    /// [default: all]
     #[arg(long, value_delimiter = ',', requires = "lora")]
     pub lora_targets: Option<Vec<String>>,
     /// Blocks that get adapters, counted from 0: "0,1,2" [default: all]
@@ -61,24 +65,26 @@ pub struct Args {
     /// Compute cheap operations again in the backward pass instead of keeping their results
     #[arg(long)]
     pub gradient_checkpointing: bool,
-    /// Weights of the exits in the loss of soft: equal, linear, quadratic, square-root or inverse in the depth, or one per
-    /// exit, shallowest first: "4,1" [default: equal]
+    /// Weights of the exits in the loss of soft: equal, linear, quadratic, square-root or inverse
+    /// in the depth, or one per exit, shallowest first: "4,1" [default: equal]
     #[arg(long, value_parser = weights)]
     pub exit_weights: Option<Weights>,
-    /// Which exits count when (soft only): rotational=R, gradual=STEPS or ramp=STEPS [default: all of them always]
+    /// Which exits count when (soft only): rotational=R, gradual=STEPS or ramp=STEPS [default: all
+    /// of them always]
     #[arg(long, value_parser = curriculum)]
     pub curriculum: Option<Curriculum>,
     /// Train this many exits per micro-batch, drawn by their weights, instead of all (soft only)
     #[arg(long)]
     pub sampled_exits: Option<usize>,
-    /// Share of the divergence from the full depth in the loss of the other exits, above 0, at most 1
+    /// Share of the divergence from the full depth in the loss of the other exits, above 0, at most
+    /// 1
     #[arg(long)]
     pub distill: Option<f64>,
     /// Temperature of that divergence
     #[arg(long, default_value_t = 1.0, requires = "distill")]
     pub temperature: f64,
-    /// Limit the gradient that an exit sends into the blocks to this multiple of the full depth's, each
-    /// per unit of its weight (soft only)
+    /// Limit the gradient that an exit sends into the blocks to this multiple of the full depth's,
+    /// each per unit of its weight (soft only)
     #[arg(long)]
     pub gradient_limit: Option<f64>,
     /// First step with that limit [default: the first of all]
@@ -98,8 +104,9 @@ pub struct Args {
     /// Continue the run in --out from its newest checkpoint
     #[arg(long)]
     pub resume: bool,
-    /// Device: cpu, ndarray, torch-cpu; wgpu, vulkan, metal, cuda, torch-cuda, also numbered as in cuda:1; or ws://host:port, as compiled in (`soft devices` prints those found here); several, separated by commas, share the
-    /// micro-batches of every step
+    /// Device: cpu, ndarray, torch-cpu; wgpu, vulkan, metal, cuda, torch-cuda, also numbered as in
+    /// cuda:1; or ws://host:port, as compiled in (`soft devices` prints those found here); several,
+    /// separated by commas, share the micro-batches of every step
     #[arg(long, default_value = "cpu")]
     pub device: String,
     /// Use the first N rows only
@@ -111,7 +118,8 @@ pub struct Args {
     /// Rows per micro-batch
     #[arg(long, default_value_t = 32)]
     pub batch: usize,
-    /// Pack: as many rows per micro-batch as have this many tokens together; --batch then only sets how many are sorted together
+    /// Pack: as many rows per micro-batch as have this many tokens together; --batch then only sets
+    /// how many are sorted together
     #[arg(long)]
     pub pack: Option<usize>,
     /// Micro-batches per optimiser step

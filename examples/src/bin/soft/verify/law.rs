@@ -10,7 +10,8 @@ pub struct Law {
     pub name: String,
     pub answers: usize,
     pub compared: usize,
-    /// Tokens that differ; where texts part, the first of the answer alone, since the rest follows from it.
+    /// Tokens that differ; where texts part, the first of the answer alone, since the rest follows
+    /// from it.
     pub different: usize,
     /// Tokens of early exits among those compared.
     pub early: usize,
