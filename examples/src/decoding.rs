@@ -1,11 +1,9 @@
 //! How to decode, from the command line: mode, policy, draft length, sampler.
 
-use std::path::Path;
-
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
-use soft_burn::{LlamaConfig, SoftInfo, draft_tokens};
-use soft_core::decode::{DraftLength, DynamicExits, Speculation, Tuner};
+use soft_burn::DecodingDefaults;
+use soft_core::decode::{DraftExit, DraftLength, DynamicExits, ModeSpec, Speculation, Tuner};
 use soft_core::policy::{CalibratedExits, Criterion, ExitRule};
 use soft_core::{DecodeSettings, Example, Exit, Exits, Mode, Sampling, Thresholds};
 use soft_data::{Tokenizer, frequent_tokens};
@@ -31,7 +29,7 @@ pub struct DecodingArgs {
     /// Exits to use, the last one the full depth [default: those the model was trained at]
     #[arg(long)]
     pub exits: Option<Exits>,
-    /// When a token leaves, where --mode is dynamic: confidence or margin (above the threshold),
+    /// When a token exits, where --mode is dynamic: confidence or margin (above the threshold),
     /// entropy (below, in nats), saturation (cosine to the exit before, above) or patience=2 (exits
     /// in a row that agree) [default: what the folder was calibrated with, else confidence]
     #[arg(long)]
@@ -70,48 +68,11 @@ pub struct DecodingArgs {
     pub repetition_penalty: f64,
 }
 
-/// What the model brings to its decoding.
-#[derive(Debug)]
-pub struct Trained {
-    /// Number of blocks.
-    pub depth: usize,
-    /// The exits it was trained at; none for a model that was not.
-    pub exits: Option<Exits>,
-    /// Frequent tokens to draft with.
-    pub draft_tokens: Option<Vec<u32>>,
-    /// Rules with calibrated thresholds, the preferred one first.
-    pub calibrated: Vec<CalibratedExits>,
-}
-
-impl Trained {
-    /// Reads what lies in the model's folder.
-    pub fn load(folder: &Path, config: &LlamaConfig) -> Result<Self> {
-        let draft_tokens = draft_tokens(folder)?;
-        if let Some(tokens) = &draft_tokens {
-            let (path, vocab) = (folder.join("draft_tokens.json"), config.vocab);
-            let outside = tokens.iter().find(|&&token| token as usize >= vocab);
-            ensure!(
-                outside.is_none() && !tokens.is_empty(),
-                "{}: expected token ids below {vocab}, found {}",
-                path.display(),
-                outside.map_or("none".to_owned(), u32::to_string)
-            );
-        }
-        let info = SoftInfo::load(folder)?;
-        Ok(Self {
-            depth: config.n_layers,
-            exits: info.as_ref().map(|info| info.exits.clone()),
-            draft_tokens,
-            calibrated: info.map_or(Vec::new(), |info| info.calibrated),
-        })
-    }
-
-    /// The exits asked for, or those the model was trained at; the last is the full depth.
-    pub fn exits(&self, asked: Option<&Exits>) -> Result<Exits> {
-        let exits = asked.or(self.exits.as_ref());
-        let exits = exits.context("the model has no soft.json that lists exits: give --exits")?;
-        Ok(exits.clone().for_depth(self.depth)?)
-    }
+/// The exits asked for, or those the model was trained at; the last is the full depth.
+pub fn exits_of(model: &DecodingDefaults, asked: Option<&Exits>) -> Result<Exits> {
+    let exits = asked.or(model.exits.as_ref());
+    let exits = exits.context("the model has no soft.json that lists exits: give --exits")?;
+    Ok(exits.clone().for_depth(model.depth)?)
 }
 
 impl DecodingArgs {
@@ -134,11 +95,13 @@ impl DecodingArgs {
         }
     }
 
+    fn spec(&self) -> Result<ModeSpec> {
+        Ok(self.mode.parse()?)
+    }
+
     /// The same with these exits, where the mode chooses among exits.
     pub fn with_exits(mut self, exits: Option<&Exits>) -> Self {
-        let dynamic = self.mode.starts_with("dynamic");
-        let modes = ["auto", "speculative", "speculative=dynamic"];
-        if dynamic || modes.contains(&self.mode.as_str()) {
+        if self.spec().is_ok_and(|mode| mode.chooses_exits()) {
             self.exits = exits.cloned();
         }
         self
@@ -146,29 +109,28 @@ impl DecodingArgs {
 
     /// Everything that decides what is decoded, what is taken from the model's folder among it: two
     /// runs of the same description do the same.
-    pub fn description(&self, trained: &Trained) -> Result<String> {
+    pub fn description(&self, trained: &DecodingDefaults) -> Result<String> {
         let rule = if self.decides() {
             Some(self.rule(trained)?.to_string())
         } else {
             None
         };
-        let exits = trained.exits(self.exits.as_ref()).ok();
+        let exits = exits_of(trained, self.exits.as_ref()).ok();
         Ok(format!("{self:?} {exits:?} {rule:?}"))
     }
 
-    /// Whether a policy decides where tokens leave.
+    /// Whether `--policy` decides where tokens exit.
     pub fn decides(&self) -> bool {
-        ["dynamic", "speculative=dynamic"].contains(&self.mode.as_str())
+        self.spec().is_ok_and(|mode| mode.needs_rule())
     }
 
-    /// Refuses what the mode has no use for and would pass over in silence.
+    /// Refuses arguments that the mode would ignore.
     pub fn refuse_unused(&self) -> Result<()> {
-        let mode = self.mode.as_str();
-        let decides = self.decides();
-        let ruled = mode.starts_with("dynamic:");
-        let drafts = mode.starts_with("speculative");
-        let (auto, dynamic) = (mode == "auto", mode == "dynamic" || ruled);
-        let chooses = decides || dynamic || auto || mode == "speculative";
+        let (mode, name) = (self.spec()?, &self.mode);
+        let decides = mode.needs_rule();
+        let drafts = mode.drafts();
+        let auto = mode == ModeSpec::Auto;
+        let chooses = mode.chooses_exits();
         let deciding = "dynamic and speculative=dynamic";
         let arguments = [
             ("--policy", self.policy.is_some(), decides, deciding),
@@ -195,14 +157,18 @@ impl DecodingArgs {
         for (argument, given, used, modes) in arguments {
             ensure!(
                 used || !given,
-                "{argument} does nothing in --mode {mode}: it is for {modes}"
+                "{argument} does nothing in --mode {name}: it is for {modes}"
             );
         }
         Ok(())
     }
 
     /// The settings for a model.
-    pub fn settings(&self, trained: &Trained, tokenizer: &Tokenizer) -> Result<DecodeSettings> {
+    pub fn settings(
+        &self,
+        trained: &DecodingDefaults,
+        tokenizer: &Tokenizer,
+    ) -> Result<DecodeSettings> {
         let filters = self.top_k.is_some() || self.top_p.is_some() || self.min_p.is_some();
         ensure!(
             self.temperature != 0.0 || !filters,
@@ -231,41 +197,36 @@ impl DecodingArgs {
         })
     }
 
-    fn mode(&self, trained: &Trained) -> Result<Mode> {
-        let depth = trained.depth;
-        if let Some(rule) = self.mode.strip_prefix("dynamic:") {
-            let rule: ExitRule = rule.parse()?;
-            rule.check_range()?;
-            return self.dynamic(trained, &rule);
-        }
-        Ok(
-            match self.mode.split_once('=').unwrap_or((&self.mode, "")) {
-                ("full", "") => Mode::Static(Exit::new(depth)?),
-                ("exit", exit) => Mode::Static(exit_of(exit)?),
-                ("dynamic", "") => self.dynamic(trained, &self.rule(trained)?)?,
-                ("speculative", "dynamic") => Mode::Speculative(Speculation {
-                    exits: trained.exits(self.exits.as_ref())?,
-                    policy: self.rule(trained)?.policy(),
-                    length: self.length()?,
-                }),
-                ("speculative", exit) => {
-                    let exit = match exit {
-                        "" => self.first_exit(trained)?,
-                        exit => exit_of(exit)?,
-                    };
-                    Mode::Speculative(Speculation::at(exit, depth, self.length()?)?)
-                }
-                ("auto", "") => Mode::Auto(Tuner::new(trained.exits(self.exits.as_ref())?)),
-                _ => bail!(
-                    "unknown mode {:?}: expected full, exit=N, dynamic, dynamic:RULE, speculative, speculative=N, speculative=dynamic or auto",
-                    self.mode
-                ),
-            },
-        )
+    fn mode(&self, trained: &DecodingDefaults) -> Result<Mode> {
+        let exits = || exits_of(trained, self.exits.as_ref());
+        Ok(match self.spec()? {
+            ModeSpec::Full => Mode::Static(Exit::new(trained.depth)?),
+            ModeSpec::Exit(exit) => Mode::Static(exit),
+            ModeSpec::Dynamic(rule) => {
+                let rule = rule.map_or_else(|| self.rule(trained), Ok)?;
+                Mode::Dynamic(DynamicExits {
+                    exits: exits()?,
+                    policy: rule.policy(),
+                })
+            }
+            ModeSpec::Speculative(DraftExit::ByRule) => Mode::Speculative(Speculation {
+                exits: exits()?,
+                policy: self.rule(trained)?.policy(),
+                length: self.length()?,
+            }),
+            ModeSpec::Speculative(draft) => {
+                let exit = match draft {
+                    DraftExit::At(exit) => exit,
+                    _ => self.first_exit(trained)?,
+                };
+                Mode::Speculative(Speculation::at(exit, trained.depth, self.length()?)?)
+            }
+            ModeSpec::Auto => Mode::Auto(Tuner::new(exits()?)),
+        })
     }
 
-    fn first_exit(&self, trained: &Trained) -> Result<Exit> {
-        let exits = trained.exits(self.exits.as_ref())?;
+    fn first_exit(&self, trained: &DecodingDefaults) -> Result<Exit> {
+        let exits = exits_of(trained, self.exits.as_ref())?;
         ensure!(
             exits.len() > 1,
             "exits {exits}: expected one that can draft before the full model"
@@ -273,16 +234,9 @@ impl DecodingArgs {
         exits.iter().next().context("no exit")
     }
 
-    fn dynamic(&self, trained: &Trained, rule: &ExitRule) -> Result<Mode> {
-        Ok(Mode::Dynamic(DynamicExits {
-            exits: trained.exits(self.exits.as_ref())?,
-            policy: rule.policy(),
-        }))
-    }
-
     /// The calibrated rule that applies where no threshold was asked for.
-    fn calibrated<'a>(&self, trained: &'a Trained) -> Result<Option<&'a CalibratedExits>> {
-        let exits = trained.exits(self.exits.as_ref())?;
+    fn calibrated<'a>(&self, trained: &'a DecodingDefaults) -> Result<Option<&'a CalibratedExits>> {
+        let exits = exits_of(trained, self.exits.as_ref())?;
         let policy = self.policy.as_deref();
         let fits = |calibrated: &&CalibratedExits| {
             let criterion = calibrated.rule.criterion();
@@ -292,8 +246,8 @@ impl DecodingArgs {
         Ok(rules.find(fits).filter(|_| self.thresholds.is_none()))
     }
 
-    /// When a token leaves: as asked for, else as calibrated, else by the usual thresholds.
-    pub fn rule(&self, trained: &Trained) -> Result<ExitRule> {
+    /// When a token exits: as asked for, else as calibrated, else by the usual thresholds.
+    pub fn rule(&self, trained: &DecodingDefaults) -> Result<ExitRule> {
         if let Some(calibrated) = self.calibrated(trained)? {
             return Ok(calibrated.rule.clone());
         }
@@ -330,31 +284,12 @@ impl DecodingArgs {
 
     fn length(&self) -> Result<DraftLength> {
         let text = self.draft_length.as_deref().unwrap_or("adaptive");
-        Ok(match text.split_once('=').unwrap_or((text, "")) {
-            ("adaptive", "") => DraftLength::Adaptive { start: 3, most: 8 },
-            ("confident", least) => DraftLength::Confident {
-                least: least
-                    .parse()
-                    .with_context(|| format!("draft length {text:?}: expected confident=0.3"))?,
-                most: 8,
-            },
-            (number, "") => DraftLength::Fixed(number.parse().with_context(|| {
-                format!("draft length {text:?}: expected a number, adaptive or confident=0.3")
-            })?),
-            _ => bail!("draft length {text:?}: expected a number, adaptive or confident=0.3"),
-        })
+        Ok(text.parse()?)
     }
 }
 
-fn exit_of(text: &str) -> Result<Exit> {
-    let depth: usize = text
-        .parse()
-        .with_context(|| format!("exit {text:?}: expected a depth, such as 12"))?;
-    Ok(Exit::new(depth)?)
-}
-
-/// Automatic mode goes on with what it learnt from earlier prompts.
-pub fn keep_what_was_learnt(settings: &mut DecodeSettings, tuner: &mut Option<Tuner>) {
+/// Automatic mode continues with its measurements of earlier prompts.
+pub fn keep_measurements(settings: &mut DecodeSettings, tuner: &mut Option<Tuner>) {
     if let (Mode::Auto(fresh), Some(learnt)) = (&mut settings.mode, tuner.take()) {
         *fresh = learnt;
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Result, ensure};
-use soft_burn::{Llama, LlamaConfig, Placement};
+use soft_burn::{DecodingDefaults, Llama, LlamaConfig, Placement};
 use soft_core::decode::Finish;
 use soft_core::model::ScoreSum;
 use soft_core::{Batch, Decoder, Exit, Exits, Prompt};
@@ -14,7 +14,7 @@ use soft_data::Tokenizer;
 use soft_eval::results::{Input, Sample};
 use soft_eval::{AnsweredPrompt, Journal, TokenTrace, trace};
 
-use crate::decoding::{DecodingArgs, Trained};
+use crate::decoding::DecodingArgs;
 use crate::evaluation::{fingerprint_of, fingerprint_of_inputs, fingerprints};
 use crate::hub::model_folder;
 use crate::model;
@@ -74,7 +74,7 @@ pub struct EvalModel {
     /// The tokenizer.
     pub tokenizer: Tokenizer,
     /// What its folder says of decoding.
-    pub trained: Trained,
+    pub trained: DecodingDefaults,
 }
 
 /// An answer and the depth that named each of its tokens.
@@ -110,7 +110,7 @@ impl EvalModel {
         let folder = model_folder(&named.folder)?;
         let config = LlamaConfig::load(&folder)?;
         let tokenizer = tokens.open(&folder, config.vocab)?;
-        let trained = Trained::load(&folder, &config)?;
+        let trained = DecodingDefaults::load(&folder, &config)?;
         let inputs = fingerprints(&folder)?;
         Ok(Self {
             name: named.name.clone(),

@@ -193,9 +193,9 @@ fn calibrated_thresholds_are_stored_and_used() {
         .find(|rule| rule.starts_with("entropy"))
         .unwrap();
     let said = site.succeeds("generate", &format!("{generate} --policy entropy"));
-    assert!(said.contains(&format!("leaves by {entropy}")), "{said}");
+    assert!(said.contains(&format!("exits by {entropy}")), "{said}");
     let said = site.succeeds("generate", &format!("{generate} --thresholds 0.5"));
-    assert!(said.contains("leaves by confidence=0.5"), "{said}");
+    assert!(said.contains("exits by confidence=0.5"), "{said}");
     // Rows as texts, which need a format.
     site.succeeds("calibrate", &format!("{calibrate} --text rows --dry-run"));
     let bare = calibrate.replace("--format triviaqa", "--text rows");

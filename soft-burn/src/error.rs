@@ -84,6 +84,16 @@ pub enum Error {
         /// What serde found, with line and column.
         reason: serde_json::Error,
     },
+    /// A list of draft tokens that the model does not have.
+    #[error("{}: expected token ids below {vocab}, found {found}", path.display())]
+    DraftTokens {
+        /// The file.
+        path: PathBuf,
+        /// Number of tokens of the model.
+        vocab: usize,
+        /// What is there.
+        found: String,
+    },
     /// A config.json of a model that this library does not compute.
     #[error("{}: {key} is {found}: expected {expected}", path.display())]
     Config {

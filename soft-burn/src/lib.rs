@@ -52,6 +52,7 @@ pub use device::{device, device_names, devices, list_devices};
 pub use device_errors::out_of_memory;
 pub use dtype::DType;
 pub use error::Error;
+pub use io::decoding_defaults::DecodingDefaults;
 pub use io::draft_tokens::{draft_tokens, save_draft_tokens};
 pub use io::pretrained::{CompanionFile, SaveOptions, SoftInfo};
 pub use lora::{Adapter, Lora};

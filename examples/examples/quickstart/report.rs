@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use soft_burn::DecodingDefaults;
 use soft_core::policy::Criterion;
 use soft_core::{Exit, Prompt};
 use soft_eval::report::write_report;
@@ -13,7 +14,7 @@ use soft_eval::results::{
 };
 use soft_eval::{AnswerScore, AnsweredPrompt, CalibrationSettings, Journal, Pairing};
 use soft_examples::calibration::{Plan, store};
-use soft_examples::decoding::{DecodingArgs, Trained};
+use soft_examples::decoding::DecodingArgs;
 use soft_examples::eval_model::Questions;
 use soft_examples::evaluation::Recorder;
 use soft_examples::speed::SpeedRun;
@@ -147,7 +148,7 @@ impl Quickstart {
     /// A few ways of decoding side by side; the dynamic one as just calibrated.
     fn speed(&self, measured: &Measured, folder: &Path) -> Result<Finding> {
         let subject = &measured.subject;
-        let trained = Trained::load(folder, subject.model.config())?;
+        let trained = DecodingDefaults::load(folder, subject.model.config())?;
         let calibrated = trained.calibrated.first().context("no rule was stored")?;
         let dynamic = format!("dynamic:{}", calibrated.rule);
         let modes = [

@@ -1,4 +1,5 @@
 //! Models as folders.
 
+pub(crate) mod decoding_defaults;
 pub(crate) mod draft_tokens;
 pub(crate) mod pretrained;

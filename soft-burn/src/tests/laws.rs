@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test's way to fail
 
-use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use proptest::prelude::*;
 use soft_core::conformance::{DecodingLaws, Equality, Laws, Observed};
@@ -101,14 +100,16 @@ proptest! {
         with_heads: bool,
     ) {
         for (device, equality) in devices() {
+            // Autodiff keeps every operation until a backward pass, which decoding has none of:
+            // fewer rows and shorter answers there.
+            let keeps_graph = equality == Equality::WithinRounding;
+            let (rows, context) = if keeps_graph { (2, 14) } else { (4, 24) };
             let exits = Exits::every(1, 1..=n_layers).unwrap();
             let mut config = config(n_layers, n_kv_heads, tied);
-            config.max_positions = 24;
+            config.max_positions = context;
             let model = Llama::random(config, seed, &device).unwrap();
             let model = if with_heads { model.with_exit_heads(&exits).unwrap() } else { model };
-            // With autodiff the cache would keep the graph of all passes.
-            let model = model.freeze();
-            let seeds = prompts.iter().cloned().zip(seed..=u64::MAX);
+            let seeds = prompts.iter().take(rows).cloned().zip(seed..=u64::MAX);
             let prompts = seeds.map(|(tokens, seed)| Prompt { tokens, seed }).collect();
             let laws = DecodingLaws {
                 tolerance: 2e-4,

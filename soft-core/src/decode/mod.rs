@@ -8,6 +8,7 @@ mod early_exit;
 mod engine;
 mod head;
 mod mean;
+mod mode_spec;
 mod packed;
 mod round;
 pub(crate) mod row;
@@ -21,6 +22,7 @@ mod verify;
 pub use cost::OperationCosts;
 pub use decoder::{Decoder, Step};
 pub use draft::DraftLength;
+pub use mode_spec::{DraftExit, ModeError, ModeSpec};
 pub use row::Finish;
 pub use settings::{
     DecodeError, DecodeSettings, DynamicExits, Mode, Prompt, SettingsError, Speculation,

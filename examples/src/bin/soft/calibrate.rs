@@ -12,6 +12,7 @@ use soft_core::policy::Criterion;
 use soft_eval::CalibrationSettings;
 use soft_eval::results::{CalibrationRow, CalibrationTable, Finding};
 use soft_examples::calibration::{Plan, store};
+use soft_examples::decoding::exits_of;
 use soft_examples::device::PlaceArgs;
 use soft_examples::eval_model::{EvalModel, NamedFolder};
 use soft_examples::evaluation::{OutputArgs, Recorder};
@@ -78,7 +79,7 @@ pub fn run(args: Args) -> Result<()> {
     let plan = args.plan();
     plan.settings.validate()?;
     let subject = EvalModel::load(&args.model, args.device.open()?, &args.tokens)?;
-    let exits = subject.trained.exits(args.exits.as_ref())?;
+    let exits = exits_of(&subject.trained, args.exits.as_ref())?;
     subject.check_answers(&exits)?;
     ensure!(
         exits.len() > 1,

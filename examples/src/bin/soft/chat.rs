@@ -8,9 +8,10 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use clap::Args as ClapArgs;
+use soft_burn::DecodingDefaults;
 use soft_core::{Decoder, Prompt};
 use soft_data::{Conversation, Message, PromptBody, Role, StopStrings};
-use soft_examples::decoding::{DecodingArgs, Trained, keep_what_was_learnt};
+use soft_examples::decoding::{DecodingArgs, keep_measurements};
 use soft_examples::device::PlaceArgs;
 use soft_examples::hub::model_folder;
 use soft_examples::model;
@@ -51,7 +52,7 @@ pub fn run(args: Args) -> Result<()> {
     let depth = model.config().n_layers;
     let context = model.config().max_positions;
     let tokenizer = args.tokens.open(&folder, model.config().vocab)?;
-    let trained = Trained::load(&folder, model.config())?;
+    let trained = DecodingDefaults::load(&folder, model.config())?;
     say_of_default_template(&tokenizer, &folder);
     let system = |text: &String| Message::new(Role::System, text);
     let beginning: Vec<Message> = args.system.iter().map(system).collect();
@@ -87,7 +88,7 @@ pub fn run(args: Args) -> Result<()> {
             seed: args.seed.wrapping_add(printer.answered as u64),
         }];
         let mut settings = args.decoding.settings(&trained, &tokenizer)?;
-        keep_what_was_learnt(&mut settings, &mut tuner);
+        keep_measurements(&mut settings, &mut tuner);
         let mut decoder = Decoder::new(&model, &prompts, settings)?;
         let answers = printer.answer(&prompts, &mut decoder)?;
         tuner = decoder.into_tuner();

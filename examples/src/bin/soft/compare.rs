@@ -19,6 +19,7 @@ use soft_eval::results::{
     AgreementTable, AnswerDifference, DifferenceRow, DifferenceTable, Finding, Sample, SampleTable,
 };
 use soft_eval::{AnsweredPrompt, ExitAgreement, Journal, Pairing};
+use soft_examples::decoding::exits_of;
 use soft_examples::eval_model::{Answer, EvalModel, Questions};
 use soft_examples::evaluation::Recorder;
 use soft_examples::progress::Progress;
@@ -39,7 +40,7 @@ pub fn run(args: Args) -> Result<()> {
     let place = args.device.open()?;
     let ours = EvalModel::load(&args.ours, place.clone(), &args.tokens)?;
     let theirs = EvalModel::load(&args.theirs, place, &args.tokens)?;
-    let exits = ours.trained.exits(args.exits.as_ref())?;
+    let exits = exits_of(&ours.trained, args.exits.as_ref())?;
     exits
         .clone()
         .for_depth(theirs.trained.depth)

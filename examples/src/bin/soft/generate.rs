@@ -7,10 +7,11 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use clap::Args as ClapArgs;
 use serde_json::json;
+use soft_burn::DecodingDefaults;
 use soft_core::Decoder;
 use soft_core::decode::{Statistics, Tuner};
 use soft_data::StopStrings;
-use soft_examples::decoding::{DecodingArgs, Trained, keep_what_was_learnt};
+use soft_examples::decoding::{DecodingArgs, keep_measurements};
 use soft_examples::device::PlaceArgs;
 use soft_examples::hub::model_folder;
 use soft_examples::model;
@@ -56,7 +57,7 @@ pub fn run(args: Args) -> Result<()> {
     let model = model::load(&folder, args.device.open()?)?;
     let config = model.config();
     let tokenizer = args.tokens.open(&folder, config.vocab)?;
-    let trained = Trained::load(&folder, config)?;
+    let trained = DecodingDefaults::load(&folder, config)?;
     let prompts = args.source.read(&Reader {
         folder: &folder,
         tokenizer: &tokenizer,
@@ -81,7 +82,7 @@ pub fn run(args: Args) -> Result<()> {
     let mut tuner = None;
     for prompts in prompts.chunks(args.batch) {
         let mut settings = args.decoding.settings(&trained, &tokenizer)?;
-        keep_what_was_learnt(&mut settings, &mut tuner);
+        keep_measurements(&mut settings, &mut tuner);
         let mut decoder = Decoder::new(&model, prompts, settings)?;
         printer.answer(prompts, &mut decoder)?;
         statistics.add(decoder.statistics());

@@ -8,7 +8,7 @@ use soft_core::Exits;
 use soft_core::policy::Criterion;
 use soft_eval::frontier;
 use soft_eval::results::{Finding, SpeedTable};
-use soft_examples::decoding::DecodingArgs;
+use soft_examples::decoding::{DecodingArgs, exits_of};
 use soft_examples::device::PlaceArgs;
 use soft_examples::eval_model::{EvalModel, NamedFolder};
 use soft_examples::evaluation::{OutputArgs, Recorder};
@@ -111,7 +111,7 @@ impl Args {
     /// Plain decoding, then everything to compare with it; each is checked before anything is
     /// measured.
     fn modes(&self, subject: &EvalModel) -> Result<Modes> {
-        let exits = subject.trained.exits(self.exits.as_ref())?;
+        let exits = exits_of(&subject.trained, self.exits.as_ref())?;
         subject.check_answers(&exits)?;
         let of_mode = |mode: &str| DecodingArgs::of_mode(mode, self.max_new_tokens);
         let mut modes: Modes = vec![("full".to_owned(), of_mode("full"))];

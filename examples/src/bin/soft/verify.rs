@@ -13,14 +13,14 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args as ClapArgs;
-use soft_burn::Llama;
+use soft_burn::{DecodingDefaults, Llama};
 use soft_core::decode::{DraftLength, DynamicExits, Speculation, Step, Tuner};
 use soft_core::model::Head;
 use soft_core::policy::{Confidence, Saturation};
 use soft_core::{
     DecodeModel, DecodeSettings, Decoder, Exit, Exits, Mode, NestedModel, Past, Prompt, Thresholds,
 };
-use soft_examples::decoding::Trained;
+use soft_examples::decoding::exits_of;
 use soft_examples::device::PlaceArgs;
 use soft_examples::hub::model_folder;
 use soft_examples::model;
@@ -66,8 +66,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let model = model::load(&folder, args.device.open()?)?;
     let config = model.config();
     let tokenizer = args.tokens.open(&folder, config.vocab)?;
-    let trained = Trained::load(&folder, config)?;
-    let exits = trained.exits(args.exits.as_ref())?;
+    let trained = DecodingDefaults::load(&folder, config)?;
+    let exits = exits_of(&trained, args.exits.as_ref())?;
     let prompts = args.source.read(&Reader {
         folder: &folder,
         tokenizer: &tokenizer,

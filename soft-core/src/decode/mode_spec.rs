@@ -1,0 +1,229 @@
+//! Decoding modes and draft lengths by name, as command lines and configurations write them.
+
+use std::num::{ParseFloatError, ParseIntError};
+use std::str::FromStr;
+
+use thiserror::Error;
+
+use crate::decode::draft::DraftLength;
+use crate::exit::{Exit, ExitError};
+use crate::policy::error::PolicyError;
+use crate::policy::rule::ExitRule;
+
+/// A decoding mode by name: `full`, `exit=12`, `dynamic`, `dynamic:margin=12:0.8,20:0.6`,
+/// `speculative`, `speculative=12`, `speculative=dynamic` or `auto`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ModeSpec {
+    /// The full model.
+    Full,
+    /// The sub-model of one exit.
+    Exit(Exit),
+    /// Dynamic exits by this rule, or by one that is given elsewhere.
+    Dynamic(Option<ExitRule>),
+    /// Self-speculation.
+    Speculative(DraftExit),
+    /// Automatic speculation.
+    Auto,
+}
+
+/// Where drafts exit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DraftExit {
+    /// At the first exit.
+    First,
+    /// At this exit.
+    At(Exit),
+    /// Where a rule says that is given elsewhere.
+    ByRule,
+}
+
+/// A mode or draft length that cannot be read.
+#[derive(Clone, Debug, PartialEq, Error)]
+#[non_exhaustive]
+pub enum ModeError {
+    /// A name that is not a mode.
+    #[error(
+        "unknown mode {found:?}: expected full, exit=N, dynamic, dynamic:RULE, speculative, \
+         speculative=N, speculative=dynamic or auto"
+    )]
+    Unknown {
+        /// The name.
+        found: String,
+    },
+    /// An exit that is not a number.
+    #[error("exit {found:?}: expected a depth, such as 12")]
+    Exit {
+        /// The text.
+        found: String,
+        /// What is wrong with it.
+        source: ParseIntError,
+    },
+    /// An exit that no model has.
+    #[error(transparent)]
+    Depth(#[from] ExitError),
+    /// A rule that cannot be read.
+    #[error(transparent)]
+    Rule(#[from] PolicyError),
+    /// A draft length that is not a number.
+    #[error("draft length {found:?}: expected a number, adaptive or confident=0.3")]
+    Length {
+        /// The text.
+        found: String,
+        /// What is wrong with it.
+        source: Option<ParseIntError>,
+    },
+    /// A probability that is not a number.
+    #[error("draft length {found:?}: expected confident=0.3")]
+    Confidence {
+        /// The text.
+        found: String,
+        /// What is wrong with it.
+        source: ParseFloatError,
+    },
+}
+
+impl ModeSpec {
+    /// Whether a rule given elsewhere decides where tokens exit.
+    pub fn needs_rule(&self) -> bool {
+        matches!(
+            self,
+            Self::Dynamic(None) | Self::Speculative(DraftExit::ByRule)
+        )
+    }
+
+    /// Whether tokens are drafted at exits of the caller's choice.
+    pub fn drafts(&self) -> bool {
+        matches!(self, Self::Speculative(_))
+    }
+
+    /// Whether the mode chooses among several exits.
+    pub fn chooses_exits(&self) -> bool {
+        match self {
+            Self::Full | Self::Exit(_) | Self::Speculative(DraftExit::At(_)) => false,
+            Self::Dynamic(_) | Self::Speculative(_) | Self::Auto => true,
+        }
+    }
+}
+
+impl FromStr for ModeSpec {
+    type Err = ModeError;
+
+    fn from_str(text: &str) -> Result<Self, ModeError> {
+        if let Some(rule) = text.strip_prefix("dynamic:") {
+            let rule: ExitRule = rule.parse()?;
+            rule.check_range()?;
+            return Ok(Self::Dynamic(Some(rule)));
+        }
+        Ok(match text.split_once('=').unwrap_or((text, "")) {
+            ("full", "") => Self::Full,
+            ("exit", exit) => Self::Exit(exit_of(exit)?),
+            ("dynamic", "") => Self::Dynamic(None),
+            ("speculative", "") => Self::Speculative(DraftExit::First),
+            ("speculative", "dynamic") => Self::Speculative(DraftExit::ByRule),
+            ("speculative", exit) => Self::Speculative(DraftExit::At(exit_of(exit)?)),
+            ("auto", "") => Self::Auto,
+            _ => {
+                return Err(ModeError::Unknown {
+                    found: text.to_owned(),
+                });
+            }
+        })
+    }
+}
+
+fn exit_of(text: &str) -> Result<Exit, ModeError> {
+    let depth = text.parse().map_err(|source| ModeError::Exit {
+        found: text.to_owned(),
+        source,
+    })?;
+    Ok(Exit::new(depth)?)
+}
+
+/// Most tokens of a draft whose length is not fixed.
+const MOST: usize = 8;
+
+/// `4`, `adaptive` (3 at first, up to 8) or `confident=0.3` (up to 8).
+impl FromStr for DraftLength {
+    type Err = ModeError;
+
+    fn from_str(text: &str) -> Result<Self, ModeError> {
+        let found = || text.to_owned();
+        match text.split_once('=').unwrap_or((text, "")) {
+            ("adaptive", "") => Ok(Self::Adaptive {
+                start: 3,
+                most: MOST,
+            }),
+            ("confident", least) => {
+                let least = least.parse().map_err(|source| ModeError::Confidence {
+                    found: found(),
+                    source,
+                })?;
+                Ok(Self::Confident { least, most: MOST })
+            }
+            (number, "") => {
+                let tokens = number.parse().map_err(|source| ModeError::Length {
+                    found: found(),
+                    source: Some(source),
+                })?;
+                Ok(Self::Fixed(tokens))
+            }
+            _ => Err(ModeError::Length {
+                found: found(),
+                source: None,
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_are_read_by_name() {
+        let read = |text: &str| text.parse::<ModeSpec>().unwrap();
+        let exit = |depth| Exit::new(depth).unwrap();
+        assert_eq!(read("full"), ModeSpec::Full);
+        assert_eq!(read("exit=12"), ModeSpec::Exit(exit(12)));
+        assert_eq!(read("dynamic"), ModeSpec::Dynamic(None));
+        let rule = ModeSpec::Dynamic(Some("margin=12:0.8".parse().unwrap()));
+        assert_eq!(read("dynamic:margin=12:0.8"), rule);
+        for (text, draft) in [
+            ("speculative", DraftExit::First),
+            ("speculative=6", DraftExit::At(exit(6))),
+            ("speculative=dynamic", DraftExit::ByRule),
+        ] {
+            assert_eq!(read(text), ModeSpec::Speculative(draft));
+        }
+        assert_eq!(read("auto"), ModeSpec::Auto);
+        for text in [
+            "",
+            "Full",
+            "exit",
+            "exit=0",
+            "exit=x",
+            "auto=1",
+            "dynamic=1",
+        ] {
+            assert!(text.parse::<ModeSpec>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn draft_lengths_are_read_by_name() {
+        let read = |text: &str| text.parse::<DraftLength>().unwrap();
+        assert_eq!(read("4"), DraftLength::Fixed(4));
+        assert_eq!(
+            read("adaptive"),
+            DraftLength::Adaptive { start: 3, most: 8 }
+        );
+        let confident = DraftLength::Confident {
+            least: 0.3,
+            most: 8,
+        };
+        assert_eq!(read("confident=0.3"), confident);
+        for text in ["", "many", "adaptive=2", "confident", "4=4"] {
+            assert!(text.parse::<DraftLength>().is_err(), "{text:?}");
+        }
+    }
+}
