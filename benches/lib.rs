@@ -66,10 +66,10 @@ pub fn llama2_13b() -> LlamaConfig {
     }
 }
 
-/// So many rows of so many tokens, learnt from a position on.
+/// So many rows of so many tokens, learned from a position on.
 ///
 /// # Errors
-/// When nothing is learnt.
+/// When nothing is learned.
 pub fn batch((rows, length): (usize, usize), learnt: usize, vocab: usize) -> anyhow::Result<Batch> {
     let row = |row: usize| {
         let token = |position: usize| ((row * 31 + position * 7) % vocab) as u32;
@@ -80,7 +80,7 @@ pub fn batch((rows, length): (usize, usize), learnt: usize, vocab: usize) -> any
     Ok(Batch::from_examples(&rows.iter().collect::<Vec<_>>())?)
 }
 
-/// The same batch for ever.
+/// The same batch forever.
 pub struct Same(pub Batch);
 
 impl BatchStream for Same {

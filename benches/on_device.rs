@@ -38,7 +38,7 @@ struct Args {
     /// Rows of a training batch
     #[arg(long, default_value_t = 8)]
     rows: usize,
-    /// Tokens of each, the second half of which are learnt
+    /// Tokens of each, the second half of which are learned
     #[arg(long, default_value_t = 512)]
     length: usize,
     /// Training steps per side, after two to warm up

@@ -164,7 +164,7 @@ impl Shape {
         }
     }
 
-    /// Rows, their length, and the position from which they are learnt: as TriviaQA has them, 30
+    /// Rows, their length, and the position from which they are learned: as TriviaQA has them, 30
     /// tokens and the last 5, or long ones.
     fn rows(self) -> (usize, usize, usize) {
         match self {

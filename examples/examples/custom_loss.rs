@@ -1,4 +1,4 @@
-//! A schedule of the sorted loss of one's own: exits take turns in pairs, each with the full depth.
+//! A schedule of the sorted loss of your own: exits take turns in pairs, each with the full depth.
 //! Fine-tunes the quickstart's model with it for a few steps. Run it:
 //! `cargo run --release --example custom_loss`.
 
@@ -13,7 +13,7 @@ use soft_examples::terminal;
 use soft_examples::tiny_world::{Split, World};
 
 /// Each step one exit and the full depth, half and half. A pure function of the step, so that a
-/// resumed run goes on as it would have.
+/// resumed run continues as it would have.
 struct InTurns;
 
 impl LossSchedule for InTurns {

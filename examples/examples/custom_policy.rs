@@ -1,4 +1,4 @@
-//! An exit policy of one's own: the first tokens of an answer, which decide what it is about, come
+//! An exit policy of your own: the first tokens of an answer, which decide what it is about, come
 //! from the full model; later ones leave as soon as an exit is sure. Run it:
 //! `cargo run --release --example custom_policy`.
 

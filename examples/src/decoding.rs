@@ -1,4 +1,4 @@
-//! How to decode, from the command line: mode, policy, draft length, sampler.
+//! Decoding settings from the command line: mode, policy, draft length, sampler.
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;

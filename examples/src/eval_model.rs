@@ -65,7 +65,7 @@ pub struct EvalModel {
     pub name: String,
     /// Its folder: that of the cache when it came from a hub.
     pub folder: PathBuf,
-    /// Its files, as they stand in the provenance of results.
+    /// Its files, as they are in the provenance of results.
     pub inputs: Vec<Input>,
     /// Stands for the content of its files in journals, whatever it is called.
     fingerprint: String,

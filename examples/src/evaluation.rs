@@ -1,5 +1,4 @@
-//! What every evaluation says of itself: command, version, machine, seeds, fingerprints of what
-//! went in.
+//! The record of an evaluation: command, version, machine, seeds, fingerprints of its inputs.
 
 use std::fs::File;
 use std::io::Read;
@@ -151,7 +150,7 @@ pub struct OutputArgs {
     /// Write the figures to this new JSON file, for `soft report`
     #[arg(long)]
     pub json: Option<PathBuf>,
-    /// Keep results in this file as they come: the same command goes on where it was stopped
+    /// Keep results in this file as they come: the same command continues where it was stopped
     #[arg(long)]
     pub journal: Option<PathBuf>,
 }

@@ -12,7 +12,7 @@ use crate::tokens::{say_of_default_template, warn_of_control_text};
 /// Where prompts come from: exactly one source.
 #[derive(Args, Debug, Clone)]
 pub struct PromptArgs {
-    /// Text to go on from
+    /// Text to continue from
     #[arg(long, group = "source")]
     pub prompt: Option<String>,
     /// What the user says, put into the model's chat template
@@ -22,7 +22,7 @@ pub struct PromptArgs {
     /// "content"}]} or {"instruction", "input"}
     #[arg(long, group = "source")]
     pub prompts: Option<PathBuf>,
-    /// Read --prompts as training rows of this format instead, and go on from their prompts:
+    /// Read --prompts as training rows of this format instead, and continue from their prompts:
     /// alpaca, triviaqa or jsonl
     #[arg(long, requires = "prompts")]
     pub format: Option<Format>,

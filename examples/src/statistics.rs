@@ -1,4 +1,4 @@
-//! What decoding cost, in a few lines on stderr.
+//! The cost of decoding, in a few lines on stderr.
 
 use crate::statusln;
 use soft_core::decode::Statistics;

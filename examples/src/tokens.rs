@@ -1,4 +1,4 @@
-//! How texts become tokens, from the command line, and what is said of it.
+//! Tokenization settings from the command line, and notes about it for the user.
 
 use std::collections::BTreeMap;
 use std::path::Path;

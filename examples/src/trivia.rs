@@ -1,9 +1,9 @@
-//! Answers to trivia questions: cut out of what a model goes on with, and scored.
+//! Answers to trivia questions: cut out of what a model continues with, and scored.
 
 use soft_data::Record;
 use soft_eval::AnswerScore;
 
-/// An untuned model goes on with questions of its own; only its first line is an answer.
+/// An untuned model continues with questions of its own; only its first line is an answer.
 pub fn first_line(answer: &str) -> String {
     let first = answer.trim().lines().next().unwrap_or_default();
     first.trim().to_owned()

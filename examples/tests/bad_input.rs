@@ -174,7 +174,7 @@ fn a_disk_that_fills_up_leaves_no_half_checkpoint() {
         0,
         "a half-written checkpoint was left behind"
     );
-    // With room again the run goes on.
+    // With room again the run continues.
     let mut again = finetune(&data, &out);
     assert!(
         again

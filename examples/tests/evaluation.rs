@@ -1,5 +1,5 @@
 //! `soft evaluate`, `soft compare`, `soft calibrate`, `soft sweep` and `soft report` as programs:
-//! what they write, that they go on where they were stopped, and that wrong input gets one clear
+//! what they write, that they continue where they were stopped, and that wrong input gets one clear
 //! error before anything is computed.
 
 mod programs;

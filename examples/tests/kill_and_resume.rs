@@ -1,4 +1,4 @@
-//! A training run killed at ten random moments and resumed each time equals an undisturbed run.
+//! A training run killed at ten random moments and resumed each time equals an uninterrupted run.
 //!
 //! The real program, the real signal (SIGKILL, which nothing can catch), the committed tiny model;
 //! on `cpu`, or the device that `SOFT_TEST_DEVICE` names.

@@ -30,7 +30,7 @@ impl Server {
         let mut line = String::new();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         stdout.read_line(&mut line).unwrap();
-        // The server logs there: with nobody to read it would wait for ever.
+        // The server logs there: with nobody to read it would wait forever.
         std::thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));
         let address = line
             .split_whitespace()
@@ -130,7 +130,7 @@ fn a_server_that_dies_ends_the_run_and_leaves_its_checkpoint() {
     assert!(!output.status.success());
     let part = "the last good checkpoint is step";
     assert!(error.contains(part) && error.contains("failed"), "{error}");
-    // What is on disk goes on elsewhere.
+    // What is on disk continues elsewhere.
     let mut rest = finetune(&data, &out, "cpu", "40");
     succeeded(rest.arg("--resume").output().unwrap());
     assert!(out.join("model/model.safetensors").exists());

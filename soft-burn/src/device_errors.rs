@@ -1,4 +1,4 @@
-//! Devices that run out of memory or go away, which backends tell by a panic.
+//! Errors of devices: memory that runs out and lost devices, which backends report by a panic.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

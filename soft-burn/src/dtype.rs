@@ -1,6 +1,6 @@
 //! Number types: weights may be bf16, what is sensitive to rounding is computed in f32.
 //!
-//! Norms, rotary positions, softmax, losses and the optimiser's state stay f32, as in transformers
+//! Norms, rotary positions, softmax, losses and the optimizer's state stay f32, as in transformers
 //! and torch's mixed precision.
 
 use burn::tensor::{DType as TensorDType, FloatDType, Tensor};

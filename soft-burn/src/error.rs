@@ -1,4 +1,4 @@
-//! Everything that can go wrong here, with the place and what was expected.
+//! The error type of this crate: what, where, expected and found.
 
 use std::path::PathBuf;
 
@@ -280,7 +280,7 @@ pub enum Error {
         last_checkpoint(checkpoint)
     )]
     LossNotFinite {
-        /// The optimiser step, counted from 1.
+        /// The optimizer step, counted from 1.
         step: u64,
         /// Depth of the exit.
         exit: usize,
@@ -295,7 +295,7 @@ pub enum Error {
         last_checkpoint(checkpoint)
     )]
     GradientNotFinite {
-        /// The optimiser step, counted from 1.
+        /// The optimizer step, counted from 1.
         step: u64,
         /// First tensor, in the order of names, whose gradient is not finite.
         tensor: String,
@@ -333,7 +333,7 @@ pub enum Error {
         last_checkpoint(checkpoint)
     )]
     WeightsNotFinite {
-        /// Optimiser steps done.
+        /// Optimizer steps done.
         step: u64,
         /// The tensor.
         tensor: String,
@@ -343,10 +343,10 @@ pub enum Error {
     /// The stream of training batches failed.
     #[error("cannot read training data: {0}")]
     Data(Box<dyn std::error::Error + Send + Sync>),
-    /// An optimiser batch without anything to learn.
+    /// An optimizer batch without anything to learn.
     #[error("step {step}: the batches hold no supervised token")]
     NothingToLearn {
-        /// The optimiser step, counted from 1.
+        /// The optimizer step, counted from 1.
         step: u64,
     },
     /// A run cannot be continued as asked.
@@ -359,7 +359,7 @@ pub enum Error {
     },
 }
 
-/// What an error says about where one can go on from.
+/// What an error says about where one can continue from.
 fn last_checkpoint(step: &Option<u64>) -> String {
     match step {
         Some(step) => format!("the last good checkpoint is step {step}"),

@@ -60,7 +60,7 @@ pub struct Example {
 }
 
 impl Example {
-    /// A row of `tokens`, of which those marked in `supervised` are learnt.
+    /// A row of `tokens`, of which those marked in `supervised` are learned.
     ///
     /// # Errors
     /// When the lengths differ, or the first token, which nothing predicts, is marked.
@@ -77,7 +77,7 @@ impl Example {
         Ok(Self { tokens, supervised })
     }
 
-    /// A row of plain text: every token but the first is learnt (pre-training, perplexity).
+    /// A row of plain text: every token but the first is learned (pre-training, perplexity).
     pub fn text(tokens: Vec<u32>) -> Self {
         let supervised = (0..tokens.len()).map(|position| position > 0).collect();
         Self { tokens, supervised }
@@ -88,7 +88,7 @@ impl Example {
         &self.tokens
     }
 
-    /// For every token, whether it is learnt.
+    /// For every token, whether it is learned.
     pub fn supervised(&self) -> &[bool] {
         &self.supervised
     }
@@ -103,7 +103,7 @@ impl Example {
         self.tokens.is_empty()
     }
 
-    /// Number of tokens that are learnt.
+    /// Number of tokens that are learned.
     pub fn supervised_tokens(&self) -> usize {
         self.supervised.iter().filter(|&&marked| marked).count()
     }
@@ -242,7 +242,7 @@ fn row_targets(row: usize, example: &Example) -> impl Iterator<Item = Target> + 
 /// An endless, resumable stream of micro-batches, epoch after epoch.
 ///
 /// What it yields after [`seek`](BatchStream::seek) depends on the position alone, so that a
-/// resumed run sees what the undisturbed run would have seen.
+/// resumed run sees what the uninterrupted run would have seen.
 pub trait BatchStream {
     /// What may go wrong while reading.
     type Error: std::error::Error + Send + Sync + 'static;

@@ -1,4 +1,4 @@
-//! The laws are worth nothing unless models that break them are caught: one defect for each.
+//! The laws are useless unless models that break them are caught: one defect for each.
 
 #![allow(clippy::unwrap_used)] // a test's way to fail
 

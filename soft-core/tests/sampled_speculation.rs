@@ -78,7 +78,7 @@ fn counts(case: &Case) -> (Vec<u32>, Statistics) {
     let mut counts = vec![0; (VOCAB + 1).pow(LOOK as u32)];
     let mut statistics = Statistics::default();
     let (mut seed, mut drawn) = (0, 0);
-    // Automatic mode first measures; it drafts when it goes on with what it learnt.
+    // Automatic mode first measures; it drafts when it continues with what it learned.
     let mut tuner: Option<Tuner> = None;
     while drawn < ANSWERS {
         let prompt = |row: usize| Prompt {

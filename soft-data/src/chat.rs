@@ -1,4 +1,4 @@
-//! Conversations to text, as a model folder's chat template says.
+//! Conversations to text, by a model folder's chat template.
 //!
 //! Knows where a folder keeps its template and what the template is given; knows no tokens. What
 //! a model is trained on and what it is asked with come from the same template.

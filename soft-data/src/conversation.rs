@@ -38,7 +38,7 @@ pub enum Role {
     System,
     /// The one who asks.
     User,
-    /// The model; its turns are learnt.
+    /// The model; its turns are learned.
     Assistant,
     /// What a tool returned.
     Tool,

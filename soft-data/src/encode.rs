@@ -21,7 +21,7 @@ use row::EncodedRow;
 pub struct EncodeReport {
     /// Records that came in.
     pub rows: usize,
-    /// Records of which something is learnt.
+    /// Records of which something is learned.
     pub kept: usize,
     /// Examples that came out.
     pub examples: usize,
@@ -34,7 +34,7 @@ pub struct EncodeReport {
     pub empty_responses: Vec<usize>,
     /// Tokens of all examples.
     pub tokens: usize,
-    /// Of these, tokens that are learnt.
+    /// Of these, tokens that are learned.
     pub supervised_tokens: usize,
     /// Tokens of the longest example.
     pub longest: usize,
@@ -78,14 +78,14 @@ impl fmt::Display for EncodeReport {
 
 /// Encodes `records`, cutting rows behind `max_len` tokens.
 ///
-/// Every row ends in the end-of-text token, which is learnt with the response. Rows longer than
+/// Every row ends in the end-of-text token, which is learned with the response. Rows longer than
 /// `max_len` keep their left part: the end of the response goes first, and with it the
 /// end-of-text token. A row whose prompt alone fills the limit has nothing left to learn; it is
 /// left out and named in the report.
 ///
 /// Conversations are rendered by the tokenizer's [chat template](crate::ChatTemplate), and every
 /// answer follows the very tokens that [`encode_chat`](Tokenizer::encode_chat) would prompt the
-/// model with. The assistant's answers are learnt, each with the control token that ends its turn;
+/// model with. The assistant's answers are learned, each with the control token that ends its turn;
 /// where the template writes none, with the end-of-text token. Turns after the assistant's last
 /// teach nothing and are left out. Where the template writes an earlier turn otherwise once it is
 /// past (as those do that leave out old thoughts), that turn becomes an example of its own.

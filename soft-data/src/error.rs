@@ -1,4 +1,4 @@
-//! What can go wrong between a file of text and a batch.
+//! The error type of this crate.
 //!
 //! Every variant says where, what was expected and what came. Causes from other crates are part
 //! of the message, so that printing the error alone is enough.
@@ -174,7 +174,7 @@ pub enum DataError {
         message: usize,
         /// How the prompt ends, from where they differ.
         prompt: String,
-        /// How the conversation goes on there.
+        /// How the conversation continues there.
         found: String,
     },
     /// A row that cannot be encoded.

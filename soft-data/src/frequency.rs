@@ -1,10 +1,10 @@
-//! Which tokens come up most: counted from training rows.
+//! The most frequent tokens of training rows.
 //!
-//! For heads cut down to frequent tokens, which draft what the full head then checks.
+//! For heads restricted to frequent tokens, which draft what the full head then checks.
 
 use soft_core::Example;
 
-/// The `most` tokens that appear most often among the learnt ones of `examples`, the most frequent
+/// The `most` tokens that appear most often among the learned ones of `examples`, the most frequent
 /// first, of equally frequent ones the lower id; fewer when fewer appear.
 pub fn frequent_tokens<'a>(
     examples: impl IntoIterator<Item = &'a Example>,

@@ -90,7 +90,7 @@ impl Hub {
     ///
     /// # Errors
     /// When the hub does not know the name or wants a token, the repository is no model, the
-    /// connection breaks (another call goes on from there), the cache cannot be written; when
+    /// connection breaks (another call continues from there), the cache cannot be written; when
     /// offline or without connection the cache lacks something.
     pub fn folder(
         &self,

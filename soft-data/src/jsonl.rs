@@ -21,7 +21,7 @@ const LAYOUTS: &str = "either `messages` or `conversations`, or `prompt` or `ins
 /// - `{"prompt": .., "response": ..}`, or `completion`: the response follows the prompt directly.
 /// - `{"instruction": .., "input": .., "response": ..}`, or `output` or `completion`: in Alpaca's
 ///   [prompt](crate::alpaca_prompt); `input`, or `context`, may be left out or empty.
-/// - `{"text": ..}`: every token is learnt: for pre-training, and for distillation, which needs no
+/// - `{"text": ..}`: every token is learned: for pre-training, and for distillation, which needs no
 ///   answers.
 ///
 /// All kinds may stand in one file. Blank lines are skipped, other keys ignored. A [`Record::row`]
@@ -72,7 +72,7 @@ fn body(row: &Field) -> Result<Body, DataError> {
     }
 }
 
-/// What is to be learnt, and its key.
+/// What is to be learned, and its key.
 fn response<'a>(row: &Field<'a>) -> Result<Option<(&'static str, Field<'a>)>, DataError> {
     let mut found = None;
     for name in ["response", "completion", "output"] {

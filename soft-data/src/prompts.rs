@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::rows::{Field, read_rows};
 use crate::{Conversation, DataError, Tokenizer, alpaca_prompt};
 
-/// What a model is asked to go on from.
+/// What a model is asked to continue from.
 #[derive(Clone, Debug, PartialEq)]
 pub enum PromptBody {
     /// A text.

@@ -1,12 +1,12 @@
 //! One row of a data set, whatever file it came from.
 //!
-//! Knows the text and which part of it is learnt; knows neither files nor tokens.
+//! Knows the text and which part of it is learned; knows neither files nor tokens.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{Conversation, PromptBody};
 
-/// One row: a text of which some parts are learnt.
+/// One row: a text of which some parts are learned.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record {
     /// Where the row stands in its file, from 1; in JSON Lines the line of the file.
@@ -20,14 +20,14 @@ pub struct Record {
 /// The text of a [`Record`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum Body {
-    /// A prompt and the response to be learnt, which follows it directly.
+    /// A prompt and the response to be learned, which follows it directly.
     Completion {
         /// What is given.
         prompt: String,
-        /// What is learnt, together with the end-of-text token after it.
+        /// What is learned, together with the end-of-text token after it.
         response: String,
     },
-    /// A conversation of which the assistant's turns are learnt.
+    /// A conversation of which the assistant's turns are learned.
     Chat(Conversation),
 }
 
@@ -38,7 +38,7 @@ pub struct TriviaQuestion {
     pub id: String,
     /// The question.
     pub question: String,
-    /// The canonical answer (`Answer.Value`), which is the one learnt.
+    /// The canonical answer (`Answer.Value`), which is the one learned.
     pub answer: String,
     /// Other spellings that count.
     pub aliases: Vec<String>,

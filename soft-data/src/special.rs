@@ -2,7 +2,7 @@
 //!
 //! Knows the configuration files of Hugging Face model folders; encodes nothing.
 //!
-//! Source: the behaviour of `transformers`' fast tokenizers, except that a text for training
+//! Source: the behavior of `transformers`' fast tokenizers, except that a text for training
 //! always ends in the end-of-text token, so that `add_eos_token` does not matter.
 
 use std::path::{Path, PathBuf};

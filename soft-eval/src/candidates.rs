@@ -20,7 +20,7 @@ const PRICES: usize = 46;
 const LOWEST_PRICE: f64 = 1e-3;
 const STEP: f64 = 1.166;
 
-/// Rules of this criterion in the order in which they are to be tested: the first never leaves, the
+/// Rules of this criterion in the order in which they are to be tested: the first never exits, the
 /// last always does, and in between the price of a disagreement rises; made on `texts`.
 pub(crate) fn candidates(
     criterion: Criterion,

@@ -1,8 +1,8 @@
-//! A file of results that grows as they come, so that a long evaluation goes on where it was
+//! A file of results that grows as they come, so that a long evaluation continues where it was
 //! stopped.
 //!
 //! JSON lines: first the settings, then one line per result, written at once. A journal is only
-//! gone on with under the settings it was begun with. A last line that a kill cut short is cut off;
+//! continued under the settings it was begun with. A last line that a kill cut short is cut off;
 //! nothing else is ever changed. Knows keys and values, nothing of what they mean.
 
 use std::collections::HashMap;

@@ -15,9 +15,9 @@
 //! | when may tokens exit, if at most 5 % may differ from the full model's? | [`trace`](trace()), [`calibrate`] |
 //! | how fast is each way of decoding? | [`SpeedMeter`], [`frontier`](frontier()) |
 //!
-//! [`Journal`] and [`VerdictFile`] keep results as they come, so that long evaluations go on where
-//! they stopped. [`results`] are what evaluations leave behind; the feature `report` makes HTML,
-//! Markdown and figures of them.
+//! [`Journal`] and [`VerdictFile`] keep results as they come, so that long evaluations continue
+//! where they stopped. [`results`] are what evaluations leave behind; the feature `report` makes
+//! HTML, Markdown and figures of them.
 //!
 //! ```
 //! use soft_core::Exits;

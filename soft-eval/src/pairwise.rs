@@ -58,7 +58,7 @@ pub struct PairwiseScore {
 /// missing is listed in `verdicts` for somebody to fill in. `progress` is called after each pair.
 ///
 /// # Errors
-/// No pairs; when the judge gives no reply, after which a second call goes on with what is left;
+/// No pairs; when the judge gives no reply, after which a second call continues with what is left;
 /// missing verdicts; I/O errors.
 pub fn judge_pairs(
     pairs: &[Pair],

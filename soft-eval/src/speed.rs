@@ -77,7 +77,7 @@ impl<'a, M: DecodeModel> SpeedMeter<'a, M> {
         prompt: &Prompt,
     ) -> Result<SpeedSample, DecodeError<M::Error>> {
         let mut settings = (self.modes[mode].settings)();
-        // Automatic mode goes on with what it learnt from earlier prompts.
+        // Automatic mode continues with what it learned from earlier prompts.
         if let (Mode::Auto(fresh), Some(learnt)) = (&mut settings.mode, self.tuners[mode].take()) {
             *fresh = learnt;
         }

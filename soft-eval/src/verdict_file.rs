@@ -1,4 +1,4 @@
-//! Verdicts in a file: for people and other tools to give, and for runs that go on where they
+//! Verdicts in a file: for people and other tools to give, and for runs that continue where they
 //! stopped.
 //!
 //! JSON lines of `{"instruction", "input", "first", "second", "judge", "verdict", "reply"}`. A

@@ -33,7 +33,7 @@ use soft_examples::tokens::TokenArgs;
 /// The world that `soft pretrain-tiny` wrote about.
 const WORLD: u64 = 7;
 const BATCH: usize = 32;
-/// Optimiser steps of SFT and of SoFT; ICT adds its own to the model that SFT left.
+/// Optimizer steps of SFT and of SoFT; ICT adds its own to the model that SFT left.
 const STEPS: u64 = 360;
 /// Most tokens of an answer.
 const ANSWER: usize = 12;

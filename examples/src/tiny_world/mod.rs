@@ -1,6 +1,6 @@
 //! A made-up world to pre-train a tiny language model on: two dozen people with a home, a job, a
 //! best meal, a coat, a pet and a friend, and eight small tasks (copying, sorting, adding and the
-//! like). Same seed, same world and same words, for ever.
+//! like). Same seed, same world and same words, forever.
 //!
 //! The pre-training text states facts and shows tasks as plain sentences. The instructions ask
 //! about the same things in other words, in a question format the text never uses, so fine-tuning

@@ -180,7 +180,7 @@ impl Adapter {
         shape(self) == shape(other) && self.factors.keys().eq(other.factors.keys())
     }
 
-    /// Reads a folder that [`save`](Self::save) or PEFT wrote: LoRA and rank-stabilised LoRA on the
+    /// Reads a folder that [`save`](Self::save) or PEFT wrote: LoRA and rank-stabilized LoRA on the
     /// linear maps of the blocks, the embedding and the head, with ranks and alphas of single
     /// modules, and weights saved whole.
     ///

@@ -5,9 +5,9 @@
 //! training: states go through A, then through B.
 //!
 //! Source: Hu et al., *LoRA* (arXiv 2106.09685); names, files and first values of PEFT (A uniform
-//! within 1/√d_in, B zero, so that the model says at first what it said before). Burn's
-//! `LoraAdapter` computes `a · b` for a weight `[d_in, d_out]`; ours are `[d_out, d_in]`, so its
-//! `a` is PEFT's `lora_B` and its `b` is `lora_A`.
+//! within 1/√d_in, B zero, so that the model's output is unchanged at first). Burn's `LoraAdapter`
+//! computes `a · b` for a weight `[d_in, d_out]`; ours are `[d_out, d_in]`, so its `a` is PEFT's
+//! `lora_B` and its `b` is `lora_A`.
 
 use std::collections::BTreeMap;
 

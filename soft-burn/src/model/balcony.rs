@@ -1,8 +1,8 @@
 //! Blocks and norms of single exits, beside the model's own.
 //!
-//! Balcony leaves a model as it is and gives every intermediate exit one more decoder block and a
-//! norm, which learn to say what the full depth says; the head stays the shared one. What such an
-//! exit learns ends at its own block: the blocks before are not moved by it, whether they are
+//! Balcony gives every intermediate exit of an unchanged model one more decoder block and a norm,
+//! which are trained to predict what the full depth predicts; the head stays shared. The gradient
+//! of such an exit ends at its own block: it does not train the blocks before, whether these are
 //! frozen or trained by the full depth. An exit at depth n with a block of its own is an ordinary
 //! LLaMA of n + 1 blocks: [`Llama::extract`] makes it one.
 //!

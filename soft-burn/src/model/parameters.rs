@@ -15,7 +15,7 @@ use crate::model::exit_blocks::EXIT_BLOCKS;
 use crate::model::exit_heads::EXIT_HEADS;
 use crate::model::llama::Llama;
 
-/// A gradient as optimisers take it.
+/// A gradient as optimizers take it.
 pub(crate) fn flat_gradient<const D: usize>(gradient: Tensor<D>) -> Tensor<1> {
     let length = gradient.shape().num_elements();
     gradient.reshape([length])

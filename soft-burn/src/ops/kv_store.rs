@@ -1,5 +1,4 @@
-//! Keys and values of all blocks, where the decoding passes want them: in tensors, or on the host
-//! for the CPU kernels.
+//! Keys and values of all blocks, in tensors, or on the host for the CPU kernels.
 
 use burn::tensor::Tensor;
 

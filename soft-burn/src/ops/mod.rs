@@ -1,4 +1,4 @@
-//! What is computed fast: each operation once in plain tensor operations, which every backend runs,
+//! Operations with fast versions: each one in plain tensor operations, which every backend runs,
 //! and the choice of a kernel where there is one. Kernels for the CPU are in [`flex`]. Imports
 //! nothing of `model` or above.
 

@@ -126,7 +126,7 @@ fn greedy_answers_are_those_of_the_cpu() {
     }
 }
 
-/// The same batch for ever.
+/// The same batch forever.
 struct Same(Batch);
 
 impl BatchStream for Same {

@@ -1,4 +1,5 @@
-//! What the micro-batches of one optimiser step add up to, on one device or several.
+//! Sums of losses and gradients over the micro-batches of one optimizer step, on one device or
+//! several.
 
 use std::collections::BTreeMap;
 

@@ -40,8 +40,8 @@ pub enum SharedHead {
     /// All exits: the paper's way.
     #[default]
     AllExits,
-    /// The full depth only: exits learn to speak through it as it is. A tied head goes on learning
-    /// as the embedding.
+    /// The full depth only: exits learn to speak through it as it is. A tied head continues
+    /// learning as the embedding.
     FullDepth,
 }
 

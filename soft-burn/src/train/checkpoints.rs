@@ -1,4 +1,4 @@
-//! The checkpoints of a run: model folders with optimiser and place in the data.
+//! The checkpoints of a run: model folders with optimizer and place in the data.
 //!
 //! `step-000100` is whole or not there; so is what replaces it. Knows nothing of logs or when a
 //! checkpoint is due.

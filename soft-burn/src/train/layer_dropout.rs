@@ -2,7 +2,7 @@
 //!
 //! Block l of L is skipped with probability p · (2^(l / (L − 1)) − 1): never the first, with p the
 //! last. What a row skips depends on seed, step, micro-batch, block and row alone, so that a
-//! resumed run goes on as it would have. Kept blocks are not scaled up.
+//! resumed run continues as it would have. Kept blocks are not scaled up.
 //!
 //! Source: Elhoushi et al., *LayerSkip* (arXiv 2404.16710), section 4.1, with the same rate at
 //! every step, its choice for fine-tuning. Differs from the Sorted LLaMA paper, which drops

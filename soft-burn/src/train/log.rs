@@ -1,6 +1,6 @@
 //! The log of a run: one JSON object per line.
 //!
-//! Lines are only appended. A line that a kill cut short is no line, and lines after the
+//! Lines are only appended. A line that a crash cut short is ignored, and lines after the
 //! checkpoint that a run is resumed from are cut off, since those steps are taken again.
 
 use std::fs::{self, File, OpenOptions};
@@ -17,7 +17,7 @@ use crate::train::trainer::{ExitLoss, StepReport};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogLine {
-    /// An optimiser step.
+    /// An optimizer step.
     Train(StepReport),
     /// Loss at every exit after some step.
     Validation {
@@ -61,7 +61,7 @@ impl Log {
         })
     }
 
-    /// The lines that are whole, as they stand in the file and as what they say.
+    /// The lines that are whole, as they are in the file and as what they say.
     pub fn read(path: &Path) -> Result<Vec<(String, LogLine)>, Error> {
         let text = read_text(path)?;
         let lines = text.split_inclusive('\n');

@@ -1,4 +1,4 @@
-//! Training: one step, a run of many, and what is kept of it on disk.
+//! Training: single steps, runs of many, and the files of a run.
 
 pub(crate) mod accumulation;
 pub(crate) mod balance;

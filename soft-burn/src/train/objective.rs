@@ -1,7 +1,7 @@
 //! Losses at the exits and the gradients of their weighted sum.
 //!
 //! Two ways that agree to rounding. The plain one is soft-core's `sorted_loss` and one backward
-//! pass, the equations as they stand: the logits of all exits are held until that pass. The
+//! pass, the equations as they are: the logits of all exits are held until that pass. The
 //! memory-flat one differentiates norm and heads by themselves, a few positions at a time, keeps of
 //! every exit only the gradient into its hidden states, and sends those through the blocks in one
 //! backward pass: its memory hardly grows with the number of exits, and what an exit sends into the
@@ -30,7 +30,7 @@ pub(crate) struct LossTerms<'a> {
     pub exits: &'a Exits,
     /// One weight per exit.
     pub weights: &'a [f64],
-    /// Supervised tokens of the optimiser batch.
+    /// Supervised tokens of the optimizer batch.
     pub normalizer: f64,
     pub distillation: Option<Distillation>,
     pub balance: Balance,

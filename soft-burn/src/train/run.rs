@@ -1,4 +1,4 @@
-//! A training run on disk: log, checkpoints, the finished model, and how to go on after a stop.
+//! A training run on disk: log, checkpoints, the finished model, and how to continue after a stop.
 //!
 //! ```text
 //! OUT/run.json                 settings of the run, written once
@@ -306,7 +306,7 @@ impl<S: BatchStream> Run<S> {
         Ok(Some(line))
     }
 
-    /// Whether the run ends at `step` and could be given more: it goes on from a checkpoint only.
+    /// Whether the run ends at `step` and could be given more: it continues from a checkpoint only.
     fn may_go_on_from(&self, step: u64) -> bool {
         let train = &self.settings.train;
         let is_end = step == train.steps && train.schedule.decay == Decay::Constant;

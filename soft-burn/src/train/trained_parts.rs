@@ -2,7 +2,7 @@
 //! exits.
 //!
 //! Gives a model the parts that a method calls for and freezes the rest. Frozen weights cost
-//! neither gradients nor optimiser state, and nothing is differentiated below the first weight that
+//! neither gradients nor optimizer state, and nothing is differentiated below the first weight that
 //! is trained.
 
 use burn::module::{Module, ModuleMapper, Param};

@@ -1,6 +1,6 @@
-//! One optimiser step of sorted fine-tuning, and the loss at every exit.
+//! One optimizer step of sorted fine-tuning, and the loss at every exit.
 //!
-//! The trainer holds the model, the optimiser and the settings; it writes nothing to disk. Every
+//! The trainer holds the model, the optimizer and the settings; it writes nothing to disk. Every
 //! method goes through the same lines and differs in its weights per exit (soft-core's
 //! [`LossSchedule`]) and in what is frozen. The loss of a step is the mean over the supervised
 //! tokens of all its micro-batches together, not a mean of their means, so that accumulation
@@ -39,7 +39,7 @@ pub struct ExitLoss {
     pub divergence: Option<f64>,
 }
 
-/// What one optimiser step did.
+/// What one optimizer step did.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepReport {
     /// The step, counted from 1.
@@ -54,7 +54,7 @@ pub struct StepReport {
     pub gradient_norm: f64,
     /// Tokens read, without padding.
     pub tokens: u64,
-    /// Tokens learnt from.
+    /// Tokens learned from.
     pub supervised_tokens: u64,
     /// Wall time of the step.
     pub seconds: f64,
@@ -62,7 +62,7 @@ pub struct StepReport {
     pub tokens_per_second: f64,
 }
 
-/// Model, optimiser and settings of one run.
+/// Model, optimizer and settings of one run.
 #[derive(Debug)]
 pub struct Trainer {
     model: Llama,
@@ -177,7 +177,7 @@ impl Trainer {
         &self.settings
     }
 
-    /// Optimiser steps done so far.
+    /// Optimizer steps done so far.
     pub fn steps_done(&self) -> u64 {
         self.steps_done
     }
@@ -206,7 +206,7 @@ impl Trainer {
         &self.optimizer
     }
 
-    /// One optimiser step on the next micro-batches of `stream`.
+    /// One optimizer step on the next micro-batches of `stream`.
     ///
     /// # Errors
     /// When the stream fails, or a loss or gradient is not finite; the model is then as before the

@@ -1,4 +1,4 @@
-//! Runs that are gone on with: by one process at a time, from checkpoints that are whole, with more
+//! Runs that are continued: by one process at a time, from checkpoints that are whole, with more
 //! steps where the rate allows it.
 
 use safetensors::SafeTensors;

@@ -1,4 +1,4 @@
-//! Folders of earlier versions: a run that was stopped goes on, a finished model loads.
+//! Folders of earlier versions: a run that was stopped continues, a finished model loads.
 //!
 //! `fixtures/earlier_run` was written by the code of commit 45889db (2026-11-28) with `Site::start`
 //! and the settings of `Site::settings`, stopped after step 4; `finished` is the same run, not

@@ -1,4 +1,4 @@
-//! Training runs on disk: resumed runs equal undisturbed ones, and bad numbers stop a run safely.
+//! Training runs on disk: resumed runs equal uninterrupted ones, and bad numbers stop a run safely.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test's way to fail
 
@@ -420,7 +420,7 @@ fn small_steps_are_not_lost_in_bf16() {
             .collect();
         losses
     };
-    // Weights are around 0.3, whose neighbours in bf16 are 0.002 apart: a step of 1e-4 is lost by
+    // Weights are around 0.3, whose neighbors in bf16 are 0.002 apart: a step of 1e-4 is lost by
     // itself.
     let whole = trained(DType::F32, 1e-4);
     let half = trained(DType::Bf16, 1e-4);
@@ -639,7 +639,7 @@ fn a_body_beside_balconies_is_trained_by_the_full_depth_alone() {
         let settings = edited(settings, |train| train.train_body = train_body);
         let mut settings = settings.unwrap().train;
         settings.optimizer.clip_norm = None;
-        // AdamW takes no notice of the weight 1/3 but for this.
+        // AdamW ignores the weight 1/3 but for this.
         settings.optimizer.eps = 1e-20;
         let mut trainer = Trainer::new(model(), settings).unwrap();
         let mut stream = Counting::default();

@@ -121,8 +121,8 @@ impl<M: Observed> Laws<'_, M> {
     }
 }
 
-/// States that wait at exits in any mixture, and go on with whatever comes deeper next, end as if
-/// nothing had waited.
+/// States that wait at exits in any mixture, and continue with whatever comes deeper next, end as
+/// if nothing had waited.
 pub(super) fn staircases_catch_up<M: Observed>(
     model: &M,
     rows: &[Vec<u32>],

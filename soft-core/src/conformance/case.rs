@@ -1,4 +1,4 @@
-//! What a decoding law is tried with: the ways to decode, and policies that leave now and then.
+//! Cases for the decoding laws: modes, and policies under which some tokens exit early.
 
 use super::uncached::Uncached;
 use super::{DecodingLaws, LawBroken, Observed};

@@ -1,4 +1,4 @@
-//! What the decoding laws were tried on: laws that saw no draft rejected say nothing of rejection.
+//! Coverage of the decoding laws: a run without a rejected draft does not test rejection.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,5 @@
-//! The laws of decoding: whatever the way, the text is that of the sub-models it claims to be of.
+//! The laws of decoding: in every mode, the tokens are those of the sub-models that they are
+//! attributed to.
 //!
 //! Sampled speculation keeps the distribution of the full model, which takes many draws to see:
 //! only that its tokens are possible is checked here.
@@ -32,7 +33,7 @@ pub struct DecodingLaws<'a, M> {
     pub model: &'a M,
     /// At least one, best of different lengths. With `max_new_tokens` below the model's context.
     pub prompts: Vec<Prompt>,
-    /// Where tokens may leave; the last is the full model.
+    /// Where tokens may exit; the last is the full model.
     pub exits: Exits,
     /// Most tokens of an answer, at least 2.
     pub max_new_tokens: usize,
@@ -192,7 +193,7 @@ impl<'a, M: Observed> Court<'a, M> {
     fn automatic_is_the_full_model(&mut self) -> Result<(), LawBroken> {
         const LAW: &str = "automatic speculation = the full model";
         self.hold_in_variants(LAW, Way::Auto)?;
-        // Long enough for it to have learnt something.
+        // Long enough for it to have learned something.
         let most = 3 * self.laws.max_new_tokens;
         self.trial.hold(&Case::greedy(LAW, Way::Auto, most))
     }

@@ -1,4 +1,4 @@
-//! Laws of the heads: what decoding reads of a state is what its logits say.
+//! Laws of the heads: best tokens, scores and logit rows agree with the logits.
 
 use super::laws::Laws;
 use super::uncached::{best_token, single};

@@ -1,4 +1,5 @@
-//! One trial: decodes, checks the books, and holds every token against the uncached sub-models.
+//! One trial: decodes, checks the statistics, and compares every token with the uncached
+//! sub-models.
 
 use super::case::{Case, Rule, Typical, Way};
 use super::uncached::{Choice, Uncached};

@@ -1,4 +1,4 @@
-//! What decoding is compared with: every sub-model on a whole text, without a cache.
+//! The reference for decoding: every sub-model on a whole text, without a cache.
 //!
 //! A model that does not see the future gives, at each position of one pass, what it would give for
 //! the text that ends there; so one pass per exit checks all tokens of an answer.
@@ -61,7 +61,7 @@ impl Uncached {
         }
     }
 
-    /// Where the token read at `position` leaves by `policy`, were everything surer by `nudge`.
+    /// Where the token at `position` exits under `policy`, with all confidences raised by `nudge`.
     pub fn leaves_at(&self, policy: &mut dyn ExitPolicy, position: usize, nudge: f32) -> Exit {
         policy.next_token();
         let full = self.exits.len() - 1;

@@ -1,7 +1,7 @@
 //! How often the full model agrees with an exit at a given confidence, learned while decoding.
 //!
-//! An exit's own probability says little before it is compared with what came of it. Knows neither
-//! model nor tokens.
+//! An exit's probability is not calibrated: it is compared here with how often its tokens are
+//! accepted. Knows neither model nor tokens.
 
 /// How many of the tokens looked at were accepted; older ones count less and less.
 #[derive(Clone, Copy, Debug, Default)]

@@ -69,7 +69,7 @@ impl Statistics {
         self.accepted as f64 / self.checked as f64
     }
 
-    /// What figures per token are over: [`generated`](Self::named), at least 1, to divide by.
+    /// What figures per token are over: [`generated`](Self::generated), at least 1, to divide by.
     pub fn later_tokens(&self) -> u64 {
         self.generated.max(1)
     }

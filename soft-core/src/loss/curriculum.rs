@@ -3,7 +3,7 @@
 //! Source: LayerSkip (Elhoushi et al., arXiv 2404.16710, section 4.1.2), whose early exits slow
 //! training down and disturb the full model when all of them count from the first step on. The full
 //! depth always counts; what an exit left out would have counted is shared among the others, so
-//! that weights go on summing to 1.
+//! that weights continue summing to 1.
 
 use crate::exit::ExitError;
 use crate::exit::Exits;

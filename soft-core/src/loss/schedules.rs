@@ -1,5 +1,4 @@
-//! How much each exit counts in the loss: the choices that make one code path many training
-//! methods.
+//! Loss schedules: the weights of the exits, which make one code path many training methods.
 //!
 //! Plain weights per exit and step; the loss that is computed with them is `sorted.rs`.
 
@@ -95,7 +94,7 @@ pub struct SampledExits<L> {
 
 impl<L: LossSchedule> SampledExits<L> {
     /// `draws` exits per micro-batch out of those that `weights` weighs. What is drawn depends on
-    /// `seed` and the micro-batch alone, so a resumed run goes on as it would have.
+    /// `seed` and the micro-batch alone, so a resumed run continues as it would have.
     ///
     /// # Errors
     /// When nothing is to be drawn.

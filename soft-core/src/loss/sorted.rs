@@ -10,7 +10,7 @@ use crate::model::nested::TrainModel;
 /// Which micro-batch of a run: what a schedule of the loss may depend on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MicroBatch {
-    /// The optimiser step, counted from 1.
+    /// The optimizer step, counted from 1.
     pub step: u64,
     /// Its number within the step, counted from 0.
     pub index: u64,
@@ -24,7 +24,7 @@ impl MicroBatch {
 }
 
 /// How much each exit counts in the loss, a pure function of exits and place in the run, so that a
-/// resumed run goes on as it would have.
+/// resumed run continues as it would have.
 pub trait LossSchedule {
     /// One weight per exit, none negative, summing to 1. An exit of weight 0 is left out: its head
     /// is not applied and blocks beyond the last exit that counts are not run.
@@ -43,7 +43,7 @@ pub struct SortedLossOutput<Loss> {
 /// One forward pass through `exits` and the weighted loss of all of them.
 ///
 /// `weights` holds one weight per exit ([`LossSchedule::weights`]); exits of weight 0 are skipped.
-/// `normalizer` is the number of supervised tokens of the whole optimiser batch, all its
+/// `normalizer` is the number of supervised tokens of the whole optimizer batch, all its
 /// micro-batches together, so that accumulated gradients are those of one large batch. The model
 /// is run once, never once per exit.
 ///

@@ -1,8 +1,8 @@
 //! How far a key-value cache is filled: the bookkeeping that is the same wherever keys and values
 //! lie.
 //!
-//! A backend keeps one beside its tensors and asks it, before a pass, where each row goes on; what
-//! a pass must not do is refused here, once for all backends. Knows no tensors.
+//! A backend keeps one beside its tensors and asks it, before a pass, where each row continues;
+//! what a pass must not do is refused here, once for all backends. Knows no tensors.
 
 use std::ops::Range;
 
@@ -75,8 +75,8 @@ impl CacheLengths {
         }
     }
 
-    /// The position at which each row goes on in the blocks of `range`, if these are filled alike,
-    /// and `counts` new positions of each row make up the `states` that come and fit.
+    /// The position at which each row continues in the blocks of `range`, if these are filled
+    /// alike, and `counts` new positions of each row make up the `states` that come and fit.
     ///
     /// # Errors
     /// What does not fit; nothing has changed then.

@@ -108,7 +108,7 @@ pub trait TrainModel: NestedModel {
     type Loss: Clone;
 
     /// Cross-entropy in nats of sub-model `exit`, **summed** over the targets: dividing by the
-    /// number of targets is left to the caller, who knows the whole optimiser batch.
+    /// number of targets is left to the caller, who knows the whole optimizer batch.
     ///
     /// # Errors
     /// As [`NestedModel::logits`].

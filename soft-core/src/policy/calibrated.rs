@@ -1,4 +1,4 @@
-//! Exit thresholds with a promise: what calibration found, as it is stored with a model.
+//! Calibrated exit thresholds, as they are stored with a model.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,9 +15,9 @@ use crate::policy::rule::ExitRule;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CalibratedExits {
-    /// When a token leaves.
+    /// When a token exits.
     pub rule: ExitRule,
-    /// Where tokens may leave; the last is the full model.
+    /// Where tokens may exit; the last is the full model.
     pub exits: Exits,
     /// Highest share of tokens that disagree with the full model, from 0 to 1.
     pub disagreement: f64,

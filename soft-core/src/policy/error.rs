@@ -1,4 +1,4 @@
-//! What is wrong with a policy, its thresholds or a draft length.
+//! Errors of policies, thresholds and draft lengths.
 
 use thiserror::Error;
 

@@ -1,8 +1,8 @@
-//! Exit policies: whether a token may leave at an exit.
+//! Exit policies: whether a token may exit at an exit.
 //!
-//! A policy is asked at every exit on the way and answers from what it has seen: leave, stay, or
-//! first show me more. What it does not ask for is not computed, so that a policy that looks at
-//! hidden states only never touches the head. Knows no model.
+//! A policy is called at every exit and decides from the signals so far: exit, continue, or ask for
+//! another signal. Signals that are not asked for are not computed, so that a policy over hidden
+//! states only never applies the head. Knows no model.
 //!
 //! Sources: maximum probability, Sorted LLaMA section 4.4; top-two margin and hidden-state
 //! saturation, CALM (Schuster et al., arXiv 2207.07061); entropy, BranchyNet (Teerapittayanon et
@@ -95,7 +95,7 @@ fn by_score(signals: &ExitSignals, leave: impl FnOnce(&Score) -> bool) -> ExitDe
     }
 }
 
-/// Leaves at the first exit: a fixed draft depth.
+/// Exits at the first exit: a fixed draft depth.
 #[derive(Clone, Copy, Debug)]
 pub struct Always;
 
@@ -105,7 +105,7 @@ impl ExitPolicy for Always {
     }
 }
 
-/// Leaves when the highest probability exceeds the exit's threshold: the paper's rule.
+/// Exits when the highest probability exceeds the exit's threshold: the paper's rule.
 ///
 /// A threshold of 1 or more is never exceeded.
 #[derive(Clone, Debug)]
@@ -127,7 +127,7 @@ impl ExitPolicy for Confidence {
     }
 }
 
-/// Leaves when the best two probabilities are further apart than the exit's threshold.
+/// Exits when the best two probabilities are further apart than the exit's threshold.
 #[derive(Clone, Debug)]
 pub struct Margin(pub Thresholds);
 
@@ -146,7 +146,7 @@ impl ExitPolicy for Margin {
     }
 }
 
-/// Leaves when the entropy, in nats, is below the exit's threshold; 0 never leaves.
+/// Exits when the entropy, in nats, is below the exit's threshold; 0 never exits.
 #[derive(Clone, Debug)]
 pub struct Entropy(pub Thresholds);
 
@@ -165,7 +165,7 @@ impl ExitPolicy for Entropy {
     }
 }
 
-/// Leaves when the hidden state has hardly turned since the exit before: its cosine to it
+/// Exits when the hidden state has hardly turned since the exit before: its cosine to it
 /// exceeds the exit's threshold. The head is applied only to a token that leaves.
 #[derive(Clone, Debug)]
 pub struct Saturation(pub Thresholds);
@@ -186,7 +186,7 @@ impl ExitPolicy for Saturation {
     }
 }
 
-/// Leaves when so many exits in a row name the same token.
+/// Exits when so many exits in a row name the same token.
 #[derive(Clone, Debug)]
 pub struct Patience {
     exits: usize,
@@ -196,7 +196,7 @@ pub struct Patience {
 }
 
 impl Patience {
-    /// Leaves at the exit that is the `exits`-th in a row to name its token.
+    /// Exits at the exit that is the `exits`-th in a row to name its token.
     pub fn new(exits: usize) -> Self {
         Self {
             exits,
@@ -252,7 +252,7 @@ macro_rules! as_for_each {
     };
 }
 
-/// Leaves when both leave; the second is asked only when the first would. Put the cheap one first.
+/// Exits when both exit; the second is asked only when the first would. Put the cheap one first.
 #[derive(Clone, Debug)]
 pub struct Both(pub Box<dyn ExitPolicy>, pub Box<dyn ExitPolicy>);
 
@@ -267,7 +267,7 @@ impl ExitPolicy for Both {
     as_for_each!();
 }
 
-/// Leaves when either leaves; the second is asked only when the first would stay.
+/// Exits when either exits; the second is asked only when the first would stay.
 #[derive(Clone, Debug)]
 pub struct Either(pub Box<dyn ExitPolicy>, pub Box<dyn ExitPolicy>);
 

@@ -14,7 +14,7 @@ use crate::policy::exit_policy::{
 };
 use crate::policy::thresholds::Thresholds;
 
-/// What a policy looks at to decide whether a token leaves.
+/// What a policy looks at to decide whether a token exits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Criterion {

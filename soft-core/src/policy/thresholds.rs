@@ -1,7 +1,7 @@
 //! One threshold per exit, or one for all.
 //!
-//! Written "0.9" or "12:0.95,20:0.9", the latter naming exits; an exit without a threshold is
-//! never left at.
+//! Written "0.9" or "12:0.95,20:0.9", the latter naming exits; no token exits at an exit without a
+//! threshold.
 
 use std::{fmt, ops::RangeInclusive, str::FromStr};
 

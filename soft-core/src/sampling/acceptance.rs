@@ -1,8 +1,7 @@
 //! Verification of a drafted token such that the answer has the full model's distribution.
 //!
-//! The token that comes out of drafting from q and checking against p has exactly the distribution
-//! p, however bad the draft. Knows nothing of who drafted, or of what becomes of the tokens after
-//! a rejected one.
+//! A token drafted from q and verified against p has exactly the distribution p, however bad the
+//! draft. Knows neither models nor what follows a rejected token.
 //!
 //! Sources: Leviathan, Kalman, Matias, *Fast Inference from Transformers via Speculative Decoding*,
 //! arXiv 2211.17192, section 2.3; Chen et al., *Accelerating Large Language Model Decoding with

@@ -87,7 +87,7 @@ impl Distribution {
     }
 
     /// What is left of this distribution p after a token of `draft`, q, was rejected:
-    /// max(0, p - q), normalised.
+    /// max(0, p - q), normalized.
     ///
     /// Nothing is left exactly when p ≤ q everywhere, that is when both are equal; then nothing is
     /// rejected either, save by rounding, and p itself is returned.

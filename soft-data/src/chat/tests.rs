@@ -105,7 +105,7 @@ fn text_and_tokens_are_those_of_transformers() {
 }
 
 /// The row of a conversation is what transformers gives, up to the end of the last answer, and what
-/// it says the assistant generates is learnt.
+/// it says the assistant generates is learned.
 fn assert_masked(
     tokenizer: &Tokenizer,
     conversation: &Conversation,

@@ -1,4 +1,4 @@
-//! A record as rows of tokens, each marked as given or learnt.
+//! A record as rows of tokens, each marked as given or learned.
 //!
 //! A completion is its prompt, its response and the end of the text. A conversation is what its
 //! model's chat template makes of it.
@@ -112,7 +112,7 @@ impl EncodedRow {
 struct Answer<'a> {
     text: &'a Arc<str>,
     prompt: usize,
-    /// Where what is learnt ends.
+    /// Where what is learned ends.
     end: usize,
     /// The control token that ends the turn.
     turn_end: Option<u32>,
@@ -150,7 +150,7 @@ struct EncodedText {
 }
 
 impl EncodedText {
-    /// The text of an answer, and which of its tokens are learnt.
+    /// The text of an answer, and which of its tokens are learned.
     fn new(answer: &Answer, tokenizer: &Tokenizer) -> Result<(Self, Range<usize>), DataError> {
         let text = Arc::clone(answer.text);
         let prompt = tokenizer.encode_rendered(&text[..answer.prompt])?;

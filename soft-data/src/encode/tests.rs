@@ -99,7 +99,7 @@ fn turns_that_are_written_otherwise_once_past_are_examples_of_their_own() {
     let record = Record::chat(1, turns);
     let (examples, report) = encode(std::slice::from_ref(&record), &tokenizer, 999).unwrap();
     let texts = examples.iter().map(|example| learnt(example, &tokenizer));
-    // "x" is the same once past, and is learnt with "third".
+    // "x" is the same once past, and is learned with "third".
     assert_eq!(texts.collect::<Vec<_>>(), ["first", "xthird"]);
     assert_eq!((report.rows, report.kept, report.examples), (1, 1, 2));
     assert!(
@@ -142,7 +142,7 @@ fn with_template(name: &str, template: &str) -> Tokenizer {
     Tokenizer::from_folder(&folder, 400).unwrap()
 }
 
-/// What is learnt of two answers, `b` and `d`, rendered by this template for a message.
+/// What is learned of two answers, `b` and `d`, rendered by this template for a message.
 fn learnt_of(turn: &str) -> (String, EncodeReport) {
     let template = format!(
         "{{% for m in messages %}}{turn}{{% endfor %}}{{% if add_generation_prompt %}}<|im_start|>assistant{{% endif %}}"

@@ -1,4 +1,4 @@
-//! What can go wrong between a model's name and its folder.
+//! Errors of the hub client.
 //!
 //! Every variant says where, what was expected and what came. None holds the token.
 
@@ -123,7 +123,7 @@ pub enum HubError {
         /// What the connection said.
         cause: String,
     },
-    /// A file did not come whole. What came is kept, and another try goes on from there.
+    /// A file did not come whole. What came is kept, and another try continues from there.
     #[error("{name}, {file}: expected {expected} bytes, found {found}: {cause}")]
     Cut {
         /// The model.

@@ -1,7 +1,7 @@
 //! One commit's files on their way from a hub into the cache.
 //!
 //! Each is fetched into a file of the cache that no reader looks at, and takes its place when it
-//! is whole: a try that is cut off leaves no snapshot that looks complete, and the next goes on
+//! is whole: a try that is cut off leaves no snapshot that looks complete, and the next continues
 //! where it ended. Knows neither URLs nor the cache's layout.
 
 use std::fs::{self, File, OpenOptions};

@@ -114,7 +114,7 @@ fn samples_of(samples: &SampleTable) -> Markup {
     }
 }
 
-/// Background of the depth's colour, and black or white on it, whichever can be read.
+/// Background of the depth's color, and black or white on it, whichever can be read.
 fn colour(depth: usize, deepest: usize) -> String {
     let background = ordered(depth as f64 / deepest.max(1) as f64);
     let plotters::style::RGBColor(red, green, blue) = background;

@@ -1,4 +1,4 @@
-//! Numbers as they stand in tables.
+//! Numbers as they are in tables.
 
 use crate::Interval;
 

@@ -1,9 +1,9 @@
-//! Colours and dash patterns of figures.
+//! Colors and dash patterns of figures.
 
 use plotters::style::RGBColor;
 use plotters::style::colors::colormaps::{ColorMap, ViridisRGB};
 
-/// Eight colours that the colour-blind tell apart: those of Okabe and Ito.
+/// Eight colors that the color-blind tell apart: those of Okabe and Ito.
 pub const COLOURS: [RGBColor; 8] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
@@ -20,7 +20,7 @@ pub fn dash(line: usize) -> (u32, u32) {
     [(1, 0), (8, 4), (2, 3), (12, 3)][line % 4]
 }
 
-/// The colour of a value from 0, dark, to 1, bright: viridis, which keeps its order in black and
+/// The color of a value from 0, dark, to 1, bright: viridis, which keeps its order in black and
 /// white.
 pub fn ordered(share: f64) -> RGBColor {
     ViridisRGB.get_color(share.clamp(0.0, 1.0))

@@ -277,7 +277,7 @@ pub struct SampleTable {
     pub prompt: String,
     /// An accepted answer, where there is one.
     pub wanted: Option<String>,
-    /// The deepest depth, for colours.
+    /// The deepest depth, for colors.
     pub depth: usize,
     /// One answer per model and way of decoding.
     pub answers: Vec<Sample>,

@@ -1,5 +1,5 @@
-//! How good is every exit of a model folder? Loss, perplexity, accuracy; for TriviaQA also exact
-//! match and F1 of greedy answers (at most 50 tokens, as in Sorted LLaMA, section 4.3).
+//! Loss, perplexity and accuracy of every exit of a model folder; for TriviaQA also exact match and
+//! F1 of greedy answers (at most 50 tokens, as in Sorted LLaMA, section 4.3).
 
 use std::path::PathBuf;
 

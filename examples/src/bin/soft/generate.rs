@@ -1,6 +1,6 @@
-//! Generates text at any depth of a model: one exit, exits token by token, self-speculation, or
-//! what is fastest here. Streams the text, optionally coloured by the depth that named each token,
-//! and says what it cost.
+//! Generates text at any depth of a model: one exit, exits per token, self-speculation, or
+//! whichever is fastest on this machine. Streams the text, optionally colored by exit, and prints
+//! the cost.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! Looks inside a checkpoint: what would every depth say next, after each token of a prompt?
+//! The next token that every depth predicts, after each token of a prompt.
 //!
 //! The table is nostalgebraist's logit lens (2020): final norm and head applied to every block's
 //! output. With `--save` the logits of all depths go to a safetensors file for other tools.

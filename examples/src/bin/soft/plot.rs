@@ -1,7 +1,7 @@
 //! Draws training logs: the loss at every exit over steps, several runs together, as SVG.
 //!
 //! Lines are the running mean of the training loss, circles the validation loss. An exit has one
-//! colour in all runs, a run one dash pattern.
+//! color in all runs, a run one dash pattern.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -24,7 +24,7 @@ pub struct Args {
     /// New folder for the model
     #[arg(long, default_value = "runs/tiny-llama")]
     out: PathBuf,
-    /// Optimiser steps
+    /// Optimizer steps
     #[arg(long, default_value_t = 6000)]
     steps: u64,
     /// Documents per step, about 58 words each

@@ -1,4 +1,4 @@
-//! Shows answers as they are decoded: streamed, in blocks, or as JSON; coloured by depth if wanted.
+//! Shows answers as they are decoded: streamed, in blocks, or as JSON; colored by depth if wanted.
 
 use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
@@ -28,7 +28,7 @@ pub enum Show {
 pub struct Printer<'a> {
     pub tokenizer: &'a Tokenizer,
     pub stops: StopStrings,
-    /// Blocks of the model, for colours by depth; without colours none.
+    /// Blocks of the model, for colors by depth; without colors none.
     pub colors: Option<usize>,
     pub show: Show,
     pub answered: usize,

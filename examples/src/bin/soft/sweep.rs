@@ -1,6 +1,6 @@
-//! Which way of decoding is worth it on this model, these prompts and this machine? Draft depths
-//! and lengths, exit criteria and thresholds, measured side by side; the frontier of speed against
-//! agreement with the full model, and a recommendation.
+//! Measures decoding modes side by side on a model, prompts and this machine: draft depths and
+//! lengths, exit criteria and thresholds; prints the frontier of speed against agreement with the
+//! full model, and a recommendation.
 
 use anyhow::{Context, Result, ensure};
 use clap::Args as ClapArgs;

@@ -1,10 +1,10 @@
-//! Checks the exactness contract of decoding on a model and prompts of one's own.
+//! Checks the exactness contract of decoding on a model and prompts of your own.
 //!
 //! Every way of decoding that promises the full model's text is run beside plain decoding, and
-//! every token that left early is named again by its sub-model in one pass over the finished text.
-//! Says how many tokens were compared, how many differ, and at the first difference how far apart
-//! the two tokens' logits are: a gap near 0 is rounding, which backends without batch-invariant
-//! kernels may show.
+//! every token that exited early is named again by its sub-model in one pass over the finished
+//! text. Says how many tokens were compared, how many differ, and at the first difference how far
+//! apart the two tokens' logits are: a gap near 0 is rounding, which backends without
+//! batch-invariant kernels may show.
 
 mod law;
 

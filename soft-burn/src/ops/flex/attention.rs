@@ -1,6 +1,6 @@
 //! Attention of packed states over cached keys and values.
 //!
-//! Each state of each row looks at the keys 0 to its own position, no more: there is no mask and no
+//! Each state of each row attends to the keys 0 to its own position: there is no mask and no
 //! padding. Query heads that share a key head are computed together. See the plain `attention`
 //! module for formula and source.
 

@@ -1,7 +1,7 @@
 //! Decoder blocks over packed states and a cache on the host.
 //!
-//! The formulas are those of `model::{block, attention, layers, rope}`; what differs is that a
-//! block is a handful of loops over slices in which each weight is read once.
+//! The formulas are those of `model::{block, attention, layers}` and `ops`; here a block is a
+//! handful of loops over slices in which each weight is read once.
 
 use pulp::Arch;
 

@@ -1,8 +1,8 @@
 //! Matrix products over slices, by the `gemm` crate that Burn's flex backend uses too.
 //!
-//! What going there directly brings: results are added to what is there already, buffers are used
-//! again, and a transposed factor or result costs no copy. Here the bounds are checked that the
-//! crate trusts its caller with.
+//! Using it directly lets products be added to existing values, buffers be reused, and factors or
+//! results be transposed without a copy. The bounds that the crate leaves to its caller are checked
+//! here.
 
 use gemm::Parallelism;
 

@@ -1,9 +1,9 @@
 //! Cross-entropy of a linear head and its gradients over slices, in buffers that are used again.
 //!
-//! The formulas are those of `head_loss`; what differs: softmax, loss and gradient of a row of
-//! logits are one visit of it, in place, and the gradient of the head is added up by the matrix
-//! products themselves. The logits are the widest array of training, so every further copy of them
-//! is felt.
+//! The formulas are those of `head_loss`. Softmax, loss and gradient of a row of logits are
+//! computed in one pass, in place, and the gradient of the head is accumulated by the matrix
+//! products. The logits are the widest array of training, so a further copy of them would cost
+//! measurable time.
 
 use pulp::Arch;
 use rayon::prelude::*;

@@ -1,13 +1,12 @@
 //! Few-row linear layers: dot products over one reading of the weights, in order.
 //!
 //! With one state a linear layer is bound by memory: every weight is read once and used once. With
-//! a few states it should cost about the same, since the weights are read once all the same;
-//! blocked matrix products are made for many rows and do not get there. What gets there is a loop
-//! over output rows, so that weights come as long sequential streams, which the processor's
-//! prefetcher follows: reading neighbouring rows in turns halves the bandwidth. A few far-apart
-//! rows at a time share the loads of the states. With several states the arithmetic between two
-//! loads hides the stream from the processor's look-ahead, so weights are asked for a little before
-//! they are needed.
+//! a few states it should cost about the same, since the weights are still read once; blocked
+//! matrix products, made for many rows, cost more. A loop over output rows reads the weights as
+//! long sequential streams, which the processor's prefetcher follows: reading neighboring rows in
+//! turns halves the bandwidth. A few far-apart rows at a time share the loads of the states. With
+//! several states the arithmetic between two loads hides the stream from the processor's
+//! look-ahead, so weights are asked for a little before they are needed.
 //!
 //! An output is one dot product, summed along the width in one fixed order by one vector
 //! accumulator, whatever is computed beside it: batch-invariant. Knows slices of `f32`; knows no

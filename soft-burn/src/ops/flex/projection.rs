@@ -1,7 +1,7 @@
 //! A linear map in training: x · weightᵀ with gradients as they are needed.
 //!
 //! By tensor operations the gradient of a weight comes out transposed and is turned for the
-//! optimiser, a copy of the largest arrays of training; here it is computed in the weight's own
+//! optimizer, a copy of the largest arrays of training; here it is computed in the weight's own
 //! layout. Knows Burn's autodiff on flex without gradient checkpointing; elsewhere the plain
 //! operations are used, `ops::linear`.
 

@@ -1,7 +1,7 @@
 //! Attention weights in training: scale, causal mask and softmax in one visit of the scores, and
 //! their gradient in another.
 //!
-//! Scores of keys that are not seen are not looked at. Reference: the plain operations of
+//! Scores of masked keys are not read. Reference: the plain operations of
 //! `attention`. Knows Burn's autodiff on flex without gradient checkpointing.
 
 use burn::backend::autodiff::Autodiff;

@@ -1,7 +1,8 @@
 //! The SwiGLU gate in training: silu(gate) · up in one visit, and both gradients in another.
 //!
-//! By tensor operations it is four passes forth and eight back over the widest states of a block.
-//! Reference: `layers::FeedForward`. Knows Burn's autodiff on flex without gradient checkpointing.
+//! With tensor operations it takes four passes forward and eight backward over the widest states of
+//! a block. Reference: `layers::FeedForward`. Knows Burn's autodiff on flex without gradient
+//! checkpointing.
 
 use burn::backend::autodiff::Autodiff;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;

@@ -1,4 +1,4 @@
-//! What the losses of a head are asked for and give.
+//! Inputs and results of the head loss.
 
 use burn::tensor::{Int, Tensor};
 

@@ -75,7 +75,7 @@ impl Case {
         }
     }
 
-    /// By autodiff, the formulas as they stand: the losses per exit, the states' and the head's
+    /// By autodiff, the formulas as they are: the losses per exit, the states' and the head's
     /// gradients, the latter of these exits alone.
     fn expected(&self, moving: &[usize]) -> HeadGradients {
         let x = self.states.clone().autodiff().require_grad();

@@ -1,4 +1,4 @@
-//! Values in rows and columns as colours.
+//! Values in rows and columns as colors.
 
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -7,7 +7,7 @@ use super::{Area, FONT, SIZE, segment, short, svg};
 use crate::EvalError;
 use crate::report::palette::ordered;
 
-/// Values in rows and columns as colours.
+/// Values in rows and columns as colors.
 #[derive(Clone, Debug)]
 pub struct HeatMap<'a> {
     /// What is on the horizontal axis.

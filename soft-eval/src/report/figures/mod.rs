@@ -1,7 +1,7 @@
 //! Figures as SVG: curves with intervals, heat maps, shares, settings. PNG is made of the SVG.
 //!
-//! Colours are those of Okabe and Ito and, for ordered values, viridis: both are told apart by the
-//! colour-blind, viridis in black and white too. Curves also differ in their marks. Text is text,
+//! Colors are those of Okabe and Ito and, for ordered values, viridis: both are told apart by the
+//! color-blind, viridis in black and white too. Curves also differ in their marks. Text is text,
 //! in whatever sans-serif font the reader has. Knows numbers and names.
 
 mod curves;

@@ -59,7 +59,7 @@ pub struct Args {
     /// Rows skip blocks in training: the last with this probability, the first never
     #[arg(long)]
     pub layer_dropout: Option<f64>,
-    /// Number type of the weights in training: f32, or bf16 with an f32 copy in the optimiser
+    /// Number type of the weights in training: f32, or bf16 with an f32 copy in the optimizer
     #[arg(long = "dtype", alias = "weights", default_value = "f32")]
     pub weights: DType,
     /// Compute cheap operations again in the backward pass instead of keeping their results
@@ -122,13 +122,13 @@ pub struct Args {
     /// how many are sorted together
     #[arg(long)]
     pub pack: Option<usize>,
-    /// Micro-batches per optimiser step
+    /// Micro-batches per optimizer step
     #[arg(long, default_value_t = 8)]
     pub accumulation: usize,
     /// Times through the data; --steps overrides it
     #[arg(long, default_value_t = 2.0)]
     pub epochs: f64,
-    /// Optimiser steps
+    /// Optimizer steps
     #[arg(long)]
     pub steps: Option<u64>,
     /// Highest learning rate

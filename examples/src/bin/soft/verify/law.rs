@@ -1,4 +1,4 @@
-//! A promise of decoding, and how it turned out.
+//! A property that decoding must have, and the outcome of its check.
 
 use soft_data::Tokenizer;
 use soft_examples::outln;
