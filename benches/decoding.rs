@@ -1,6 +1,6 @@
-//! Decoding: every mode beside plain decoding, passes over several states beside passes over one, a
-//! batch beside its rows one by one. Both sides of each figure come from the same run, in turns;
-//! medians and ratios.
+//! Decoding: every mode compared with plain decoding, passes over several states with passes over
+//! one, a batch with its rows one by one. Both sides of each figure are measured in turns in one
+//! run; medians and ratios.
 //!
 //! `cargo bench --bench decoding` measures a 135M-shaped model with random weights, which shows
 //! costs but no acceptance. `cargo bench --bench decoding -- --model FOLDER --prompts FILE` decodes
@@ -17,7 +17,7 @@ use soft_core::{DecodeModel, DecodeSettings, Decoder, Exit, Mode, NestedModel, P
 use soft_eval::{Journal, SpeedFigures};
 use soft_examples::decoding::DecodingArgs;
 use soft_examples::eval_model::{EvalModel, NamedFolder};
-use soft_examples::prompts::{PromptArgs, Reader};
+use soft_examples::prompts::PromptArgs;
 use soft_examples::speed::SpeedRun;
 use soft_examples::table::{percent, table};
 use soft_examples::tokens::TokenArgs;
@@ -55,11 +55,7 @@ fn main() -> Result<()> {
         "no --modes to compare: try --modes speculative,auto"
     );
     let subject = EvalModel::load(folder, &device, &TokenArgs::default())?;
-    let prompts = args.source.read(&Reader {
-        folder: &folder.folder,
-        tokenizer: &subject.tokenizer,
-        context: subject.model.config().max_positions,
-    })?;
+    let prompts = args.source.read(&subject.reader())?;
     for mode in &args.modes {
         args.of_mode(mode)
             .settings(&subject.trained, &subject.tokenizer)?;
@@ -70,7 +66,7 @@ fn main() -> Result<()> {
 }
 
 impl Args {
-    /// The settings asked for, in another mode.
+    /// The given settings, in another mode.
     fn of_mode(&self, mode: &str) -> DecodingArgs {
         DecodingArgs {
             mode: mode.to_owned(),
@@ -117,7 +113,7 @@ fn passes(model: &Llama, times: usize) -> Result<()> {
     Ok(())
 }
 
-/// Eight prompts of 8 to 64 tokens: one ragged batch beside each alone, 32 tokens each, prompts not
+/// Eight prompts of 8 to 64 tokens: one ragged batch and each alone, 32 tokens each, prompts not
 /// counted.
 fn batches(model: &Llama, times: usize) -> Result<()> {
     let prompts: Vec<Prompt> = (1..9u32)
@@ -193,7 +189,7 @@ fn modes(args: &Args, subject: &EvalModel, prompts: &[Prompt]) -> Result<()> {
         "same beginning %",
         "agreement %",
         "blocks/token",
-        "readings/token",
+        "weight loads/token",
         "heads/token",
         "draft heads/token",
         "GFLOP/token",

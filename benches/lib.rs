@@ -1,5 +1,5 @@
-//! What the benchmarks share: the shapes they measure and the rows they train on. `cargo bench`
-//! runs `training_step.rs` and `decoding.rs`; `on_device.rs` is for GPUs.
+//! What the benchmarks share: the shapes they measure and the rows they train on. `cargo bench` runs `training_step.rs` and `decoding.rs`;
+//! `on_device.rs` is for GPUs.
 
 use soft_burn::{LlamaConfig, RopeScaling};
 use soft_core::{Batch, BatchStream, Example, StreamPosition};
@@ -66,10 +66,10 @@ pub fn llama2_13b() -> LlamaConfig {
     }
 }
 
-/// So many rows of so many tokens, learned from a position on.
+/// So many rows of so many tokens, learnt from a position on.
 ///
 /// # Errors
-/// When nothing is learned.
+/// When nothing is learnt.
 pub fn batch((rows, length): (usize, usize), learnt: usize, vocab: usize) -> anyhow::Result<Batch> {
     let row = |row: usize| {
         let token = |position: usize| ((row * 31 + position * 7) % vocab) as u32;
@@ -80,7 +80,7 @@ pub fn batch((rows, length): (usize, usize), learnt: usize, vocab: usize) -> any
     Ok(Batch::from_examples(&rows.iter().collect::<Vec<_>>())?)
 }
 
-/// The same batch forever.
+/// The same batch for ever.
 pub struct Same(pub Batch);
 
 impl BatchStream for Same {

@@ -1,10 +1,9 @@
-//! The whole library in one file: fine-tune the quickstart's small LLaMA at four depths, save it,
-//! load it, and decode one prompt in three modes. Run it:
-//! `cargo run --release --example train_and_decode`.
+//! The library on the quickstart's small model: fine-tune it with the sorted loss, save it, load it
+//! again, and decode in three modes. Run it: `cargo run --release --example train_and_decode`.
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use soft_burn::{
     Decay, Llama, Method, SaveOptions, Schedule, SoftInfo, TrainSettings, Trainer, device,
 };
@@ -12,94 +11,87 @@ use soft_core::decode::{DraftLength, DynamicExits, Speculation};
 use soft_core::policy::Confidence;
 use soft_core::{DecodeSettings, Decoder, Exit, Exits, Mode, Prompt, Thresholds};
 use soft_data::{Loader, LoaderConfig, Record, Tokenizer, encode};
-use soft_examples::outln;
 use soft_examples::tiny_world::{Split, World};
+
+const STEPS: u64 = 200;
 
 fn main() -> Result<()> {
     let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("tiny-llama");
-    let device = device("cpu")?;
-    let model = Llama::from_pretrained(&base, &device)?;
-    let tokenizer = Tokenizer::from_folder(&base, model.config().vocab)?;
+    let temporary = tempfile::tempdir()?;
+    let folder = temporary.path().join("model");
+    train(&base, &folder)?;
+    decode(&folder, "question : repeat the words soup kale . answer :")
+}
 
-    // Rows: prompts with the responses to learn.
-    let world = World::new(7).instructions(Split::Train);
-    let rows = world.iter().enumerate();
-    let rows =
-        rows.map(|(row, it)| Record::completion(row + 1, &it.prompt, format!(" {}", it.response)));
-    let (examples, report) = encode(&rows.collect::<Vec<_>>(), &tokenizer, 128)?;
-    outln!("{report}");
+/// Fine-tunes the model in `base` at exits 2, 4, 6 and 8, and saves it in `folder`.
+fn train(base: &Path, folder: &Path) -> Result<()> {
+    let model = Llama::from_pretrained(base, &device("cpu")?)?;
+    let tokenizer = Tokenizer::from_folder(base, model.config().vocab)?;
+    // Rows of your own: `soft_data::read_jsonl(path)?`.
+    let asked = World::new(7).instructions(Split::Train);
+    let records = asked
+        .iter()
+        .zip(1..)
+        .map(|(asked, row)| Record::completion(row, &asked.prompt, format!(" {}", asked.response)));
+    let (examples, _) = encode(&records.collect::<Vec<_>>(), &tokenizer, 128)?;
     let mut batches = Loader::new(examples, LoaderConfig::default())?;
 
-    // The sorted loss: the mean of the losses at 2, 4, 6 and 8 blocks.
-    let exits: Exits = "2:8:2".parse()?;
+    let exits: Exits = "2,4,6,8".parse()?;
     let settings = TrainSettings {
         schedule: Schedule {
-            peak: 2e-3,
+            peak: 1e-3,
             warmup_steps: 10,
             decay: Decay::Cosine,
         },
-        ..TrainSettings::new(Method::soft(), exits.clone(), 120)
+        ..TrainSettings::new(Method::soft(), exits.clone(), STEPS)
     };
     let mut trainer = Trainer::new(model, settings)?;
-    while trainer.steps_done() < 120 {
+    while trainer.steps_done() < STEPS {
         let report = trainer.step(&mut batches)?;
-        if report.step % 20 == 0 {
-            let losses = report.exits.iter();
-            let losses = losses.map(|it| format!("exit {} {:.2}", it.exit, it.loss));
-            outln!(
-                "step {:>3}: {}",
-                report.step,
-                losses.collect::<Vec<_>>().join(", ")
-            );
+        if report.step == 1 || report.step.is_multiple_of(40) {
+            let exits = report.exits.iter();
+            let losses = exits.map(|it| format!("  exit {}: {:.3}", it.exit, it.loss));
+            println!("step {:>3}{}", report.step, losses.collect::<String>());
         }
     }
-
-    // An ordinary Hugging Face folder, which transformers loads too.
-    let parent = tempfile::tempdir()?;
-    let folder = parent.path().join("elastic");
-    let soft = SoftInfo {
-        exits: exits.clone(),
+    let info = SoftInfo {
+        exits,
         method: "soft".to_owned(),
-        provenance: Default::default(),
+        provenance: serde_json::Value::Null,
         calibrated: Vec::new(),
     };
     let options = SaveOptions {
-        soft: Some(&soft),
-        companions: Some(&base),
+        soft: Some(&info),
+        companions: Some(base), // tokenizer files
         ..SaveOptions::default()
     };
-    trainer.trained().save_pretrained(&folder, &options)?;
-    let model = Llama::from_pretrained(&folder, &device)?;
+    Ok(trainer.trained().save_pretrained(folder, &options)?)
+}
 
-    let text = "question : put in order the words lemon egg icing . answer :";
-    let prompt = [Prompt::from(tokenizer.encode_start(text)?)];
-    let modes = [
-        ("4 of 8 blocks", Mode::Static(Exit::new(4)?)),
-        (
-            "exits at confidence 0.9",
-            Mode::Dynamic(DynamicExits {
-                exits: exits.clone(),
-                policy: Box::new(Confidence(Thresholds::all(0.9))),
-            }),
-        ),
-        (
-            "2 blocks draft for 8",
-            Mode::Speculative(Speculation::at(Exit::new(2)?, 8, DraftLength::Fixed(3))?),
-        ),
-    ];
-    for (name, mode) in modes {
-        let settings = DecodeSettings::greedy(mode, 12).stop_at(&[tokenizer.eos()]);
-        let mut decoder = Decoder::new(&model, &prompt, settings)?;
-        decoder.run()?;
-        let statistics = decoder.statistics();
-        outln!(
-            "{name}: {}\n    mean depth {:.1}, {:.1} blocks per token, {} of {} drafts accepted",
-            tokenizer.decode_continuation(decoder.answer(0))?,
-            statistics.mean_depth(),
-            statistics.blocks_per_token(),
-            statistics.accepted,
-            statistics.drafted,
-        );
+/// Decodes a prompt at one exit, with an exit per token, and with drafts of an exit.
+fn decode(folder: &Path, prompt: &str) -> Result<()> {
+    let model = Llama::from_pretrained(folder, &device("cpu")?)?;
+    let tokenizer = Tokenizer::from_folder(folder, model.config().vocab)?;
+    let exits = SoftInfo::load(folder)?.context("no soft.json")?.exits;
+    let policy = Box::new(Confidence(Thresholds::all(0.7)));
+    let length = DraftLength::Adaptive { start: 3, most: 8 };
+    let speculation = Speculation::at(Exit::new(2)?, 8, length)?;
+    for (name, mode) in [
+        ("exit 6", Mode::Static(Exit::new(6)?)),
+        ("dynamic", Mode::Dynamic(DynamicExits { exits, policy })),
+        ("speculative", Mode::Speculative(speculation)),
+    ] {
+        let settings = DecodeSettings::greedy(mode, 12).stop_at(tokenizer.stop_tokens());
+        let prompt = Prompt::from(tokenizer.encode_start(prompt)?);
+        let mut decoder = Decoder::new(&model, &[prompt], settings)?;
+        println!("\n{name}");
+        for step in decoder.by_ref() {
+            let step = step?;
+            let (text, exit) = (tokenizer.decode(&[step.token])?, step.exit);
+            println!("{text:>10}  exit {exit}");
+        }
+        let (accepted, drafted) = (decoder.statistics().accepted, decoder.statistics().drafted);
+        println!("{accepted} of {drafted} drafted tokens accepted");
     }
     Ok(())
 }

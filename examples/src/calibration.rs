@@ -1,4 +1,4 @@
-//! Calibrating every criterion on part of some texts and trying the rules on the others.
+//! Calibrates every criterion on one part of the texts and evaluates the rules on the rest.
 
 use std::path::Path;
 
@@ -9,22 +9,21 @@ use soft_core::policy::Criterion;
 use soft_eval::results::CalibrationRow;
 use soft_eval::{CalibrationSettings, PolicyOutcome, TokenTrace, calibrate, shuffle};
 
-/// What to calibrate, and how texts are divided.
+/// What to calibrate, and how the texts are split.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// Criteria to calibrate.
     pub criteria: Vec<Criterion>,
-    /// What is promised; its seed is that of the first split.
+    /// The guarantee: disagreement and confidence; its seed is that of the first split.
     pub settings: CalibrationSettings,
-    /// Share of the texts that take no part and on which rules are tried in the end.
+    /// Share of the texts that is held out to evaluate the rules.
     pub check: f64,
-    /// Further random splits in which to count how often texts that took no part keep the promise.
+    /// Further random splits, to count how often the guarantee holds on the held-out texts.
     pub splits: u64,
 }
 
 impl Plan {
-    /// One row per criterion, that which leaves earliest first. `progress` is called after each
-    /// calibration.
+    /// One row per criterion, ordered by mean depth. `progress` is called after each calibration.
     pub fn rows(
         &self,
         exits: &Exits,
@@ -44,7 +43,7 @@ impl Plan {
             row.kept = (self.splits > 0).then_some((kept, self.splits));
             rows.push(row);
         }
-        // By the texts that candidates were made on: those that tested the promise must not choose.
+        // By the texts that candidates were made on: the test texts must not choose.
         rows.sort_by(|a, b| a.tuning.mean_depth.total_cmp(&b.tuning.mean_depth));
         Ok(rows)
     }
@@ -62,7 +61,7 @@ impl Plan {
             ..self.settings
         };
         let mut traces = traces.to_vec();
-        // Not the seed with which the rest is split once more.
+        // Not the seed that `calibrate` splits the rest with.
         shuffle(&mut traces, settings.seed ^ 0x5eed);
         let checked = (self.check * traces.len() as f64).round() as usize;
         let most = traces.len().saturating_sub(1);
@@ -81,8 +80,8 @@ impl Plan {
     }
 }
 
-/// Writes the rules into `soft.json` before all others, in place of those of the same criterion and
-/// exits. A folder without the file gets one, of the method "none".
+/// Writes the rules into `soft.json`, in front of all others and in place of those of the same
+/// criterion and exits. A folder without the file gets one, of the method "none".
 pub fn store(folder: &Path, exits: &Exits, rows: &[CalibrationRow]) -> Result<()> {
     let info = SoftInfo::load(folder)?;
     let mut info = info.unwrap_or_else(|| SoftInfo {

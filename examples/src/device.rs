@@ -1,17 +1,18 @@
-//! The device that a program computes on, and in which numbers, from the command line.
+//! Device and dtype of a model, from the command line.
 
-use crate::statusln;
 use anyhow::Result;
 use clap::Args;
 use soft_burn::burn::tensor::Device;
 use soft_burn::{DType, Placement};
 
-/// Which device.
+use crate::statusln;
+
+/// The device.
 #[derive(Args, Debug, Clone)]
 pub struct DeviceArgs {
-    /// Device: cpu, ndarray, torch-cpu; wgpu, vulkan, metal, cuda, torch-cuda, also numbered as in
-    /// cuda:1; or ws://host:port, as compiled in; `soft devices` prints those found here
-    #[arg(long, default_value = "cpu")]
+    /// Device: cpu, ndarray, torch-cpu; wgpu, vulkan, metal, cuda, torch-cuda, also numbered, as in
+    /// cuda:1; or ws://host:port; each if it is compiled in (`soft devices` lists those found)
+    #[arg(long, default_value = "cpu", help_heading = "Device")]
     pub device: String,
 }
 
@@ -22,19 +23,19 @@ impl DeviceArgs {
     }
 }
 
-/// Which device, and in which numbers a model computes there.
+/// The device and the dtype of weights and hidden states.
 #[derive(Args, Debug, Clone)]
 pub struct PlaceArgs {
     #[command(flatten)]
     device: DeviceArgs,
-    /// Number type of weights and states: f32, bf16 or f16, as the device has them; on cpu bf16 is
-    /// computed in f32, which is faster there
-    #[arg(long, default_value = "f32")]
+    /// Dtype of weights and hidden states: f32, bf16 or f16, if the device supports it; on cpu,
+    /// bf16 is computed in f32, which is faster there
+    #[arg(long, default_value = "f32", help_heading = "Device")]
     dtype: DType,
 }
 
 impl PlaceArgs {
-    /// The device with the number type.
+    /// The device and the dtype.
     pub fn open(&self) -> Result<Placement> {
         if self.computed() != self.dtype {
             statusln!(
@@ -45,8 +46,8 @@ impl PlaceArgs {
         Ok((&self.device.open()?, self.computed()).into())
     }
 
-    /// The number type that is computed in. The CPU's matrix products have no fast bf16, and f32
-    /// holds all of its numbers.
+    /// The dtype that is computed in. The CPU's matrix products have no fast bf16, and f32
+    /// represents every bf16 number.
     fn computed(&self) -> DType {
         match (self.device.device.as_str(), self.dtype) {
             ("cpu" | "flex", DType::Bf16) => DType::F32,
@@ -54,7 +55,7 @@ impl PlaceArgs {
         }
     }
 
-    /// What results say of it: `cpu`, or `cuda, bf16`.
+    /// The device and dtype as results name them: `cpu`, or `cuda, bf16`.
     pub fn name(&self) -> String {
         let device = &self.device.device;
         match self.computed() {

@@ -1,5 +1,4 @@
-//! A model that is evaluated: its name in tables, its folder, weights, tokenizer, and what its
-//! folder says of decoding.
+//! A model under evaluation: name, folder, weights, tokenizer, and what it computes on texts.
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
@@ -15,17 +14,19 @@ use soft_eval::results::{Input, Sample};
 use soft_eval::{AnsweredPrompt, Journal, TokenTrace, trace};
 
 use crate::decoding::DecodingArgs;
+use crate::device::PlaceArgs;
 use crate::evaluation::{fingerprint_of, fingerprint_of_inputs, fingerprints};
 use crate::hub::model_folder;
 use crate::model;
+use crate::prompts::Reader;
 use crate::tokens::TokenArgs;
 
-/// A model folder with a name: `SoFT=runs/soft/model`; without one, the folder's is taken.
+/// A model folder with a name: `SoFT=runs/soft/model`. The default name is that of the folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamedFolder {
     /// The name in tables.
     pub name: String,
-    /// The folder, or the name of one on a hub.
+    /// The folder, or the name of a model on a hub.
     pub folder: PathBuf,
 }
 
@@ -47,7 +48,7 @@ impl FromStr for NamedFolder {
     }
 }
 
-/// `runs/soft/model` is called `soft`: every run has a `model`.
+/// `runs/soft/model` gets the name `soft`: every run has a `model`.
 fn own_name(folder: &Path) -> String {
     let named = match folder.file_name() {
         Some(name) if name == "model" => folder.parent().and_then(Path::file_name),
@@ -59,30 +60,49 @@ fn own_name(folder: &Path) -> String {
     )
 }
 
+/// A model to evaluate, and how it is loaded.
+#[derive(clap::Args, Debug, Clone)]
+pub struct EvalModelArgs {
+    /// Model folder, or `org/name[@revision]` on a hub; NAME=FOLDER to name it in tables
+    #[arg(long)]
+    pub model: NamedFolder,
+    #[command(flatten)]
+    pub tokens: TokenArgs,
+    #[command(flatten)]
+    pub place: PlaceArgs,
+}
+
+impl EvalModelArgs {
+    /// Loads the model.
+    pub fn open(&self) -> Result<EvalModel> {
+        EvalModel::load(&self.model, self.place.open()?, &self.tokens)
+    }
+}
+
 /// A loaded model.
 pub struct EvalModel {
     /// The name in tables.
     pub name: String,
-    /// Its folder: that of the cache when it came from a hub.
+    /// Its folder: that in the cache if it came from a hub.
     pub folder: PathBuf,
-    /// Its files, as they are in the provenance of results.
+    /// Its files, for the provenance of results.
     pub inputs: Vec<Input>,
-    /// Stands for the content of its files in journals, whatever it is called.
+    /// Identifies the content of its files in journals, whatever its name.
     fingerprint: String,
     /// The weights.
     pub model: Llama,
     /// The tokenizer.
     pub tokenizer: Tokenizer,
-    /// What its folder says of decoding.
+    /// What its folder says about decoding.
     pub trained: DecodingDefaults,
 }
 
-/// An answer and the depth that named each of its tokens.
+/// An answer and the exit of each of its tokens.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Answer {
     /// The tokens.
     pub tokens: Vec<u32>,
-    /// As many depths.
+    /// The depth of each token's exit.
     pub depths: Vec<usize>,
     /// Whether it ended by a stop token.
     pub ended: bool,
@@ -92,16 +112,16 @@ pub struct Answer {
 pub struct Questions<'a> {
     /// The prompts' tokens.
     pub prompts: &'a [Vec<u32>],
-    /// Exits that modes choose among; those the model was trained at when none are given.
+    /// Exits for modes that need exits, by default those the model was trained at.
     pub exits: Option<&'a Exits>,
-    /// Most tokens of an answer.
+    /// Maximum number of tokens of an answer.
     pub max_new_tokens: usize,
     /// Prompts decoded at a time.
     pub batch: usize,
 }
 
 impl EvalModel {
-    /// Loads a model, which is fetched first where it is named by a hub.
+    /// Loads a model, which is fetched first if it is named as on a hub.
     pub fn load(
         named: &NamedFolder,
         place: impl Into<Placement>,
@@ -123,13 +143,23 @@ impl EvalModel {
         })
     }
 
-    /// Refuses exits that cannot decode: those with a block of their own.
+    /// Encodes prompts for this model.
+    pub fn reader(&self) -> Reader<'_> {
+        Reader {
+            folder: &self.folder,
+            tokenizer: &self.tokenizer,
+            context: self.model.config().max_positions,
+        }
+    }
+
+    /// Refuses exits with a block of their own, which cannot decode inside the whole model.
     pub fn check_answers(&self, exits: &Exits) -> Result<()> {
         let with_blocks = self.model.exits_with_blocks();
         let own = exits.iter().find(|exit| with_blocks.contains(exit));
         ensure!(
             own.is_none(),
-            "exit {} of {} has a block of its own (Balcony) and answers as a model of its own only: `soft extract` it, or leave it out",
+            "exit {} of {} has a block of its own (Balcony) and decodes as a separate model only: \
+             write it with `soft extract`, or leave it out",
             own.map_or(0, Exit::depth),
             self.name
         );
@@ -141,7 +171,7 @@ impl EvalModel {
         DecodingArgs::of_mode(mode, questions.max_new_tokens).with_exits(questions.exits)
     }
 
-    /// What a journal calls anything that this model makes by `how` of tokens.
+    /// The key in a journal of what this model computes by `how` from tokens.
     pub fn key(&self, how: &str, tokens: &[u32]) -> String {
         let bytes: Vec<u8> = tokens
             .iter()
@@ -151,8 +181,8 @@ impl EvalModel {
         format!("{how}/{}/{length}-{sum}", self.fingerprint)
     }
 
-    /// Greedy answers; those that the journal holds are taken from it, the others put there.
-    /// `progress` is called after each prompt.
+    /// Greedy answers, from the journal if it has them; new ones are recorded there. `progress` is
+    /// called after each prompt.
     pub fn answers(
         &self,
         mode: &str,
@@ -198,8 +228,8 @@ impl EvalModel {
         Ok(answers.into_iter().flatten().collect())
     }
 
-    /// Sums of every exit over every row, `[exit][row]`; those that the journal holds are taken
-    /// from it. `progress` is called after each batch.
+    /// Sums of scores, `[exit][row]`, from the journal if it has them. `progress` is called after
+    /// each batch.
     pub fn row_scores(
         &self,
         exits: &Exits,
@@ -232,8 +262,9 @@ impl EvalModel {
         Ok(rows)
     }
 
-    /// What every exit says behind the first token of each answer, which the prompt's pass names;
-    /// what the journal holds is taken from it. `progress` is called after each text.
+    /// What every exit predicts after the first token of each answer (the full model generates the
+    /// first, in the pass over the prompt), from the journal if it has it. `progress` is called
+    /// after each text.
     pub fn traces(
         &self,
         exits: &Exits,
@@ -267,7 +298,7 @@ impl EvalModel {
         Ok(self.tokenizer.decode(&answer.tokens)?)
     }
 
-    /// An answer as pieces of text, each with the depth that named it.
+    /// An answer as pieces of text, each with the depth of its exit.
     pub fn sample(&self, mode: &str, prompt: &[u32], answer: &Answer) -> Result<Sample> {
         let mut stream = soft_data::TextStream::after(&self.tokenizer, prompt)?;
         let mut pieces: Vec<(String, usize)> = Vec::new();

@@ -1,4 +1,4 @@
-//! The record of an evaluation: command, version, machine, seeds, fingerprints of its inputs.
+//! The provenance of an evaluation: command, version, machine, seeds, fingerprints of its inputs.
 
 use std::fs::File;
 use std::io::Read;
@@ -6,20 +6,19 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+use soft_eval::Bootstrap;
 use soft_eval::results::{Evaluation, Finding, Input, Provenance};
-use soft_eval::{Bootstrap, Journal};
 
 use crate::eval_model::EvalModel;
-use crate::outln;
 
-/// An evaluation on its way.
+/// Records the provenance of an evaluation while it runs.
 pub struct Recorder {
     started: Instant,
     provenance: Provenance,
 }
 
 impl Recorder {
-    /// Begins now.
+    /// Starts the clock and records the command line.
     pub fn begin() -> Self {
         let arguments = std::env::args_os();
         let mut arguments = arguments.map(|argument| argument.to_string_lossy().into_owned());
@@ -44,23 +43,23 @@ impl Recorder {
         }
     }
 
-    /// Notes a file.
+    /// Records a file.
     pub fn input(&mut self, path: &Path) -> Result<()> {
         self.provenance.inputs.push(fingerprint(path)?);
         Ok(())
     }
 
-    /// Notes a model.
+    /// Records the files of a model.
     pub fn model(&mut self, subject: &EvalModel) {
         self.provenance.inputs.extend(subject.inputs.clone());
     }
 
-    /// Notes a seed.
+    /// Records a seed.
     pub fn seed(&mut self, name: &str, seed: u64) {
         self.provenance.seeds.push((name.to_owned(), seed));
     }
 
-    /// The evaluation with what was found.
+    /// The evaluation with its findings.
     pub fn finish(mut self, findings: Vec<Finding>) -> Evaluation {
         self.provenance.seconds = self.started.elapsed().as_secs_f64();
         Evaluation {
@@ -79,7 +78,7 @@ fn quoted(argument: &str) -> String {
     }
 }
 
-/// Files of a model folder that decide what it computes, beside its weights.
+/// Files of a model folder that determine what it computes, besides its weights.
 const SMALL_FILES: [&str; 6] = [
     "config.json",
     "draft_tokens.json",
@@ -89,7 +88,7 @@ const SMALL_FILES: [&str; 6] = [
     "tokenizer_config.json",
 ];
 
-/// The files of a model folder.
+/// Fingerprints of the files of a model folder.
 pub(crate) fn fingerprints(folder: &Path) -> Result<Vec<Input>> {
     let entries = std::fs::read_dir(folder).with_context(|| folder.display().to_string())?;
     let paths = entries.map(|entry| entry.map(|entry| entry.path()));
@@ -102,7 +101,7 @@ pub(crate) fn fingerprints(folder: &Path) -> Result<Vec<Input>> {
     paths.iter().map(|path| fingerprint(path)).collect()
 }
 
-/// Stands for the content of a model folder, wherever it lies.
+/// Identifies the content of a model folder, whatever its path.
 pub fn fingerprint_of_model(folder: &Path) -> Result<String> {
     Ok(fingerprint_of_inputs(&fingerprints(folder)?))
 }
@@ -142,54 +141,4 @@ pub fn fingerprint(path: &Path) -> Result<Input> {
         bytes,
         crc32c: format!("{sum:08x}"),
     })
-}
-
-/// Where an evaluation goes.
-#[derive(clap::Args, Debug, Clone)]
-pub struct OutputArgs {
-    /// Write the figures to this new JSON file, for `soft report`
-    #[arg(long)]
-    pub json: Option<PathBuf>,
-    /// Keep results in this file as they come: the same command continues where it was stopped
-    #[arg(long)]
-    pub journal: Option<PathBuf>,
-}
-
-impl OutputArgs {
-    /// Refuses to overwrite and what cannot be written, before anything is computed.
-    pub fn check(&self) -> Result<()> {
-        if let Some(path) = &self.json {
-            ensure!(!path.exists(), "{} is there already", path.display());
-            let name = path.file_name().context("--json names no file")?;
-            let mut trial = name.to_owned();
-            trial.push(".trial");
-            let trial = path.with_file_name(trial);
-            let written = std::fs::write(&trial, "").and_then(|()| std::fs::remove_file(&trial));
-            written.with_context(|| format!("cannot write {}", path.display()))?;
-        }
-        Ok(())
-    }
-
-    /// The journal asked for. Its keys say what each result is of; the program, its version and the
-    /// device must be those that it was begun with.
-    pub fn open_journal(&self, program: &str, device: &str) -> Result<Journal> {
-        let Some(path) = &self.journal else {
-            return Ok(Journal::unsaved());
-        };
-        let settings = serde_json::json!({
-            "program": program,
-            "version": env!("CARGO_PKG_VERSION"),
-            "device": device,
-        });
-        Ok(Journal::open(path, &settings)?)
-    }
-
-    /// Writes the file, if one was asked for.
-    pub fn save(&self, evaluation: &Evaluation) -> Result<()> {
-        if let Some(path) = &self.json {
-            evaluation.save(path)?;
-            outln!("figures: {}", path.display());
-        }
-        Ok(())
-    }
 }

@@ -1,17 +1,17 @@
-//! Models from the command line: a folder, or with the feature `hub` the name of one on a hub.
+//! Model folders from the command line: a path, or with the feature `hub` a name on a hub.
 //!
-//! Environment and cache are those of Python's huggingface_hub, so that a model that its users
-//! have fetched is here already, and one fetched here is there.
+//! Environment variables and cache are those of Python's huggingface_hub: a model fetched by one is
+//! found by the other.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-/// The folder of a model: `text` itself where there is such a folder, otherwise that of the model
-/// `org/name[@revision]`, fetched where the cache lacks it.
+/// The folder of a model: `text` itself if there is such a folder, otherwise that of the model
+/// `org/name[@revision]` in the cache, fetched if it is not there.
 ///
 /// # Errors
-/// When there is no such folder and `text` is no name, or the model cannot be had.
+/// When there is no such folder and `text` is no name, or the model cannot be fetched.
 pub fn model_folder(text: impl AsRef<Path>) -> Result<PathBuf> {
     let folder = text.as_ref();
     if folder.is_dir() {
@@ -27,7 +27,7 @@ mod named {
 
     use anyhow::{Result, bail};
 
-    /// Nothing can be fetched: says what would have been.
+    /// Nothing is fetched in this build: the error says which feature would fetch it.
     pub(super) fn folder(text: &str) -> Result<PathBuf> {
         if !is_name(text) {
             bail!("no folder {text}");
@@ -38,8 +38,7 @@ mod named {
         );
     }
 
-    /// Whether the hub could have a model of this name. Its rules are stricter; here an error is
-    /// to be worded, not a request to be sent.
+    /// Whether this looks like the name of a model on a hub, whose own rules are stricter.
     fn is_name(text: &str) -> bool {
         let (repo, revision) = text.split_once('@').unwrap_or((text, "main"));
         let part = |part: &str| {
@@ -66,15 +65,17 @@ mod named {
     /// How often a plain line is printed when there is no terminal to draw on.
     const PLAIN_EVERY: Duration = Duration::from_secs(30);
 
-    /// The folder in the cache, filled where something lacks.
+    /// The folder in the cache, completed if files are missing.
     pub(super) fn folder(text: &str) -> Result<PathBuf> {
         let Ok(name) = text.parse::<HubName>() else {
             bail!("no folder {text}");
         };
         let lookup = |name: &str| std::env::var(name).ok();
         fetch(&name, config(&lookup, std::env::home_dir())?)
-            // A mistyped folder is taken for a name, and is to be found by its error.
-            .with_context(|| format!("no folder {text}, nor a model of this name to be had"))
+            // `text` may be a mistyped folder.
+            .with_context(|| {
+                format!("no folder {text}, and no model of this name could be fetched")
+            })
     }
 
     fn fetch(name: &HubName, config: HubConfig) -> Result<PathBuf> {
@@ -130,7 +131,7 @@ mod named {
         Ok(config)
     }
 
-    /// One bar for each file, rewritten in place; plain lines when the output is no terminal.
+    /// One bar per file, redrawn in place; plain lines if stderr is no terminal.
     struct Download {
         file: String,
         bar: ProgressBar,
@@ -166,7 +167,7 @@ mod named {
         }
     }
 
-    /// A bar over the bytes of a file, from where an earlier try ended.
+    /// A bar over the bytes of a file, starting where an earlier attempt ended.
     fn bar(file: &str, bytes: u64, total: u64) -> ProgressBar {
         let bar = ProgressBar::new(total).with_position(bytes);
         if let Ok(style) = ProgressStyle::with_template(

@@ -1,5 +1,5 @@
-//! What the examples share: prompts and decoding settings from the command line, progress bars,
-//! tables, a tiny world to talk about.
+//! What `soft`, the examples and the benchmarks share: models, prompts and decoding settings from
+//! the command line, evaluations, progress bars, tables, and a tiny invented world to train on.
 
 pub mod calibration;
 pub mod decoding;
@@ -8,20 +8,18 @@ pub mod eval_model;
 pub mod evaluation;
 pub mod hub;
 pub mod model;
+pub mod policy;
 pub mod progress;
 pub mod prompts;
 pub mod recipe;
 pub mod speed;
-pub mod statistics;
 pub mod table;
 pub mod tensorboard;
 pub mod terminal;
-pub mod texts;
 pub mod tiny_world;
 pub mod tokens;
-pub mod trivia;
 
-/// The README's Rust code, compiled as a documentation test.
+/// The README's Rust code, as a documentation test.
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 pub struct Readme;

@@ -1,19 +1,75 @@
-//! A model from its folder, and what of the folder could not be taken as it stands.
+//! A model loaded from the folder that the command line names, with its tokenizer.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use soft_burn::{Llama, LlamaConfig, Placement};
+use clap::Args;
+use soft_burn::{DecodingDefaults, Llama, LlamaConfig, Placement};
+use soft_data::Tokenizer;
 
+use crate::device::PlaceArgs;
+use crate::hub::model_folder;
+use crate::prompts::Reader;
 use crate::statusln;
+use crate::tokens::TokenArgs;
 
-/// Loads the model of a folder. Where it is not what its config.json says, that is said.
+/// A model folder, and how its model and tokenizer are loaded.
+#[derive(Args, Debug, Clone)]
+pub struct ModelArgs {
+    /// Model folder, or `org/name[@revision]` on a hub
+    #[arg(long)]
+    pub model: PathBuf,
+    #[command(flatten)]
+    pub tokens: TokenArgs,
+    #[command(flatten)]
+    pub place: PlaceArgs,
+}
+
+/// A loaded model.
+pub struct OpenModel {
+    /// Its folder: that in the cache if it came from a hub.
+    pub folder: PathBuf,
+    /// The weights.
+    pub model: Llama,
+    /// The tokenizer.
+    pub tokenizer: Tokenizer,
+    /// What the folder says about decoding.
+    pub trained: DecodingDefaults,
+}
+
+impl ModelArgs {
+    /// Loads the model, which is fetched first if it is named as on a hub.
+    pub fn open(&self) -> Result<OpenModel> {
+        let folder = model_folder(&self.model)?;
+        let model = load(&folder, self.place.open()?)?;
+        let config = model.config();
+        Ok(OpenModel {
+            tokenizer: self.tokens.open(&folder, config.vocab)?,
+            trained: DecodingDefaults::load(&folder, config)?,
+            folder,
+            model,
+        })
+    }
+}
+
+impl OpenModel {
+    /// Encodes prompts for this model.
+    pub fn reader(&self) -> Reader<'_> {
+        Reader {
+            folder: &self.folder,
+            tokenizer: &self.tokenizer,
+            context: self.model.config().max_positions,
+        }
+    }
+}
+
+/// Loads the model of a folder, and prints a note if it is not what its config.json says.
 pub fn load(folder: &Path, place: impl Into<Placement>) -> Result<Llama> {
     let model = Llama::from_pretrained(folder, place)?;
     if LlamaConfig::load(folder)?.tied && !model.config().tied {
         statusln!(
-            "note: {}: tie_word_embeddings is true, but lm_head.weight differs from the embedding: the model has a head of its own, and is \
-             saved so",
+            "note: {}: tie_word_embeddings is true, but lm_head.weight differs from the embedding: \
+             the model has a head of its own and is saved with it",
             folder.display()
         );
     }

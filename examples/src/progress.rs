@@ -1,11 +1,11 @@
-//! Progress on the terminal: one bar, rewritten in place; plain lines when the output is no
-//! terminal.
+//! Progress on the terminal: a bar, redrawn in place; plain lines if stderr is no terminal.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use crate::statusln;
 use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::statusln;
 
 /// A bar over a known number of steps.
 pub struct Progress {
@@ -17,7 +17,7 @@ pub struct Progress {
     plain: bool,
 }
 
-/// How often a plain line is printed when there is no terminal to draw on.
+/// How often a plain line is printed.
 const PLAIN_EVERY: Duration = Duration::from_secs(30);
 
 impl Progress {

@@ -7,40 +7,40 @@ use clap::Args;
 use soft_core::Prompt;
 use soft_data::{Conversation, Format, PromptBody, Record, Tokenizer, read_prompts};
 
-use crate::tokens::{say_of_default_template, warn_of_control_text};
+use crate::tokens::{note_default_template, warn_of_control_text};
 
 /// Where prompts come from: exactly one source.
 #[derive(Args, Debug, Clone)]
 pub struct PromptArgs {
-    /// Text to continue from
+    /// Text to continue
     #[arg(long, group = "source")]
     pub prompt: Option<String>,
-    /// What the user says, put into the model's chat template
+    /// A user's message, rendered with the model's chat template
     #[arg(long, group = "source")]
     pub chat: Option<String>,
     /// File of prompts: a JSON array or JSON lines of {"prompt"}, {"messages": [{"role",
     /// "content"}]} or {"instruction", "input"}
     #[arg(long, group = "source")]
     pub prompts: Option<PathBuf>,
-    /// Read --prompts as training rows of this format instead, and continue from their prompts:
-    /// alpaca, triviaqa or jsonl
+    /// Read --prompts as training rows of this format, and use their prompts: alpaca, triviaqa or
+    /// jsonl
     #[arg(long, requires = "prompts")]
     pub format: Option<Format>,
     /// Use the first N prompts only
     #[arg(long)]
     pub limit: Option<usize>,
-    /// Seed of the first prompt's sampler; every further prompt has one more
+    /// Seed of the first prompt's sampler; each further prompt adds one
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
 }
 
-/// What prompts are made for: a model's folder, its tokenizer, its context.
+/// Encodes prompts for a model.
 pub struct Reader<'a> {
     /// The model's folder, which may hold a chat template.
     pub folder: &'a Path,
     /// The model's tokenizer.
     pub tokenizer: &'a Tokenizer,
-    /// Most positions of a text.
+    /// Maximum number of tokens of a text.
     pub context: usize,
 }
 
@@ -66,7 +66,7 @@ impl PromptArgs {
                 prompts.truncate(limit);
                 reader.encode(&prompts)?
             }
-            _ => bail!("nothing to go on from: give --prompt, --chat or --prompts"),
+            _ => bail!("nothing to continue: give --prompt, --chat or --prompts"),
         };
         let numbered = tokens.into_iter().enumerate();
         numbered
@@ -91,11 +91,11 @@ impl PromptArgs {
 }
 
 impl Reader<'_> {
-    /// The tokens of prompts; says what of them may not be what was meant.
+    /// The tokens of prompts. Prints notes and warnings about chat template and control tokens.
     fn encode(&self, prompts: &[PromptBody]) -> Result<Vec<Vec<u32>>> {
         let is_chat = |prompt: &PromptBody| matches!(prompt, PromptBody::Chat(_));
         if prompts.iter().any(is_chat) {
-            say_of_default_template(self.tokenizer, self.folder);
+            note_default_template(self.tokenizer, self.folder);
         }
         warn_of_control_text(&self.tokenizer.control_text_of(prompts));
         let numbered = (1..).zip(prompts);

@@ -1,8 +1,7 @@
-//! Recipes: flags in a TOML file, `--config FILE`.
+//! Recipes: a subcommand's flags in a TOML file, `--config FILE`.
 //!
-//! A recipe's fields are long flags, with `_` or `-` between words, so that `--help` documents
-//! both; flags on the command line override the recipe. Nothing is loaded before all of it has been
-//! read.
+//! A recipe's fields are the subcommand's long flags, with `_` or `-` between words; flags on the
+//! command line override it.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -11,39 +10,27 @@ use anyhow::{Context, Result, bail};
 use clap::{Arg, ArgAction, Command};
 use toml::Value;
 
-/// The command line, with the fields of the recipe that `--config` names put in front of the flags
-/// of the subcommand.
+/// A command line of `program`. If it runs `subcommand` with `--config`, the recipe's flags are
+/// inserted in front of the given ones.
 ///
-/// Only a subcommand with a flag `config` has recipes; it must allow a flag to be given twice
-/// (clap's `args_override_self`).
+/// The subcommand must allow a flag to be given twice (clap's `args_override_self`).
 ///
 /// # Errors
-/// When the recipe cannot be read, has a field that is no flag, or a value that no flag takes.
-pub fn expanded(program: &Command, mut given: Vec<OsString>) -> Result<Vec<OsString>> {
-    let name = given.get(1).and_then(|name| name.to_str());
-    let subcommand = name.and_then(|name| program.find_subcommand(name));
-    let takes_recipes =
-        |command: &&Command| command.get_arguments().any(|it| it.get_id() == "config");
-    let Some(subcommand) = subcommand.filter(takes_recipes) else {
+/// When the recipe cannot be read, or has a field that is no flag or a value that no flag takes.
+pub fn expanded(
+    program: &Command,
+    subcommand: &str,
+    mut given: Vec<OsString>,
+) -> Result<Vec<OsString>> {
+    let runs = given.get(1).is_some_and(|name| name == subcommand);
+    let command = program.find_subcommand(subcommand).filter(|_| runs);
+    let (Some(command), Some(path)) = (command, config(&given)) else {
         return Ok(given);
     };
-    let flags = with_recipe(subcommand, given.split_off(1))?;
-    Ok([given, flags].concat())
-}
-
-/// The arguments of a subcommand, with those of the recipe put behind its name.
-fn with_recipe(command: &Command, given: Vec<OsString>) -> Result<Vec<OsString>> {
-    let Some(path) = config(&given) else {
-        return Ok(given);
-    };
-    let of_recipe = read(command, Path::new(&path))
+    let flags = read(command, Path::new(&path))
         .with_context(|| format!("recipe {}", Path::new(&path).display()))?;
-    let mut given = given.into_iter();
-    let program = given.next().into_iter();
-    Ok(program
-        .chain(of_recipe.into_iter().map(OsString::from))
-        .chain(given)
-        .collect())
+    given.splice(2..2, flags.into_iter().map(OsString::from));
+    Ok(given)
 }
 
 /// The value of the last `--config`.
@@ -52,8 +39,7 @@ fn config(given: &[OsString]) -> Option<OsString> {
         let text = arg.to_str()?;
         text.strip_prefix("--config=").map(OsString::from)
     };
-    let places = (1..given.len()).rev();
-    places.into_iter().find_map(|at| {
+    (2..given.len()).rev().find_map(|at| {
         if given[at] == "--config" {
             given.get(at + 1).cloned()
         } else {
@@ -73,7 +59,7 @@ fn read(command: &Command, path: &Path) -> Result<Vec<String>> {
     Ok(flags)
 }
 
-/// The flag that a field stands for.
+/// The flag of a field.
 fn argument<'a>(command: &'a Command, name: &str) -> Result<&'a Arg> {
     let long = name.replace('_', "-");
     let all = || {
@@ -128,7 +114,13 @@ mod tests {
 
     use super::*;
 
-    #[derive(Parser, Debug, PartialEq)]
+    #[derive(Parser, Debug)]
+    enum Program {
+        Train(Args),
+        Other(Args),
+    }
+
+    #[derive(clap::Args, Debug, PartialEq)]
     #[command(args_override_self = true)]
     struct Args {
         #[arg(long)]
@@ -147,9 +139,15 @@ mod tests {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("recipe.toml");
         std::fs::write(&path, recipe)?;
-        let mut given = vec![OsString::from("program"), "--config".into(), path.into()];
+        let mut given = ["program", "train", "--config"]
+            .map(OsString::from)
+            .to_vec();
+        given.push(path.into());
         given.extend(flags.iter().map(OsString::from));
-        Ok(Args::try_parse_from(with_recipe(&Args::command(), given)?)?)
+        let given = expanded(&Program::command(), "train", given)?;
+        match Program::try_parse_from(given)? {
+            Program::Train(args) | Program::Other(args) => Ok(args),
+        }
     }
 
     #[test]
@@ -192,13 +190,14 @@ mod tests {
 
     #[test]
     fn a_recipe_that_is_not_there_is_named() {
-        let given = ["program", "--config=nowhere.toml"]
-            .map(OsString::from)
-            .to_vec();
-        let message = format!("{:#}", with_recipe(&Args::command(), given).unwrap_err());
+        let given = |name: &str| ["program", name, "--config=nowhere.toml"].map(OsString::from);
+        let expand = |name| expanded(&Program::command(), "train", given(name).to_vec());
+        let message = format!("{:#}", expand("train").unwrap_err());
         assert!(
             message.contains("recipe nowhere.toml: cannot read"),
             "{message}"
         );
+        // Other subcommands have no recipes.
+        assert_eq!(expand("other").unwrap(), given("other"));
     }
 }

@@ -1,4 +1,4 @@
-//! Ways of decoding measured side by side on one model.
+//! Decoding modes measured side by side on one model.
 
 use std::cell::RefCell;
 
@@ -14,22 +14,22 @@ use crate::decoding::DecodingArgs;
 use crate::eval_model::EvalModel;
 use crate::progress::Progress;
 
-/// What to measure, and how it is reported.
+/// What to measure, and how to report it.
 pub struct SpeedRun<'a> {
     /// The model.
     pub subject: &'a EvalModel,
-    /// Modes by name, the one that others are compared with first.
+    /// Modes by name, first the one that the others are compared with.
     pub modes: &'a [(String, DecodingArgs)],
-    /// What tables call the prompts.
+    /// The name of the prompts in tables.
     pub data: String,
     /// The prompts.
     pub prompts: &'a [Prompt],
-    /// The recommended mode shares at least this much of its tokens with the full model.
+    /// Least agreement of the recommended mode with the full model.
     pub least_agreement: f64,
 }
 
 impl SpeedRun<'_> {
-    /// Measures every mode on every prompt; what the journal holds is taken from it.
+    /// Measures every mode on every prompt; results in the journal are reused.
     pub fn run(&self, journal: &mut Journal) -> Result<SpeedTable> {
         let subject = self.subject;
         let names: Vec<String> = self.modes.iter().map(|(name, _)| name.clone()).collect();
@@ -43,7 +43,7 @@ impl SpeedRun<'_> {
             Setting {
                 name: row.mode.clone(),
                 speed: row.speedup.map_or(1.0, |speedup| speedup.estimate),
-                // Without a decision behind the first there is nothing to differ in.
+                // Without a token after the first, nothing can differ.
                 agreement: agreement.map_or(1.0, |share| share.estimate),
                 least: agreement.map_or(1.0, |share| share.low),
             }
@@ -66,7 +66,7 @@ impl SpeedRun<'_> {
         let failed = RefCell::new(None);
         let mode = |(name, decoding): &'_ (String, DecodingArgs)| {
             let (decoding, failed) = (decoding.clone(), &failed);
-            // Made once here, so that what cannot be made is refused before anything is measured.
+            // Wrong settings are refused before anything is measured.
             let settings = decoding.settings(&subject.trained, &subject.tokenizer);
             settings.with_context(|| format!("mode {name:?}"))?;
             Ok(SpeedMode {
@@ -112,9 +112,8 @@ impl SpeedRun<'_> {
         Ok(samples)
     }
 
-    /// Of every mode, for each prompt: how many of its decisions behind the first are the full
-    /// model's on the same text, and how many there are. The first is the full model's in every
-    /// mode.
+    /// `[mode][prompt]`: how many decisions after the first agree with the full model on the same
+    /// text, and how many there are. The full model makes the first in every mode.
     fn agreements(
         &self,
         samples: &[Vec<SpeedSample>],
@@ -133,9 +132,9 @@ impl SpeedRun<'_> {
                 };
                 let traced = self.subject.traces(&exits, &[text], journal, || ())?;
                 let stops = self.subject.tokenizer.stop_tokens();
-                let named = sample.answer.iter().skip(1).map(Some).chain([None]);
-                let pairs = traced.iter().flatten().zip(named);
-                let same = pairs.filter(|(traced, named)| match named {
+                let generated = sample.answer.iter().skip(1).map(Some).chain([None]);
+                let pairs = traced.iter().flatten().zip(generated);
+                let same = pairs.filter(|(traced, generated)| match generated {
                     Some(token) => traced.full == **token,
                     None => stops.contains(&traced.full),
                 });

@@ -20,7 +20,7 @@ pub fn table<R: IntoIterator<Item = String>>(
     table.to_string()
 }
 
-/// A figure with as many digits as help: perplexities run from 2 to a billion.
+/// A figure with three decimals, or in scientific notation from 1e5 on.
 pub fn figure(value: f64) -> String {
     if value.abs() >= 1e5 {
         format!("{value:.2e}")

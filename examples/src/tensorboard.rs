@@ -1,9 +1,9 @@
 //! The log of a run as TensorBoard event files.
 //!
-//! An event file is a chain of records, each a length, a protocol buffer and checksums of both; a
-//! scalar is a tag and a number in an `Event`. Sources: TensorFlow's `record_writer.h`,
-//! `event.proto` and `summary.proto`. Written here because the crates that write such files are no
-//! longer kept (tensorboard-rs, last released in 2022, calls itself not active).
+//! An event file is a sequence of records, each a length, a protocol buffer and checksums of both;
+//! a scalar is a tag and a number in an `Event`. Sources: TensorFlow's `record_writer.h`,
+//! `event.proto` and `summary.proto`. Implemented here because the crates that write such files are
+//! no longer maintained (tensorboard-rs was last released in 2022).
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -18,8 +18,8 @@ use soft_burn::{ExitLoss, LogLine};
 pub struct EventFile(BufWriter<File>);
 
 impl EventFile {
-    /// A new event file in `folder`, beginning with the lines that `log` holds already; files of
-    /// earlier starts of the run are removed, since the log has their steps.
+    /// A new event file in `folder` with the lines of `log`. Files of earlier starts of the run are
+    /// removed, since the log contains their steps.
     ///
     /// # Errors
     /// When files cannot be read or written.
@@ -65,7 +65,7 @@ impl EventFile {
             LogLine::Validation { step, exits } => (*step, losses("validation", exits)),
         };
         self.write(&Event::scalars(step, &scalars))?;
-        // Watched while it grows.
+        // TensorBoard reads the file while it grows.
         self.0.flush().context("cannot write the event file")
     }
 
@@ -82,7 +82,7 @@ fn now() -> f64 {
     since.map_or(0.0, |since| since.as_secs_f64())
 }
 
-/// CRC-32C, rotated and shifted: records hold checksums that are not checksums of themselves.
+/// CRC-32C, rotated and shifted, as TensorFlow masks checksums that are stored with their data.
 fn masked(bytes: &[u8]) -> [u8; 4] {
     let crc = crc32c::crc32c(bytes).rotate_right(15);
     crc.wrapping_add(0xa282_ead8).to_le_bytes()
@@ -148,7 +148,7 @@ mod tests {
 
     use super::*;
 
-    /// By hand from the format: step 300, tag "a", number 1.5.
+    /// Step 300, tag "a", number 1.5, encoded by hand.
     #[test]
     fn a_scalar_is_written_as_tensorflow_writes_it() {
         let event = Event::scalars(300, &[("a".to_owned(), 1.5)]);

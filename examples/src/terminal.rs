@@ -1,5 +1,5 @@
-//! What programs print: lines that a closed pipe, a full disk or a terminal that is gone cannot
-//! turn into a panic, and in which no file can hide escape codes.
+//! Output of programs: lines that do not panic on a closed pipe, a full disk or a lost terminal,
+//! and without escape codes from files.
 
 use std::backtrace::BacktraceStatus;
 use std::borrow::Cow;
@@ -24,10 +24,10 @@ macro_rules! statusln {
     ($($text:tt)*) => { $crate::terminal::status_line(format_args!($($text)*)) };
 }
 
-/// Why standard output could not be written, the first time; nothing is written after it.
+/// The first error of writing standard output, after which nothing more is written.
 static LOST_OUTPUT: OnceLock<io::Error> = OnceLock::new();
 
-/// The work of [`outln!`].
+/// Implements [`outln!`].
 pub fn out_line(text: Arguments) {
     if LOST_OUTPUT.get().is_none() {
         let line = format!("{text}\n");
@@ -37,14 +37,14 @@ pub fn out_line(text: Arguments) {
     }
 }
 
-/// The work of [`statusln!`]. That nobody reads it is no reason to stop.
+/// Implements [`statusln!`]. Errors are ignored: a run does not stop because its messages are lost.
 pub fn status_line(text: Arguments) {
     let line = format!("{text}\n");
     let _ = io::stderr().write_all(clean(&line).as_bytes());
 }
 
-/// Runs a program and says what went wrong. A reader of the output that has read enough, as `head`
-/// does, is no failure; a full disk is one.
+/// Runs a program and prints its error. A closed pipe, as by `head`, is not a failure; a full disk
+/// is.
 pub fn run(program: impl FnOnce() -> Result<()>) -> ExitCode {
     run_with_status(|| program().map(|()| ExitCode::SUCCESS))
 }
@@ -70,8 +70,7 @@ pub fn run_with_status(program: impl FnOnce() -> Result<ExitCode>) -> ExitCode {
     }
 }
 
-/// Memory that runs out on a device becomes an error; backends tell of it by a panic, which is then
-/// not printed.
+/// Turns the panic by which backends report that a device is out of memory into an error.
 fn within_memory<T>(program: impl FnOnce() -> Result<T>) -> Result<T> {
     let print = panic::take_hook();
     panic::set_hook(Box::new(move |panic| {
@@ -87,7 +86,7 @@ fn within_memory<T>(program: impl FnOnce() -> Result<T>) -> Result<T> {
     })
 }
 
-/// An error with its causes, but for those that it names itself.
+/// An error with its causes, except those that its own text contains.
 fn described(error: &Error) -> String {
     let mut text = error.to_string();
     for cause in error.chain().skip(1).map(ToString::to_string) {
@@ -107,7 +106,7 @@ fn is_broken_pipe(error: &Error) -> bool {
     io.is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
 }
 
-/// Characters of an error that are shown: it may quote a file.
+/// Maximum number of characters of an error that is shown, since it may quote a file.
 const MOST_OF_AN_ERROR: usize = 4000;
 
 fn shortened(text: &str) -> Cow<'_, str> {
@@ -117,11 +116,11 @@ fn shortened(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// Digits of a number that is shown whole.
+/// Maximum number of digits that are shown.
 const MOST_DIGITS: usize = 40;
 
-/// A text without control characters other than line breaks and tabs, and with numbers of a
-/// readable length.
+/// A text without control characters other than line breaks and tabs, and with long numbers
+/// shortened.
 pub fn clean(text: &str) -> Cow<'_, str> {
     let plain = |c: char| !c.is_control() || c == '\n' || c == '\t';
     let longest = text

@@ -1,4 +1,4 @@
-//! Tokenization settings from the command line, and notes about it for the user.
+//! Tokenizing, from the command line, and the notes and warnings about it.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,18 +10,19 @@ use soft_data::{ControlText, Record, Tokenizer, encode};
 
 use crate::statusln;
 
-/// How texts become tokens.
+/// How texts are tokenized.
 #[derive(Args, Debug, Clone, Default)]
 pub struct TokenArgs {
     /// Encode control tokens that texts spell out, such as <|im_start|>, as control tokens, as
-    /// transformers does: for texts that a chat template has rendered before. Without it they are
-    /// characters; leave it out for texts of strangers
+    /// transformers does: for texts that a chat template has already rendered. By default they are
+    /// encoded as characters, which is safe for untrusted texts
     #[arg(long)]
     pub control_tokens: bool,
 }
 
 impl TokenArgs {
-    /// The tokenizer of a model folder. What in the folder could not be taken as it stands is said.
+    /// The tokenizer of a model folder. Prints a note if the folder's settings could not be used as
+    /// they are.
     pub fn open(&self, folder: &Path, vocab: usize) -> Result<Tokenizer> {
         let tokenizer = Tokenizer::from_folder(folder, vocab)?;
         if let Some(note) = tokenizer.note() {
@@ -35,7 +36,7 @@ impl TokenArgs {
     }
 }
 
-/// Encodes the rows of a file, and says what became of them.
+/// Encodes the rows of a file, and prints how many were kept and cut.
 pub fn encode_rows(
     path: &Path,
     records: &[Record],
@@ -60,23 +61,24 @@ pub fn warn_of_control_text(counts: &BTreeMap<String, usize>) {
     let named = named.map(|(token, count)| format!("{count} {token}"));
     let named: Vec<String> = named.collect();
     statusln!(
-        "warning: the texts spell {total} control tokens ({}{}), which were encoded as characters; if they were rendered by a chat template, \
-         --control-tokens encodes them as control tokens",
+        "warning: the texts spell {total} control tokens ({}{}), which were encoded as characters; \
+         if they were rendered by a chat template, --control-tokens encodes them as control tokens",
         named.join(", "),
         if most.len() > 4 { ", ..." } else { "" }
     );
 }
 
-/// Says so where a folder has no chat template, and what is taken instead.
-pub fn say_of_default_template(tokenizer: &Tokenizer, folder: &Path) {
+/// Prints a note if a folder has no chat template: which default is used.
+pub fn note_default_template(tokenizer: &Tokenizer, folder: &Path) {
     let template = tokenizer.chat_template();
     if template.is_default() {
-        let kind = match template.source().contains("<|im_start|>") {
-            true => "ChatML",
-            false => "<|role|> lines, each turn ended by the end-of-text token",
+        let kind = if template.source().contains("<|im_start|>") {
+            "ChatML"
+        } else {
+            "<|role|> lines, each turn ended by the end-of-text token"
         };
         statusln!(
-            "note: {} has no chat template: conversations are put into the default, {kind}",
+            "note: {} has no chat template: the default is used, {kind}",
             folder.display()
         );
     }

@@ -1,5 +1,4 @@
-//! Wrong input to the programs: exit status 1 or 2, one clear error, nothing left behind, nothing
-//! overwritten.
+//! Wrong input: exit status 1 or 2, one clear error, nothing left behind, nothing overwritten.
 
 mod programs;
 
@@ -9,7 +8,8 @@ use std::process::Command;
 
 use programs::{finetune, soft, tiny_llama};
 
-/// Runs finetune on `data` with further arguments; it must fail and say all of `parts`.
+/// Runs `soft finetune` with these arguments, which must fail with an error that has all of
+/// `parts`.
 #[track_caller]
 fn refused(data: &Path, out: &Path, arguments: &[&str], parts: &[&str]) {
     let mut command = finetune(data, out);
@@ -101,7 +101,7 @@ fn output_that_is_there_stays() {
     assert_eq!(fs::read_dir(&out).unwrap().count(), 1);
     refused(&data, &out, &["--resume"], &["run.json"]);
     assert_eq!(fs::read_dir(&out).unwrap().count(), 1);
-    // A file in the way of a folder: as unwritable as a full disk, whoever runs the test.
+    // A file in place of a folder cannot be written to, even by root.
     refused(&data, &out.join("precious/run"), &[], &["precious"]);
     assert_eq!(fs::read_to_string(out.join("precious")).unwrap(), "x");
 }
@@ -137,8 +137,8 @@ fn token_outside_the_vocabulary() {
     );
 }
 
-/// No write may take a file beyond half a megabyte, which stands for a disk that fills up while
-/// a checkpoint of 3.6 MB is written.
+/// A limit of half a megabyte per file simulates a disk that fills up while a checkpoint of 3.6 MB
+/// is written.
 #[cfg(unix)]
 #[test]
 fn a_disk_that_fills_up_leaves_no_half_checkpoint() {
@@ -174,7 +174,7 @@ fn a_disk_that_fills_up_leaves_no_half_checkpoint() {
         0,
         "a half-written checkpoint was left behind"
     );
-    // With room again the run continues.
+    // Without the limit the run can be resumed.
     let mut again = finetune(&data, &out);
     assert!(
         again

@@ -1,10 +1,12 @@
-//! Chats are asked in the form in which they were trained: the programs, from rows to answers.
+//! Conversations have the same form in training and decoding: from rows to answers, and
+//! `soft chat`.
 
 mod programs;
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Output, Stdio};
 
 use programs::{soft, tiny_llama};
 use serde_json::{Value, json};
@@ -15,8 +17,7 @@ const QUESTIONS: [(&str, &str); 3] = [
     ("question : what is soup", "kale ."),
 ];
 
-/// A copy of the quickstart's model, with a chat template that begins with a system turn of its
-/// own.
+/// A copy of the quickstart's model, with this chat template.
 fn model(root: &Path, template: Option<&str>) -> PathBuf {
     let folder = root.join("base");
     fs::create_dir(&folder).unwrap();
@@ -51,7 +52,7 @@ fn run(name: &str, arguments: &[&str], paths: &[(&str, &Path)]) -> Output {
     output
 }
 
-/// What the trained model answers at `mode`.
+/// The answers of a model in `mode`.
 fn answers(model: &Path, mode: &str) -> Vec<String> {
     let answer = |(asked, _)| {
         let arguments = [
@@ -113,7 +114,7 @@ fn what_is_learnt_from_chats_is_answered_to_chats() {
                 "{mode}, {template:?}"
             );
         }
-        // The default goes with the model, and with its checkpoints.
+        // The default template is saved with the model and with its checkpoints.
         for folder in ["model", "checkpoints/step-000040"] {
             assert!(out.join(folder).join("chat_template.jinja").exists());
         }
@@ -164,4 +165,89 @@ fn rows_that_were_rendered_before_are_recognised() {
     // <bos>, three words, <eos>; one word and one <eos>.
     assert!(said.contains("2 of 7 tokens supervised"), "{said}");
     assert!(!said.contains("warning"), "{said}");
+}
+
+/// What `soft chat` does with these lines of input.
+fn chat(model: &Path, arguments: &[&str], lines: &str) -> Output {
+    let mut command = soft("chat");
+    command.arg("--model").arg(model).args(arguments);
+    command.env_remove("RUST_BACKTRACE");
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The lines fit into the pipe's buffer.
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(lines.as_bytes())
+        .unwrap();
+    child.wait_with_output().unwrap()
+}
+
+/// Writes every message after its role, so that a reply depends on all earlier turns.
+const ROLES: &str =
+    "{% for m in messages %}{{ m.role + ' : ' + m.content + ' ' }}{% endfor %}{{ 'answer : ' }}";
+
+#[test]
+fn a_conversation_keeps_its_turns_until_it_is_reset() {
+    let root = tempfile::tempdir().unwrap();
+    let model = model(root.path(), Some(ROLES));
+    let (first, second) = ("question : where is pia", "question : what is soup");
+    let short = ["--max-new-tokens", "8"];
+    let replies = |arguments: &[&str], lines: &[&str]| {
+        let arguments = [&short[..], arguments].concat();
+        let output = chat(&model, &arguments, &lines.join("\n"));
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{error}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let found = replies(
+        &[],
+        &[first, second, "/reset", second, "", first, "/exit", first],
+    );
+    assert_eq!(found.len(), 4, "{found:?}");
+    // The whole conversation as `soft generate` renders it from a file.
+    let turn = |role: &str, text: &str| json!({"role": role, "content": text});
+    let generated = |messages: Vec<Value>| {
+        let path = root.path().join("prompts.jsonl");
+        fs::write(&path, json!({ "messages": messages }).to_string()).unwrap();
+        let arguments = [&short[..], &["--json"]].concat();
+        let paths = [("--model", model.as_path()), ("--prompts", path.as_path())];
+        let output = run("generate", &arguments, &paths);
+        let line = String::from_utf8(output.stdout).unwrap();
+        let line: Value = serde_json::from_str(line.lines().next().unwrap()).unwrap();
+        line["text"].as_str().unwrap().trim().to_owned()
+    };
+    let [one, two] = [first, second].map(|text| turn("user", text));
+    assert_eq!(found[0].trim(), generated(vec![one.clone()]));
+    let reply = turn("assistant", found[0].trim());
+    assert_eq!(
+        found[1].trim(),
+        generated(vec![one.clone(), reply, two.clone()])
+    );
+    assert_eq!(found[2].trim(), generated(vec![two.clone()]));
+    let reply = turn("assistant", found[2].trim());
+    assert_eq!(found[3].trim(), generated(vec![two, reply, one.clone()]));
+
+    let system = turn("system", "the question is");
+    let found = replies(&["--system", "the question is"], &[first]);
+    assert_eq!(found[0].trim(), generated(vec![system, one]));
+}
+
+#[test]
+fn a_conversation_beyond_the_context_ends_in_one_error() {
+    let root = tempfile::tempdir().unwrap();
+    let model = model(root.path(), Some(ROLES));
+    let lines = "question : where is pia\n".repeat(40);
+    let output = chat(&model, &["--max-new-tokens", "8", "--ignore-eos"], &lines);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success(), "{error}");
+    assert_eq!(error.matches("Error: ").count(), 1, "{error}");
+    assert!(error.contains("the model's context holds 128"), "{error}");
+    assert!(!error.contains("panicked"), "{error}");
 }

@@ -1,5 +1,4 @@
-//! The second implementation of soft-core's traits keeps their laws and says what the first one
-//! says.
+//! The second implementation of soft-core's traits obeys their laws and agrees with the first.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test's way to fail
 

@@ -1,12 +1,12 @@
-//! Flags with values that nobody expects: an exit status of 0, 1 or 2, no panic, no abort, no hang.
+//! Flags with unexpected values: an exit status of 0, 1 or 2, no panic, no abort, no hang.
 //!
-//! `SOFT_FLAGS=5000 cargo test --release -p soft-examples --test flags` tries as many command lines
-//! (250 without), `SOFT_SEED` begins elsewhere.
+//! `SOFT_FLAGS=5000 cargo test --release -p soft-examples --test flags` tries this many command
+//! lines (default 250); `SOFT_SEED` sets the seed.
 
 #![cfg(unix)]
 
 #[path = "mutations/mutate.rs"]
-#[allow(dead_code)] // files are changed elsewhere
+#[allow(dead_code)] // used by the test `mutations`
 mod mutate;
 mod programs;
 
@@ -20,8 +20,8 @@ use std::time::{Duration, Instant};
 use mutate::Random;
 use programs::{soft, tiny_llama};
 
-/// A program, what it is always given, and the flags that are given values at random. Flags that
-/// rightly take long with large numbers, such as `--steps`, are left out.
+/// A subcommand, its fixed arguments, and the flags that get random values. Flags that take long
+/// with large numbers, such as `--steps`, are left out.
 struct Program {
     name: &'static str,
     always: &'static [&'static str],
@@ -52,6 +52,11 @@ const DECODING: [&str; 21] = [
     "--control-tokens",
 ];
 
+/// `chat` reads standard input, which is empty here.
+const CHAT: [&str; 6] = [
+    "--mode", "--exits", "--policy", "--seed", "--system", "--stop",
+];
+
 /// The flags without a value.
 const SWITCHES: [&str; 8] = [
     "--train-body",
@@ -64,7 +69,7 @@ const SWITCHES: [&str; 8] = [
     "--constant",
 ];
 
-const PROGRAMS: [Program; 8] = [
+const PROGRAMS: [Program; 9] = [
     Program {
         name: "generate",
         always: &["--prompt", "question : where"],
@@ -74,6 +79,11 @@ const PROGRAMS: [Program; 8] = [
         name: "generate",
         always: &["--prompts", "ROWS"],
         flags: &DECODING,
+    },
+    Program {
+        name: "chat",
+        always: &[],
+        flags: &CHAT,
     },
     Program {
         name: "lens",
@@ -296,7 +306,7 @@ fn flags_with_strange_values_end_in_an_exit_status() {
         let is_prompted = program.name == "generate" || program.name == "calibrate";
         let flags = (0..=random.below(2)).map(|_| *random.pick(program.flags));
         let flags = flags.collect::<std::collections::BTreeSet<_>>();
-        // Most programs refuse a flag given twice.
+        // Most subcommands refuse a flag that is given twice.
         for pair in program.always.chunks(2) {
             if flags.contains(pair[0]) {
                 continue;
@@ -326,7 +336,7 @@ fn flags_with_strange_values_end_in_an_exit_status() {
     assert!(statuses.len() > 1, "nothing was accepted, or everything");
 }
 
-/// The exit status of a program, which must have one.
+/// The exit status of a command, which must have one.
 #[track_caller]
 fn finished(mut command: std::process::Command, root: &Path) -> i32 {
     let said = root.join("said");

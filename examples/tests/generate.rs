@@ -1,5 +1,5 @@
-//! `soft generate` and `soft verify` as programs: the modes that promise the same text give it, and
-//! wrong input gets one clear error.
+//! `soft generate` and `soft verify`: the modes that must give the same text do, and wrong input
+//! gets one clear error.
 
 mod programs;
 

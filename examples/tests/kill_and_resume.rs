@@ -1,7 +1,7 @@
 //! A training run killed at ten random moments and resumed each time equals an uninterrupted run.
 //!
-//! The real program, the real signal (SIGKILL, which nothing can catch), the committed tiny model;
-//! on `cpu`, or the device that `SOFT_TEST_DEVICE` names.
+//! The real program, SIGKILL, and the committed tiny model; on `cpu`, or the device in
+//! `SOFT_TEST_DEVICE`.
 
 mod programs;
 
@@ -53,7 +53,7 @@ fn outcome(out: &Path) -> (Vec<Value>, Vec<u8>) {
     )
 }
 
-/// Knuth's linear congruential generator: which moments it picks may differ from run to run.
+/// Knuth's linear congruential generator, for moments that may differ from run to run.
 struct Random(u64);
 
 impl Random {
@@ -66,7 +66,7 @@ impl Random {
     }
 }
 
-/// Lines the log has.
+/// Lines in the log.
 fn logged(out: &Path) -> usize {
     fs::read_to_string(out.join("log.jsonl")).map_or(0, |log| log.lines().count())
 }
@@ -88,14 +88,14 @@ fn ten_kills_change_nothing() {
     let (mut kills, mut after_a_checkpoint) = (0, 0);
     while kills < KILLS {
         let mut child = finetune(&data, &killed, killed.exists());
-        // So many more lines of the log, and then a moment within the step that follows.
+        // After some more lines of the log, at a moment within the next step.
         let goal = logged(&killed) + random.below(12) as usize;
         while logged(&killed) < goal && child.try_wait().unwrap().is_none() {
             std::thread::sleep(Duration::from_millis(2));
         }
         std::thread::sleep(Duration::from_millis(random.below(40)));
         if child.try_wait().unwrap().is_some() {
-            // It finished before the kill: take the finish back and kill again.
+            // It finished before the kill: undo the finish and kill again.
             fs::remove_dir_all(killed.join("model")).unwrap();
             continue;
         }
@@ -115,7 +115,7 @@ fn ten_kills_change_nothing() {
     assert!(found.1 == expected.1, "seed {seed}: the weights differ");
 }
 
-/// Ctrl-C is no kill: the step in hand is finished, a checkpoint written, and the exit clean.
+/// On Ctrl-C the current step is finished, a checkpoint is written, and the exit status is 0.
 #[cfg(unix)]
 #[test]
 fn ctrl_c_writes_a_checkpoint_and_exits_cleanly() {

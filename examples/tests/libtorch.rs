@@ -1,7 +1,5 @@
-//! LibTorch's CPU device beside the default one: the losses of a run, the tokens of every mode,
-//! bf16, and what is refused.
-//!
-//! The programs are built first, as in `.ci/libtorch`: a single test does not build them.
+//! LibTorch's CPU device compared with the default one: losses of a run, tokens of every mode,
+//! bf16, and devices that are refused.
 
 mod programs;
 
@@ -10,7 +8,7 @@ use std::process::Command;
 
 use programs::{losses, write_rows};
 
-/// The outputs of a program that must succeed.
+/// The output of a command that must succeed.
 #[track_caller]
 fn printed(command: &mut Command) -> String {
     let output = command.output().unwrap();
@@ -26,7 +24,7 @@ fn train(data: &Path, out: &Path, place: &[&str]) {
     printed(command.args(place));
 }
 
-/// Largest distance of two runs' losses in nats.
+/// Largest difference of two runs' losses in nats.
 fn apart(wanted: &[f64], found: &[f64]) -> f64 {
     assert_eq!(wanted.len(), found.len());
     let pairs = wanted.iter().zip(found);

@@ -1,4 +1,4 @@
-//! Models by hub name on the command line, from a cache as huggingface_hub leaves it; fetching is
+//! Models by hub name on the command line, from a cache like that of huggingface_hub; fetching is
 //! tested in soft-data.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test's way to fail
@@ -13,7 +13,7 @@ use programs::{soft, tiny_llama};
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-/// A cache that holds the quickstart's model as `org/tiny`.
+/// A cache with the quickstart's model as `org/tiny`.
 fn cache() -> tempfile::TempDir {
     let cache = tempfile::tempdir().unwrap();
     let repo = cache.path().join("models--org--tiny");
@@ -28,8 +28,8 @@ fn cache() -> tempfile::TempDir {
     cache
 }
 
-fn offline(program: &str, cache: &Path) -> Command {
-    let mut command = soft(program);
+fn offline(subcommand: &str, cache: &Path) -> Command {
+    let mut command = soft(subcommand);
     command
         .env("HF_HUB_CACHE", cache)
         .env("HF_HUB_OFFLINE", "1");
@@ -80,7 +80,7 @@ fn what_the_cache_lacks_is_named() {
     }
 }
 
-/// Thresholds are stored in the model's folder, and the cache is not ours to write into.
+/// Thresholds are stored in the model's folder, but not in the cache, which belongs to the hub.
 #[test]
 fn a_cached_model_is_not_written_into() {
     let cache = cache();

@@ -11,7 +11,7 @@ fn recipes() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes")
 }
 
-/// What `soft finetune --config` complains about, in an empty folder.
+/// The error of `soft finetune --config`, in an empty folder.
 fn complaint(recipe: &Path, flags: &[&str]) -> String {
     let folder = tempfile::tempdir().unwrap();
     let mut finetune = soft("finetune");
@@ -29,7 +29,7 @@ fn complaint(recipe: &Path, flags: &[&str]) -> String {
     String::from_utf8(output.stderr).unwrap()
 }
 
-/// Every recipe gets as far as its model, which is not there.
+/// Every recipe is valid as far as its model, which is missing.
 #[test]
 fn every_recipe_is_read() {
     let mut count = 0;
@@ -42,7 +42,7 @@ fn every_recipe_is_read() {
             "{name}"
         );
         assert!(
-            text.contains(&format!("--config examples/recipes/{name}")),
+            text.contains(&format!("soft finetune --config examples/recipes/{name}")),
             "{name}"
         );
         let fields: toml::Table = text.parse().unwrap();
@@ -77,7 +77,7 @@ fn wrong_recipes_are_refused_and_flags_override() {
         &[],
         "rotational=R, gradual=STEPS or ramp=STEPS",
     );
-    // Known to be wrong without model or data, which are not there.
+    // Refused before model and data are read, which are missing.
     let soft = |more: &str| format!("exits = \"2,4\"\n{more}");
     for (wrong, part) in [
         ("exit_weights = [0.5, 0.6]", "weights that sum to 1"),

@@ -1,7 +1,5 @@
-//! Two compute servers share a run: the losses and weights of one device, and a clear end when one
-//! of them dies.
-//!
-//! Real servers and a real run, on loopback.
+//! Two compute servers share a run: losses and weights are those of one device, and there is a
+//! clear error when one of them dies. Real servers and a real run, on loopback.
 
 mod programs;
 
@@ -12,7 +10,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use programs::{losses, write_rows};
 
-/// A compute server, killed when it goes out of sight.
+/// A compute server, killed when it is dropped.
 struct Server {
     child: Child,
     address: String,
@@ -30,7 +28,7 @@ impl Server {
         let mut line = String::new();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         stdout.read_line(&mut line).unwrap();
-        // The server logs there: with nobody to read it would wait forever.
+        // The server logs there, and would block on a full pipe.
         std::thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));
         let address = line
             .split_whitespace()
@@ -100,8 +98,8 @@ fn two_servers_are_one_device_with_both_micro_batches() {
     let worst = worst
         .map(|(one, two)| (one - two).abs())
         .fold(0.0, f32::max);
-    // AdamW moves a weight by 1e-3 a step whatever its gradient's size; near 0 rounding decides the
-    // sign.
+    // AdamW changes a weight by 1e-3 per step whatever the size of the gradient, and near 0
+    // rounding determines the sign.
     assert!(worst < 1e-3, "{worst}");
 }
 
@@ -130,7 +128,7 @@ fn a_server_that_dies_ends_the_run_and_leaves_its_checkpoint() {
     assert!(!output.status.success());
     let part = "the last good checkpoint is step";
     assert!(error.contains(part) && error.contains("failed"), "{error}");
-    // What is on disk continues elsewhere.
+    // The run can be resumed on another device.
     let mut rest = finetune(&data, &out, "cpu", "40");
     succeeded(rest.arg("--resume").output().unwrap());
     assert!(out.join("model/model.safetensors").exists());

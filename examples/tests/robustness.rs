@@ -1,5 +1,5 @@
-//! What must not cost a run, hang a program or end in a panic: readers that are gone, a second
-//! process, changed files, pipes, absurd numbers.
+//! Conditions that must not cost a run, hang the program or end in a panic: closed pipes, a second
+//! process, changed files, files that are none, absurd numbers.
 
 #![cfg(unix)]
 
@@ -68,7 +68,7 @@ fn wait_for_steps(child: &mut Child, out: &Path, steps: usize) {
 }
 
 #[test]
-fn a_run_survives_readers_that_are_gone_and_a_full_disk_for_its_words() {
+fn a_run_survives_closed_pipes_and_a_full_disk_for_its_output() {
     let root = tempfile::tempdir().unwrap();
     let data = rows(root.path());
     for (name, redirection) in [
@@ -95,8 +95,8 @@ fn a_run_survives_readers_that_are_gone_and_a_full_disk_for_its_words() {
 }
 
 #[test]
-fn programs_end_without_a_panic_where_nobody_reads() {
-    for (program, arguments) in [
+fn closed_pipes_cause_no_panic() {
+    for (subcommand, arguments) in [
         (
             "generate",
             &["--prompt", "question : where", "--max-new-tokens", "4"][..],
@@ -105,17 +105,17 @@ fn programs_end_without_a_panic_where_nobody_reads() {
         ("generate", &["--help"]),
     ] {
         for redirection in ["2>&1 >&- | cat", "2>&1 >/dev/full | cat", "| head -n 0"] {
+            let program = soft(subcommand);
             let mut shell = Command::new("sh");
-            shell
-                .args(["-c", &format!("\"$@\" {redirection}"), "sh"])
-                .args([env!("CARGO_BIN_EXE_soft"), program]);
+            shell.args(["-c", &format!("\"$@\" {redirection}"), "sh"]);
+            shell.arg(program.get_program()).args(program.get_args());
             shell.arg("--model").arg(tiny_llama()).args(arguments);
             let output = shell.output().unwrap();
             let said = String::from_utf8_lossy(&output.stdout).into_owned();
             let said = said + &String::from_utf8_lossy(&output.stderr);
             assert!(
                 !said.contains("panicked"),
-                "{program} {redirection}: {said}"
+                "{subcommand} {redirection}: {said}"
             );
         }
     }
@@ -143,7 +143,7 @@ fn a_second_process_leaves_a_run_to_the_first() {
 }
 
 #[test]
-fn data_that_changed_is_refused_by_name() {
+fn changed_data_is_refused_by_name() {
     let root = tempfile::tempdir().unwrap();
     let (data, out) = (rows(root.path()), root.path().join("out"));
     let mut child = run(&data, &out, "400")
@@ -153,7 +153,7 @@ fn data_that_changed_is_refused_by_name() {
     wait_for_steps(&mut child, &out, 3);
     child.kill().unwrap();
     child.wait().unwrap();
-    // One word of the same length: every count stays as it was.
+    // A word of the same length, so that all counts stay the same.
     let text = fs::read_to_string(&data).unwrap();
     fs::write(&data, text.replacen("kale", "soup", 1)).unwrap();
     let output = run(&data, &out, "400").arg("--resume").output().unwrap();
@@ -192,8 +192,7 @@ fn a_second_interrupt_stops_at_once() {
     assert!(!out.join("model").exists());
 }
 
-/// Runs a program that must refuse its input: soon, with one error that says `part`, and without a
-/// panic.
+/// Runs a command that must refuse its input: soon, with an error that has `part`, without a panic.
 #[track_caller]
 fn refused(mut command: Command, part: &str) {
     command.env_remove("RUST_BACKTRACE");
@@ -244,13 +243,13 @@ fn absurd_numbers_are_refused() {
         refused(command, part);
         assert!(!out.exists());
     }
-    let with_model = |program: &str, arguments: &[&str]| {
-        let mut command = soft(program);
+    let with_model = |subcommand: &str, arguments: &[&str]| {
+        let mut command = soft(subcommand);
         command.arg("--model").arg(tiny_llama()).args(arguments);
         command
     };
     let prompts = data.to_str().unwrap();
-    for (program, arguments, part) in [
+    for (subcommand, arguments, part) in [
         (
             "sweep",
             &["--prompt", "a", "--exits", "4,8", "--least-agreement=NaN"][..],
@@ -313,7 +312,7 @@ fn absurd_numbers_are_refused() {
             "context holds 128",
         ),
     ] {
-        refused(with_model(program, arguments), part);
+        refused(with_model(subcommand, arguments), part);
     }
     let mut plot = soft("plot");
     plot.args(["--log", "nowhere", "--out", "nowhere", "--highest", "inf"]);

@@ -380,23 +380,4 @@ impl Error {
         }
         self
     }
-
-    /// For `map_err`: an I/O error with its path and what was tried.
-    pub(crate) fn io(
-        action: &'static str,
-        path: impl Into<PathBuf>,
-    ) -> impl FnOnce(std::io::Error) -> Self {
-        let path = path.into();
-        move |reason| Self::Io {
-            action,
-            path,
-            reason,
-        }
-    }
-
-    /// For `map_err`: a JSON error with its path.
-    pub(crate) fn json(path: impl Into<PathBuf>) -> impl FnOnce(serde_json::Error) -> Self {
-        let path = path.into();
-        move |reason| Self::Json { path, reason }
-    }
 }

@@ -65,7 +65,6 @@ pub use train::balance::{Balance, SharedHead};
 pub use train::flat_settings::FlatSettings;
 pub use train::layer_dropout::LayerDropout;
 pub use train::log::LogLine;
-pub use train::loss::Targets;
 pub use train::method::{
     BodyOptions, Curriculum, Distillation, ExitOptions, Method, MethodName, SampledPerBatch,
     SoftOptions, TrainedWeights, Weights,
@@ -75,4 +74,5 @@ pub use train::run::{Run, RunData};
 pub use train::run_settings::RunSettings;
 pub use train::schedule::{Decay, Schedule};
 pub use train::settings::{Objective, TrainSettings};
+pub use train::targets::Targets;
 pub use train::trainer::{ExitLoss, StepReport, Trainer};

@@ -9,8 +9,10 @@ use std::sync::OnceLock;
 use tokenizers::Tokenizer as HfTokenizer;
 
 mod files;
+mod rendered;
 
 use files::{check_character_maps, folder_with_tokenizer};
+pub(crate) use rendered::Rendered;
 
 use crate::control::{AROUND, ControlTokens, is_masked, is_masked_at, without_mask};
 use crate::decoder::Joints;
@@ -56,26 +58,6 @@ pub struct Tokenizer {
     special: SpecialTokens,
     template: ChatTemplate,
     vocab: usize,
-}
-
-/// Tokens of what a template has rendered.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Rendered {
-    pub tokens: Vec<u32>,
-    /// For each control token among them, where in the text it ends, and how many tokens end there.
-    pub ends: Vec<(usize, usize)>,
-}
-
-impl Rendered {
-    /// These, and behind them those of the text that follows at byte `start`.
-    pub fn and(mut self, start: usize, behind: Self) -> Self {
-        let count = self.tokens.len();
-        self.tokens.extend(behind.tokens);
-        let ends = behind.ends.into_iter();
-        self.ends
-            .extend(ends.map(|(end, tokens)| (start + end, count + tokens)));
-        self
-    }
 }
 
 impl Tokenizer {

@@ -1,9 +1,10 @@
-//! Fine-tunes a small LLaMA three ways at equal cost and shows what each of its depths can do.
+//! Fine-tunes a small LLaMA by three methods at equal cost and evaluates every depth of the
+//! results.
 //!
-//! Nothing to download: it starts from `examples/tiny-llama`, which `soft pretrain-tiny` made. The
+//! It starts from `examples/tiny-llama`, made by `soft pretrain-tiny`, and downloads nothing. The
 //! comparison is that of Sorted LLaMA's tables 1 and 2: SFT, SFT+ICT (one more head per exit,
-//! blocks frozen) and SoFT, each read at every exit, on prompts held out from fine-tuning. It ends
-//! with a report of all that the other programs measure: `report.rs`.
+//! blocks frozen) and SoFT, at every exit, on prompts held out from fine-tuning. At the end it
+//! writes a report of what the subcommands of `soft` measure: `report.rs`.
 
 mod report;
 
@@ -30,12 +31,12 @@ use soft_examples::terminal;
 use soft_examples::tiny_world::{Instruction, Split, World, vocabulary};
 use soft_examples::tokens::TokenArgs;
 
-/// The world that `soft pretrain-tiny` wrote about.
+/// The world of the pre-training text.
 const WORLD: u64 = 7;
 const BATCH: usize = 32;
-/// Optimizer steps of SFT and of SoFT; ICT adds its own to the model that SFT left.
+/// Optimizer steps of each method.
 const STEPS: u64 = 360;
-/// Most tokens of an answer.
+/// Maximum number of tokens of an answer.
 const ANSWER: usize = 12;
 
 fn main() -> ExitCode {
@@ -52,7 +53,7 @@ fn run() -> Result<()> {
     let out = new_run_folder()?;
     let quickstart = Quickstart::new(&base, &out)?;
     outln!(
-        "SoFT quickstart: a LLaMA of 8 blocks, fine-tuned three ways, read at exits {}",
+        "SoFT quickstart: a LLaMA of 8 blocks, fine-tuned three ways, evaluated at exits {}",
         quickstart.exits
     );
     outln!(
@@ -61,7 +62,7 @@ fn run() -> Result<()> {
         quickstart.held_out.len()
     );
 
-    // Equal cost: ICT's epochs come out of SFT's, so that all three take the same steps.
+    // Equal cost: SFT+ICT takes half of its steps for SFT and half for the heads.
     let sft = quickstart.train("sft", Method::sft(), STEPS, &base)?;
     let half = quickstart.train("sft-half", Method::sft(), STEPS / 2, &base)?;
     let ict = quickstart.train("sft+ict", Method::ict(), STEPS / 2, &half)?;
@@ -78,7 +79,7 @@ fn run() -> Result<()> {
     print_scores(&quickstart.exits, &measured);
     quickstart.print_answers(&measured);
     outln!(
-        "\nSFT+ICT spends half of its steps on SFT and half on the heads, so that all three take as many steps."
+        "\nSFT+ICT takes half of its steps for SFT and half for the heads: all three take as many steps."
     );
     let report = quickstart.report(&measured, &soft)?;
     outln!("model:  {}", soft.display());
@@ -92,7 +93,7 @@ fn run() -> Result<()> {
     Ok(())
 }
 
-/// `runs/quickstart-N`, N the seconds since 1970: every run has a folder of its own.
+/// `runs/quickstart-N`, N the seconds since 1970: a new folder for every run.
 fn new_run_folder() -> Result<PathBuf> {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
     let folder = PathBuf::from(format!("runs/quickstart-{seconds}"));
@@ -101,7 +102,7 @@ fn new_run_folder() -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// What all three methods share.
+/// The data and settings of all three methods.
 struct Quickstart {
     out: PathBuf,
     device: Device,
@@ -113,13 +114,13 @@ struct Quickstart {
     validation: Vec<Batch>,
 }
 
-/// One method's figures and answers at every exit.
+/// The scores and answers of one method at every exit.
 struct Measured {
     subject: EvalModel,
-    /// Sums over every held-out row, per exit.
+    /// Sums of scores, `[exit][held-out row]`.
     rows: Vec<Vec<ScoreSum>>,
     scores: Vec<ExitRow>,
-    /// Answers to all held-out prompts, per exit.
+    /// Answers to all held-out prompts, `[exit][prompt]`.
     answers: Vec<Vec<Answer>>,
     texts: Vec<Vec<String>>,
     answer_scores: Vec<AnswerRow>,

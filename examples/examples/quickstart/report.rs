@@ -1,5 +1,5 @@
-//! The quickstart's report: what `soft evaluate`, `soft compare`, `soft calibrate` and `soft sweep`
-//! measure on real models, on its small one.
+//! The quickstart's report: what `soft evaluate`, `compare`, `calibrate` and `sweep` measure, on
+//! its small model.
 
 use std::path::{Path, PathBuf};
 
@@ -21,13 +21,13 @@ use soft_examples::speed::SpeedRun;
 
 use super::{ANSWER, Measured, Quickstart, tuned};
 
-/// What tables call the held-out prompts.
+/// The name of the held-out prompts in tables.
 const DATA: &str = "tiny world, held out";
-/// Prompts on which ways of decoding are timed.
+/// Prompts on which decoding modes are timed.
 const TIMED: usize = 40;
 
 impl Quickstart {
-    /// Writes the report, calibrated thresholds of the SoFT model among it; returns the page.
+    /// Writes the report and stores calibrated thresholds with the SoFT model; returns the page.
     pub fn report(&self, measured: &[Measured], soft: &Path) -> Result<PathBuf> {
         let mut recorder = Recorder::begin();
         let mut findings = self.tables(measured);
@@ -100,7 +100,7 @@ impl Quickstart {
             answer: answer.tokens.clone(),
             ended: answer.ended,
         });
-        // The prompt's pass names the first: there must be more.
+        // The full model generates the first token whatever the policy: there must be more.
         Ok(texts.filter(|text| text.decisions() > 1).collect())
     }
 
@@ -120,7 +120,7 @@ impl Quickstart {
         }))
     }
 
-    /// Thresholds for every criterion, which go into the model's folder.
+    /// Thresholds for every criterion, stored in the model's folder.
     fn calibration(&self, measured: &Measured, folder: &Path) -> Result<Finding> {
         let texts = self.texts(measured)?;
         let traces =
@@ -145,7 +145,7 @@ impl Quickstart {
         }))
     }
 
-    /// A few ways of decoding side by side; the dynamic one as just calibrated.
+    /// A few decoding modes side by side; the dynamic one with calibrated thresholds.
     fn speed(&self, measured: &Measured, folder: &Path) -> Result<Finding> {
         let subject = &measured.subject;
         let trained = DecodingDefaults::load(folder, subject.model.config())?;
@@ -166,14 +166,14 @@ impl Quickstart {
             .take(TIMED)
             .map(Prompt::from)
             .collect();
-        let contest = SpeedRun {
+        let run = SpeedRun {
             subject,
             modes: &modes,
             data: DATA.to_owned(),
             prompts: &prompts,
             least_agreement: 0.9,
         };
-        Ok(Finding::Speed(contest.run(&mut Journal::unsaved())?))
+        Ok(Finding::Speed(run.run(&mut Journal::unsaved())?))
     }
 
     fn samples(&self, models: &[&Measured]) -> Result<Vec<Finding>> {

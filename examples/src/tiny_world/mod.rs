@@ -1,6 +1,6 @@
 //! A made-up world to pre-train a tiny language model on: two dozen people with a home, a job, a
 //! best meal, a coat, a pet and a friend, and eight small tasks (copying, sorting, adding and the
-//! like). Same seed, same world and same words, forever.
+//! like). The seed determines the world and its words.
 //!
 //! The pre-training text states facts and shows tasks as plain sentences. The instructions ask
 //! about the same things in other words, in a question format the text never uses, so fine-tuning
@@ -92,8 +92,7 @@ impl World {
         for (task, draw) in self.families() {
             let random = &mut Random::stream(self.seed, hash(task));
             let (mut seen, enough) = (HashSet::new(), all.len() + split.quota());
-            // A small family runs dry before its quota is full; so many draws have then met all of
-            // it.
+            // A small family has fewer than its quota, and this many draws find all of them.
             for _ in 0..20_000 {
                 if all.len() == enough {
                     break;
@@ -167,7 +166,7 @@ mod tests {
             two.pretraining_text(30, 1)[..20]
         );
         assert_ne!(one.pretraining_text(20, 1), one.pretraining_text(20, 2));
-        // Another number here, and every model trained before is a stranger to the world.
+        // Other numbers would mean other words than those of the committed model.
         let asked = one
             .instructions(Split::HeldOut)
             .into_iter()

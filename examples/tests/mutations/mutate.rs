@@ -183,7 +183,7 @@ fn mutate_entries(entries: &mut Map<String, Value>, random: &mut Random) {
     }
 }
 
-/// A value that nobody expects.
+/// An unexpected value.
 fn strange(random: &mut Random) -> Value {
     let long = "x".repeat(random.below(5000));
     let digits: Value = serde_json::from_str(&"9".repeat(300)).unwrap_or(json!(1e300));

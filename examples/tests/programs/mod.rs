@@ -1,7 +1,6 @@
-//! The programs under test, as cargo built them beside the tests, and the model and rows they run
-//! on.
+//! The programs under test, and the model and rows they run on.
 
-#![allow(dead_code)] // no test file needs all of it
+#![allow(dead_code)] // no test file uses all of it
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,14 +15,14 @@ pub fn soft(subcommand: &str) -> Command {
     command
 }
 
-/// The example `name`, as cargo built it beside the tests.
+/// The example `name`, which must have been built.
 pub fn example(name: &str) -> Command {
     let test = std::env::current_exe().unwrap();
     let profile = test.parent().and_then(Path::parent).unwrap();
     Command::new(profile.join("examples").join(name))
 }
 
-/// `soft finetune` on the quickstart's model; what else it needs the caller adds.
+/// `soft finetune` on the quickstart's model, without the remaining arguments.
 pub fn finetune(data: &Path, out: &Path) -> Command {
     let mut command = soft("finetune");
     command.arg("--model").arg(tiny_llama());
@@ -36,7 +35,7 @@ pub fn tiny_llama() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tiny-llama")
 }
 
-/// Forty rows that the quickstart's tokenizer has words for.
+/// Forty rows of words in the quickstart's vocabulary.
 pub fn write_rows(path: &Path) {
     let people = ["mira", "taro", "lena", "ivo"];
     let row = |index: usize| {
@@ -47,7 +46,7 @@ pub fn write_rows(path: &Path) {
     fs::write(path, rows.join("\n")).unwrap();
 }
 
-/// All losses of a run's log, training and validation.
+/// All losses in the log of a run, training and validation.
 pub fn losses(out: &Path) -> Vec<f64> {
     let log = fs::read_to_string(out.join("log.jsonl")).unwrap();
     let of_line = |line: &str| {

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::factors::{Factors, WholeWeight};
 use super::peft::{
     A, B, EMBEDDING, EMBEDDING_A, EMBEDDING_B, LoadedConfig, PREFIX, Part, is_adaptable, last_part,
     module_of, transposed,
@@ -28,29 +29,6 @@ pub struct Adapter {
     pub(super) factors: BTreeMap<String, Factors>,
     /// By the name of the weight that they replace: PEFT's `modules_to_save`.
     pub(super) whole: BTreeMap<String, WholeWeight>,
-}
-
-/// A, `[rank, d_in]`, and B, `[d_out, rank]`, row by row. The weight is read as W + scale · B·A.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Factors {
-    pub a: Vec<f32>,
-    pub b: Vec<f32>,
-    pub rank: usize,
-    pub scale: f64,
-}
-
-impl Factors {
-    /// `[d_out, d_in]` of the weight they are for.
-    pub(super) fn shape(&self) -> [usize; 2] {
-        [self.b.len() / self.rank, self.a.len() / self.rank]
-    }
-}
-
-/// A weight, row by row.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct WholeWeight {
-    pub shape: Vec<usize>,
-    pub values: Vec<f32>,
 }
 
 /// PEFT's `adapter_config.json` as it is written here.

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use burn::module::{LoraAdapter, Module, Param, Reparameterizer};
 use burn::tensor::{Device, Tensor, TensorData};
 
-use super::adapter::{Adapter, Factors};
+use super::adapter::Adapter;
+use super::factors::Factors;
 use super::peft::{EMBEDDING, HEAD};
 use crate::error::Error;
 use crate::model::block::{Block, PROJECTIONS, ProjectionSpec};

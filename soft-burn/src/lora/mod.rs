@@ -21,13 +21,14 @@ use crate::model::init::uniform;
 
 pub(crate) mod adapter;
 mod attach;
+mod factors;
 mod peft;
 #[cfg(all(test, feature = "flex"))]
 mod tests;
 
 pub use adapter::Adapter;
-use adapter::Factors;
 pub(crate) use attach::LORA;
+use factors::Factors;
 
 /// What is adapted, and how.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

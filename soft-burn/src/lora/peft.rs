@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::adapter::Factors;
+use super::factors::Factors;
 use crate::error::Error;
 use crate::files::folder::read_json;
 use crate::files::safetensors::WeightFiles;

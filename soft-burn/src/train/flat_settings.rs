@@ -3,7 +3,8 @@
 //! Here options can contradict the method and each other; [`TrainSettings`] cannot, and the
 //! conversion refuses what does.
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use soft_core::Exits;
 
 use crate::dtype::DType;
@@ -16,8 +17,8 @@ use crate::train::method::{
     SoftOptions, TrainedWeights, Weights,
 };
 use crate::train::optimizer::AdamWSettings;
+use crate::train::refusal::refuse;
 use crate::train::schedule::Schedule;
-use crate::train::setting_checks::refuse;
 use crate::train::settings::{Objective, TrainSettings};
 
 /// Training settings on one level; fields as in [`TrainSettings`] and the options of [`Method`].
@@ -79,6 +80,19 @@ pub struct FlatSettings {
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
+}
+
+impl Serialize for TrainSettings {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        FlatSettings::from(self.clone()).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for TrainSettings {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let flat = FlatSettings::deserialize(deserializer)?;
+        Self::try_from(flat).map_err(D::Error::custom)
+    }
 }
 
 impl From<TrainSettings> for FlatSettings {

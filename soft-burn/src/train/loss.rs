@@ -11,55 +11,8 @@ use crate::dtype::to_f32;
 use crate::error::Error;
 use crate::model::llama::Llama;
 use crate::ops::head::unreadable;
+use crate::train::targets::Targets;
 use crate::train::training_pass::TrainingPass;
-
-/// The positions of a batch that carry targets, on the device.
-#[derive(Clone, Debug)]
-pub struct Targets {
-    /// Index of each predicting position in the flattened batch, `[n]`.
-    positions: Tensor<1, Int>,
-    /// The token each must predict, `[n]`.
-    tokens: Tensor<1, Int>,
-}
-
-impl Targets {
-    /// Number of targets.
-    pub fn len(&self) -> usize {
-        self.tokens.dims()[0]
-    }
-
-    /// Whether there is nothing to predict.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The targets of `batch` on the model's device, when its rows begin at these places among the
-    /// states.
-    pub(crate) fn new(model: &Llama, batch: &Batch, firsts: &[usize]) -> Self {
-        let targets = || batch.targets().iter();
-        let position = |target: &soft_core::Target| firsts[target.row] + target.position;
-        Self {
-            positions: model.indices(targets().map(|target| position(target) as i64)),
-            tokens: model.indices(targets().map(|target| target.token.into())),
-        }
-    }
-
-    /// The states that predict, `[targets, d_model]`, out of `[n, d_model]`.
-    pub(crate) fn among(&self, states: Tensor<2>) -> Tensor<2> {
-        states.select(0, self.positions.clone())
-    }
-
-    /// The same out of `[batch, seq, d_model]`.
-    pub(crate) fn states(&self, hidden: &Tensor<3>) -> Tensor<2> {
-        let [rows, seq, d_model] = hidden.dims();
-        self.among(hidden.clone().reshape([rows * seq, d_model]))
-    }
-
-    /// The token each must predict, `[n]`.
-    pub(crate) fn tokens(&self) -> Tensor<1, Int> {
-        self.tokens.clone()
-    }
-}
 
 impl Llama {
     /// Logits at the supervised positions, `[n, vocab]`.
@@ -83,7 +36,7 @@ impl TrainModel for Llama {
 
     fn loss(&self, hidden: &Tensor<3>, exit: Exit, targets: &Targets) -> Result<Tensor<1>, Error> {
         let logits = self.target_logits(hidden, exit, targets)?;
-        Ok(cross_entropies(logits, targets.tokens.clone()).sum())
+        Ok(cross_entropies(logits, targets.tokens()).sum())
     }
 
     fn weighted_sum(&self, terms: &[(f64, Tensor<1>)]) -> Result<Tensor<1>, Error> {
@@ -139,8 +92,8 @@ fn scores_of(logits: Tensor<2>, targets: &Targets) -> Result<Vec<TargetScore>, E
         return Ok(Vec::new());
     }
     let best = logits.clone().argmax(1).reshape([targets.len()]);
-    let right = best.equal(targets.tokens.clone()).int();
-    let nats = cross_entropies(logits, targets.tokens.clone());
+    let right = best.equal(targets.tokens()).int();
+    let nats = cross_entropies(logits, targets.tokens());
     let nats: Vec<f32> = nats.try_into_vec_as().map_err(unreadable)?;
     let right: Vec<i64> = right.try_into_vec_as().map_err(unreadable)?;
     let scores = nats.into_iter().zip(right);

@@ -18,10 +18,10 @@ use crate::model::parameters::{flat_gradient, named_gradients};
 use crate::ops::head_loss::head_gradients;
 use crate::ops::head_loss::terms::{HeadLearns, Predictions, Teacher, Term};
 use crate::train::balance::{Balance, ExitGradient, factors, norm_of};
-use crate::train::loss::Targets;
 use crate::train::method::Distillation;
 use crate::train::optimizer::NamedGradients;
 use crate::train::settings::Objective;
+use crate::train::targets::Targets;
 use crate::train::training_pass::{Skipping, TrainingPass};
 
 /// Weights of the exits, what they learn from, and the divisor of sums.

@@ -10,23 +10,11 @@ use crate::train::layer_dropout::LayerDropout;
 use crate::train::method::{
     BodyOptions, Distillation, Method, SoftOptions, TrainedWeights, Weights,
 };
+use crate::train::refusal::refuse;
 use crate::train::settings::{Objective, TrainSettings};
 
 /// Most micro-batches of a step, which are held in memory together.
 const MAX_ACCUMULATION: usize = 10_000;
-
-/// A setting's refusal.
-pub(crate) fn refuse<T>(
-    key: &'static str,
-    found: String,
-    expected: &'static str,
-) -> Result<T, Error> {
-    Err(Error::Setting {
-        key,
-        found,
-        expected,
-    })
-}
 
 /// Refuses more last blocks than there are, and none.
 pub(crate) fn check_last_blocks(count: usize, depth: usize) -> Result<(), Error> {

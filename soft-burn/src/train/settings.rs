@@ -6,14 +6,12 @@ use serde::{Deserialize, Serialize};
 use soft_core::Exits;
 
 use crate::dtype::DType;
-use crate::train::flat_settings::FlatSettings;
 use crate::train::method::Method;
 use crate::train::optimizer::AdamWSettings;
 use crate::train::schedule::{Decay, Schedule};
 
-/// Settings of training; on disk as [`FlatSettings`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "FlatSettings", into = "FlatSettings")]
+/// Settings of training; on disk as [`FlatSettings`](crate::FlatSettings).
+#[derive(Clone, Debug, PartialEq)]
 pub struct TrainSettings {
     /// Training method with its options.
     pub method: Method,

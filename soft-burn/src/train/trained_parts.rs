@@ -14,7 +14,8 @@ use crate::model::block::Block;
 use crate::model::llama::Llama;
 use crate::model::placement::check_supported;
 use crate::train::method::{Method, MethodName, SoftOptions, TrainedWeights, intermediate};
-use crate::train::setting_checks::{check_last_blocks, refuse};
+use crate::train::refusal::refuse;
+use crate::train::setting_checks::check_last_blocks;
 use crate::train::settings::TrainSettings;
 
 /// The model ready to be trained with these settings.

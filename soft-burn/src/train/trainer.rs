@@ -23,7 +23,8 @@ use crate::model::parameters::not_finite;
 use crate::model::placement::check_supported;
 use crate::train::accumulation::{ExitTotal, Job, accumulate, finite};
 use crate::train::optimizer::NamedAdamW;
-use crate::train::setting_checks::{check_weights, refuse};
+use crate::train::refusal::refuse;
+use crate::train::setting_checks::check_weights;
 use crate::train::settings::TrainSettings;
 use crate::train::trained_parts::fitted;
 

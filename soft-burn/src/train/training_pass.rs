@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::model::attention::Pass;
 use crate::model::llama::Llama;
 use crate::train::layer_dropout::LayerDropout;
-use crate::train::loss::Targets;
+use crate::train::targets::Targets;
 
 /// Which rows skip which blocks.
 #[derive(Clone, Copy, Debug)]

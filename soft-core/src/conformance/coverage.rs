@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::decode::decoder::Step;
 use crate::decode::statistics::Statistics;
+use crate::decode::step::Step;
 use crate::exit::Exit;
 
 /// What the decoder did while its laws were checked.

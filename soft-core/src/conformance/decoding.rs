@@ -8,10 +8,11 @@ use super::cache_laws::staircases_catch_up;
 use super::case::{Case, Rule, Typical, Way};
 use super::trial::{Answer, Trial};
 use super::{Coverage, LawBroken, Observed, failed};
-use crate::decode::decoder::{Decoder, Step};
+use crate::decode::decoder::Decoder;
 use crate::decode::draft::DraftLength;
 use crate::decode::row::Finish;
 use crate::decode::settings::Prompt;
+use crate::decode::step::Step;
 use crate::exit::Exits;
 use crate::sampling::sampler::Sampling;
 

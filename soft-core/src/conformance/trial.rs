@@ -4,10 +4,11 @@
 use super::case::{Case, Rule, Typical, Way};
 use super::uncached::{Choice, Uncached};
 use super::{Coverage, DecodingLaws, Equality, LawBroken, Observed, failed};
-use crate::decode::decoder::{Decoder, Step};
+use crate::decode::decoder::Decoder;
 use crate::decode::row::Finish;
 use crate::decode::settings::Prompt;
 use crate::decode::statistics::Statistics;
+use crate::decode::step::Step;
 use crate::exit::Exit;
 use crate::random::Random;
 

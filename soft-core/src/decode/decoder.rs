@@ -18,22 +18,9 @@ use super::strategy::Strategy;
 use crate::decode::row::{Finish, Row};
 use crate::decode::settings::DecodeError;
 use crate::decode::statistics::Statistics;
+use crate::decode::step::Step;
 use crate::decode::tuner::Tuner;
-use crate::exit::Exit;
 use crate::model::decode_model::DecodeModel;
-
-/// A token of an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Step {
-    /// Index of the prompt.
-    pub row: usize,
-    /// The token.
-    pub token: u32,
-    /// The exit that generated it, or drafted it.
-    pub exit: Exit,
-    /// Whether it was drafted and accepted.
-    pub accepted: bool,
-}
 
 /// Decodes a batch of prompts: an iterator over the tokens of the answers as they become certain.
 ///

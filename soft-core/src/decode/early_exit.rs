@@ -2,12 +2,12 @@
 
 use std::time::Instant;
 
-use super::decoder::Step;
 use super::engine::Engine;
 use super::head::{HeadOutput, HeadRequest};
 use super::packed::Packed;
 use super::round::Turn;
 use super::row::Drafted;
+use super::step::Step;
 use super::strategy::{Proposal, Strategy};
 use crate::decode::settings::DecodeError;
 use crate::model::Stop;

@@ -8,17 +8,23 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use super::head::DraftHeads;
 use super::packed::Packed;
 use super::row::Row;
-use crate::decode::decoder::Step;
 use crate::decode::settings::DecodeError;
 use crate::decode::statistics::Statistics;
+use crate::decode::step::Step;
 use crate::exit::Exit;
 use crate::model::cache::KvCache;
 use crate::model::decode_model::DecodeModel;
 use crate::model::nested::Past;
 use crate::sampling::sampler::Sampling;
+
+/// A restricted head and its tokens, the same for all exits that draft.
+pub(super) struct DraftHeads<H> {
+    pub tokens: Vec<u32>,
+    /// Per early exit.
+    pub heads: Vec<H>,
+}
 
 pub(super) struct Engine<'m, M: DecodeModel> {
     pub model: &'m M,

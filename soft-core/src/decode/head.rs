@@ -9,13 +9,6 @@ use crate::model::decode_model::{DecodeModel, Head, Score};
 use crate::sampling::distribution::Distribution;
 use crate::sampling::sampler::Sampling;
 
-/// A restricted head and its tokens, the same for all exits that draft.
-pub(super) struct DraftHeads<H> {
-    pub tokens: Vec<u32>,
-    /// Per early exit.
-    pub heads: Vec<H>,
-}
-
 /// What a head says of one state.
 pub(super) struct HeadOutput {
     /// The best token.

@@ -15,12 +15,13 @@ pub(crate) mod row;
 pub(crate) mod settings;
 mod start;
 pub(crate) mod statistics;
+pub(crate) mod step;
 mod strategy;
 pub(crate) mod tuner;
 mod verify;
 
 pub use cost::OperationCosts;
-pub use decoder::{Decoder, Step};
+pub use decoder::Decoder;
 pub use draft::DraftLength;
 pub use mode_spec::{DraftExit, ModeError, ModeSpec};
 pub use row::Finish;
@@ -28,4 +29,5 @@ pub use settings::{
     DecodeError, DecodeSettings, DynamicExits, Mode, Prompt, SettingsError, Speculation,
 };
 pub use statistics::Statistics;
+pub use step::Step;
 pub use tuner::Tuner;

@@ -3,8 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::engine::Engine;
-use super::head::DraftHeads;
+use super::engine::{DraftHeads, Engine};
 use super::row::{Limit, Row};
 use super::strategy::{Auto, Dynamic, Fixed, Speculative, Strategy};
 use crate::decode::decoder::Decoder;

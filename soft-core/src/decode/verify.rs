@@ -4,11 +4,11 @@
 //! rejection, so that the answer has exactly the distribution of the full model (Leviathan et al.,
 //! arXiv 2211.17192; Chen et al., arXiv 2302.01318).
 
-use super::decoder::Step;
 use super::engine::Engine;
 use super::head::{HeadOutput, HeadRequest};
 use super::packed::Packed;
 use super::round::Turn;
+use super::step::Step;
 use super::strategy::Strategy;
 use crate::decode::settings::DecodeError;
 use crate::model::decode_model::DecodeModel;

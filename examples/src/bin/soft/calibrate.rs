@@ -1,33 +1,31 @@
-//! Finds exit thresholds that keep a promise: with 95 % confidence at most so many tokens differ
-//! from the full model's. Writes them into the folder's `soft.json`, where
-//! `generate --mode dynamic` finds them.
+//! `soft calibrate`: exit thresholds such that, with 95 % confidence, at most a given share of
+//! tokens differs from the full model's. They go into the folder's `soft.json`, from which
+//! `soft generate --mode dynamic` reads them.
 //!
 //! Every criterion is calibrated on one part of the texts (learn then test: soft-eval's
-//! `calibration`) and tried on another that took no part.
+//! `calibration`) and evaluated on a held-out part.
 
 use anyhow::{Result, ensure};
-use clap::Args as ClapArgs;
 use soft_core::Exits;
 use soft_core::policy::Criterion;
 use soft_eval::CalibrationSettings;
 use soft_eval::results::{CalibrationRow, CalibrationTable, Finding};
 use soft_examples::calibration::{Plan, store};
 use soft_examples::decoding::exits_of;
-use soft_examples::device::PlaceArgs;
-use soft_examples::eval_model::{EvalModel, NamedFolder};
-use soft_examples::evaluation::{OutputArgs, Recorder};
+use soft_examples::eval_model::EvalModelArgs;
+use soft_examples::evaluation::Recorder;
 use soft_examples::outln;
 use soft_examples::progress::Progress;
 use soft_examples::table::{percent, table};
-use soft_examples::texts::TextArgs;
-use soft_examples::tokens::TokenArgs;
 
-#[derive(ClapArgs, Debug)]
+use crate::output::OutputArgs;
+use crate::texts::TextArgs;
+
+#[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Model folder, or org/name[@revision] of a hub; NAME=FOLDER to name it in tables
-    #[arg(long)]
-    model: NamedFolder,
-    /// Exits to leave at, the last one the full depth [default: those the model was trained at]
+    #[command(flatten)]
+    source: EvalModelArgs,
+    /// Exits to use, the last one the full depth [default: those the model was trained at]
     #[arg(long)]
     exits: Option<Exits>,
     #[command(flatten)]
@@ -35,29 +33,25 @@ pub struct Args {
     /// Highest share of tokens that may differ from the full model's
     #[arg(long, default_value_t = 0.05)]
     disagreement: f64,
-    /// How sure that must be
+    /// Confidence of that limit
     #[arg(long, default_value_t = 0.95)]
     confidence: f64,
     /// Criteria to calibrate: confidence, margin, entropy, saturation, patience [default: all]
     #[arg(long, value_delimiter = ',')]
     criterion: Vec<Criterion>,
-    /// Share of the texts that take no part and on which rules are tried in the end
+    /// Share of the texts that is held out to evaluate the thresholds
     #[arg(long, default_value_t = 0.25)]
     check: f64,
-    /// Also calibrate on so many random splits of the texts, and count in how many the texts that
-    /// took no part keep the promise
+    /// Also calibrate on this many random splits of the texts, and count in how many the limit
+    /// holds on the held-out texts
     #[arg(long, default_value_t = 0)]
     splits: u64,
     /// Seed of the splits
     #[arg(long, default_value_t = 42)]
     seed: u64,
-    /// Leave soft.json as it is
+    /// Show the thresholds without storing them in soft.json
     #[arg(long)]
     dry_run: bool,
-    #[command(flatten)]
-    tokens: TokenArgs,
-    #[command(flatten)]
-    device: PlaceArgs,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -70,15 +64,16 @@ pub fn run(args: Args) -> Result<()> {
         "--check is {}: expected a share above 0 and below 1",
         args.check
     );
-    let folder = &args.model.folder;
+    let folder = &args.source.model.folder;
     ensure!(
         args.dry_run || folder.is_dir(),
-        "no folder {}: thresholds are stored in the model's own; of a model of a hub they can be shown with --dry-run",
+        "no folder {}: thresholds are stored in the model's folder; for a model on a hub, \
+         --dry-run shows them",
         folder.display()
     );
     let plan = args.plan();
     plan.settings.validate()?;
-    let subject = EvalModel::load(&args.model, args.device.open()?, &args.tokens)?;
+    let subject = args.source.open()?;
     let exits = exits_of(&subject.trained, args.exits.as_ref())?;
     subject.check_answers(&exits)?;
     ensure!(
@@ -89,8 +84,9 @@ pub fn run(args: Args) -> Result<()> {
     recorder.model(&subject);
     recorder.input(&args.texts.prompts)?;
     recorder.seed("splits", args.seed);
-    let mut journal = args.output.open_journal("calibrate", &args.device.name())?;
-    let texts = args.texts.read(&subject, &subject.folder, &mut journal)?;
+    let device = args.source.place.name();
+    let mut journal = args.output.open_journal("calibrate", &device)?;
+    let texts = args.texts.read(&subject, &mut journal)?;
     let mut progress = Progress::new("reading", texts.len() as u64, 0);
     let traces = subject.traces(&exits, &texts, &mut journal, || progress.step(""))?;
     progress.finish();
@@ -150,7 +146,7 @@ fn print_rows(args: &Args, rows: &[CalibrationRow]) {
         "heads/token",
     ];
     if args.splits > 0 {
-        headings.push("splits that keep it");
+        headings.push("splits within the limit");
     }
     let line = |row: &CalibrationRow| {
         let mut cells = vec![
@@ -166,14 +162,15 @@ fn print_rows(args: &Args, rows: &[CalibrationRow]) {
     };
     outln!("{}", table(&headings, rows.iter().map(line)));
     outln!(
-        "promised: at most {} % of tokens differ from the full model's, with {} % confidence; the first rule leaves earliest",
+        "limit: at most {} % of tokens differ from the full model's, with {} % confidence; ordered by \
+         mean depth",
         percent(args.disagreement),
         percent(args.confidence)
     );
     if rows.iter().any(|row| !row.provable) {
         outln!(
-            "too few texts: even without any disagreement they could not show that this promise holds. Give more or longer ones, a smaller \
-             --max-new-tokens, or a larger --disagreement"
+            "too few texts: they could not show that this limit holds even without any disagreement. \
+             Give more or longer ones, a smaller --max-new-tokens, or a larger --disagreement"
         );
     }
 }

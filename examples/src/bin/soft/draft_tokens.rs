@@ -1,18 +1,21 @@
-//! Counts which tokens answers are made of and stores the most frequent ones with a model: its
-//! drafts are then made with a head of those tokens only, which costs a fraction of the full one.
+//! `soft draft-tokens`: stores the most frequent tokens of answers with a model. Drafts then use a
+//! head of those tokens only, which costs a fraction of the full one.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
-use clap::Args as ClapArgs;
 use soft_burn::{LlamaConfig, save_draft_tokens};
+use soft_core::Example;
 use soft_data::{Format, frequent_tokens};
-use soft_examples::decoding::DRAFT_TOKENS;
 use soft_examples::outln;
 use soft_examples::tokens::{TokenArgs, encode_rows};
 
-#[derive(ClapArgs, Debug)]
+/// Default number of tokens. Few are enough, since a shallow exit is seldom right about rare
+/// tokens; `docs/results.md` compares numbers.
+const COUNT: usize = 2048;
+
+#[derive(clap::Args, Debug)]
 pub struct Args {
     /// Model folder; draft_tokens.json is written into it
     #[arg(long)]
@@ -24,10 +27,16 @@ pub struct Args {
     #[arg(long)]
     format: Format,
     /// Tokens to keep
-    #[arg(long, default_value_t = DRAFT_TOKENS)]
+    #[arg(long, default_value_t = COUNT)]
     count: usize,
     #[command(flatten)]
     tokens: TokenArgs,
+}
+
+/// The draft tokens of a model trained on these rows; `None` if the vocabulary is so small that its
+/// full head is cheap.
+pub fn draft_tokens_of(examples: &[Example], vocab: usize) -> Option<Vec<u32>> {
+    (vocab >= 4 * COUNT).then(|| frequent_tokens(examples, COUNT))
 }
 
 pub fn run(args: Args) -> Result<()> {
@@ -38,18 +47,18 @@ pub fn run(args: Args) -> Result<()> {
     let examples = encode_rows(&args.data, &records, &tokenizer, config.max_positions)?;
     let tokens = frequent_tokens(&examples, args.count);
     let kept: HashSet<_> = tokens.iter().collect();
-    let learnt = examples.iter().flat_map(|example| {
+    let supervised = examples.iter().flat_map(|example| {
         let marked = example.tokens().iter().zip(example.supervised());
         marked.filter(|(_, supervised)| **supervised)
     });
     let (mut all, mut covered) = (0u64, 0u64);
-    for (token, _) in learnt {
+    for (token, _) in supervised {
         all += 1;
         covered += u64::from(kept.contains(token));
     }
     save_draft_tokens(&args.model, &tokens)?;
     outln!(
-        "{} of {} tokens kept; they make up {:.1} % of the {all} answer tokens they were counted in",
+        "{} of {} tokens kept, which are {:.1} % of the {all} answer tokens counted",
         tokens.len(),
         config.vocab,
         100.0 * covered as f64 / all.max(1) as f64

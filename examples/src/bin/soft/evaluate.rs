@@ -1,84 +1,65 @@
-//! Loss, perplexity and accuracy of every exit of a model folder; for TriviaQA also exact match and
-//! F1 of greedy answers (at most 50 tokens, as in Sorted LLaMA, section 4.3).
-
-use std::path::PathBuf;
+//! `soft evaluate`: loss, perplexity and accuracy at every exit of a model; for TriviaQA also exact
+//! match and F1 of greedy answers (at most 50 tokens, as in Sorted LLaMA, section 4.3).
 
 use anyhow::{Context, Result, ensure};
-use clap::Args as ClapArgs;
 use soft_burn::{LlamaConfig, SoftInfo};
 use soft_core::{Exit, Exits};
 use soft_data::{Format, Record, encode_prompt, ordered_batches};
 use soft_eval::results::{AnswerRow, AnswerTable, ExitRow, ExitTable, Finding};
 use soft_eval::{Interval, Journal};
 use soft_examples::decoding::DecodingArgs;
-use soft_examples::device::PlaceArgs;
-use soft_examples::eval_model::{EvalModel, NamedFolder, Questions};
-use soft_examples::evaluation::{OutputArgs, Recorder};
+use soft_examples::eval_model::{EvalModel, EvalModelArgs, Questions};
+use soft_examples::evaluation::Recorder;
 use soft_examples::hub::model_folder;
 use soft_examples::outln;
 use soft_examples::progress::Progress;
 use soft_examples::table::{figure, percent, table};
-use soft_examples::tokens::{TokenArgs, encode_rows};
-use soft_examples::trivia::{first_line, trivia_scores};
+use soft_examples::tokens::encode_rows;
 
-#[derive(ClapArgs, Debug)]
+use crate::output::OutputArgs;
+use crate::rows::RowArgs;
+use crate::trivia::{first_line, trivia_scores};
+
+#[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Model folder, or org/name[@revision] of a hub; NAME=FOLDER to name it in tables
-    #[arg(long)]
-    model: NamedFolder,
-    /// File of rows to score
-    #[arg(long)]
-    data: PathBuf,
-    /// Layout of the rows: alpaca, triviaqa or jsonl
-    #[arg(long)]
-    format: Format,
+    #[command(flatten)]
+    source: EvalModelArgs,
+    #[command(flatten)]
+    rows: RowArgs,
     /// Exits to score [default: those of the folder's soft.json, else every depth]
     #[arg(long)]
     exits: Option<Exits>,
     /// Exits that answer questions (triviaqa) [default: all scored]
     #[arg(long)]
     answer_exits: Option<Exits>,
-    /// Further ways of decoding that answer questions, as for `soft generate`: dynamic,
+    /// Further decoding modes that answer questions, as for `soft generate`: dynamic,
     /// speculative=12, ...; may be given several times
     #[arg(long)]
     mode: Vec<String>,
-    /// Losses and accuracy only: no questions are answered
+    /// Losses and accuracy only, no answers to questions
     #[arg(long, conflicts_with_all = ["answer_exits", "mode"])]
     no_answers: bool,
-    /// Use the first N rows only
-    #[arg(long)]
-    limit: Option<usize>,
-    /// Rows per batch
-    #[arg(long, default_value_t = 32)]
-    batch: usize,
-    /// Longest row in tokens
-    #[arg(long, default_value_t = 512)]
-    max_len: usize,
-    /// Most tokens of an answer
+    /// Maximum number of tokens of an answer
     #[arg(long, default_value_t = 50)]
     max_new_tokens: usize,
-    #[command(flatten)]
-    tokens: TokenArgs,
-    #[command(flatten)]
-    device: PlaceArgs,
-    #[command(flatten)]
-    output: OutputArgs,
     /// Questions whose answers are shown for every exit
     #[arg(long, default_value_t = 3)]
     show: usize,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 pub fn run(args: Args) -> Result<()> {
     args.output.check()?;
-    let place = args.device.open()?;
-    let folder = model_folder(&args.model.folder)?;
+    let place = args.source.place.open()?;
+    let folder = model_folder(&args.source.model.folder)?;
     let config = LlamaConfig::load(&folder)?;
     let exits = match (&args.exits, SoftInfo::load(&folder)?) {
         (Some(exits), _) => exits.clone(),
         (None, Some(info)) => info.exits,
         (None, None) => Exits::every(1, 1..=config.n_layers)?,
     };
-    // Any depth can be looked at, the full one need not be among them.
+    // Any depths can be scored, with or without the full one.
     exits.check_within(config.n_layers)?;
     let answering = args.answer_exits.as_ref().unwrap_or(&exits);
     let unknown = answering.iter().find(|&exit| !exits.contains(exit));
@@ -86,14 +67,13 @@ pub fn run(args: Args) -> Result<()> {
         unknown.is_none(),
         "--answer-exits {answering} are not all among the exits scored, {exits}"
     );
-    let mut records = args.format.read(&args.data)?;
-    records.truncate(args.limit.unwrap_or(usize::MAX));
-    let subject = EvalModel::load(&args.model, place, &args.tokens)?;
-    let longest = args.max_len.min(config.max_positions);
-    let examples = encode_rows(&args.data, &records, &subject.tokenizer, longest)?;
-    let batches = ordered_batches(&examples, args.batch)?;
+    let records = args.rows.read()?;
+    let subject = EvalModel::load(&args.source.model, place, &args.source.tokens)?;
+    let longest = args.rows.max_len.min(config.max_positions);
+    let examples = encode_rows(&args.rows.data, &records, &subject.tokenizer, longest)?;
+    let batches = ordered_batches(&examples, args.rows.batch)?;
 
-    let answers = args.format == Format::TriviaQa && !args.no_answers;
+    let answers = args.rows.format == Format::TriviaQa && !args.no_answers;
     ensure!(
         answers || args.mode.is_empty(),
         "--mode is for questions, which only triviaqa rows have"
@@ -108,8 +88,9 @@ pub fn run(args: Args) -> Result<()> {
     }
     let mut recorder = Recorder::begin();
     recorder.model(&subject);
-    recorder.input(&args.data)?;
-    let mut journal = args.output.open_journal("evaluate", &args.device.name())?;
+    recorder.input(&args.rows.data)?;
+    let device = args.source.place.name();
+    let mut journal = args.output.open_journal("evaluate", &device)?;
     let mut progress = Progress::new("scoring", batches.len() as u64, 0);
     let rows = subject.row_scores(&exits, &batches, &mut journal, || progress.step(""))?;
     progress.finish();
@@ -142,13 +123,13 @@ pub fn run(args: Args) -> Result<()> {
     args.output.save(&recorder.finish(findings))
 }
 
-/// What was scored, as tables name it.
+/// The name of the rows in tables.
 fn data_name(args: &Args, rows: usize) -> String {
-    let file = args.data.file_stem().unwrap_or_default().to_string_lossy();
-    format!("{file}, {rows} rows")
+    let file = args.rows.data.file_stem().unwrap_or_default();
+    format!("{}, {rows} rows", file.to_string_lossy())
 }
 
-/// The answers of one way of decoding.
+/// The answers of one decoding mode.
 struct Answered {
     row: AnswerRow,
     predictions: Vec<String>,
@@ -169,7 +150,7 @@ fn answer(
         exits: args.exits.as_ref(),
         prompts: &prompts.collect::<Result<Vec<_>, _>>()?,
         max_new_tokens: args.max_new_tokens,
-        batch: args.batch,
+        batch: args.rows.batch,
     };
     let total = modes.len() * records.len();
     let mut progress = Progress::new("answering", total as u64, 0);

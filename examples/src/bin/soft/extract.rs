@@ -1,23 +1,21 @@
-//! Writes the first n blocks of a model as an ordinary Hugging Face folder, which transformers,
-//! candle and llama.cpp load.
+//! `soft extract`: the first n blocks of a model as an ordinary Hugging Face folder, which
+//! transformers, candle and llama.cpp load.
 //!
-//! Of a model trained by SoFT that is the sub-model itself, ready to serve. Of any other it is the
-//! start of the paper's baseline "Extracted Fine-Tuning": fine-tune the folder with
-//! `finetune --method sft`.
+//! For a model trained by SoFT this is the sub-model itself, ready to serve. For any other model it
+//! is where the paper's baseline "Extracted Fine-Tuning" starts: `soft finetune --method sft`.
 
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use clap::Args as ClapArgs;
 use soft_burn::{SaveOptions, device};
 use soft_core::Exits;
 use soft_examples::hub::model_folder;
 use soft_examples::model;
 use soft_examples::outln;
 
-#[derive(ClapArgs, Debug)]
+#[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Model folder, or org/name[@revision] of a hub
+    /// Model folder, or org/name[@revision] on a hub
     #[arg(long)]
     model: PathBuf,
     /// Blocks to keep

@@ -1,62 +1,56 @@
-//! The next token that every depth predicts, after each token of a prompt.
+//! `soft lens`: the most probable next token at every depth, after each token of a prompt.
 //!
-//! The table is nostalgebraist's logit lens (2020): final norm and head applied to every block's
-//! output. With `--save` the logits of all depths go to a safetensors file for other tools.
+//! This is nostalgebraist's logit lens (2020): final norm and head applied to every block's output.
+//! With `--save` the logits of all depths go to a safetensors file for other tools.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::Args as ClapArgs;
 use safetensors::tensor::{Dtype, TensorView};
 use soft_burn::LlamaConfig;
 use soft_burn::burn::tensor::{Tensor, activation};
 use soft_core::{DecodeModel, Exits, NestedModel};
 use soft_data::{PromptBody, Tokenizer};
-use soft_examples::device::PlaceArgs;
 use soft_examples::hub::model_folder;
-use soft_examples::model;
+use soft_examples::model::{self, ModelArgs};
 use soft_examples::outln;
 use soft_examples::table::table;
-use soft_examples::tokens::{TokenArgs, warn_of_control_text};
+use soft_examples::tokens::warn_of_control_text;
 
-#[derive(ClapArgs, Debug)]
+#[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Model folder, or org/name[@revision] of a hub
-    #[arg(long)]
-    model: PathBuf,
-    /// Text to look at
+    #[command(flatten)]
+    source: ModelArgs,
+    /// Text
     #[arg(long, conflicts_with = "tokens")]
     prompt: Option<String>,
-    /// Token ids to look at instead: 1,2,3
+    /// Token ids instead of a text: 1,2,3
     #[arg(long, value_delimiter = ',')]
     tokens: Option<Vec<u32>>,
     /// Depths to show [default: all]
     #[arg(long)]
     exits: Option<Exits>,
-    /// Write logits.exit_{n} [batch, seq, vocab] of every depth shown to this new file
+    /// Write the logits of every depth shown to this new file, as logits.exit_{n} [batch, seq,
+    /// vocab]
     #[arg(long)]
     save: Option<PathBuf>,
-    #[command(flatten)]
-    text: TokenArgs,
-    #[command(flatten)]
-    device: PlaceArgs,
 }
 
 pub fn run(args: Args) -> Result<()> {
     if let Some(path) = &args.save {
         ensure!(!path.exists(), "{} is there already", path.display());
     }
-    let place = args.device.open()?;
-    let folder = model_folder(&args.model)?;
+    let place = args.source.place.open()?;
+    let folder = model_folder(&args.source.model)?;
     let config = LlamaConfig::load(&folder)?;
     let exits = match &args.exits {
         Some(exits) => exits.clone(),
         None => Exits::every(1, 1..=config.n_layers)?,
     };
     exits.check_within(config.n_layers)?;
-    // Token ids can be looked at without a tokenizer; a prompt cannot.
-    let tokenizer = args.text.open(&folder, config.vocab);
+    // Token ids do not need a tokenizer.
+    let tokenizer = args.source.tokens.open(&folder, config.vocab);
     let tokens = match (&args.prompt, args.tokens.clone()) {
         (None, Some(tokens)) => tokens,
         (Some(prompt), None) => {
@@ -66,7 +60,7 @@ pub fn run(args: Args) -> Result<()> {
             warn_of_control_text(&tokenizer.control_text_of(std::slice::from_ref(&text)));
             text.encode(tokenizer)?
         }
-        _ => bail!("nothing to look at: give --prompt or --tokens"),
+        _ => bail!("no text: give --prompt or --tokens"),
     };
     ensure!(!tokens.is_empty(), "the prompt has no tokens");
     ensure!(
@@ -91,7 +85,7 @@ pub fn run(args: Args) -> Result<()> {
     }
 }
 
-/// The token as text, quoted so that spaces show; its id when there is no tokenizer.
+/// The token as text, quoted so that spaces are visible; its id if there is no tokenizer.
 fn spelling(tokenizer: Option<&Tokenizer>, token: u32) -> String {
     let text = tokenizer.and_then(|tokenizer| tokenizer.decode(&[token]).ok());
     text.filter(|text| !text.is_empty())

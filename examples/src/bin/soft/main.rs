@@ -1,55 +1,67 @@
-//! `soft`: the whole pipeline in one program, from fine-tuning to reports and decoding.
+//! `soft`: fine-tunes, evaluates and decodes LLaMA checkpoints with exits.
+//!
+//! Each subcommand is a module with `Args` and `run`; the other modules are shared by several.
 
+mod answers;
 mod calibrate;
 mod chat;
 mod compare;
+mod devices;
 mod draft_tokens;
 mod evaluate;
 mod extract;
 mod finetune;
 mod generate;
 mod lens;
+mod output;
 mod plot;
 mod plot_exits;
 mod pretrain_tiny;
-mod printer;
 mod report;
+mod rows;
 #[cfg(feature = "remote-server")]
 mod serve;
+mod statistics;
 mod sweep;
+mod texts;
+mod trivia;
 mod verify;
 
-use std::ffi::OsString;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
-use soft_examples::{outln, recipe, terminal};
+use soft_examples::{recipe, terminal};
 
-/// Fine-tune a LLaMA once so that several of its depths are usable models, then evaluate and decode
-/// it at any depth.
-#[derive(Parser, Debug)]
-#[command(version, after_help = PIPELINE, subcommand_required = true, arg_required_else_help = true)]
+const PIPELINE: &str = "\
+A pipeline:
+  soft finetune  --model SmolLM2-135M --data rows.jsonl --format jsonl --out runs/mine
+  soft evaluate  --model runs/mine/model --data held-out.jsonl --format jsonl
+  soft calibrate --model runs/mine/model --prompts prompts.jsonl
+  soft generate  --model runs/mine/model --prompt \"The capital of France is\" --mode dynamic
+
+`soft NAME --help` describes a subcommand.";
+
+/// Fine-tune a LLaMA so that its first n layers are models of their own, measure every depth, and
+/// decode at any of them
+#[derive(Parser)]
+#[command(name = "soft", version, after_help = PIPELINE)]
 struct Soft {
     #[command(subcommand)]
     command: Command,
 }
 
-const PIPELINE: &str = "The pipeline in order:
-  soft finetune --model SmolLM2-135M --data rows.jsonl --format jsonl --exits 12:30:6 --out runs/a
-  soft evaluate --model runs/a/model --data held-out.jsonl --format jsonl
-  soft calibrate --model runs/a/model --prompts prompts.jsonl --exits 12:30:6
-  soft generate --model runs/a/model --prompt \"Once upon a time\" --mode auto";
-
-#[derive(Subcommand, Debug)]
+#[derive(Subcommand)]
+#[allow(clippy::large_enum_variant)] // there is one value
 enum Command {
-    /// Fine-tune a model so that its first n blocks are usable models
-    Finetune(Box<finetune::Args>),
+    /// Fine-tune a LLaMA so that its first n layers are models of their own
+    Finetune(finetune::Args),
     /// Loss, perplexity, accuracy and answers at every exit of a model
     Evaluate(evaluate::Args),
-    /// Compare two models: losses and answers in pairs, agreement by position, responses by a judge
-    Compare(Box<compare::Args>),
-    /// Find exit thresholds that keep a promised agreement, and store them with the model
+    /// Compare two checkpoints: paired losses and answers, agreement token by token, judged
+    /// responses
+    Compare(compare::Args),
+    /// Find exit thresholds that keep disagreement below a limit, and store them with the model
     Calibrate(calibrate::Args),
     /// Measure decoding modes side by side and recommend one
     Sweep(sweep::Args),
@@ -57,13 +69,16 @@ enum Command {
     Report(report::Args),
     /// Generate text at any depth of a model
     Generate(generate::Args),
-    /// Talk with a model in the terminal
+    /// Have a conversation with a model in the terminal
+    ///
+    /// Each line of input is a turn. /reset begins a new conversation; /exit or the end of the input
+    /// ends it. Every turn decodes the whole conversation from an empty KV cache.
     Chat(chat::Args),
-    /// Check on your model and prompts that fast modes generate what plain decoding generates
+    /// Check that fast decoding gives the text of plain decoding, on your model and prompts
     Verify(verify::Args),
-    /// The best next token and its probability at every depth of a model
+    /// The most probable next token at every depth of a model
     Lens(lens::Args),
-    /// Write the first n blocks of a model as a model folder of its own
+    /// Write the first n blocks of a model as a model folder
     Extract(extract::Args),
     /// Store frequent tokens with a model, for cheaper drafts
     DraftTokens(draft_tokens::Args),
@@ -71,9 +86,9 @@ enum Command {
     Plot(plot::Args),
     /// Draw the loss at every depth of several models
     PlotExits(plot_exits::Args),
-    /// Print the devices that this build finds here
+    /// List the devices that this build finds on this machine
     Devices,
-    /// Let fine-tuning on other machines compute on this one's device
+    /// Serve this machine's device to training runs elsewhere
     #[cfg(feature = "remote-server")]
     Serve(serve::Args),
     /// Pre-train the quickstart's small LLaMA from scratch
@@ -81,40 +96,31 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    terminal::run_with_status(|| {
-        let given: Vec<OsString> = std::env::args_os().collect();
-        let given = recipe::expanded(&Soft::command(), given)?;
-        Soft::parse_from(given).command.run()
-    })
+    terminal::run_with_status(run)
 }
 
-impl Command {
-    fn run(self) -> Result<ExitCode> {
-        match self {
-            Self::Finetune(args) => finetune::run(*args),
-            Self::Evaluate(args) => evaluate::run(args),
-            Self::Compare(args) => compare::run(*args),
-            Self::Calibrate(args) => calibrate::run(args),
-            Self::Sweep(args) => sweep::run(args),
-            Self::Report(args) => report::run(args),
-            Self::Generate(args) => generate::run(args),
-            Self::Chat(args) => chat::run(args),
-            Self::Verify(args) => return verify::run(args),
-            Self::Lens(args) => lens::run(args),
-            Self::Extract(args) => extract::run(args),
-            Self::DraftTokens(args) => draft_tokens::run(args),
-            Self::Plot(args) => plot::run(args),
-            Self::PlotExits(args) => plot_exits::run(args),
-            Self::Devices => {
-                for name in soft_burn::list_devices() {
-                    outln!("{name}");
-                }
-                Ok(())
-            }
-            #[cfg(feature = "remote-server")]
-            Self::Serve(args) => serve::run(args),
-            Self::PretrainTiny(args) => pretrain_tiny::run(args),
-        }?;
-        Ok(ExitCode::SUCCESS)
+fn run() -> Result<ExitCode> {
+    let given = std::env::args_os().collect();
+    let given = recipe::expanded(&Soft::command(), "finetune", given)?;
+    match Soft::parse_from(given).command {
+        Command::Finetune(args) => finetune::run(args)?,
+        Command::Evaluate(args) => evaluate::run(args)?,
+        Command::Compare(args) => compare::run(args)?,
+        Command::Calibrate(args) => calibrate::run(args)?,
+        Command::Sweep(args) => sweep::run(args)?,
+        Command::Report(args) => report::run(args)?,
+        Command::Generate(args) => generate::run(args)?,
+        Command::Chat(args) => chat::run(args)?,
+        Command::Verify(args) => return verify::run(args),
+        Command::Lens(args) => lens::run(args)?,
+        Command::Extract(args) => extract::run(args)?,
+        Command::DraftTokens(args) => draft_tokens::run(args)?,
+        Command::Plot(args) => plot::run(args)?,
+        Command::PlotExits(args) => plot_exits::run(args)?,
+        Command::Devices => devices::run()?,
+        #[cfg(feature = "remote-server")]
+        Command::Serve(args) => serve::run(args)?,
+        Command::PretrainTiny(args) => pretrain_tiny::run(args)?,
     }
+    Ok(ExitCode::SUCCESS)
 }

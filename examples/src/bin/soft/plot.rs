@@ -1,14 +1,13 @@
-//! Draws training logs: the loss at every exit over steps, several runs together, as SVG.
+//! `soft plot`: the loss at every exit over steps, from the logs of one or several runs, as SVG.
 //!
-//! Lines are the running mean of the training loss, circles the validation loss. An exit has one
-//! color in all runs, a run one dash pattern.
+//! Lines are the running mean of the training loss, circles the validation loss. An exit has the
+//! same color in all runs, a run the same dash pattern for all exits.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use clap::Args as ClapArgs;
 use plotters::coord::Shift;
 use plotters::element::DashedPathElement;
 use plotters::prelude::*;
@@ -17,18 +16,18 @@ use soft_data::read_text;
 use soft_eval::report::palette::{COLOURS, dash};
 use soft_examples::outln;
 
-#[derive(ClapArgs, Debug)]
+#[derive(clap::Args, Debug)]
 pub struct Args {
     /// log.jsonl of a run, or the run's folder; may be given several times
     #[arg(long, required = true)]
     log: Vec<PathBuf>,
-    /// SVG file to write; one that is there is replaced
+    /// SVG file to write; an existing one is replaced
     #[arg(long)]
     out: PathBuf,
-    /// Share of the past in the running mean of the training loss, 0 to below 1
+    /// Weight of earlier steps in the running mean of the training loss, 0 to below 1
     #[arg(long, default_value_t = 0.9)]
     smooth: f64,
-    /// Cut the axis of the loss at this many nats
+    /// Upper end of the loss axis in nats
     #[arg(long)]
     highest: Option<f64>,
 }
@@ -87,7 +86,7 @@ impl Curves {
                 .collect(),
             ..Self::default()
         };
-        // A last line without its end is one that a kill cut short.
+        // A last line without a line break was cut by a crash.
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
         for (index, line) in whole.lines().enumerate() {
             let line: LogLine = serde_json::from_str(line)
@@ -153,14 +152,14 @@ fn draw(
         .configure_mesh()
         .light_line_style(WHITE)
         .label_style(("sans-serif", 16))
-        .x_desc("optimiser step")
+        .x_desc("optimizer step")
         .y_desc("loss in nats per token")
         .x_label_formatter(&|step| format!("{step:.0}"))
         .draw()?;
     for (index, run) in runs.iter().enumerate() {
         for (&depth, points) in &run.training {
-            let colour = COLOURS[depths.iter().position(|&other| other == depth).unwrap_or(0) % 8];
-            let style = colour.stroke_width(2);
+            let color = COLOURS[depths.iter().position(|&other| other == depth).unwrap_or(0) % 8];
+            let style = color.stroke_width(2);
             let (length, gap) = dash(index);
             let points = points.iter().copied();
             let label = format!("{} exit {depth}", run.name);
@@ -177,9 +176,9 @@ fn draw(
             });
         }
         for (&depth, points) in &run.validation {
-            let colour = COLOURS[depths.iter().position(|&other| other == depth).unwrap_or(0) % 8];
+            let color = COLOURS[depths.iter().position(|&other| other == depth).unwrap_or(0) % 8];
             let shown = points.iter().filter(|point| point.1 <= top);
-            chart.draw_series(shown.map(|&point| Circle::new(point, 4, colour.filled())))?;
+            chart.draw_series(shown.map(|&point| Circle::new(point, 4, color.filled())))?;
         }
     }
     chart

@@ -1,23 +1,23 @@
-//! Draws what `soft evaluate --json` wrote: the loss at every depth, one line per model, as SVG.
+//! `soft plot-exits`: the loss at every depth, one line per model, as SVG, from what
+//! `soft evaluate --json` wrote.
 
 use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use clap::Args as ClapArgs;
 use soft_eval::report::figures::{Curve, Curves};
 use soft_eval::results::{Evaluation, Finding};
 use soft_examples::outln;
 
-#[derive(ClapArgs, Debug)]
+#[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Files that `soft evaluate --json` wrote; "NAME=FILE" gives the model another name
+    /// Files that `soft evaluate --json` wrote; NAME=FILE gives the model another name
     #[arg(required = true)]
     scores: Vec<String>,
-    /// SVG file to write; one that is there is replaced
+    /// SVG file to write; an existing one is replaced
     #[arg(long)]
     out: PathBuf,
-    /// Cut the axis of the loss at this many nats
+    /// Upper end of the loss axis in nats
     #[arg(long)]
     highest: Option<f64>,
 }
@@ -36,7 +36,7 @@ pub fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-/// One line: a model's losses by depth, with their intervals.
+/// A model's losses by depth, with their intervals.
 fn curve(scores: &str) -> Result<Curve> {
     let (name, path) = match scores.split_once('=') {
         Some((name, path)) => (Some(name), path),

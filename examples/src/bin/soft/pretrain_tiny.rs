@@ -1,13 +1,13 @@
-//! Pre-trains the small LLaMA that the quickstart starts from, on text about a tiny invented world.
+//! `soft pretrain-tiny`: pre-trains the quickstart's small LLaMA on text about a tiny invented
+//! world.
 //!
 //! Plain next-token training of the full model (0.9 M parameters, 8 blocks), so that, as in a real
-//! LLaMA, its intermediate exits are of no use before sorted fine-tuning. The folder it writes is
-//! what `examples/tiny-llama` holds: made with the defaults below.
+//! LLaMA, its intermediate exits are of no use before sorted fine-tuning. `examples/tiny-llama` was
+//! made with the defaults.
 
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use clap::Args as ClapArgs;
 use soft_burn::{
     AdamWSettings, DType, Decay, Llama, LlamaConfig, Method, RopeScaling, SaveOptions, Schedule,
     SpecialTokens, TrainSettings, Trainer,
@@ -19,7 +19,7 @@ use soft_examples::outln;
 use soft_examples::progress::Progress;
 use soft_examples::tiny_world::{World, tokenizer_config_json, tokenizer_json, vocabulary};
 
-#[derive(ClapArgs, Debug)]
+#[derive(clap::Args, Debug)]
 pub struct Args {
     /// New folder for the model
     #[arg(long, default_value = "runs/tiny-llama")]
@@ -30,10 +30,10 @@ pub struct Args {
     /// Documents per step, about 58 words each
     #[arg(long, default_value_t = 16)]
     batch: usize,
-    /// Highest learning rate
+    /// Peak learning rate
     #[arg(long, default_value_t = 3e-3)]
     lr: f64,
-    /// Documents to write
+    /// Documents to train on
     #[arg(long, default_value_t = 40_000)]
     documents: usize,
     /// Seed of weights and order
@@ -43,7 +43,7 @@ pub struct Args {
     device: DeviceArgs,
 }
 
-/// The world's own seed; the quickstart asks about the same world.
+/// The seed of the world, the same as in the quickstart.
 const WORLD: u64 = 7;
 
 pub fn run(args: Args) -> Result<()> {

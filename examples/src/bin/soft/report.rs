@@ -1,24 +1,22 @@
-//! Makes a report of a folder of evaluations: one HTML file, the same as Markdown and JSON, every
-//! figure as SVG and PNG.
+//! `soft report`: a report of a folder of evaluations, as one HTML file, Markdown and JSON, with
+//! every figure as SVG and PNG.
 //!
-//! The evaluations are what `soft evaluate`, `soft compare`, `soft calibrate` and `soft sweep`
-//! write with `--json`.
+//! The evaluations are what `soft evaluate`, `compare`, `calibrate` and `sweep` write with
+//! `--json`.
 
 use std::path::PathBuf;
 
 use anyhow::Result;
-use clap::Args as ClapArgs;
 use soft_eval::report::write_report;
 use soft_eval::results::Evaluation;
 use soft_examples::outln;
 
-#[derive(ClapArgs, Debug)]
+#[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Folder with the files that evaluations wrote
+    /// Folder with the JSON files of evaluations
     #[arg(long)]
     results: PathBuf,
-    /// Folder to write index.html, report.md, report.json and figures/ into; those that are there
-    /// are replaced
+    /// Folder for index.html, report.md, report.json and figures/; existing ones are replaced
     #[arg(long)]
     out: PathBuf,
     /// Title

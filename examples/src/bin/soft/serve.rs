@@ -1,23 +1,21 @@
-//! Lets other machines compute on this one: a Burn compute server, for
-//! `finetune --device ws://host:port`.
+//! `soft serve`: a Burn compute server, so that other machines compute on this one with
+//! `soft finetune --device ws://host:port`.
 //!
-//! WebSocket is unencrypted and the server opens a session for whoever asks: for networks whose
-//! members you trust.
+//! The connection is unencrypted and the server accepts every client: use it in trusted networks.
 
 use std::net::TcpListener;
 
 use anyhow::{Context, Result};
-use clap::Args as ClapArgs;
 use soft_burn::burn::server::{RemoteServer, WebSocketTransport};
 use soft_burn::device;
 use soft_examples::outln;
 
-#[derive(ClapArgs, Debug)]
+#[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Device to serve: cpu, cuda, cuda:1, wgpu, ndarray, as compiled in
+    /// Device to serve: cpu, cuda, cuda:1, wgpu, ndarray, if it is compiled in
     #[arg(long, default_value = "cpu")]
     device: String,
-    /// Address to listen at; port 0 takes a free one. For other machines: 0.0.0.0:3000
+    /// Address to listen at; port 0 takes a free one. Other machines reach 0.0.0.0:3000
     #[arg(long, default_value = "127.0.0.1:3000")]
     listen: String,
 }

@@ -1,30 +1,30 @@
-//! Measures decoding modes side by side on a model, prompts and this machine: draft depths and
-//! lengths, exit criteria and thresholds; prints the frontier of speed against agreement with the
-//! full model, and a recommendation.
+//! `soft sweep`: draft depths and lengths, exit criteria and thresholds, measured side by side on a
+//! model, prompts and this machine; the frontier of speed and agreement with the full model, and a
+//! recommendation.
+
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use clap::Args as ClapArgs;
 use soft_core::Exits;
 use soft_core::policy::Criterion;
 use soft_eval::frontier;
 use soft_eval::results::{Finding, SpeedTable};
 use soft_examples::decoding::{DecodingArgs, exits_of};
-use soft_examples::device::PlaceArgs;
-use soft_examples::eval_model::{EvalModel, NamedFolder};
-use soft_examples::evaluation::{OutputArgs, Recorder};
+use soft_examples::eval_model::{EvalModel, EvalModelArgs};
+use soft_examples::evaluation::Recorder;
 use soft_examples::outln;
-use soft_examples::prompts::{PromptArgs, Reader};
+use soft_examples::prompts::PromptArgs;
 use soft_examples::speed::SpeedRun;
 use soft_examples::table::{percent, table as text_table};
-use soft_examples::tokens::TokenArgs;
 
-#[derive(ClapArgs, Debug)]
+use crate::output::OutputArgs;
+
+#[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Model folder, or org/name[@revision] of a hub; NAME=FOLDER to name it in tables
-    #[arg(long)]
-    model: NamedFolder,
     #[command(flatten)]
-    source: PromptArgs,
+    model: EvalModelArgs,
+    #[command(flatten)]
+    prompts: PromptArgs,
     /// Exits to use, the last one the full depth [default: those the model was trained at]
     #[arg(long)]
     exits: Option<Exits>,
@@ -41,24 +41,19 @@ pub struct Args {
     /// Criteria of dynamic exits; "" for none
     #[arg(long, default_value = "confidence")]
     criteria: String,
-    /// Thresholds of each criterion, the same at all exits; for patience, numbers of exits.
+    /// Thresholds of each criterion, the same at all exits; for patience, numbers of exits
     /// [default: 0.7,0.9,0.97; entropy 1,0.3,0.1; saturation 0.9,0.95,0.98; patience 2,3]
     #[arg(long, value_delimiter = ',')]
     thresholds: Vec<f64>,
     /// Further modes, as for `soft generate`; may be given several times
     #[arg(long)]
     mode: Vec<String>,
-    /// The recommended mode shares at least this much of its tokens with the full model, with 95 %
-    /// confidence
+    /// Least agreement of the recommended mode with the full model, with 95 % confidence
     #[arg(long, default_value_t = 0.95)]
     least_agreement: f64,
-    /// Most tokens of an answer
+    /// Maximum number of tokens of an answer
     #[arg(long, default_value_t = 64)]
     max_new_tokens: usize,
-    #[command(flatten)]
-    tokens: TokenArgs,
-    #[command(flatten)]
-    device: PlaceArgs,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -74,41 +69,39 @@ pub fn run(args: Args) -> Result<()> {
         args.max_new_tokens > 0,
         "--max-new-tokens is 0: expected at least 1"
     );
-    let subject = EvalModel::load(&args.model, args.device.open()?, &args.tokens)?;
+    let subject = args.model.open()?;
     let modes = args.modes(&subject)?;
     let mut recorder = Recorder::begin();
     recorder.model(&subject);
-    if let Some(path) = &args.source.prompts {
+    let file = args.prompts.prompts.as_deref();
+    if let Some(path) = file {
         recorder.input(path)?;
     }
-    let mut journal = args.output.open_journal("sweep", &args.device.name())?;
-    let prompts = args.source.read(&Reader {
-        folder: &subject.folder,
-        tokenizer: &subject.tokenizer,
-        context: subject.model.config().max_positions,
-    })?;
-    let source = args.source.prompts.as_ref();
-    let source = source.and_then(|path| path.file_stem());
-    let contest = SpeedRun {
+    let device = args.model.place.name();
+    let mut journal = args.output.open_journal("sweep", &device)?;
+    let prompts = args.prompts.read(&subject.reader())?;
+    let run = SpeedRun {
         subject: &subject,
         modes: &modes,
-        data: source.map_or("one prompt".into(), |stem| {
-            stem.to_string_lossy().into_owned()
-        }),
+        data: file
+            .and_then(Path::file_stem)
+            .map_or("one prompt".into(), |stem| {
+                stem.to_string_lossy().into_owned()
+            }),
         prompts: &prompts,
         least_agreement: args.least_agreement,
     };
-    let table = contest.run(&mut journal)?;
+    let table = run.run(&mut journal)?;
     print_rows(&table);
     let findings = vec![Finding::Speed(table)];
     args.output.save(&recorder.finish(findings))
 }
 
-/// Modes by name, each with the arguments that make its settings.
+/// Modes by name, each with its arguments.
 type Modes = Vec<(String, DecodingArgs)>;
 
 impl Args {
-    /// Plain decoding, then everything to compare with it; each is checked before anything is
+    /// Plain decoding, then the modes to compare with it; all are checked before anything is
     /// measured.
     fn modes(&self, subject: &EvalModel) -> Result<Modes> {
         let exits = exits_of(&subject.trained, self.exits.as_ref())?;
@@ -219,7 +212,8 @@ fn print_rows(table: &SpeedTable) {
     ];
     outln!("{}", text_table(&headings, lines));
     outln!(
-        "speed: times plain decoding, median over prompts; agreement: share of what is named behind the first token, ends included, that the full model names on the same text"
+        "speed: times plain decoding, median over prompts; agreement: share of the tokens after the \
+         first, ends included, that the full model generates on the same text"
     );
     match recommended {
         Some(index) => outln!(

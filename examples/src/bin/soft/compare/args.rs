@@ -1,26 +1,25 @@
-//! The command line of `soft compare`.
+//! The arguments of `soft compare`.
 
 use std::path::PathBuf;
 
 use anyhow::{Result, bail, ensure};
-use clap::Args as ClapArgs;
 use soft_core::Exits;
-use soft_data::Format;
+use soft_data::{Format, Instruction, Record, read_instructions};
 use soft_examples::device::PlaceArgs;
 use soft_examples::eval_model::NamedFolder;
-use soft_examples::evaluation::OutputArgs;
 use soft_examples::tokens::TokenArgs;
 
-#[derive(ClapArgs, Debug)]
+use crate::output::OutputArgs;
+
+#[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Model folder, or org/name[@revision] of a hub, whose figures come first; NAME=FOLDER to name
-    /// it in tables
+    /// First model folder, or org/name[@revision] on a hub; NAME=FOLDER to name it in tables
     #[arg(long)]
     pub ours: NamedFolder,
-    /// Model it is compared with, likewise
+    /// Second model, likewise
     #[arg(long)]
     pub theirs: NamedFolder,
-    /// Exits to compare, the last one the full depth [default: those ours was trained at]
+    /// Exits to compare, the last one the full depth [default: those that the first was trained at]
     #[arg(long)]
     pub exits: Option<Exits>,
     /// File of rows to score both on
@@ -45,18 +44,18 @@ pub struct Args {
     /// the instructions, else to the rows; 0 for none
     #[arg(long, default_value_t = 20)]
     pub positions: usize,
-    /// Who judges the responses to the instructions: verdict=FOLDER (a model that is asked which is
-    /// better), response=FOLDER (the response that this model finds likelier), chat=MODEL (a
-    /// server, see --url) or file (people, through --verdicts)
+    /// Judge of the responses to the instructions: verdict=FOLDER (a model that is asked which is
+    /// better), response=FOLDER (a model's likelihood of the responses), chat=MODEL (a server, see
+    /// --url) or file (people, through --verdicts)
     #[arg(long, requires = "verdicts")]
     pub judge: Option<String>,
-    /// File that keeps verdicts as they come, and lists those that people are to give
+    /// File in which verdicts are recorded, and in which people fill in theirs
     #[arg(long)]
     pub verdicts: Option<PathBuf>,
     /// Exits whose responses are judged [default: all]
     #[arg(long)]
     pub judge_exits: Option<Exits>,
-    /// Chat server up to the version; its key is read from OPENAI_API_KEY
+    /// Base URL of the chat server; its key is read from OPENAI_API_KEY
     #[arg(long, default_value = "https://api.openai.com/v1")]
     pub url: String,
     /// Seconds to wait for one reply of the server
@@ -65,19 +64,19 @@ pub struct Args {
     /// Attempts for one verdict of the server
     #[arg(long, default_value_t = 5)]
     pub attempts: u32,
-    /// Pairs that people have judged, PandaLM's testset-v1.json: how good is the judge?
+    /// Pairs that people have judged, PandaLM's testset-v1.json, to measure the judge
     #[arg(long, requires = "judge")]
     pub people: Option<PathBuf>,
     /// Use the first N pairs of people only
     #[arg(long)]
     pub people_limit: Option<usize>,
-    /// Most tokens of a response or an answer
+    /// Maximum number of tokens of a response or an answer
     #[arg(long, default_value_t = 64)]
     pub max_new_tokens: usize,
     /// Rows per batch
     #[arg(long, default_value_t = 16)]
     pub batch: usize,
-    /// Longest row in tokens
+    /// Longest row in tokens; longer ones are cut on the right
     #[arg(long, default_value_t = 512)]
     pub max_len: usize,
     #[command(flatten)]
@@ -88,21 +87,21 @@ pub struct Args {
     pub output: OutputArgs,
 }
 
-/// Who judges.
+/// The kind of judge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JudgeChoice {
-    /// A model that is asked.
+    /// A model that is asked which response is better.
     Verdict(NamedFolder),
-    /// A model that finds one response likelier.
+    /// A model's likelihood of the responses.
     Response(NamedFolder),
-    /// A model behind a server.
+    /// A model on a server.
     Chat(String),
     /// People, or other tools.
     File,
 }
 
 impl Args {
-    /// Refuses what has nothing to work on.
+    /// Refuses arguments without data to work on.
     pub fn check(&self) -> Result<()> {
         self.output.check()?;
         ensure!(
@@ -120,12 +119,12 @@ impl Args {
         );
         ensure!(
             self.people.is_none() || self.judge_choice()? != Some(JudgeChoice::File),
-            "--people measures a judge: people's own verdicts need none"
+            "--people measures a judge, and --judge file is people themselves"
         );
         Ok(())
     }
 
-    /// The judge asked for.
+    /// The judge, if one is given.
     pub fn judge_choice(&self) -> Result<Option<JudgeChoice>> {
         let Some(judge) = &self.judge else {
             return Ok(None);
@@ -140,5 +139,25 @@ impl Args {
                 "unknown judge {judge:?}: expected verdict=FOLDER, response=FOLDER, chat=MODEL or file"
             ),
         }))
+    }
+
+    /// The rows; none without --data.
+    pub fn records(&self) -> Result<Vec<Record>> {
+        let mut records = match (&self.data, self.format) {
+            (Some(path), Some(format)) => format.read(path)?,
+            _ => Vec::new(),
+        };
+        records.truncate(self.limit.unwrap_or(usize::MAX));
+        Ok(records)
+    }
+
+    /// The instructions; none without --instructions.
+    pub fn read_instructions(&self) -> Result<Vec<Instruction>> {
+        let mut instructions = match &self.instructions {
+            Some(path) => read_instructions(path)?,
+            None => Vec::new(),
+        };
+        instructions.truncate(self.instructions_limit.unwrap_or(usize::MAX));
+        Ok(instructions)
     }
 }

@@ -1,5 +1,4 @@
-//! The judge of `soft compare`: made from the command line, asked about responses, measured beside
-//! people.
+//! The judge of `soft compare`: responses judged in pairs, and the judge compared with people.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -14,18 +13,18 @@ use soft_eval::{
 };
 use soft_examples::eval_model::{EvalModel, NamedFolder};
 use soft_examples::evaluation::Recorder;
+use soft_examples::outln;
 use soft_examples::progress::Progress;
 use soft_examples::table::{percent, table};
 
 use super::args::{Args, JudgeChoice};
-use soft_examples::outln;
 
 /// A judge and the file of its verdicts.
 pub struct Judging {
     judge: Option<Box<dyn Judge>>,
     name: String,
     verdicts: VerdictFile,
-    /// What people said of other pairs, to measure the judge with.
+    /// Verdicts of people on other pairs, to measure the judge.
     people: Vec<HumanVerdict>,
 }
 
@@ -33,7 +32,7 @@ pub struct Judging {
 pub type Responses = (String, Vec<(Exit, Vec<String>)>);
 
 impl Judging {
-    /// Makes the judge that was asked for.
+    /// Loads the judge and opens the file of verdicts.
     pub fn begin(args: &Args, choice: &JudgeChoice, recorder: &mut Recorder) -> Result<Self> {
         let path = args.verdicts.as_ref().context("--judge needs --verdicts")?;
         let mut load = |folder: &NamedFolder| -> Result<ModelJudge> {
@@ -41,8 +40,7 @@ impl Judging {
             recorder.model(&judge.subject);
             Ok(judge)
         };
-        // In the file of verdicts a judge is known by what decides its verdicts, whatever it is
-        // called.
+        // The identity in the file of verdicts is what determines them, whatever the judge's name.
         let (judge, name, identity): (Option<Box<dyn Judge>>, String, String) = match choice {
             JudgeChoice::File => (None, "people".to_owned(), "people".to_owned()),
             JudgeChoice::Chat(model) => {
@@ -92,8 +90,7 @@ impl Judging {
         })
     }
 
-    /// Every exit of the first model against the same exit and against the full depth of the
-    /// second.
+    /// Every exit of the first model against the same exit and the full depth of the second.
     pub fn judge(
         &mut self,
         data: &str,
@@ -146,7 +143,7 @@ impl Judging {
         }))
     }
 
-    /// The judge beside people, where there are people's verdicts.
+    /// The judge compared with people, if there are verdicts of people.
     pub fn quality(&mut self, args: &Args) -> Result<Option<Finding>> {
         let (Some(path), Some(judge)) = (&args.people, &mut self.judge) else {
             return Ok(None);
@@ -158,7 +155,8 @@ impl Judging {
         })?;
         progress.finish();
         outln!(
-            "\n{} beside people: {} % like the majority of {} pairs, kappa {:.2}; people among themselves {} %, kappa {:.2}",
+            "\n{} beside people: {} % like the majority of {} pairs, kappa {:.2}; people among \
+             themselves {} %, kappa {:.2}",
             self.name,
             percent(quality.accuracy.estimate),
             quality.pairs,
@@ -214,10 +212,10 @@ struct ModelJudge {
     subject: EvalModel,
 }
 
-/// Is asked which response is better.
+/// A model that is asked which response is better.
 struct Asked(ModelJudge);
 
-/// Finds one response likelier.
+/// A model's likelihood of the responses; known ones are kept.
 struct Likelier(ModelJudge, HashMap<(String, String), f64>);
 
 impl ModelJudge {
@@ -234,7 +232,7 @@ impl ModelJudge {
     ) -> Result<(Vec<u32>, Vec<u32>), String> {
         let tokenizer = &self.subject.tokenizer;
         if tokenizer.chat_template().is_default() {
-            // A model without a template was hardly trained on chats.
+            // A model without a template was probably not trained on chats.
             return self.encode_text(prompt, continuation);
         }
         let tokens = || -> Result<_> {

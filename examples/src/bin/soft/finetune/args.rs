@@ -1,33 +1,28 @@
-//! The flags of `soft finetune` and the training settings they stand for.
+//! The arguments of `soft finetune`, and the training settings they stand for.
 
 use std::path::PathBuf;
 
-use clap::Args as ClapArgs;
 use soft_burn::{
     AdamWSettings, Balance, Curriculum, DType, Decay, Distillation, Error, FlatSettings,
     LayerDropout, Lora, MethodName, Objective, SampledPerBatch, Schedule, SharedHead,
     TrainSettings, Weights,
 };
 use soft_core::Exits;
-use soft_data::Format;
 use soft_examples::tokens::TokenArgs;
 
-#[derive(ClapArgs, Debug)]
-#[command(args_override_self = true)]
+use crate::rows::RowArgs;
+
+#[derive(clap::Args, Debug)]
+#[command(args_override_self = true)] // flags override a recipe's
 pub struct Args {
-    /// Recipe: a TOML file with these flags as fields, which flags override (examples/recipes/)
+    /// Recipe: a TOML file with these flags as fields, as in examples/recipes/; flags override it
     #[arg(long)]
     pub config: Option<PathBuf>,
-    /// Model folder (config.json, safetensors, tokenizer.json), or org/name[@revision] of a hub
+    /// Model folder (config.json, safetensors, tokenizer.json), or org/name[@revision] on a hub
     #[arg(long)]
     pub model: PathBuf,
-    /// File of rows to learn from
-    #[arg(long)]
-    pub data: PathBuf,
-    /// Layout of the rows: alpaca, triviaqa, or jsonl for prompts with responses, conversations or
-    /// texts
-    #[arg(long)]
-    pub format: Format,
+    #[command(flatten)]
+    pub rows: RowArgs,
     /// soft: all exits; sft: the full model only; ict: one new head per exit, all else frozen;
     /// balcony: one new block and norm per exit, all else frozen
     #[arg(long, default_value = "soft", value_parser = method)]
@@ -38,15 +33,15 @@ pub struct Args {
     /// Train the last K blocks, the final norm and an untied head only [default: everything]
     #[arg(long)]
     pub last_blocks: Option<usize>,
-    /// Train the rest of the model too, by its full depth alone (balcony only): SFT, with exits
-    /// beside it that do not move it
+    /// Also train the rest of the model, on the loss of the full depth only, so that the exits do
+    /// not influence it (balcony only)
     #[arg(long)]
     pub train_body: bool,
-    /// Train low-rank adapters of this rank instead of the weights; written to OUT/adapter as PEFT
-    /// does, and merged into OUT/model
+    /// Train low-rank adapters of this rank instead of the weights; they are written to OUT/adapter
+    /// in the format of PEFT, and merged into OUT/model
     #[arg(long)]
     pub lora: Option<usize>,
-    /// The adapters' product is scaled by ALPHA / rank
+    /// The product of the adapter matrices is scaled by ALPHA / rank
     #[arg(long, default_value_t = 16.0, requires = "lora")]
     pub lora_alpha: f64,
     /// Weights that get adapters: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj
@@ -56,24 +51,24 @@ pub struct Args {
     /// Blocks that get adapters, counted from 0: "0,1,2" [default: all]
     #[arg(long, value_delimiter = ',', requires = "lora")]
     pub lora_layers: Option<Vec<usize>>,
-    /// Rows skip blocks in training: the last with this probability, the first never
+    /// Layer dropout: a row skips the last block with this probability, the first never
     #[arg(long)]
     pub layer_dropout: Option<f64>,
-    /// Number type of the weights in training: f32, or bf16 with an f32 copy in the optimizer
+    /// Dtype of the weights in training: f32, or bf16 with an f32 copy in the optimizer
     #[arg(long = "dtype", alias = "weights", default_value = "f32")]
     pub weights: DType,
-    /// Compute cheap operations again in the backward pass instead of keeping their results
+    /// Recompute cheap operations in the backward pass instead of keeping their results
     #[arg(long)]
     pub gradient_checkpointing: bool,
-    /// Weights of the exits in the loss of soft: equal, linear, quadratic, square-root or inverse
-    /// in the depth, or one per exit, shallowest first: "4,1" [default: equal]
+    /// Weights of the exits in the loss (soft only): equal, linear, quadratic, square-root or
+    /// inverse in the depth, or one per exit, shallowest first: "4,1" [default: equal]
     #[arg(long, value_parser = weights)]
     pub exit_weights: Option<Weights>,
-    /// Which exits count when (soft only): rotational=R, gradual=STEPS or ramp=STEPS [default: all
-    /// of them always]
+    /// Which exits are trained at which steps (soft only): rotational=R, gradual=STEPS or
+    /// ramp=STEPS [default: all exits at every step]
     #[arg(long, value_parser = curriculum)]
     pub curriculum: Option<Curriculum>,
-    /// Train this many exits per micro-batch, drawn by their weights, instead of all (soft only)
+    /// Train this many exits per micro-batch, sampled by their weights, instead of all (soft only)
     #[arg(long)]
     pub sampled_exits: Option<usize>,
     /// Share of the divergence from the full depth in the loss of the other exits, above 0, at most
@@ -83,14 +78,14 @@ pub struct Args {
     /// Temperature of that divergence
     #[arg(long, default_value_t = 1.0, requires = "distill")]
     pub temperature: f64,
-    /// Limit the gradient that an exit sends into the blocks to this multiple of the full depth's,
-    /// each per unit of its weight (soft only)
+    /// Limit the gradient of an exit into the blocks to this multiple of the full depth's, each per
+    /// unit of weight (soft only)
     #[arg(long)]
     pub gradient_limit: Option<f64>,
-    /// First step with that limit [default: the first of all]
+    /// First step with that limit [default: 1]
     #[arg(long, requires = "gradient_limit")]
     pub gradient_limit_from: Option<u64>,
-    /// Let the full depth alone move the final norm and the head (soft only)
+    /// Train the final norm and the head on the loss of the full depth only (soft only)
     #[arg(long)]
     pub full_depth_head: bool,
     /// How the loss is differentiated: flat (memory-flat) or plain (one graph over all exits)
@@ -104,40 +99,31 @@ pub struct Args {
     /// Continue the run in --out from its newest checkpoint
     #[arg(long)]
     pub resume: bool,
-    /// Device: cpu, ndarray, torch-cpu; wgpu, vulkan, metal, cuda, torch-cuda, also numbered as in
-    /// cuda:1; or ws://host:port, as compiled in (`soft devices` prints those found here); several,
-    /// separated by commas, share the micro-batches of every step
-    #[arg(long, default_value = "cpu")]
+    /// Device: cpu, ndarray, torch-cpu; wgpu, vulkan, metal, cuda, torch-cuda, also numbered, as in
+    /// cuda:1; or ws://host:port; each if it is compiled in (`soft devices` lists those found).
+    /// Several, separated by commas, share the micro-batches of every step
+    #[arg(long, default_value = "cpu", help_heading = "Device")]
     pub device: String,
-    /// Use the first N rows only
-    #[arg(long)]
-    pub limit: Option<usize>,
-    /// Longest row in tokens; longer ones are cut on the right
-    #[arg(long, default_value_t = 512)]
-    pub max_len: usize,
-    /// Rows per micro-batch
-    #[arg(long, default_value_t = 32)]
-    pub batch: usize,
-    /// Pack: as many rows per micro-batch as have this many tokens together; --batch then only sets
-    /// how many are sorted together
+    /// Packing: as many rows per micro-batch as have this many tokens together; --batch then only
+    /// sets how many rows are sorted together
     #[arg(long)]
     pub pack: Option<usize>,
     /// Micro-batches per optimizer step
     #[arg(long, default_value_t = 8)]
     pub accumulation: usize,
-    /// Times through the data; --steps overrides it
+    /// Epochs; --steps overrides it
     #[arg(long, default_value_t = 2.0)]
     pub epochs: f64,
     /// Optimizer steps
     #[arg(long)]
     pub steps: Option<u64>,
-    /// Highest learning rate
+    /// Peak learning rate
     #[arg(long, default_value_t = 2e-5)]
     pub lr: f64,
     /// Steps of linear warm-up
     #[arg(long, default_value_t = 0)]
     pub warmup: u64,
-    /// Keep the rate after warm-up instead of a cosine
+    /// Keep the learning rate constant after warm-up instead of a cosine decay
     #[arg(long)]
     pub constant: bool,
     /// Weight decay of matrices
@@ -146,7 +132,7 @@ pub struct Args {
     /// Decay of the mean squared gradient
     #[arg(long, default_value_t = 0.999)]
     pub beta2: f32,
-    /// Largest gradient norm; 0 for no clipping
+    /// Maximum gradient norm; 0 for no clipping
     #[arg(long, default_value_t = 1.0)]
     pub clip: f64,
     /// Seed of the order of rows and of the sampled exits
@@ -170,7 +156,7 @@ pub struct Args {
 }
 
 impl Args {
-    /// The settings of training.
+    /// The settings of the trainer.
     ///
     /// # Errors
     /// When flags contradict each other.

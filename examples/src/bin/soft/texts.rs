@@ -1,21 +1,20 @@
-//! Texts to look at exits on: the rows of a file, or a model's own answers to their prompts.
+//! Texts to compare exits on: the rows of a file, or a model's own answers to their prompts.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::{Result, ensure};
-use clap::{Args, ValueEnum};
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
 use soft_core::Prompt;
 use soft_data::{DataError, Format, encode, encode_prompt};
 use soft_eval::{AnsweredPrompt, Journal};
-
-use crate::eval_model::{EvalModel, Questions};
-use crate::progress::Progress;
-use crate::prompts::{PromptArgs, Reader};
-use crate::tokens::warn_of_control_text;
+use soft_examples::eval_model::{EvalModel, Questions};
+use soft_examples::progress::Progress;
+use soft_examples::prompts::PromptArgs;
+use soft_examples::tokens::warn_of_control_text;
 
 /// Which texts.
-#[derive(Args, Debug, Clone)]
+#[derive(clap::Args, Debug, Clone)]
 pub struct TextArgs {
     /// File of prompts, or of rows with --format
     #[arg(long)]
@@ -26,11 +25,11 @@ pub struct TextArgs {
     /// Use the first N only
     #[arg(long)]
     pub limit: Option<usize>,
-    /// What is read: the full model's own greedy answers, which is what a decoder meets, or the
+    /// Which texts follow the prompts: the full model's own greedy answers, as in decoding, or the
     /// responses of the rows
     #[arg(long, value_enum, default_value_t = Text::Answers)]
     pub text: Text,
-    /// Longest answer or response in tokens
+    /// Maximum number of tokens of an answer or a response
     #[arg(long, default_value_t = 64)]
     pub max_new_tokens: usize,
     /// Prompts decoded at a time
@@ -38,7 +37,7 @@ pub struct TextArgs {
     pub batch: usize,
 }
 
-/// Where the tokens behind a prompt come from.
+/// Where the tokens after a prompt come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Text {
     /// The full model's greedy answers.
@@ -48,7 +47,7 @@ pub enum Text {
 }
 
 impl TextArgs {
-    /// Refuses numbers that make no texts.
+    /// Refuses numbers with which there are no texts.
     pub fn check(&self) -> Result<()> {
         ensure!(self.batch > 0, "--batch is 0: expected at least 1");
         ensure!(
@@ -59,7 +58,7 @@ impl TextArgs {
         Ok(())
     }
 
-    /// What tables call these texts.
+    /// The name of these texts in tables.
     pub fn name(&self) -> String {
         let file = self
             .prompts
@@ -72,12 +71,8 @@ impl TextArgs {
         }
     }
 
-    /// The tokens of every prompt.
-    pub fn read_prompts(
-        &self,
-        subject: &EvalModel,
-        folder: &std::path::Path,
-    ) -> Result<Vec<Prompt>> {
+    /// The prompts.
+    fn read_prompts(&self, subject: &EvalModel) -> Result<Vec<Prompt>> {
         let source = PromptArgs {
             prompt: None,
             chat: None,
@@ -86,28 +81,20 @@ impl TextArgs {
             limit: self.limit,
             seed: 0,
         };
-        source.read(&Reader {
-            folder,
-            tokenizer: &subject.tokenizer,
-            context: subject.model.config().max_positions,
-        })
+        source.read(&subject.reader())
     }
 
-    /// Prompts with what follows them; those without anything are left out.
-    pub fn read(
-        &self,
-        subject: &EvalModel,
-        folder: &std::path::Path,
-        journal: &mut Journal,
-    ) -> Result<Vec<AnsweredPrompt>> {
+    /// Prompts with the texts that follow them; those without a decision to compare are left out.
+    pub fn read(&self, subject: &EvalModel, journal: &mut Journal) -> Result<Vec<AnsweredPrompt>> {
         let mut texts = match self.text {
             Text::Answers => {
-                let prompts = self.read_prompts(subject, folder)?;
-                answered(subject, &tokens(&prompts), self, journal)?
+                let prompts = self.read_prompts(subject)?.into_iter();
+                let prompts: Vec<Vec<u32>> = prompts.map(|prompt| prompt.tokens).collect();
+                answered(subject, &prompts, self, journal)?
             }
             Text::Rows => self.rows(subject)?,
         };
-        // What the prompt's pass names is the full model's whatever the policy: there must be more.
+        // The full model generates the first token whatever the policy: there must be more.
         texts.retain(|text| text.decisions() > 1);
         ensure!(
             !texts.is_empty(),
@@ -118,23 +105,18 @@ impl TextArgs {
     }
 
     fn rows(&self, subject: &EvalModel) -> Result<Vec<AnsweredPrompt>> {
-        let format = self.format;
-        ensure!(
-            format.is_some(),
-            "--text rows reads the responses of rows: give their --format"
-        );
-        let mut records = match format {
-            Some(format) => format.read(&self.prompts)?,
-            None => Vec::new(),
-        };
+        let format = self
+            .format
+            .context("--text rows uses the responses of rows: give their --format")?;
+        let mut records = format.read(&self.prompts)?;
         records.truncate(self.limit.unwrap_or(usize::MAX));
         let context = subject.model.config().max_positions;
-        let (mut texts, mut spelt) = (Vec::new(), BTreeMap::new());
+        let (mut texts, mut control_text) = (Vec::new(), BTreeMap::new());
         for record in &records {
             let prompt = encode_prompt(record, &subject.tokenizer)?;
             ensure!(
                 !prompt.is_empty(),
-                "row {} of {}: a text without a prompt begins with no token to go on from",
+                "row {} of {}: a text without a prompt has no token to continue from",
                 record.row,
                 self.prompts.display()
             );
@@ -145,35 +127,32 @@ impl TextArgs {
                 encoded => encoded?,
             };
             for (token, count) in report.control_text {
-                *spelt.entry(token).or_default() += count;
+                *control_text.entry(token).or_default() += count;
             }
-            // Of a conversation the last answer.
+            // For a conversation, the last answer.
             let Some(example) = examples.last() else {
                 continue;
             };
             let marked = example.tokens().iter().zip(example.supervised());
-            let answer = marked.skip(prompt.len()).take_while(|(_, learnt)| **learnt);
+            let answer = marked
+                .skip(prompt.len())
+                .take_while(|(_, supervised)| **supervised);
             let answer: Vec<u32> = answer.map(|(token, _)| *token).collect();
             // The last token is the end of the text, unless the row was cut.
             let whole = answer
                 .split_last()
                 .filter(|(last, _)| subject.tokenizer.stop_tokens().contains(last));
-            let (said, ended) = whole.map_or((&answer[..], false), |(_, said)| (said, true));
-            let cut = said.len() > self.max_new_tokens;
+            let (text, ended) = whole.map_or((&answer[..], false), |(_, text)| (text, true));
+            let cut = text.len() > self.max_new_tokens;
             texts.push(AnsweredPrompt {
                 prompt,
-                answer: said.iter().take(self.max_new_tokens).copied().collect(),
+                answer: text.iter().take(self.max_new_tokens).copied().collect(),
                 ended: ended && !cut,
             });
         }
-        warn_of_control_text(&spelt);
+        warn_of_control_text(&control_text);
         Ok(texts)
     }
-}
-
-/// The tokens of prompts.
-pub fn tokens(prompts: &[Prompt]) -> Vec<Vec<u32>> {
-    prompts.iter().map(|prompt| prompt.tokens.clone()).collect()
 }
 
 /// The full model's greedy answers.
@@ -193,10 +172,10 @@ fn answered(
     let answers = subject.answers("full", &questions, journal, || progress.step(&subject.name))?;
     progress.finish();
     let pairs = prompts.iter().zip(answers);
-    let pair = |(prompt, answer): (&Vec<u32>, crate::eval_model::Answer)| AnsweredPrompt {
+    let texts = pairs.map(|(prompt, answer)| AnsweredPrompt {
         prompt: prompt.clone(),
         answer: answer.tokens,
         ended: answer.ended,
-    };
-    Ok(pairs.map(pair).collect())
+    });
+    Ok(texts.collect())
 }

@@ -1,40 +1,36 @@
-//! Fine-tunes a LLaMA folder on a file of rows: SoFT, SFT, SFT+ICT or Balcony.
+//! `soft finetune`: fine-tunes a LLaMA folder on a file of rows by SoFT, SFT, SFT+ICT or Balcony.
 //!
-//! The defaults are the settings of Sorted LLaMA (arXiv 2309.08968): AdamW, rate 2e-5 with a
-//! cosine, batches of 32 accumulated 8 times, seed 42, 2 epochs. Its table 1 is SoFT against SFT
-//! on Alpaca, its table 3 on TriviaQA.
+//! The defaults are the settings of Sorted LLaMA (arXiv 2309.08968): AdamW, learning rate 2e-5 with
+//! a cosine, batches of 32 accumulated 8 times, seed 42, 2 epochs. Its table 1 compares SoFT with
+//! SFT on Alpaca, its table 3 on TriviaQA.
 
 mod args;
+mod rows;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, ensure};
-pub use args::Args;
-use soft_burn::{
-    CompanionFile, ExitLoss, LlamaConfig, LogLine, Run, RunData, RunSettings, devices,
-    save_draft_tokens,
-};
-use soft_core::{Example, Exits};
-use soft_data::{
-    EncodeReport, Holdout, Loader, LoaderConfig, Tokenizer, chat_files, encode_by_record,
-    ordered_batches, split,
-};
+use soft_burn::{ExitLoss, LlamaConfig, LogLine, Run, RunSettings, devices, save_draft_tokens};
+use soft_core::Exits;
+use soft_data::{EncodeReport, Loader};
 use soft_eval::results::Input;
-use soft_examples::decoding::draft_tokens_of;
-use soft_examples::evaluation::{fingerprint, fingerprint_of, fingerprint_of_model};
+use soft_examples::evaluation::{fingerprint, fingerprint_of_model};
 use soft_examples::hub::model_folder;
 use soft_examples::model;
 use soft_examples::progress::Progress;
 use soft_examples::table::{figure, table};
 use soft_examples::tensorboard::EventFile;
-use soft_examples::tokens::{say_of_default_template, warn_of_control_text};
 use soft_examples::{outln, statusln};
 
+pub use args::Args;
+use rows::{Rows, fingerprint_of_examples};
+
+use crate::draft_tokens::draft_tokens_of;
+
 pub fn run(mut args: Args) -> Result<()> {
-    // Everything that can be known is checked before anything is read, and all that is cheap before
-    // the weights are.
+    // Arguments are checked before files are read, and small files before the weights.
     ensure!(
         args.resume || !args.out.exists(),
         "{} is there already: name a new folder, or add --resume to continue it",
@@ -53,14 +49,14 @@ pub fn run(mut args: Args) -> Result<()> {
         "--epochs is {}: expected a number above 0, at most {MOST_EPOCHS}",
         args.epochs
     );
-    for path in [&args.model, &args.data] {
+    for path in [&args.model, &args.rows.data] {
         ensure!(
             path.to_str().is_some(),
-            "{} is no UTF-8: run.json cannot name it",
+            "{} is not valid UTF-8, so run.json cannot record it",
             path.display()
         );
     }
-    // As many steps as there may be: how many there are follows from the rows.
+    // An upper bound: without --steps, the number of steps follows from the rows.
     let most_steps = args.steps.unwrap_or(u64::MAX);
     if let Some(exits) = &args.exits {
         args.train_settings(exits.clone(), most_steps)?.validate()?;
@@ -78,7 +74,7 @@ pub fn run(mut args: Args) -> Result<()> {
         data,
         report,
         files,
-    } = load_rows(&args, &config)?;
+    } = Rows::load(&args, &config)?;
     let settings = run_settings(&args, exits, &data.stream, report)?;
     settings.validate()?;
     let draft_tokens = draft_tokens_of(data.stream.examples(), config.vocab);
@@ -95,86 +91,15 @@ pub fn run(mut args: Args) -> Result<()> {
     let run = run.with_devices(further)?.with_files(files);
     if args.resume && run.trainer().steps_done() == 0 {
         statusln!(
-            "note: the run has no checkpoint: it starts again from {}",
+            "note: the run has no checkpoint and starts again from {}",
             args.model.display()
         );
     }
     train(run, &args, draft_tokens)
 }
 
-const DEFAULT_VALIDATION: usize = 128;
-
-/// Far beyond any training.
+/// Far more than any training needs.
 const MOST_EPOCHS: f64 = 1e6;
-
-/// What a run learns from.
-struct Rows {
-    data: RunData<Loader>,
-    report: EncodeReport,
-    /// Files that the trained model needs beside those of its base.
-    files: Vec<CompanionFile>,
-}
-
-/// Reads, encodes and splits the rows, and says what became of them.
-fn load_rows(args: &Args, config: &LlamaConfig) -> Result<Rows> {
-    let mut records = args.format.read(&args.data)?;
-    records.truncate(args.limit.unwrap_or(usize::MAX));
-    let tokenizer = args.tokens.open(&args.model, config.vocab)?;
-    let max_len = args.max_len.min(config.max_positions);
-    let (examples, report) = encode_by_record(&records, &tokenizer, max_len)?;
-    statusln!("{}: {report}", args.data.display());
-    warn_of_control_text(&report.control_text);
-    let files = files_for_chats(&args.model, &tokenizer, &report)?;
-    if !report.without_supervision.is_empty() {
-        statusln!(
-            "left out, nothing to learn within --max-len: rows {}",
-            listed(&report.without_supervision)
-        );
-    }
-    let validation = args
-        .validation
-        .unwrap_or_else(|| DEFAULT_VALIDATION.min(examples.len() / 10));
-    // By record: of a conversation in several examples all are on one side.
-    let parts = split(examples, Holdout::Rows(validation), 0)?;
-    let [train, validation] = [parts.train, parts.validation].map(|part| part.concat());
-    let loader = LoaderConfig {
-        batch_size: args.batch,
-        tokens_per_batch: args.pack,
-        seed: args.seed,
-        ..LoaderConfig::default()
-    };
-    let stream = Loader::new(train, loader)?;
-    let validation = match validation.as_slice() {
-        [] => Vec::new(),
-        rows => ordered_batches(rows, args.batch)?,
-    };
-    Ok(Rows {
-        data: RunData { stream, validation },
-        report,
-        files,
-    })
-}
-
-/// What a model that is trained on conversations needs to be asked in their form; says what that
-/// is.
-fn files_for_chats(
-    folder: &Path,
-    tokenizer: &Tokenizer,
-    report: &EncodeReport,
-) -> Result<Vec<CompanionFile>> {
-    let files = chat_files(folder, tokenizer, report)?;
-    if !files.is_empty() {
-        say_of_default_template(tokenizer, folder);
-        let names: Vec<&str> = files.iter().map(|(name, _)| *name).collect();
-        statusln!("note: saved with the trained model: {}", names.join(", "));
-    }
-    let files = files.into_iter();
-    let files = files.map(|(name, text)| CompanionFile {
-        name: name.to_owned(),
-        text,
-    });
-    Ok(files.collect())
-}
 
 fn run_settings(
     args: &Args,
@@ -195,12 +120,12 @@ fn run_settings(
         base: args.model.clone(),
         provenance: serde_json::json!({
             // By its content, so that a resumed run notices when it has changed.
-            "data": {args.data.display().to_string(): content_of(&args.data)?},
+            "data": {args.rows.data.display().to_string(): content_of(&args.rows.data)?},
             "base": fingerprint_of_model(&args.model)?,
-            "format": args.format,
-            "limit": args.limit,
-            "max_len": args.max_len,
-            "batch": args.batch,
+            "format": args.rows.format,
+            "limit": args.rows.limit,
+            "max_len": args.rows.max_len,
+            "batch": args.rows.batch,
             "pack": args.pack,
             "seed": args.seed,
             "validation": args.validation,
@@ -210,13 +135,14 @@ fn run_settings(
     })
 }
 
-/// Says so where a step takes more rows than were asked for.
+/// Warns if a single step takes more rows than --epochs asks for.
 fn warn_of_long_steps(args: &Args, steps_per_epoch: f64, steps: u64) {
     let passes = steps as f64 / steps_per_epoch;
     if args.steps.is_none() && passes > 1.5 * args.epochs {
         statusln!(
-            "warning: --epochs {} becomes {steps} step, which passes over the rows {passes:.1} times: it takes {} micro-batches, of which there are \
-             {:.0}; a lower --accumulation makes shorter steps",
+            "warning: --epochs {} becomes {steps} step, which passes over the rows {passes:.1} \
+             times: it takes {} micro-batches, and there are {:.0}; a lower --accumulation makes \
+             shorter steps",
             args.epochs,
             args.accumulation,
             steps_per_epoch * args.accumulation as f64
@@ -230,25 +156,13 @@ fn content_of(path: &Path) -> Result<String> {
     Ok(format!("{bytes} bytes, CRC-32C {crc32c}"))
 }
 
-/// Stands for the tokens that a run learns from: another tokenizer, template or split gives
-/// another.
-fn fingerprint_of_examples(examples: &[Example]) -> String {
-    let numbers = examples.iter().flat_map(|example| {
-        let marked = example.tokens().iter().zip(example.supervised());
-        let ends = [example.len() as u32];
-        ends.into_iter()
-            .chain(marked.map(|(token, learnt)| token * 2 + u32::from(*learnt)))
-    });
-    fingerprint_of(&numbers.flat_map(u32::to_le_bytes).collect::<Vec<_>>())
-}
-
-/// Draws the run to its end, or to Ctrl-C.
+/// Trains until the run is finished, or until Ctrl-C.
 fn train(mut run: Run<Loader>, args: &Args, draft_tokens: Option<Vec<u32>>) -> Result<()> {
     let interrupted = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&interrupted);
     let stop = move || {
         if flag.swap(true, Ordering::SeqCst) {
-            statusln!("stopped at once; what the last checkpoint has is kept");
+            statusln!("stopped at once; the last checkpoint is kept");
             std::process::exit(130);
         }
         statusln!("finishing the step, then writing a checkpoint; again to stop now");
@@ -262,19 +176,17 @@ fn train(mut run: Run<Loader>, args: &Args, draft_tokens: Option<Vec<u32>>) -> R
         run.trainer().steps_done(),
     );
     let mut events = if args.tensorboard {
-        Some(EventFile::create(
-            &args.out.join("tensorboard"),
-            &args.out.join("log.jsonl"),
-        )?)
+        let folder = args.out.join("tensorboard");
+        Some(EventFile::create(&folder, &args.out.join("log.jsonl"))?)
     } else {
         None
     };
     let (mut first, mut last) = (None, None);
-    // `while let`, not `for`: the run is needed again to write its checkpoint.
+    // Not `for`: the run is needed to write its checkpoint.
     while let Some(line) = run.next() {
         let line = line?;
         if let Some(Err(error)) = events.as_mut().map(|events| events.add(&line)) {
-            progress.say(&format!("{error:#}; going on without TensorBoard"));
+            progress.say(&format!("{error:#}; continuing without TensorBoard"));
             events = None;
         }
         match line {
@@ -291,7 +203,7 @@ fn train(mut run: Run<Loader>, args: &Args, draft_tokens: Option<Vec<u32>>) -> R
         if interrupted.load(Ordering::SeqCst) {
             let checkpoint = run.checkpoint()?;
             if run.trainer().steps_done() == settings.steps {
-                // All that is left is the last validation and the model.
+                // Only the last validation and the model remain.
                 continue;
             }
             progress.finish();
@@ -323,11 +235,4 @@ fn train(mut run: Run<Loader>, args: &Args, draft_tokens: Option<Vec<u32>>) -> R
 fn losses(exits: &[ExitLoss]) -> String {
     let one = |exit: &ExitLoss| format!("{}: {:.3}", exit.exit, exit.loss);
     exits.iter().map(one).collect::<Vec<_>>().join("  ")
-}
-
-/// The first few row numbers.
-fn listed(rows: &[usize]) -> String {
-    let shown: Vec<String> = rows.iter().take(10).map(usize::to_string).collect();
-    let more = if rows.len() > 10 { ", ..." } else { "" };
-    format!("{}{more}", shown.join(", "))
 }

@@ -1,9 +1,9 @@
-//! The cost of decoding, in a few lines on stderr.
+//! What decoding cost, in a few lines on stderr.
 
-use crate::statusln;
 use soft_core::decode::Statistics;
+use soft_examples::statusln;
 
-/// Prints counts, counted cost and times of a model of `n_layers` blocks.
+/// Prints counts, cost per token and times, for a model of `n_layers` blocks.
 pub fn print_statistics(s: &Statistics, n_layers: usize) {
     statusln!(
         "{} tokens in {:.2} s ({:.1} ms per token); {} prompts, {} tokens, in {:.2} s",

@@ -1,0 +1,75 @@
+//! `soft calibrate`: thresholds are stored and used, and they keep the promised agreement.
+
+use serde_json::json;
+use soft_examples::tiny_world::{Split, World};
+
+use crate::site::Site;
+
+#[test]
+fn calibrated_thresholds_are_stored_and_used() {
+    let site = Site::new();
+    let texts = "--prompts trivia.json --format triviaqa --max-new-tokens 8";
+    let calibrate = format!("--model model --exits 2:8:2 {texts} --disagreement 0.4 --splits 2");
+    site.succeeds("calibrate", &format!("{calibrate} --dry-run"));
+    assert!(!site.path("model/soft.json").exists());
+    let said = site.succeeds("calibrate", &format!("{calibrate} --json calibration.json"));
+    assert!(said.contains("of 2"), "{said}");
+    let rules = site.json("model/soft.json")["calibrated"].clone();
+    assert_eq!(rules.as_array().unwrap().len(), 5);
+    assert_eq!(rules[0]["disagreement"], 0.4);
+    let first = rules[0]["rule"].as_str().unwrap();
+    let generate = "--model model --prompts trivia.json --format triviaqa --limit 2 --max-new-tokens 5 --mode dynamic";
+    let said = site.succeeds("generate", generate);
+    assert!(said.contains(&format!("exits by {first}")), "{said}");
+    let entropy = rules
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|rule| rule["rule"].as_str().unwrap());
+    let entropy = entropy
+        .into_iter()
+        .find(|rule| rule.starts_with("entropy"))
+        .unwrap();
+    let said = site.succeeds("generate", &format!("{generate} --policy entropy"));
+    assert!(said.contains(&format!("exits by {entropy}")), "{said}");
+    let said = site.succeeds("generate", &format!("{generate} --thresholds 0.5"));
+    assert!(said.contains("exits by confidence=0.5"), "{said}");
+    // Responses of rows need a format.
+    site.succeeds("calibrate", &format!("{calibrate} --text rows --dry-run"));
+    let bare = calibrate.replace("--format triviaqa", "--text rows");
+    site.refused("calibrate", &bare, &["--format"]);
+    site.refused(
+        "calibrate",
+        &calibrate.replace("0.4", "1.4"),
+        &["disagreement", "below 1, found 1.4"],
+    );
+}
+
+/// On real text: in at least 19 of 20 random splits, for every criterion, and with early exits.
+#[test]
+fn calibration_keeps_its_promise_on_random_splits() {
+    let site = Site::new();
+    let asked = World::new(7).instructions(Split::Train);
+    let prompts = asked
+        .iter()
+        .step_by(3)
+        .map(|asked| json!({"prompt": asked.prompt}).to_string() + "\n");
+    site.write("prompts.jsonl", &prompts.collect::<String>());
+    site.succeeds(
+        "calibrate",
+        "--model model --exits 2:8:2 --prompts prompts.jsonl --max-new-tokens 12 --disagreement 0.2 --splits 20 --json calibration.json",
+    );
+    let found = site.json("calibration.json");
+    let rows = found["findings"][0]["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 5);
+    for row in rows {
+        assert_eq!(row["provable"], true);
+        let kept = row["kept"][0].as_u64().unwrap();
+        assert!(kept >= 19, "{kept} of 20: {row}");
+    }
+    let depth = rows[0]["checked"]["mean_depth"].as_f64().unwrap();
+    assert!(
+        depth < 7.0,
+        "with the first rule tokens exit after {depth} of 8 blocks on average"
+    );
+}
