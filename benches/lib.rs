@@ -1,5 +1,5 @@
-//! What the benchmarks share: the shapes they measure and the rows they train on. `cargo bench` runs `training_step.rs` and `decoding.rs`;
-//! `on_device.rs` is for GPUs.
+//! What the benchmarks share: the shapes they measure and the rows they train on. `cargo bench`
+//! runs `training_step.rs` and `decoding.rs`; `on_device.rs` is for GPUs.
 
 use soft_burn::{LlamaConfig, RopeScaling};
 use soft_core::{Batch, BatchStream, Example, StreamPosition};

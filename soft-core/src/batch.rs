@@ -198,7 +198,7 @@ impl Batch {
         self.row_tokens().flat_map(fill).collect()
     }
 
-    /// What is to be predicted and from where, row after row.
+    /// The targets, row after row.
     pub fn targets(&self) -> &[Target] {
         &self.targets
     }
@@ -244,7 +244,7 @@ fn row_targets(row: usize, example: &Example) -> impl Iterator<Item = Target> + 
 /// What it yields after [`seek`](BatchStream::seek) depends on the position alone, so that a
 /// resumed run sees what the uninterrupted run would have seen.
 pub trait BatchStream {
-    /// What may go wrong while reading.
+    /// Errors while reading.
     type Error: std::error::Error + Send + Sync + 'static;
 
     /// The batch at the current position; moves on by one, into the next epoch after the last.

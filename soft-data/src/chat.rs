@@ -116,7 +116,7 @@ struct Template {
     is_endless: AtomicBool,
 }
 
-/// What comes behind the messages.
+/// What is rendered after the messages.
 #[derive(Clone, Copy)]
 enum Ending {
     Messages,
@@ -129,7 +129,7 @@ impl ChatTemplate {
     /// conversations with tools; in a folder that has none, ChatML where the tokenizer has its
     /// tokens, else turns that end by `eos`.
     ///
-    /// It is compiled where it is used, so that a malformed one is in nobody's way who has no
+    /// It is compiled when it is used, so that a malformed template does not affect users without
     /// chats.
     pub(crate) fn of_folder(
         folder: &Path,
@@ -259,7 +259,7 @@ impl Template {
         self.path.clone().unwrap_or_else(|| FILE.into())
     }
 
-    /// What it is given.
+    /// Its input.
     fn given(&self, conversation: &Conversation, ending: Ending) -> Result<Jinja, Error> {
         let mut is_marked = false;
         conversation.for_texts(&mut |text| is_marked |= text.contains(MARKS));

@@ -10,7 +10,7 @@ use tokenizers::Tokenizer as HfTokenizer;
 
 use crate::Conversation;
 
-/// What becomes of a control token that a text spells out.
+/// How a control token that a text spells out is encoded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum ControlText {
     /// It is encoded as the characters it is: the way for text of strangers.

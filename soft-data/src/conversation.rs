@@ -36,7 +36,7 @@ pub struct Message {
 pub enum Role {
     /// Instructions that hold for the whole conversation.
     System,
-    /// The one who asks.
+    /// The user.
     User,
     /// The model; its turns are learned.
     Assistant,

@@ -79,10 +79,10 @@ impl Hub {
     /// tokenizer, weights as safetensors, and never a pickle. `progress` is told of every file
     /// that is fetched, several times.
     ///
-    /// Offline nobody is asked. Otherwise the hub says which commit the revision is now and which
-    /// files that has, and what the cache lacks of them is fetched; where the hub does not answer,
-    /// the commit that the revision was when last asked has to do. A commit is asked about as
-    /// well: another program may have fetched its weights without its tokenizer.
+    /// Offline, the hub is not asked. Otherwise the hub says which commit the revision is now and
+    /// which files that has, and what the cache lacks of them is fetched; where the hub does not
+    /// answer, the commit that the revision was when last asked has to do. A commit is asked about
+    /// as well: another program may have fetched its weights without its tokenizer.
     ///
     /// What the cache has counts as a model with its configuration and all its weights: without a
     /// hub to ask, nobody knows of other files that another program has left out, such as the

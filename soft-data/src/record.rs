@@ -1,4 +1,4 @@
-//! One row of a data set, whatever file it came from.
+//! One row of a data set, from any file format.
 //!
 //! Knows the text and which part of it is learned; knows neither files nor tokens.
 

@@ -51,7 +51,7 @@ pub struct ExitAgreement {
     pub positions: Vec<PositionAgreement>,
 }
 
-/// What a model makes of one text, at the positions of its answer.
+/// States and logits of a model on one text, at the positions of its answer.
 struct Reading<H> {
     /// Of each exit: hidden states, and logits of every position.
     exits: Vec<(H, Rows)>,

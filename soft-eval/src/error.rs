@@ -68,7 +68,7 @@ pub enum EvalError {
         /// Why.
         reason: String,
     },
-    /// Verdicts that somebody has still to give.
+    /// Verdicts that are still missing.
     #[error(
         "{missing} verdicts are missing: {} lists them; fill in \"verdict\" (\"1\", \"2\" or \"tie\") and run again",
         path.display()

@@ -1,4 +1,4 @@
-//! Which of two responses to an instruction is better, and who says so.
+//! Judges: which of two responses to an instruction is better.
 //!
 //! Knows texts and verdicts. Judges: a model's likelihoods (`likelihood_judge`), a chat server
 //! (`chat_judge`), people or other tools through a file (`verdict_file`).
@@ -107,7 +107,7 @@ pub struct Judgement {
     pub reply: Option<String>,
 }
 
-/// Somebody who compares responses.
+/// Compares responses.
 pub trait Judge {
     /// Compares two responses.
     ///

@@ -131,7 +131,7 @@ pub struct JudgeQuality {
     pub pairs: u64,
     /// Pairs left out because the annotators have no majority.
     pub without_majority: u64,
-    /// Share of pairs where the judge says what the majority says.
+    /// Share of pairs where the judge agrees with the majority.
     pub accuracy: Interval,
     /// Mean F1 over the three verdicts.
     pub macro_f1: f64,
@@ -140,7 +140,7 @@ pub struct JudgeQuality {
     /// The same of one annotator with another on the same pairs: what people reach among
     /// themselves.
     pub human_kappa: f64,
-    /// How often one annotator says what another says, on the same pairs.
+    /// How often two annotators agree on the same pairs.
     pub human_agreement: f64,
     /// Share of pairs that the judge decided alike in both orders.
     pub consistent: f64,

@@ -16,7 +16,7 @@ use soft_core::{DecodeModel, Exit, ExitPolicy, Exits, Past};
 /// One position of a text.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TokenTrace {
-    /// What each early exit knows of the next token, shallowest first.
+    /// The score of each early exit for the next token, shallowest first.
     pub early: Vec<EarlyTrace>,
     /// The token that the full model names.
     pub full: u32,

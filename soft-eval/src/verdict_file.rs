@@ -97,7 +97,7 @@ impl VerdictFile {
         self.write(comparison, verdict, judgement.reply.clone())
     }
 
-    /// Adds a comparison for somebody to judge, unless it is listed already.
+    /// Lists a comparison to be judged, unless it is listed already.
     ///
     /// # Errors
     /// I/O errors.
@@ -109,7 +109,7 @@ impl VerdictFile {
         }
     }
 
-    /// The error that sends somebody to fill in verdicts.
+    /// The error for verdicts that are to be filled in.
     pub(crate) fn missing(&self, missing: usize) -> EvalError {
         EvalError::MissingVerdicts {
             path: self.path.clone(),
@@ -188,7 +188,7 @@ fn begins_as_ours(line: &[u8]) -> bool {
     line.iter().zip(b"{\"instruction\":").all(|(a, b)| a == b)
 }
 
-/// A judge that asks nobody: verdicts that are not in the file are missing.
+/// A judge that only reads the file: verdicts that are not there are missing.
 impl Judge for VerdictFile {
     fn compare(&mut self, comparison: &Comparison) -> Result<Judgement, EvalError> {
         match self.get(comparison) {

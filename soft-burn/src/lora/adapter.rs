@@ -152,7 +152,7 @@ impl Adapter {
         }
     }
 
-    /// Whether both adapt the same modules in the same way, whatever their numbers.
+    /// Whether both adapt the same modules in the same way; their values may differ.
     pub(crate) fn is_like(&self, other: &Self) -> bool {
         let shape = |adapter: &Self| (adapter.rank, adapter.alpha);
         shape(self) == shape(other) && self.factors.keys().eq(other.factors.keys())

@@ -67,8 +67,8 @@ pub(super) fn is_adaptable(module: &str) -> bool {
     in_block || [EMBEDDING, HEAD].contains(&module)
 }
 
-/// What PEFT's configuration says of how an adapter is computed. Fields that say it is computed in
-/// another way are refused, all others passed over.
+/// The part of PEFT's configuration that determines how an adapter is computed. Fields that ask for
+/// another computation are refused, all others are ignored.
 pub(super) struct LoadedConfig {
     pub(super) rank: usize,
     pub(super) alpha: f64,

@@ -33,7 +33,7 @@ impl Path {
     }
 }
 
-/// What is done with each parameter, whatever its rank.
+/// An operation on each parameter, of any rank.
 trait Visit {
     fn parameter<const D: usize>(&mut self, name: String, value: Tensor<D>);
 }

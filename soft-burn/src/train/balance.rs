@@ -89,7 +89,7 @@ pub(crate) struct ExitGradient {
     pub weight: f64,
 }
 
-/// What each exit's gradient is multiplied by, so that no norm is above `limit` times the full
+/// The factors of the exits' gradients, so that no norm is above `limit` times the full
 /// depth's, each per unit of its weight. Without the full depth among them there is nothing to
 /// measure by, and no limit.
 pub(crate) fn factors(sent: &[ExitGradient], full: Exit, limit: f64) -> Vec<f64> {

@@ -15,7 +15,7 @@ use crate::device_errors::guarded;
 use crate::error::Error;
 use crate::model::llama::Llama;
 
-/// What `work` makes of its share of `jobs` on each device, the model's own first.
+/// The result of `work` on each device's share of `jobs`, the model's own first.
 ///
 /// # Errors
 /// The first device's that failed; a device that went away is one.

@@ -223,7 +223,7 @@ fn by_head(
     groups
 }
 
-/// What came of the exits of one head.
+/// Losses and gradients of the exits of one head.
 struct ThroughHead {
     losses: Vec<ExitSum>,
     /// Gradient into each exit's normed states, `[n, d_model]`.

@@ -1,4 +1,4 @@
-//! What of a model is trained: everything, its last blocks, adapters, or heads or blocks of its
+//! The trained parts of a model: everything, its last blocks, adapters, or heads or blocks of its
 //! exits.
 //!
 //! Gives a model the parts that a method calls for and freezes the rest. Frozen weights cost

@@ -325,7 +325,7 @@ impl Trainer {
         }
     }
 
-    /// Mean loss of every exit over `batches`, whatever the method trains.
+    /// Mean loss of every exit over `batches`, for every method.
     ///
     /// # Errors
     /// When a batch does not fit the model, there is nothing to predict, or a loss is not finite.

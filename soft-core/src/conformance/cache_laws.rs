@@ -33,7 +33,7 @@ impl<M: Observed> Laws<'_, M> {
         Ok(())
     }
 
-    /// Tokens that left at the first exit wait there; deeper blocks take them all along later.
+    /// Tokens that exited at the first exit wait there; deeper blocks run on all of them later.
     pub(super) fn late_blocks_catch_up(&self) -> Result<(), LawBroken> {
         const LAW: &str = "deep blocks run late = deep blocks run at once";
         let (first, last) = (first_exit(&self.exits), self.exits.last());

@@ -41,7 +41,7 @@ pub(super) enum Rule {
 }
 
 impl Rule {
-    /// All that leave now and then.
+    /// All under which some tokens exit early.
     pub const LEAVING: [Self; 8] = [
         Self::Confidence,
         Self::Margin,

@@ -40,7 +40,7 @@ pub struct DecodingLaws<'a, M> {
     pub max_new_tokens: usize,
     /// How many tokens are drafted; at least one length.
     pub lengths: Vec<DraftLength>,
-    /// What a cut-down draft head is made of.
+    /// The tokens of a restricted draft head.
     pub draft_tokens: Vec<u32>,
     /// The sampler of the sampled laws. Its repetition penalty is tried greedily too.
     pub sampling: Sampling,

@@ -3,7 +3,7 @@
 //! An exit's probability is not calibrated: it is compared here with how often its tokens are
 //! accepted. Knows neither model nor tokens.
 
-/// How many of the tokens looked at were accepted; older ones count less and less.
+/// Discounted counts of verified tokens and of those accepted.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Share {
     pub accepted: f64,
@@ -28,7 +28,7 @@ impl Share {
 pub(crate) struct Calibration([Share; BINS]);
 
 const BINS: usize = 10;
-/// Checks that the exit's own opinion is worth.
+/// Observations that the exit's own probability counts as.
 const TRUST: f64 = 4.0;
 /// Observations are forgotten slowly: the text changes.
 const MEMORY: f64 = 0.998;

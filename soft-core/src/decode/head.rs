@@ -9,7 +9,7 @@ use crate::model::decode_model::{DecodeModel, Head, Score};
 use crate::sampling::distribution::Distribution;
 use crate::sampling::sampler::Sampling;
 
-/// What a head says of one state.
+/// The output of a head for one state.
 pub(super) struct HeadOutput {
     /// The best token.
     pub token: u32,

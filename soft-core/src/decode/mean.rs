@@ -32,7 +32,7 @@ impl Mean {
         self.value
     }
 
-    /// What was observed counts so much less.
+    /// Discounts earlier observations by this factor.
     pub fn forget(&mut self, memory: f64) {
         self.weight *= memory;
     }

@@ -1,4 +1,4 @@
-//! What a decoding mode decides; the engine computes.
+//! The decisions of a decoding mode; the engine computes.
 //!
 //! A strategy sees rows, exits, signals and probabilities, never a tensor. The engine calls it at
 //! fixed points of a round; it calls the exit policies of its rows. Knows neither model nor cache.
@@ -33,7 +33,7 @@ pub(super) struct Proposal<'a> {
     pub draft: f64,
 }
 
-/// What a round took, once it is over.
+/// Time and results of a finished round.
 pub(super) struct RoundSummary {
     /// Tokens that the full model made certain, per row; none if no row reached the full depth.
     pub certain: Option<f64>,

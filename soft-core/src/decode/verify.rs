@@ -15,7 +15,7 @@ use crate::model::decode_model::DecodeModel;
 use crate::sampling::acceptance::{Verification, verify_draft};
 use crate::sampling::distribution::Distribution;
 
-/// What a pass to the full depth did for one row.
+/// The result of a pass to the full depth for one row.
 #[derive(Default)]
 struct Continued {
     /// Drafts accepted.

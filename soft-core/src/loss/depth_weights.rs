@@ -14,7 +14,7 @@ use crate::exit::ExitError;
 use crate::exit::{Exit, Exits};
 use crate::loss::sorted::{LossSchedule, MicroBatch};
 
-/// What an exit of depth n counts, before weights are scaled to sum to 1.
+/// The weight of an exit of depth n before scaling to sum 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DepthWeights {

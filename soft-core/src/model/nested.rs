@@ -22,9 +22,9 @@ pub trait NestedModel {
     type Hidden: Clone;
     /// Scores before the softmax, `[batch, seq, vocab]`.
     type Logits;
-    /// Storage for the keys and values of earlier positions; `()` for a model that looks at none.
+    /// Storage for the keys and values of earlier positions; `()` for a model without attention.
     type KvStore;
-    /// What may go wrong.
+    /// Errors of the model.
     type Error: std::error::Error + Send + Sync + 'static;
 
     /// Number of decoder blocks.
@@ -45,7 +45,7 @@ pub trait NestedModel {
     /// appended.
     ///
     /// # Errors
-    /// When `range` leaves the model, the cache is full, or counts and states do not match.
+    /// When `range` is outside the model, the cache is full, or counts and states do not match.
     fn blocks(
         &self,
         hidden: Self::Hidden,
@@ -68,7 +68,7 @@ pub trait NestedModel {
         self.logits(&hidden, exit)
     }
 
-    /// Runs the model once and hands the hidden state at every exit to `visit`, shallowest first.
+    /// Runs the model once and passes the hidden state at every exit to `visit`, shallowest first.
     ///
     /// # Errors
     /// As the steps it is made of, and what `visit` returns.
@@ -99,9 +99,9 @@ pub struct Past<'a, Store> {
     pub query_lens: &'a [usize],
 }
 
-/// What the sorted loss asks of a nested model, of whatever kind.
+/// What the sorted loss needs from a nested model of any kind.
 pub trait TrainModel: NestedModel {
-    /// What is to be predicted: for a language model, the positions to learn from and their next
+    /// The targets: for a language model, the positions to learn from and their next
     /// tokens.
     type Targets;
     /// A differentiable scalar.

@@ -21,7 +21,7 @@ pub struct CalibratedExits {
     pub exits: Exits,
     /// Highest share of tokens that disagree with the full model, from 0 to 1.
     pub disagreement: f64,
-    /// How sure that is, from 0 to 1.
+    /// Confidence of that statement, from 0 to 1.
     pub confidence: f64,
     /// Mean depth at which the tokens of the calibration texts were named.
     pub mean_depth: f64,

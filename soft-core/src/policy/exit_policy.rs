@@ -13,7 +13,7 @@ use crate::model::decode_model::Score;
 use crate::policy::error::PolicyError;
 use crate::policy::thresholds::Thresholds;
 
-/// What a policy may ask to see.
+/// A signal that a policy may ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
     /// The head's score: one application of the head.
@@ -22,7 +22,7 @@ pub enum Signal {
     Similarity,
 }
 
-/// What is known of a token at an exit.
+/// The signals of a token at an exit, as far as they are computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ExitSignals {
     /// The head's score, once asked for.

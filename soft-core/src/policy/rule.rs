@@ -14,7 +14,7 @@ use crate::policy::exit_policy::{
 };
 use crate::policy::thresholds::Thresholds;
 
-/// What a policy looks at to decide whether a token exits.
+/// The quantity by which a policy decides whether a token exits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Criterion {
@@ -64,7 +64,7 @@ impl Criterion {
         }
     }
 
-    /// Whether small numbers are the sure ones.
+    /// Whether small values mean high confidence.
     pub fn is_doubt(self) -> bool {
         self == Self::Entropy
     }
@@ -164,7 +164,7 @@ impl ExitRule {
         })
     }
 
-    /// What it looks at.
+    /// Its criterion.
     pub fn criterion(&self) -> Criterion {
         match self {
             Self::Confidence(_) => Criterion::Confidence,

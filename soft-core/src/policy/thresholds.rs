@@ -42,7 +42,7 @@ impl Thresholds {
         Self(Values::Each(thresholds.into_iter().collect()))
     }
 
-    /// The threshold at `exit`; none when it is never left at.
+    /// The threshold at `exit`; none when no token exits there.
     pub fn at(&self, exit: Exit) -> Option<f64> {
         match &self.0 {
             Values::All(threshold) => Some(*threshold),

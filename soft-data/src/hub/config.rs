@@ -14,14 +14,14 @@ pub struct HubConfig {
     pub cache: PathBuf,
     /// Address of the hub.
     pub endpoint: String,
-    /// Says who asks, for private and gated models.
+    /// Access token, for private and gated models.
     pub token: Option<String>,
     /// Whether to do with the cache alone.
     pub offline: bool,
 }
 
 impl HubConfig {
-    /// huggingface.co, asked by nobody in particular.
+    /// huggingface.co without a token.
     pub fn new(cache: impl Into<PathBuf>) -> Self {
         Self {
             cache: cache.into(),

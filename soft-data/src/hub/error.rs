@@ -45,7 +45,7 @@ pub enum HubError {
         /// The server's own words, if any.
         message: String,
     },
-    /// The hub wants to know who asks, and nobody said.
+    /// The hub requires a token, and none was given.
     #[error(
         "{name}: {url} needs a token, found none (status {status}{}); the hub answers so to \
          models that are private or gated, and to names that it does not know", said(.message)
@@ -60,7 +60,7 @@ pub enum HubError {
         /// The server's own words, if any.
         message: String,
     },
-    /// The hub knows who asks, or not, and refuses.
+    /// The hub refuses access with this token, or without one.
     #[error(
         "{name}: {url} refused the token (status {status}{}); is it still valid, and may it read \
          this model?", said(.message)
@@ -95,7 +95,7 @@ pub enum HubError {
         /// What came.
         found: String,
     },
-    /// The hub cannot be asked, and the cache cannot stand in for it.
+    /// The hub cannot be reached, and the cache does not have the model.
     #[error("{name}: cannot reach {endpoint} ({cause}), and {missing}")]
     Unreachable {
         /// The model.
@@ -107,7 +107,7 @@ pub enum HubError {
         /// What the cache lacks.
         missing: Missing,
     },
-    /// The cache lacks something, and nobody is to be asked for it.
+    /// The cache lacks a file, and the hub may not be asked (offline mode).
     #[error("{name}: offline, and {missing}")]
     Offline {
         /// The model.

@@ -119,7 +119,7 @@ impl<'a> Fetching<'a> {
     fn blob(&mut self, file: &str, info: &FileInfo) -> Result<(), HubError> {
         let mut partial = Partial::open(self.cache.incomplete(&info.etag))?;
         if partial.bytes > info.size {
-            // A try to which more came: which of the bytes are the file's nobody knows.
+            // More bytes arrived than expected: it is unknown which belong to the file.
             partial.keep(0)?;
         }
         let mut cause = String::new();

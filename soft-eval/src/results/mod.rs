@@ -1,4 +1,4 @@
-//! What evaluations found, as files: each says what it is, and how to get it again.
+//! Results of evaluations as files, each with what it is and how to reproduce it.
 //!
 //! Programs write one file per evaluation; a report is made of a folder of them. Knows figures and
 //! names, no models.
@@ -22,7 +22,7 @@ pub use tables::{
 pub struct Evaluation {
     /// How it came about.
     pub provenance: Provenance,
-    /// What was found.
+    /// The results.
     pub findings: Vec<Finding>,
 }
 

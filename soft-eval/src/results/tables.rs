@@ -235,7 +235,7 @@ pub struct CalibrationTable {
 /// One criterion.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CalibrationRow {
-    /// What it looks at.
+    /// Its criterion.
     pub criterion: Criterion,
     /// The rule and its promise.
     pub calibrated: CalibratedExits,

@@ -71,8 +71,8 @@ enum Command {
     Generate(generate::Args),
     /// Have a conversation with a model in the terminal
     ///
-    /// Each line of input is a turn. /reset begins a new conversation; /exit or the end of the input
-    /// ends it. Every turn decodes the whole conversation from an empty KV cache.
+    /// Each line of input is a turn. /reset begins a new conversation; /exit or the end of the
+    /// input ends it. Every turn decodes the whole conversation from an empty KV cache.
     Chat(chat::Args),
     /// Check that fast decoding gives the text of plain decoding, on your model and prompts
     Verify(verify::Args),

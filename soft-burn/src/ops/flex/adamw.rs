@@ -17,8 +17,8 @@ use crate::ops::adamw::step::{AdamWStep, Moving};
 const CHUNK: usize = 1 << 15;
 
 impl AdamWStep {
-    /// Moves a parameter; what nobody else holds is overwritten, what is shared is copied first.
-    /// Gradient and parameter have one length.
+    /// Updates a parameter; a buffer that is not shared is overwritten, a shared one is copied
+    /// first. Gradient and parameter have one length.
     pub(crate) fn in_place(&self, gradient: Tensor<1>, moving: Moving) -> Moving {
         let gradient = own(gradient);
         let mut value = own(moving.value);

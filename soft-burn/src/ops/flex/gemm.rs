@@ -59,7 +59,7 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// What becomes of the numbers that the result's place holds.
+/// What happens to the values in the output buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Onto {
     /// They are overwritten.

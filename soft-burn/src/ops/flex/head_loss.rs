@@ -20,7 +20,7 @@ pub(crate) struct HeadRun<'a> {
     pub d_model: usize,
     /// The token of each position.
     pub tokens: &'a [usize],
-    /// What each exit's losses are multiplied by.
+    /// Factors of the losses of each exit.
     pub terms: &'a [Term],
     /// The head, row by row.
     pub weight: &'a [f32],

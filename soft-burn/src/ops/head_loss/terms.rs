@@ -8,7 +8,7 @@ pub(crate) struct Predictions {
     pub states: Tensor<2>,
     /// The token of each position, `[n]`.
     pub tokens: Tensor<1, Int>,
-    /// What each exit's losses are multiplied by.
+    /// Factors of the losses of each exit.
     pub terms: Vec<Term>,
     /// Teacher for distillation, if any.
     pub teacher: Option<Teacher>,
