@@ -17,7 +17,8 @@ use crate::device::{device, list_devices};
 use crate::model::llama::Llama;
 use crate::model::parameters::named_tensors;
 use crate::tests::fixture;
-use crate::train::settings::{Method, TrainSettings};
+use crate::train::method::Method;
+use crate::train::settings::TrainSettings;
 use crate::train::trainer::Trainer;
 
 /// Every device but the default one, by name.

@@ -12,7 +12,7 @@ use soft_examples::outln;
 use soft_examples::tokens::{TokenArgs, encode_rows};
 
 /// Default number of tokens. Few are enough, since a shallow exit is seldom right about rare
-/// tokens; `docs/results.md` compares numbers.
+/// tokens.
 const COUNT: usize = 2048;
 
 #[derive(clap::Args, Debug)]
