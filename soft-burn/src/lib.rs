@@ -8,7 +8,7 @@
 //! use soft_burn::{Llama, LlamaConfig, Method, RopeScaling, TrainSettings, Trainer, device};
 //! use soft_core::{Batch, DecodeModel, Example, Exits, NestedModel};
 //!
-//! // A model of four blocks with fresh weights; `Llama::from_pretrained(folder, &device)` loads one.
+//! // Four blocks with fresh weights; `Llama::from_pretrained(folder, &device)` loads a model.
 //! let config = LlamaConfig {
 //!     vocab: 32, d_model: 16, d_feed_forward: 32, n_layers: 4, n_heads: 4, n_kv_heads: 2,
 //!     head_dim: 4, norm_eps: 1e-5, rope_theta: 10_000.0, rope_scaling: RopeScaling::None,

@@ -28,11 +28,13 @@
 //! let model = ToyModel::new(4, 6, 12, 3).restless();
 //! let exits: Exits = "1,2,4".parse()?;
 //! // What every exit says along 40 texts, after their first two tokens.
-//! let texts: Vec<Vec<u32>> = (0..40u32).map(|i| (0..20).map(|j| (i * i + 3 * j) % 12).collect()).collect();
+//! let text = |i: u32| (0..20).map(|j| (i * i + 3 * j) % 12).collect();
+//! let texts: Vec<Vec<u32>> = (0..40).map(text).collect();
 //! let traces = texts.iter().map(|text| trace(&model, &exits, text, 1..19));
 //! let traces = traces.collect::<Result<Vec<_>, _>>()?;
 //! // With 95 % confidence at most half of the tokens of such texts differ from the full model's.
-//! let found = calibrate(Criterion::Margin, &exits, &traces, &CalibrationSettings::at_most(0.5, 20))?;
+//! let settings = CalibrationSettings::at_most(0.5, 20);
+//! let found = calibrate(Criterion::Margin, &exits, &traces, &settings)?;
 //! assert!(found.tested.disagreement() < 0.5);
 //! println!("{}: mean depth {:.1}", found.calibrated.rule, found.calibrated.mean_depth);
 //! # Ok::<(), Box<dyn std::error::Error>>(())

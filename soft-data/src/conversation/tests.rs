@@ -1,3 +1,5 @@
+//! Conversations in the layouts in use, and rows that are refused.
+
 use std::path::Path;
 
 use serde_json::json;

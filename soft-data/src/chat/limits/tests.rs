@@ -1,3 +1,5 @@
+//! Chat templates that would run or grow without end are refused.
+
 use std::time::Instant;
 
 use super::super::run::render_plain;
