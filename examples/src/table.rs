@@ -19,17 +19,3 @@ pub fn table<R: IntoIterator<Item = String>>(
     }
     table.to_string()
 }
-
-/// A figure with three decimals, or in scientific notation from 1e5 on.
-pub fn figure(value: f64) -> String {
-    if value.abs() >= 1e5 {
-        format!("{value:.2e}")
-    } else {
-        format!("{value:.3}")
-    }
-}
-
-/// A share from 0 to 1 in percent.
-pub fn percent(share: f64) -> String {
-    format!("{:.1}", 100.0 * share)
-}

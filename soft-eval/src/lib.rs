@@ -56,6 +56,7 @@ mod json_lines;
 mod judge;
 mod judge_quality;
 mod likelihood_judge;
+pub mod numbers;
 mod pairwise;
 #[cfg(feature = "report")]
 pub mod report;

@@ -16,8 +16,8 @@ pub(crate) mod terms;
 
 use burn::tensor::{DType as TensorDType, FloatDType, IndexingUpdateOp, Int, Tensor, activation};
 
-#[cfg(feature = "flex")]
 use crate::dtype::to_f32;
+#[cfg(feature = "flex")]
 use crate::ops::flex;
 use crate::ops::linear::project;
 use terms::{HeadGradients, HeadLearns, Predictions, Teacher, Term};

@@ -8,7 +8,6 @@ mod document;
 pub mod figures;
 mod html;
 mod markdown;
-mod numbers;
 pub mod palette;
 mod png;
 mod sections;

@@ -3,6 +3,7 @@
 //! Programs write one file per evaluation; a report is made of a folder of them. Knows figures and
 //! names, no models.
 
+mod cells;
 mod tables;
 
 use std::path::{Path, PathBuf};

@@ -9,6 +9,7 @@ use anyhow::{Result, ensure};
 use soft_core::Exits;
 use soft_core::policy::Criterion;
 use soft_eval::CalibrationSettings;
+use soft_eval::numbers::percent;
 use soft_eval::results::{CalibrationRow, CalibrationTable, Finding};
 use soft_examples::calibration::{Plan, store};
 use soft_examples::decoding::exits_of;
@@ -16,7 +17,7 @@ use soft_examples::eval_model::EvalModelArgs;
 use soft_examples::evaluation::Recorder;
 use soft_examples::outln;
 use soft_examples::progress::Progress;
-use soft_examples::table::{percent, table};
+use soft_examples::table::table;
 
 use crate::output::OutputArgs;
 use crate::texts::TextArgs;
@@ -137,30 +138,13 @@ impl Args {
 }
 
 fn print_rows(args: &Args, rows: &[CalibrationRow]) {
-    let mut headings = vec![
-        "criterion",
-        "rule",
-        "disagree %",
-        "on other texts %",
-        "mean depth",
-        "heads/token",
-    ];
-    if args.splits > 0 {
-        headings.push("splits within the limit");
-    }
-    let line = |row: &CalibrationRow| {
-        let mut cells = vec![
-            row.criterion.to_string(),
-            row.calibrated.rule.to_string(),
-            percent(row.tested.disagreement()),
-            percent(row.checked.disagreement()),
-            format!("{:.1}", row.checked.mean_depth),
-            format!("{:.2}", row.checked.heads_per_token),
-        ];
-        cells.extend(row.kept.map(|(kept, of)| format!("{kept} of {of}")));
-        cells
-    };
-    outln!("{}", table(&headings, rows.iter().map(line)));
+    outln!(
+        "{}",
+        table(
+            &CalibrationRow::HEADINGS,
+            rows.iter().map(CalibrationRow::cells)
+        )
+    );
     outln!(
         "limit: at most {} % of tokens differ from the full model's, with {} % confidence; ordered by \
          mean depth",

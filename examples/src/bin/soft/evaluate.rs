@@ -5,15 +5,16 @@ use anyhow::{Context, Result, ensure};
 use soft_burn::{LlamaConfig, SoftInfo};
 use soft_core::{Exit, Exits};
 use soft_data::{Format, Record, encode_prompt, ordered_batches};
+use soft_eval::Journal;
+use soft_eval::numbers::{number, percent, percent_interval};
 use soft_eval::results::{AnswerRow, AnswerTable, ExitRow, ExitTable, Finding};
-use soft_eval::{Interval, Journal};
 use soft_examples::decoding::DecodingArgs;
 use soft_examples::eval_model::{EvalModel, EvalModelArgs, Questions};
 use soft_examples::evaluation::Recorder;
 use soft_examples::hub::model_folder;
 use soft_examples::outln;
 use soft_examples::progress::Progress;
-use soft_examples::table::{figure, percent, table};
+use soft_examples::table::table;
 use soft_examples::tokens::encode_rows;
 
 use crate::output::OutputArgs;
@@ -169,23 +170,20 @@ fn answer(
 }
 
 fn print_exits(rows: &[ExitRow]) {
-    let headings = ["exit", "loss", "95 %", "perplexity", "accuracy"];
+    let headings = ["exit", "loss, nats", "perplexity", "accuracy %"];
     let line = |row: &ExitRow| {
-        let ends = row.loss.map_or("-".to_owned(), |loss| {
-            format!("{}..{}", figure(loss.low), figure(loss.high))
-        });
-        vec![
-            row.scores.exit.to_string(),
-            figure(row.scores.loss),
-            ends,
-            figure(row.scores.perplexity),
-            percent(row.scores.accuracy),
+        let scores = &row.scores;
+        [
+            scores.exit.to_string(),
+            row.loss_cell(),
+            number(scores.perplexity),
+            percent(scores.accuracy),
         ]
     };
     outln!("{}", table(&headings, rows.iter().map(line)));
     if let Some(row) = rows.first() {
         outln!(
-            "{} supervised tokens; loss in nats per token with its 95 % interval; accuracy in %",
+            "{} supervised tokens; loss per token with its 95 % interval",
             row.scores.tokens
         );
     }
@@ -195,26 +193,13 @@ fn print_answers(args: &Args, records: &[Record], answered: &[Answered]) {
     if answered.is_empty() {
         return;
     }
-    let share = |interval: &Interval| {
-        let Interval {
-            estimate,
-            low,
-            high,
-        } = interval;
-        format!(
-            "{} ({}..{})",
-            percent(*estimate),
-            percent(*low),
-            percent(*high)
-        )
-    };
     let line = |answered: &Answered| {
         let row = &answered.row;
         vec![
             row.mode.clone(),
-            share(&row.exact_match),
-            share(&row.exact_match_normalized),
-            share(&row.f1),
+            percent_interval(&row.exact_match),
+            percent_interval(&row.exact_match_normalized),
+            percent_interval(&row.f1),
         ]
     };
     let headings = ["decoding", "EM", "EM normalized", "F1"];

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use soft_core::Exits;
 use soft_core::policy::Criterion;
 use soft_eval::frontier;
+use soft_eval::numbers::{digits, percent, ratio};
 use soft_eval::results::{Finding, SpeedTable};
 use soft_examples::decoding::{DecodingArgs, exits_of};
 use soft_examples::eval_model::{EvalModel, EvalModelArgs};
@@ -15,7 +16,7 @@ use soft_examples::evaluation::Recorder;
 use soft_examples::outln;
 use soft_examples::prompts::PromptArgs;
 use soft_examples::speed::SpeedRun;
-use soft_examples::table::{percent, table as text_table};
+use soft_examples::table::table as text_table;
 
 use crate::output::OutputArgs;
 
@@ -179,31 +180,25 @@ fn print_rows(table: &SpeedTable) {
             (_, true) => "frontier",
             _ => "",
         };
-        let speed = row.speedup.map_or("-".to_owned(), |speedup| {
-            format!(
-                "{:.2} ({:.2}..{:.2})",
-                speedup.estimate, speedup.low, speedup.high
-            )
-        });
         vec![
             row.mode.clone(),
             format!("{:.1}", row.ms_per_token),
-            speed,
+            row.speedup.as_ref().map_or("–".to_owned(), ratio),
             format!(
                 "{} (from {})",
                 percent(setting.agreement),
                 percent(setting.least)
             ),
             format!("{:.1}", row.mean_depth),
-            row.acceptance.map_or("-".to_owned(), percent),
-            format!("{:.3}", row.giga_flops),
+            row.acceptance.map_or("–".to_owned(), percent),
+            digits(row.giga_flops),
             mark.to_owned(),
         ]
     });
     let headings = [
         "mode",
         "ms/token",
-        "speed (95 %)",
+        "speed [95 %]",
         "agreement %",
         "mean depth",
         "accepted %",

@@ -1,9 +1,9 @@
 //! Exits beside the full depth, position by position.
 
 use super::Names;
+use crate::numbers::{number, percent};
 use crate::report::document::Section;
 use crate::report::figures::HeatMap;
-use crate::report::numbers::{number, percent};
 use crate::results::AgreementTable;
 use crate::{EvalError, PositionAgreement};
 

@@ -1,9 +1,9 @@
 //! Calibrated exits, ways of decoding side by side, answers to read.
 
 use super::Names;
+use crate::numbers::{digits, percent, ratio};
 use crate::report::document::{Block, Section};
 use crate::report::figures::{Points, Shares};
-use crate::report::numbers::{digits, percent, ratio};
 use crate::results::{CalibrationRow, CalibrationTable, SampleTable, SpeedTable};
 use crate::{EvalError, frontier};
 
@@ -27,33 +27,10 @@ pub(super) fn calibration(tables: &[&CalibrationTable]) -> Section {
                 section.text("The texts were too few or too short to show that this promise holds, even had no token disagreed.");
             }
         }
-        let line = |row: &CalibrationRow| {
-            let kept = row
-                .kept
-                .map_or("–".to_owned(), |(kept, of)| format!("{kept} of {of}"));
-            vec![
-                row.criterion.to_string(),
-                row.calibrated.rule.to_string(),
-                percent(row.tested.disagreement()),
-                percent(row.checked.disagreement()),
-                format!("{:.1}", row.checked.mean_depth),
-                format!("{:.2}", row.checked.heads_per_token),
-                kept,
-            ]
-        };
-        let headings = [
-            "criterion",
-            "rule",
-            "disagree in calibration %",
-            "disagree on other texts %",
-            "mean depth",
-            "heads per token",
-            "splits that keep the promise",
-        ];
         section.table(
             format!("{}, {}.", table.model, table.data),
-            &headings,
-            table.rows.iter().map(line).collect(),
+            &CalibrationRow::HEADINGS,
+            table.rows.iter().map(CalibrationRow::cells).collect(),
         );
     }
     section

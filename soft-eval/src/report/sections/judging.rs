@@ -2,46 +2,22 @@
 
 use super::{Names, depth};
 use crate::EvalError;
+use crate::numbers::{number, percent, percent_interval};
 use crate::report::document::Section;
 use crate::report::figures::{Curve, Curves};
-use crate::report::numbers::{number, percent, percent_interval, points, signed_interval};
 use crate::results::{JudgeQualityTable, JudgedRow, JudgedTable};
 
 pub(super) fn judged(tables: &[&JudgedTable], names: &mut Names) -> Result<Section, EvalError> {
     let mut section = Section::new("Instructions, judged in pairs");
     section.text("Each pair of responses is judged in both orders; the score is (wins − losses) / instructions, from −1 to 1.");
     for table in tables {
-        let line = |row: &JudgedRow| {
-            let score = &row.score;
-            vec![
-                format!(
-                    "{} exit {} against {} exit {}",
-                    row.ours, row.exit, row.theirs, row.their_exit
-                ),
-                signed_interval(&score.score, 3),
-                points(score.wins),
-                points(score.losses),
-                points(score.ties),
-                score.unclear.to_string(),
-                percent(score.consistent),
-            ]
-        };
-        let headings = [
-            "pair",
-            "score",
-            "wins",
-            "losses",
-            "ties",
-            "unclear replies",
-            "same in both orders %",
-        ];
         section.table(
             format!(
                 "Judge: {}; {}. A win in one of the two orders counts ½.",
                 table.judge, table.data
             ),
-            &headings,
-            table.rows.iter().map(line).collect(),
+            &JudgedRow::HEADINGS,
+            table.rows.iter().map(JudgedRow::cells).collect(),
         );
         let mut curves: Vec<Curve> = Vec::new();
         for row in &table.rows {

@@ -1,11 +1,11 @@
 //! Losses, accuracy and answers at every exit, and two models' in pairs.
 
 use super::{Names, depth};
+use crate::EvalError;
+use crate::numbers::{number, percent, percent_interval, signed_interval};
 use crate::report::document::Section;
 use crate::report::figures::{Curve, Curves};
-use crate::report::numbers::{interval, number, percent, percent_interval, signed_interval};
-use crate::results::{AnswerDifference, AnswerTable, DifferenceRow, DifferenceTable, ExitTable};
-use crate::{EvalError, Interval};
+use crate::results::{AnswerTable, DifferenceRow, DifferenceTable, ExitTable};
 
 pub(super) fn exits(
     data: &str,
@@ -22,8 +22,7 @@ pub(super) fn exits(
             rows.push(vec![
                 table.model.clone(),
                 scores.exit.to_string(),
-                row.loss
-                    .map_or_else(|| number(scores.loss), |loss| interval(&loss)),
+                row.loss_cell(),
                 number(scores.perplexity),
                 percent(scores.accuracy),
                 scores.tokens.to_string(),
@@ -122,50 +121,23 @@ pub(super) fn differences(tables: &[&DifferenceTable]) -> Section {
     for table in tables {
         let last = table.rows.last();
         if let Some(row) = last {
-            let share = row.loss.scaled(100.0 / row.their_loss);
             section.text(format!(
                 "Full-depth tax: at exit {} the loss of {} differs by {} % from that of {} ({} nats), {}.",
                 row.exit,
                 table.ours,
-                signed_interval(&share, 1),
+                signed_interval(&row.loss_percent(), 1),
                 table.theirs,
                 signed_interval(&row.loss, 3),
                 table.data,
             ));
         }
-        let line = |row: &DifferenceRow| {
-            let answers = |of: fn(&AnswerDifference) -> &Interval| {
-                let answers = row.answers.as_ref();
-                answers.map_or("–".to_owned(), |answers| {
-                    signed_interval(&of(answers).scaled(100.0), 1)
-                })
-            };
-            vec![
-                row.exit.to_string(),
-                signed_interval(&row.loss, 3),
-                signed_interval(&row.loss.scaled(100.0 / row.their_loss), 1),
-                signed_interval(&row.accuracy.scaled(100.0), 1),
-                answers(|answers| &answers.exact_match),
-                answers(|answers| &answers.exact_match_normalized),
-                answers(|answers| &answers.f1),
-            ]
-        };
-        let headings = [
-            "exit",
-            "loss, nats",
-            "loss, %",
-            "accuracy, points",
-            "EM, points",
-            "EM normalized, points",
-            "F1, points",
-        ];
         section.table(
             format!(
                 "{} less {}, {}; paired, in brackets the 95 % interval.",
                 table.ours, table.theirs, table.data
             ),
-            &headings,
-            table.rows.iter().map(line).collect(),
+            &DifferenceRow::HEADINGS,
+            table.rows.iter().map(DifferenceRow::cells).collect(),
         );
     }
     section

@@ -2,12 +2,13 @@
 //! four pairings of Sorted LLaMA, section 5.
 
 use anyhow::Result;
+use soft_eval::numbers::{number, percent};
 use soft_eval::results::{AgreementTable, Finding};
 use soft_eval::{AnsweredPrompt, ExitAgreement, Journal, Pairing};
 use soft_examples::eval_model::EvalModel;
 use soft_examples::outln;
 use soft_examples::progress::Progress;
-use soft_examples::table::{figure, percent, table};
+use soft_examples::table::table;
 
 use super::Comparison;
 
@@ -107,7 +108,7 @@ fn row(table: &AgreementTable, exit: &ExitAgreement) -> Vec<String> {
         table.reference.clone(),
         exit.exit.to_string(),
         percent(mean.top1),
-        figure(mean.kl),
-        figure(mean.cosine),
+        number(mean.kl),
+        number(mean.cosine),
     ]
 }

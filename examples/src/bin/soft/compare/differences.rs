@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, ensure};
 use soft_core::{Batch, Exit};
 use soft_data::{Format, encode, ordered_batches};
+use soft_eval::Journal;
 use soft_eval::results::{AnswerDifference, DifferenceRow, DifferenceTable, Finding};
-use soft_eval::{Interval, Journal};
 use soft_examples::outln;
 use soft_examples::progress::Progress;
 use soft_examples::table::table;
@@ -92,44 +92,17 @@ impl Comparison<'_> {
 }
 
 fn print_differences(ours: &str, theirs: &str, rows: &[DifferenceRow]) {
-    let signed = |value: &Interval| {
-        format!(
-            "{:+.3} ({:+.3}..{:+.3})",
-            value.estimate, value.low, value.high
-        )
-    };
-    let line = |row: &DifferenceRow| {
-        let answers = |of: fn(&AnswerDifference) -> &Interval| {
-            let answers = row.answers.as_ref();
-            answers.map_or("-".to_owned(), |answers| signed(&of(answers).scaled(100.0)))
-        };
-        vec![
-            row.exit.to_string(),
-            signed(&row.loss),
-            format!("{:+.1}", 100.0 * row.loss.estimate / row.their_loss),
-            signed(&row.accuracy.scaled(100.0)),
-            answers(|answers| &answers.exact_match),
-            answers(|answers| &answers.exact_match_normalized),
-            answers(|answers| &answers.f1),
-        ]
-    };
-    let headings = [
-        "exit",
-        "loss, nats",
-        "loss, %",
-        "accuracy, points",
-        "EM, points",
-        "EM normalized, points",
-        "F1, points",
-    ];
     outln!(
         "{ours} less {theirs}, with 95 % intervals\n{}",
-        table(&headings, rows.iter().map(line))
+        table(
+            &DifferenceRow::HEADINGS,
+            rows.iter().map(DifferenceRow::cells)
+        )
     );
     if let Some(row) = rows.last() {
         outln!(
             "full-depth tax: {:+.1} % of the loss of {theirs} at exit {}",
-            100.0 * row.loss.estimate / row.their_loss,
+            row.loss_percent().estimate,
             row.exit
         );
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use soft_core::Exit;
 use soft_data::{Conversation, Instruction, alpaca_prompt};
+use soft_eval::numbers::percent;
 use soft_eval::results::{Finding, JudgeQualityTable, JudgedRow, JudgedTable};
 use soft_eval::{
     ChatJudge, ChatSettings, Comparison, EvalError, HumanVerdict, Judge, Judgement, Pair,
@@ -15,7 +16,7 @@ use soft_examples::eval_model::{EvalModel, NamedFolder};
 use soft_examples::evaluation::Recorder;
 use soft_examples::outln;
 use soft_examples::progress::Progress;
-use soft_examples::table::{percent, table};
+use soft_examples::table::table;
 
 use super::args::{Args, JudgeChoice};
 
@@ -135,7 +136,11 @@ impl Judging {
             });
         }
         progress.finish();
-        print_scores(&self.name, &rows);
+        outln!(
+            "\njudged by {}\n{}",
+            self.name,
+            table(&JudgedRow::HEADINGS, rows.iter().map(JudgedRow::cells))
+        );
         Ok(Finding::Judged(JudgedTable {
             judge: self.name.clone(),
             data: data.to_owned(),
@@ -171,40 +176,6 @@ impl Judging {
             quality,
         })))
     }
-}
-
-fn print_scores(judge: &str, rows: &[JudgedRow]) {
-    let line = |row: &JudgedRow| {
-        let score = &row.score;
-        vec![
-            format!(
-                "{} {} v. {} {}",
-                row.ours, row.exit, row.theirs, row.their_exit
-            ),
-            format!(
-                "{:+.3} ({:+.3}..{:+.3})",
-                score.score.estimate, score.score.low, score.score.high
-            ),
-            (0.5 * score.wins as f64).to_string(),
-            (0.5 * score.losses as f64).to_string(),
-            (0.5 * score.ties as f64).to_string(),
-            score.unclear.to_string(),
-            percent(score.consistent),
-        ]
-    };
-    let headings = [
-        "exits",
-        "score (95 %)",
-        "wins",
-        "losses",
-        "ties",
-        "unclear",
-        "same in both orders %",
-    ];
-    outln!(
-        "\njudged by {judge}\n{}",
-        table(&headings, rows.iter().map(line))
-    );
 }
 
 /// A model folder that judges.

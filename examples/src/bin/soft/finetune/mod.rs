@@ -15,12 +15,13 @@ use anyhow::{Context, Result, ensure};
 use soft_burn::{ExitLoss, LlamaConfig, LogLine, Run, RunSettings, devices, save_draft_tokens};
 use soft_core::Exits;
 use soft_data::{EncodeReport, Loader};
+use soft_eval::numbers::number;
 use soft_eval::results::Input;
 use soft_examples::evaluation::{fingerprint, fingerprint_of_model};
 use soft_examples::hub::model_folder;
 use soft_examples::model;
 use soft_examples::progress::Progress;
-use soft_examples::table::{figure, table};
+use soft_examples::table::table;
 use soft_examples::tensorboard::EventFile;
 use soft_examples::{outln, statusln};
 
@@ -219,7 +220,7 @@ fn train(mut run: Run<Loader>, args: &Args, draft_tokens: Option<Vec<u32>>) -> R
     }
     if let (Some((before, first)), Some((after, last))) = (first, last) {
         let rows = first.iter().zip(&last);
-        let rows = rows.map(|(a, b)| [a.exit.to_string(), figure(a.loss), figure(b.loss)]);
+        let rows = rows.map(|(a, b)| [a.exit.to_string(), number(a.loss), number(b.loss)]);
         let at = |step| format!("validation loss, step {step}");
         outln!("{}", table(&["exit", &at(before), &at(after)], rows));
     }

@@ -1,0 +1,112 @@
+//! Rows of tables as text: the same cells on a terminal and in a report.
+
+use super::{CalibrationRow, DifferenceRow, ExitRow, JudgedRow};
+use crate::Interval;
+use crate::numbers::{interval, number, percent, points, signed_interval};
+
+/// What stands in the place of a figure that was not measured.
+const NOTHING: &str = "–";
+
+impl ExitRow {
+    /// The loss in nats per token, with its 95 % interval where there is one.
+    pub fn loss_cell(&self) -> String {
+        self.loss
+            .map_or_else(|| number(self.scores.loss), |loss| interval(&loss))
+    }
+}
+
+impl DifferenceRow {
+    /// Headings of [`Self::cells`].
+    pub const HEADINGS: [&str; 7] = [
+        "exit",
+        "loss, nats",
+        "loss, %",
+        "accuracy, points",
+        "EM, points",
+        "EM normalized, points",
+        "F1, points",
+    ];
+
+    /// The differences with their 95 % intervals.
+    pub fn cells(&self) -> Vec<String> {
+        let points = |value: &Interval| signed_interval(&value.scaled(100.0), 1);
+        let answers = match &self.answers {
+            Some(answers) => [
+                points(&answers.exact_match),
+                points(&answers.exact_match_normalized),
+                points(&answers.f1),
+            ],
+            None => [NOTHING; 3].map(str::to_owned),
+        };
+        let mut cells = vec![
+            self.exit.to_string(),
+            signed_interval(&self.loss, 3),
+            signed_interval(&self.loss_percent(), 1),
+            points(&self.accuracy),
+        ];
+        cells.extend(answers);
+        cells
+    }
+
+    /// The difference of the losses in percent of the second model's.
+    pub fn loss_percent(&self) -> Interval {
+        self.loss.scaled(100.0 / self.their_loss)
+    }
+}
+
+impl JudgedRow {
+    /// Headings of [`Self::cells`].
+    pub const HEADINGS: [&str; 7] = [
+        "pair",
+        "score [95 %]",
+        "wins",
+        "losses",
+        "ties",
+        "unclear replies",
+        "same in both orders %",
+    ];
+
+    /// The pair and its score; a win in one of the two orders counts a half.
+    pub fn cells(&self) -> Vec<String> {
+        let score = &self.score;
+        vec![
+            format!(
+                "{} exit {} against {} exit {}",
+                self.ours, self.exit, self.theirs, self.their_exit
+            ),
+            signed_interval(&score.score, 3),
+            points(score.wins),
+            points(score.losses),
+            points(score.ties),
+            score.unclear.to_string(),
+            percent(score.consistent),
+        ]
+    }
+}
+
+impl CalibrationRow {
+    /// Headings of [`Self::cells`].
+    pub const HEADINGS: [&str; 7] = [
+        "criterion",
+        "rule",
+        "disagree in calibration %",
+        "disagree on other texts %",
+        "mean depth",
+        "heads/token",
+        "splits within the limit",
+    ];
+
+    /// The calibrated rule and what it does.
+    pub fn cells(&self) -> Vec<String> {
+        vec![
+            self.criterion.to_string(),
+            self.calibrated.rule.to_string(),
+            percent(self.tested.disagreement()),
+            percent(self.checked.disagreement()),
+            format!("{:.1}", self.checked.mean_depth),
+            format!("{:.2}", self.checked.heads_per_token),
+            self.kept
+                .map_or(NOTHING.to_owned(), |(kept, of)| format!("{kept} of {of}")),
+        ]
+    }
+}
