@@ -1,6 +1,4 @@
-//! A schedule of the sorted loss of your own: exits take turns in pairs, each with the full depth.
-//! Fine-tunes the quickstart's model with it for a few steps. Run it:
-//! `cargo run --release --example custom_loss`.
+//! A custom schedule of the sorted loss: the early exits take turns, each with the full depth.
 
 use std::process::ExitCode;
 
@@ -12,8 +10,8 @@ use soft_examples::outln;
 use soft_examples::terminal;
 use soft_examples::tiny_world::{Split, World};
 
-/// Each step one exit and the full depth, half and half. A pure function of the step, so that a
-/// resumed run continues as it would have.
+/// Trains one exit and the full depth per step, with equal weights. This is a function of the step
+/// only, so a resumed run continues correctly.
 struct InTurns;
 
 impl LossSchedule for InTurns {

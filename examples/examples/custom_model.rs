@@ -1,6 +1,6 @@
-//! A nested model that is no LLaMA: a residual network that tells the parity of the bits of a
-//! number, each depth read by one head, trained with the sorted loss in which all exits count the
-//! same. Run it: `cargo run --release --example custom_model`.
+//! A nested model that is not a LLaMA: a residual network that classifies the parity of a number
+//! from its bits. One head reads all exits, which have equal weights in the sorted loss. Run it:
+//! `cargo run --release --example custom_model`.
 
 use std::{convert::Infallible as Never, ops::Range};
 
@@ -18,10 +18,10 @@ struct Network {
 }
 
 impl NestedModel for Network {
-    type Tokens = Rows; // bits as -1 and 1, eight a row
+    type Tokens = Rows; // bits as -1 and 1, eight per row
     type Hidden = Rows;
     type Logits = Rows;
-    type KvStore = (); // a block looks at its own row only
+    type KvStore = (); // no attention, no keys and values
     type Error = Never;
 
     fn depth(&self) -> usize {

@@ -1,5 +1,5 @@
-//! An exit policy of your own: the first tokens of an answer, which decide what it is about, come
-//! from the full model; later ones leave as soon as an exit is sure. Run it:
+//! A custom exit policy: the first tokens of an answer, which often determine its content, come
+//! from the full model; later ones exit as soon as an exit is confident enough. Run it:
 //! `cargo run --release --example custom_policy`.
 
 use std::process::ExitCode;
@@ -13,7 +13,7 @@ use soft_data::Tokenizer;
 use soft_examples::outln;
 use soft_examples::terminal;
 
-/// Leaves above `least`, but not before the token of this number.
+/// Exits at probabilities above `least`, but not in the first `tokens` decoding steps.
 #[derive(Clone)]
 struct AfterTheFirst {
     tokens: usize,
@@ -24,7 +24,7 @@ struct AfterTheFirst {
 impl ExitPolicy for AfterTheFirst {
     fn decide(&mut self, _exit: Exit, signals: &ExitSignals) -> ExitDecision {
         match signals.score {
-            // Signals that are not asked for are not computed.
+            // Signals are only computed when a policy asks for them.
             _ if self.seen <= self.tokens => ExitDecision::Continue,
             None => ExitDecision::Ask(Signal::Score),
             Some(score) if score.probability > self.least => ExitDecision::Exit,

@@ -1,5 +1,5 @@
-//! The library on the quickstart's small model: fine-tune it with the sorted loss, save it, load it
-//! again, and decode in three modes. Run it: `cargo run --release --example train_and_decode`.
+//! Library usage: fine-tunes the quickstart's model with the sorted loss, saves it, loads it again,
+//! and decodes in three modes. Run it: `cargo run --release --example train_and_decode`.
 
 use std::path::Path;
 
@@ -27,7 +27,7 @@ fn main() -> Result<()> {
 fn train(base: &Path, folder: &Path) -> Result<()> {
     let model = Llama::from_pretrained(base, &device("cpu")?)?;
     let tokenizer = Tokenizer::from_folder(base, model.config().vocab)?;
-    // Rows of your own: `soft_data::read_jsonl(path)?`.
+    // For your own rows: `soft_data::read_jsonl(path)?`.
     let asked = World::new(7).instructions(Split::Train);
     let records = asked
         .iter()
@@ -68,7 +68,7 @@ fn train(base: &Path, folder: &Path) -> Result<()> {
     Ok(trainer.trained().save_pretrained(folder, &options)?)
 }
 
-/// Decodes a prompt at one exit, with an exit per token, and with drafts of an exit.
+/// Decodes a prompt at one exit, with dynamic exits, and speculatively.
 fn decode(folder: &Path, prompt: &str) -> Result<()> {
     let model = Llama::from_pretrained(folder, &device("cpu")?)?;
     let tokenizer = Tokenizer::from_folder(folder, model.config().vocab)?;

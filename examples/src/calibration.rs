@@ -9,16 +9,16 @@ use soft_core::policy::Criterion;
 use soft_eval::results::CalibrationRow;
 use soft_eval::{CalibrationSettings, PolicyOutcome, TokenTrace, calibrate, shuffle};
 
-/// What to calibrate, and how the texts are split.
+/// Criteria to calibrate, and the split of the texts.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// Criteria to calibrate.
     pub criteria: Vec<Criterion>,
-    /// The guarantee: disagreement and confidence; its seed is that of the first split.
+    /// Limit and confidence, and the seed of the first split.
     pub settings: CalibrationSettings,
     /// Share of the texts that is held out to evaluate the rules.
     pub check: f64,
-    /// Further random splits, to count how often the guarantee holds on the held-out texts.
+    /// Number of further random splits, to count how often the limit holds on the held-out texts.
     pub splits: u64,
 }
 
@@ -43,7 +43,8 @@ impl Plan {
             row.kept = (self.splits > 0).then_some((kept, self.splits));
             rows.push(row);
         }
-        // By the texts that candidates were made on: the test texts must not choose.
+        // By the texts that candidates were made on, since a choice by the test texts would bias
+        // the test.
         rows.sort_by(|a, b| a.tuning.mean_depth.total_cmp(&b.tuning.mean_depth));
         Ok(rows)
     }
@@ -61,7 +62,7 @@ impl Plan {
             ..self.settings
         };
         let mut traces = traces.to_vec();
-        // Not the seed that `calibrate` splits the rest with.
+        // A seed other than that of the split in `calibrate`.
         shuffle(&mut traces, settings.seed ^ 0x5eed);
         let checked = (self.check * traces.len() as f64).round() as usize;
         let most = traces.len().saturating_sub(1);
@@ -80,8 +81,8 @@ impl Plan {
     }
 }
 
-/// Writes the rules into `soft.json`, in front of all others and in place of those of the same
-/// criterion and exits. A folder without the file gets one, of the method "none".
+/// Writes the rules to `soft.json`, before all others, and replaces those of the same criterion and
+/// exits. A folder without the file gets one with the method "none".
 pub fn store(folder: &Path, exits: &Exits, rows: &[CalibrationRow]) -> Result<()> {
     let info = SoftInfo::load(folder)?;
     let mut info = info.unwrap_or_else(|| SoftInfo {

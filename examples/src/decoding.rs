@@ -1,4 +1,4 @@
-//! The decoding arguments of the command line, and the decoder settings they stand for.
+//! Decoding arguments of the command line, and the decoder settings made of them.
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
@@ -62,7 +62,7 @@ pub struct DecodingArgs {
 }
 
 impl DecodingArgs {
-    /// A greedy mode with everything else as by default.
+    /// A greedy mode with defaults for everything else.
     pub fn of_mode(mode: &str, max_new_tokens: usize) -> Self {
         Self {
             mode: mode.to_owned(),
@@ -85,7 +85,7 @@ impl DecodingArgs {
         Ok(self.mode.parse()?)
     }
 
-    /// The same with these exits, if the mode needs exits.
+    /// Sets the exits, if the mode chooses among exits.
     pub fn with_exits(mut self, exits: Option<&Exits>) -> Self {
         if self.spec().is_ok_and(|mode| mode.chooses_exits()) {
             self.exits = exits.cloned();
@@ -93,7 +93,7 @@ impl DecodingArgs {
         self
     }
 
-    /// A text that determines the answers of a model, including what is taken from its folder.
+    /// A text that identifies the answers of a model, including what its folder defines.
     pub fn description(&self, trained: &DecodingDefaults) -> Result<String> {
         let rule = self.chosen_rule(trained)?.map(|rule| rule.to_string());
         let exits = exits_of(trained, self.exits.as_ref()).ok();
@@ -200,7 +200,7 @@ impl DecodingArgs {
         })
     }
 
-    /// The rule that decides where tokens exit, in modes that need one beside their text.
+    /// The exit rule, in modes that need one besides their name.
     pub fn chosen_rule(&self, trained: &DecodingDefaults) -> Result<Option<ExitRule>> {
         if self.spec()?.needs_rule() {
             Ok(Some(self.rule(trained)?))
@@ -209,7 +209,7 @@ impl DecodingArgs {
         }
     }
 
-    /// The calibrated rule, unless thresholds are given; else that of the arguments.
+    /// The calibrated rule unless thresholds are given, else that of the arguments.
     fn rule(&self, trained: &DecodingDefaults) -> Result<ExitRule> {
         if let Some(calibrated) = self.calibrated(trained)? {
             return Ok(calibrated.rule.clone());
@@ -218,7 +218,7 @@ impl DecodingArgs {
         parse_policy(policy, self.thresholds.clone())
     }
 
-    /// The first calibrated rule for the exits and the policy, if no thresholds are given.
+    /// The first calibrated rule of these exits and this policy, if no thresholds are given.
     fn calibrated<'a>(&self, trained: &'a DecodingDefaults) -> Result<Option<&'a CalibratedExits>> {
         let exits = exits_of(trained, self.exits.as_ref())?;
         let policy = self.policy.as_deref();
@@ -239,14 +239,14 @@ fn first_exit(exits: &Exits) -> Result<Exit> {
     exits.iter().next().context("no exit")
 }
 
-/// Hands what automatic mode measured on earlier prompts to the next decoder.
+/// Passes what automatic mode measured on earlier prompts to the next decoder.
 pub fn keep_tuner(settings: &mut DecodeSettings, tuner: &mut Option<Tuner>) {
     if let (Mode::Auto(fresh), Some(tuned)) = (&mut settings.mode, tuner.take()) {
         *fresh = tuned;
     }
 }
 
-/// The exits asked for, or those the model was trained at; the last is the full depth.
+/// The given exits, or those of the training. The last is the full depth.
 pub fn exits_of(model: &DecodingDefaults, asked: Option<&Exits>) -> Result<Exits> {
     let exits = asked.or(model.exits.as_ref());
     let exits = exits.context("the model has no soft.json that lists exits: give --exits")?;

@@ -46,7 +46,7 @@ impl PlaceArgs {
         Ok((&self.device.open()?, self.computed()).into())
     }
 
-    /// The dtype that is computed in. The CPU's matrix products have no fast bf16, and f32
+    /// The dtype of the computation. On the CPU, matrix products in bf16 are slow, and f32
     /// represents every bf16 number.
     fn computed(&self) -> DType {
         match (self.device.device.as_str(), self.dtype) {
@@ -55,7 +55,7 @@ impl PlaceArgs {
         }
     }
 
-    /// The device and dtype as results name them: `cpu`, or `cuda, bf16`.
+    /// Device and dtype in results: `cpu`, or `cuda, bf16`.
     pub fn name(&self) -> String {
         let device = &self.device.device;
         match self.computed() {

@@ -1,4 +1,4 @@
-//! A model under evaluation: name, folder, weights, tokenizer, and what it computes on texts.
+//! A model to evaluate, and its results on texts.
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
@@ -48,7 +48,7 @@ impl FromStr for NamedFolder {
     }
 }
 
-/// `runs/soft/model` gets the name `soft`: every run has a `model`.
+/// `runs/soft/model` gets the name `soft`, since every run has a folder `model`.
 fn own_name(folder: &Path) -> String {
     let named = match folder.file_name() {
         Some(name) if name == "model" => folder.parent().and_then(Path::file_name),
@@ -83,17 +83,17 @@ impl EvalModelArgs {
 pub struct EvalModel {
     /// The name in tables.
     pub name: String,
-    /// Its folder: that in the cache if it came from a hub.
+    /// Its folder; in the cache for a model from a hub.
     pub folder: PathBuf,
     /// Its files, for the provenance of results.
     pub inputs: Vec<Input>,
-    /// Identifies the content of its files in journals, whatever its name.
+    /// Fingerprint of the files, for journals.
     fingerprint: String,
     /// The weights.
     pub model: Llama,
     /// The tokenizer.
     pub tokenizer: Tokenizer,
-    /// What its folder says about decoding.
+    /// Decoding defaults of its folder.
     pub trained: DecodingDefaults,
 }
 
@@ -108,9 +108,9 @@ pub struct Answer {
     pub ended: bool,
 }
 
-/// Prompts to answer, and how.
+/// Prompts to answer, and settings.
 pub struct Questions<'a> {
-    /// The prompts' tokens.
+    /// Tokens of the prompts.
     pub prompts: &'a [Vec<u32>],
     /// Exits for modes that need exits, by default those the model was trained at.
     pub exits: Option<&'a Exits>,
@@ -121,7 +121,7 @@ pub struct Questions<'a> {
 }
 
 impl EvalModel {
-    /// Loads a model, which is fetched first if it is named as on a hub.
+    /// Loads a model. A model named as on a hub is fetched first.
     pub fn load(
         named: &NamedFolder,
         place: impl Into<Placement>,
@@ -152,7 +152,7 @@ impl EvalModel {
         }
     }
 
-    /// Refuses exits with a block of their own, which cannot decode inside the whole model.
+    /// Refuses exits with a block of their own, which only decode as separate models.
     pub fn check_answers(&self, exits: &Exits) -> Result<()> {
         let with_blocks = self.model.exits_with_blocks();
         let own = exits.iter().find(|exit| with_blocks.contains(exit));
@@ -166,12 +166,12 @@ impl EvalModel {
         Ok(())
     }
 
-    /// The arguments of a greedy mode.
+    /// Arguments of a greedy mode.
     pub fn decoding(&self, mode: &str, questions: &Questions) -> DecodingArgs {
         DecodingArgs::of_mode(mode, questions.max_new_tokens).with_exits(questions.exits)
     }
 
-    /// The key in a journal of what this model computes by `how` from tokens.
+    /// The journal key of the result of computation `how` on tokens.
     pub fn key(&self, how: &str, tokens: &[u32]) -> String {
         let bytes: Vec<u8> = tokens
             .iter()
@@ -181,8 +181,8 @@ impl EvalModel {
         format!("{how}/{}/{length}-{sum}", self.fingerprint)
     }
 
-    /// Greedy answers, from the journal if it has them; new ones are recorded there. `progress` is
-    /// called after each prompt.
+    /// Greedy answers, from the journal or computed and recorded. `progress` is called after each
+    /// prompt.
     pub fn answers(
         &self,
         mode: &str,
@@ -228,8 +228,8 @@ impl EvalModel {
         Ok(answers.into_iter().flatten().collect())
     }
 
-    /// Sums of scores, `[exit][row]`, from the journal if it has them. `progress` is called after
-    /// each batch.
+    /// Sums of scores, `[exit][row]`, from the journal or computed and recorded. `progress` is
+    /// called after each batch.
     pub fn row_scores(
         &self,
         exits: &Exits,
@@ -241,7 +241,7 @@ impl EvalModel {
         for batch in batches {
             let targets = batch.targets().iter();
             let targets = targets.flat_map(|t| [t.row as u32, t.position as u32, t.token]);
-            // Padded, as the journals of earlier versions were.
+            // With padding, for the keys of existing journals.
             let tokens = batch.padded(self.tokenizer.pad()).into_iter();
             let content: Vec<u32> = tokens.chain(targets).collect();
             let key = self.key(&format!("scores/{exits}"), &content);
@@ -262,9 +262,9 @@ impl EvalModel {
         Ok(rows)
     }
 
-    /// What every exit predicts after the first token of each answer (the full model generates the
-    /// first, in the pass over the prompt), from the journal if it has it. `progress` is called
-    /// after each text.
+    /// Traces of every exit after the first token of each answer, from the journal or computed and
+    /// recorded. The full model generates the first token in the pass over the prompt. `progress`
+    /// is called after each text.
     pub fn traces(
         &self,
         exits: &Exits,

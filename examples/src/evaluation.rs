@@ -1,4 +1,4 @@
-//! The provenance of an evaluation: command, version, machine, seeds, fingerprints of its inputs.
+//! The provenance of an evaluation: command, version, machine, seeds, fingerprints of inputs.
 
 use std::fs::File;
 use std::io::Read;
@@ -78,7 +78,7 @@ fn quoted(argument: &str) -> String {
     }
 }
 
-/// Files of a model folder that determine what it computes, besides its weights.
+/// Files of a model folder that determine its results, besides the weights.
 const SMALL_FILES: [&str; 6] = [
     "config.json",
     "draft_tokens.json",
@@ -88,7 +88,6 @@ const SMALL_FILES: [&str; 6] = [
     "tokenizer_config.json",
 ];
 
-/// Fingerprints of the files of a model folder.
 pub(crate) fn fingerprints(folder: &Path) -> Result<Vec<Input>> {
     let entries = std::fs::read_dir(folder).with_context(|| folder.display().to_string())?;
     let paths = entries.map(|entry| entry.map(|entry| entry.path()));
@@ -101,7 +100,7 @@ pub(crate) fn fingerprints(folder: &Path) -> Result<Vec<Input>> {
     paths.iter().map(|path| fingerprint(path)).collect()
 }
 
-/// Identifies the content of a model folder, whatever its path.
+/// Fingerprint of the content of a model folder.
 pub fn fingerprint_of_model(folder: &Path) -> Result<String> {
     Ok(fingerprint_of_inputs(&fingerprints(folder)?))
 }

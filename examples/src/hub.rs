@@ -1,17 +1,17 @@
 //! Model folders from the command line: a path, or with the feature `hub` a name on a hub.
 //!
-//! Environment variables and cache are those of Python's huggingface_hub: a model fetched by one is
-//! found by the other.
+//! Environment variables and cache are those of the Python package huggingface_hub, so that both
+//! share downloads.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-/// The folder of a model: `text` itself if there is such a folder, otherwise that of the model
-/// `org/name[@revision]` in the cache, fetched if it is not there.
+/// The folder of a model: `text` if it is a folder, else that of the model `org/name[@revision]` in
+/// the cache, fetched if it is missing.
 ///
 /// # Errors
-/// When there is no such folder and `text` is no name, or the model cannot be fetched.
+/// If `text` is neither a folder nor a name, or the model cannot be fetched.
 pub fn model_folder(text: impl AsRef<Path>) -> Result<PathBuf> {
     let folder = text.as_ref();
     if folder.is_dir() {
@@ -27,7 +27,7 @@ mod named {
 
     use anyhow::{Result, bail};
 
-    /// Nothing is fetched in this build: the error says which feature would fetch it.
+    /// Always fails: fetching needs the feature `hub`.
     pub(super) fn folder(text: &str) -> Result<PathBuf> {
         if !is_name(text) {
             bail!("no folder {text}");
@@ -38,7 +38,7 @@ mod named {
         );
     }
 
-    /// Whether this looks like the name of a model on a hub, whose own rules are stricter.
+    /// Whether this looks like the name of a model. The hub has stricter rules.
     fn is_name(text: &str) -> bool {
         let (repo, revision) = text.split_once('@').unwrap_or((text, "main"));
         let part = |part: &str| {
@@ -62,10 +62,10 @@ mod named {
 
     use crate::statusln;
 
-    /// How often a plain line is printed when there is no terminal to draw on.
+    /// Interval of progress lines without a terminal.
     const PLAIN_EVERY: Duration = Duration::from_secs(30);
 
-    /// The folder in the cache, completed if files are missing.
+    /// The folder in the cache, with missing files fetched.
     pub(super) fn folder(text: &str) -> Result<PathBuf> {
         let Ok(name) = text.parse::<HubName>() else {
             bail!("no folder {text}");
@@ -96,7 +96,7 @@ mod named {
         Ok(folder.path)
     }
 
-    /// The settings that huggingface_hub takes from the same variables.
+    /// Settings from the environment variables of huggingface_hub.
     fn config(env: &dyn Fn(&str) -> Option<String>, home: Option<PathBuf>) -> Result<HubConfig> {
         let set = |name: &str| env(name).filter(|value| !value.trim().is_empty());
         let path = |name: &str| {
@@ -131,7 +131,7 @@ mod named {
         Ok(config)
     }
 
-    /// One bar per file, redrawn in place; plain lines if stderr is no terminal.
+    /// One progress bar per file, or plain lines if stderr is not a terminal.
     struct Download {
         file: String,
         bar: ProgressBar,
@@ -167,7 +167,7 @@ mod named {
         }
     }
 
-    /// A bar over the bytes of a file, starting where an earlier attempt ended.
+    /// A progress bar of a file that starts at the bytes of an earlier attempt.
     fn bar(file: &str, bytes: u64, total: u64) -> ProgressBar {
         let bar = ProgressBar::new(total).with_position(bytes);
         if let Ok(style) = ProgressStyle::with_template(

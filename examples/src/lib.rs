@@ -1,5 +1,6 @@
-//! What `soft`, the examples and the benchmarks share: models, prompts and decoding settings from
-//! the command line, evaluations, progress bars, tables, and a tiny invented world to train on.
+//! Shared code of `soft`, the examples and the benchmarks: models, prompts and decoding settings
+//! from the command line, evaluations, progress bars, tables, and a small invented world to train
+//! on.
 
 pub mod calibration;
 pub mod decoding;

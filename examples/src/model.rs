@@ -1,4 +1,4 @@
-//! A model loaded from the folder that the command line names, with its tokenizer.
+//! Loads a model and its tokenizer from the folder on the command line.
 
 use std::path::{Path, PathBuf};
 
@@ -27,18 +27,18 @@ pub struct ModelArgs {
 
 /// A loaded model.
 pub struct OpenModel {
-    /// Its folder: that in the cache if it came from a hub.
+    /// Its folder; in the cache for a model from a hub.
     pub folder: PathBuf,
     /// The weights.
     pub model: Llama,
     /// The tokenizer.
     pub tokenizer: Tokenizer,
-    /// What the folder says about decoding.
+    /// Decoding defaults of the folder.
     pub trained: DecodingDefaults,
 }
 
 impl ModelArgs {
-    /// Loads the model, which is fetched first if it is named as on a hub.
+    /// Loads the model. A model named as on a hub is fetched first.
     pub fn open(&self) -> Result<OpenModel> {
         let folder = model_folder(&self.model)?;
         let model = load(&folder, self.place.open()?)?;
@@ -63,7 +63,7 @@ impl OpenModel {
     }
 }
 
-/// Loads the model of a folder, and prints a note if it is not what its config.json says.
+/// Loads the model of a folder. Prints a note if config.json ties the head but the weights do not.
 pub fn load(folder: &Path, place: impl Into<Placement>) -> Result<Llama> {
     let model = Llama::from_pretrained(folder, place)?;
     if LlamaConfig::load(folder)?.tied && !model.config().tied {

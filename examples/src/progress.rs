@@ -1,4 +1,4 @@
-//! Progress on the terminal: a bar, redrawn in place; plain lines if stderr is no terminal.
+//! Progress bars on a terminal, or plain lines if stderr is not a terminal.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::statusln;
 
-/// A bar over a known number of steps.
+/// A progress bar.
 pub struct Progress {
     bar: ProgressBar,
     name: String,
@@ -17,11 +17,11 @@ pub struct Progress {
     plain: bool,
 }
 
-/// How often a plain line is printed.
+/// Interval of plain lines.
 const PLAIN_EVERY: Duration = Duration::from_secs(30);
 
 impl Progress {
-    /// A bar called `name` over `total` steps, of which `done` are done.
+    /// A bar named `name` of `total` steps, of which `done` are done.
     pub fn new(name: &str, total: u64, done: u64) -> Self {
         let bar = ProgressBar::new(total).with_position(done);
         if let Ok(style) = ProgressStyle::with_template(
@@ -43,7 +43,7 @@ impl Progress {
         }
     }
 
-    /// One step further, with `message` beside the bar.
+    /// Advances by one step and shows `message`.
     pub fn step(&mut self, message: &str) {
         self.bar.set_message(message.to_owned());
         self.bar.inc(1);
@@ -59,7 +59,7 @@ impl Progress {
         }
     }
 
-    /// A line above the bar.
+    /// Prints a line above the bar.
     pub fn say(&self, line: &str) {
         if self.plain {
             statusln!("{line}");

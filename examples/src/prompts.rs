@@ -45,7 +45,7 @@ pub struct Reader<'a> {
 }
 
 impl PromptArgs {
-    /// The prompts' tokens: at least one prompt, each with at least one token and within the
+    /// Reads and encodes the prompts: at least one, each with at least one token and within the
     /// context.
     pub fn read(&self, reader: &Reader) -> Result<Vec<Prompt>> {
         ensure!(self.limit != Some(0), "--limit is 0: expected at least 1");
@@ -91,7 +91,7 @@ impl PromptArgs {
 }
 
 impl Reader<'_> {
-    /// The tokens of prompts. Prints notes and warnings about chat template and control tokens.
+    /// Encodes prompts. Prints notes and warnings about chat template and control tokens.
     fn encode(&self, prompts: &[PromptBody]) -> Result<Vec<Vec<u32>>> {
         let is_chat = |prompt: &PromptBody| matches!(prompt, PromptBody::Chat(_));
         if prompts.iter().any(is_chat) {

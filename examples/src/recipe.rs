@@ -1,7 +1,7 @@
-//! Recipes: a subcommand's flags in a TOML file, `--config FILE`.
+//! Recipes: TOML files with the flags of a subcommand, `--config FILE`.
 //!
-//! A recipe's fields are the subcommand's long flags, with `_` or `-` between words; flags on the
-//! command line override it.
+//! The fields are the long flags, with `_` or `-` between words. Flags on the command line override
+//! them.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -10,13 +10,13 @@ use anyhow::{Context, Result, bail};
 use clap::{Arg, ArgAction, Command};
 use toml::Value;
 
-/// A command line of `program`. If it runs `subcommand` with `--config`, the recipe's flags are
-/// inserted in front of the given ones.
+/// Expands a command line of `program`. If it runs `subcommand` with `--config`, the flags of the
+/// recipe are inserted before the given ones.
 ///
 /// The subcommand must allow a flag to be given twice (clap's `args_override_self`).
 ///
 /// # Errors
-/// When the recipe cannot be read, or has a field that is no flag or a value that no flag takes.
+/// If the recipe cannot be read, or has an unknown field or a value of a wrong type.
 pub fn expanded(
     program: &Command,
     subcommand: &str,
@@ -59,7 +59,6 @@ fn read(command: &Command, path: &Path) -> Result<Vec<String>> {
     Ok(flags)
 }
 
-/// The flag of a field.
 fn argument<'a>(command: &'a Command, name: &str) -> Result<&'a Arg> {
     let long = name.replace('_', "-");
     let all = || {
@@ -76,7 +75,7 @@ fn argument<'a>(command: &'a Command, name: &str) -> Result<&'a Arg> {
     bail!("unknown field `{name}`: expected one of {names}")
 }
 
-/// The field as it would be given on the command line.
+/// The command-line form of a field.
 fn flag(arg: &Arg, name: &str, value: &Value) -> Result<Vec<String>> {
     let long = format!("--{}", arg.get_long().unwrap_or_default());
     let is_switch = matches!(arg.get_action(), ArgAction::SetTrue);
@@ -102,7 +101,7 @@ fn flag(arg: &Arg, name: &str, value: &Value) -> Result<Vec<String>> {
         "a text, a number or a list of them"
     };
     let text = text.with_context(|| format!("field `{name}` is {value}: expected {expected}"))?;
-    // Joined, so that a value may start with a dash.
+    // With `=`, so that a value may start with a dash.
     Ok(vec![format!("{long}={text}")])
 }
 
@@ -197,7 +196,7 @@ mod tests {
             message.contains("recipe nowhere.toml: cannot read"),
             "{message}"
         );
-        // Other subcommands have no recipes.
+        // Other subcommands do not read recipes.
         assert_eq!(expand("other").unwrap(), given("other"));
     }
 }

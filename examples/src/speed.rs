@@ -1,4 +1,4 @@
-//! Decoding modes measured side by side on one model.
+//! Measures decoding modes side by side on one model.
 
 use std::cell::RefCell;
 
@@ -18,18 +18,18 @@ use crate::progress::Progress;
 pub struct SpeedRun<'a> {
     /// The model.
     pub subject: &'a EvalModel,
-    /// Modes by name, first the one that the others are compared with.
+    /// Named modes, the first of which is the reference.
     pub modes: &'a [(String, DecodingArgs)],
     /// The name of the prompts in tables.
     pub data: String,
     /// The prompts.
     pub prompts: &'a [Prompt],
-    /// Least agreement of the recommended mode with the full model.
+    /// Minimum agreement of the recommended mode with the full model.
     pub least_agreement: f64,
 }
 
 impl SpeedRun<'_> {
-    /// Measures every mode on every prompt; results in the journal are reused.
+    /// Measures every mode on every prompt. Results in the journal are reused.
     pub fn run(&self, journal: &mut Journal) -> Result<SpeedTable> {
         let subject = self.subject;
         let names: Vec<String> = self.modes.iter().map(|(name, _)| name.clone()).collect();
@@ -66,7 +66,7 @@ impl SpeedRun<'_> {
         let failed = RefCell::new(None);
         let mode = |(name, decoding): &'_ (String, DecodingArgs)| {
             let (decoding, failed) = (decoding.clone(), &failed);
-            // Wrong settings are refused before anything is measured.
+            // Invalid settings fail here, before anything is measured.
             let settings = decoding.settings(&subject.trained, &subject.tokenizer);
             settings.with_context(|| format!("mode {name:?}"))?;
             Ok(SpeedMode {
@@ -112,8 +112,9 @@ impl SpeedRun<'_> {
         Ok(samples)
     }
 
-    /// `[mode][prompt]`: how many decisions after the first agree with the full model on the same
-    /// text, and how many there are. The full model makes the first in every mode.
+    /// `[mode][prompt]`: the number of tokens and stop tokens that the full model predicts too on
+    /// the same text, and their total. The first token of an answer is left out, since the full
+    /// model generates it in every mode.
     fn agreements(
         &self,
         samples: &[Vec<SpeedSample>],

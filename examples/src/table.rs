@@ -1,8 +1,8 @@
-//! Plain tables for the terminal, figures to the right.
+//! Text tables for the terminal.
 
 use comfy_table::{CellAlignment, Table, presets};
 
-/// A table with these headings and rows; the first column is text.
+/// A table with these headings and rows. All columns but the first are aligned right.
 pub fn table<R: IntoIterator<Item = String>>(
     headings: &[&str],
     rows: impl IntoIterator<Item = R>,

@@ -1,9 +1,9 @@
 //! The log of a run as TensorBoard event files.
 //!
-//! An event file is a sequence of records, each a length, a protocol buffer and checksums of both;
-//! a scalar is a tag and a number in an `Event`. Sources: TensorFlow's `record_writer.h`,
-//! `event.proto` and `summary.proto`. Implemented here because the crates that write such files are
-//! no longer maintained (tensorboard-rs was last released in 2022).
+//! An event file is a sequence of records, each with its length, a protocol buffer and checksums of
+//! both. A scalar is a tag and a number in an `Event`. Sources: TensorFlow's `record_writer.h`,
+//! `event.proto` and `summary.proto`. Implemented here because the crates for such files are
+//! unmaintained (tensorboard-rs was last released in 2022).
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -18,11 +18,11 @@ use soft_burn::{ExitLoss, LogLine};
 pub struct EventFile(BufWriter<File>);
 
 impl EventFile {
-    /// A new event file in `folder` with the lines of `log`. Files of earlier starts of the run are
-    /// removed, since the log contains their steps.
+    /// Creates an event file in `folder` with the lines of `log`. Files of earlier starts of the
+    /// run are removed, since the log contains their steps.
     ///
     /// # Errors
-    /// When files cannot be read or written.
+    /// If files cannot be read or written.
     pub fn create(folder: &Path, log: &Path) -> Result<Self> {
         if folder.exists() {
             fs::remove_dir_all(folder)
@@ -44,10 +44,10 @@ impl EventFile {
         Ok(events)
     }
 
-    /// Adds the numbers of one line of the log.
+    /// Adds the numbers of a line of the log.
     ///
     /// # Errors
-    /// When the file cannot be written.
+    /// If the file cannot be written.
     pub fn add(&mut self, line: &LogLine) -> Result<()> {
         let losses = |part: &str, exits: &[ExitLoss]| -> Vec<(String, f64)> {
             let tag = |exit: &ExitLoss| (format!("{part}/exit_{}", exit.exit), exit.loss);
@@ -82,17 +82,17 @@ fn now() -> f64 {
     since.map_or(0.0, |since| since.as_secs_f64())
 }
 
-/// CRC-32C, rotated and shifted, as TensorFlow masks checksums that are stored with their data.
+/// Masked CRC-32C, as TensorFlow stores checksums next to their data.
 fn masked(bytes: &[u8]) -> [u8; 4] {
     let crc = crc32c::crc32c(bytes).rotate_right(15);
     crc.wrapping_add(0xa282_ead8).to_le_bytes()
 }
 
-/// The bytes of an `Event`.
+/// An encoded `Event`.
 struct Event(Vec<u8>);
 
 impl Event {
-    /// The first of a file.
+    /// The first event of a file.
     fn version() -> Self {
         let mut event = Self::dated();
         event.bytes(3, b"brain.Event:2");
@@ -163,7 +163,7 @@ mod tests {
         assert_eq!(event.0[9..], after_time);
     }
 
-    /// The check value of CRC-32C, 0xe3069283 for "123456789", rotated and shifted by hand.
+    /// The check value of CRC-32C, 0xe3069283 for "123456789", masked by hand.
     #[test]
     fn checksums_are_masked() {
         assert_eq!(u32::from_le_bytes(masked(b"123456789")), 0xc78a_b0e5);

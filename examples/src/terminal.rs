@@ -1,5 +1,5 @@
-//! Output of programs: lines that do not panic on a closed pipe, a full disk or a lost terminal,
-//! and without escape codes from files.
+//! Output of programs. Printing does not panic on a closed pipe, a full disk or a lost terminal,
+//! and removes escape codes.
 
 use std::backtrace::BacktraceStatus;
 use std::borrow::Cow;
@@ -12,19 +12,19 @@ use std::sync::OnceLock;
 use anyhow::{Error, Result, anyhow};
 use soft_burn::out_of_memory;
 
-/// Prints a line of results to standard output.
+/// Prints a line of results to stdout.
 #[macro_export]
 macro_rules! outln {
     ($($text:tt)*) => { $crate::terminal::out_line(format_args!($($text)*)) };
 }
 
-/// Prints a line about the work to standard error.
+/// Prints a status line to stderr.
 #[macro_export]
 macro_rules! statusln {
     ($($text:tt)*) => { $crate::terminal::status_line(format_args!($($text)*)) };
 }
 
-/// The first error of writing standard output, after which nothing more is written.
+/// The first error of stdout, after which nothing more is written.
 static LOST_OUTPUT: OnceLock<io::Error> = OnceLock::new();
 
 /// Implements [`outln!`].
@@ -37,19 +37,20 @@ pub fn out_line(text: Arguments) {
     }
 }
 
-/// Implements [`statusln!`]. Errors are ignored: a run does not stop because its messages are lost.
+/// Implements [`statusln!`]. Errors are ignored, so that a run does not stop if its messages are
+/// lost.
 pub fn status_line(text: Arguments) {
     let line = format!("{text}\n");
     let _ = io::stderr().write_all(clean(&line).as_bytes());
 }
 
-/// Runs a program and prints its error. A closed pipe, as by `head`, is not a failure; a full disk
-/// is.
+/// Runs a program and prints its error. A closed pipe, as with `head`, is not a failure; a full
+/// disk is.
 pub fn run(program: impl FnOnce() -> Result<()>) -> ExitCode {
     run_with_status(|| program().map(|()| ExitCode::SUCCESS))
 }
 
-/// The same for a program that chooses its own exit status.
+/// Like [`run`], for a program that chooses its own exit status.
 pub fn run_with_status(program: impl FnOnce() -> Result<ExitCode>) -> ExitCode {
     let done = within_memory(program);
     let _ = io::stdout().flush();
@@ -70,7 +71,7 @@ pub fn run_with_status(program: impl FnOnce() -> Result<ExitCode>) -> ExitCode {
     }
 }
 
-/// Turns the panic by which backends report that a device is out of memory into an error.
+/// Turns the out-of-memory panics of backends into errors.
 fn within_memory<T>(program: impl FnOnce() -> Result<T>) -> Result<T> {
     let print = panic::take_hook();
     panic::set_hook(Box::new(move |panic| {
@@ -86,7 +87,7 @@ fn within_memory<T>(program: impl FnOnce() -> Result<T>) -> Result<T> {
     })
 }
 
-/// An error with its causes, except those that its own text contains.
+/// An error with its causes, except those that end its own text.
 fn described(error: &Error) -> String {
     let mut text = error.to_string();
     for cause in error.chain().skip(1).map(ToString::to_string) {
@@ -106,7 +107,7 @@ fn is_broken_pipe(error: &Error) -> bool {
     io.is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
 }
 
-/// Maximum number of characters of an error that is shown, since it may quote a file.
+/// Maximum number of characters of a printed error, since it may quote a file.
 const MOST_OF_AN_ERROR: usize = 4000;
 
 fn shortened(text: &str) -> Cow<'_, str> {
@@ -116,11 +117,10 @@ fn shortened(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// Maximum number of digits that are shown.
+/// Maximum number of digits of a printed number.
 const MOST_DIGITS: usize = 40;
 
-/// A text without control characters other than line breaks and tabs, and with long numbers
-/// shortened.
+/// Removes control characters except line breaks and tabs, and shortens long numbers.
 pub fn clean(text: &str) -> Cow<'_, str> {
     let plain = |c: char| !c.is_control() || c == '\n' || c == '\t';
     let longest = text

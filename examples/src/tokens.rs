@@ -1,4 +1,4 @@
-//! Tokenizing, from the command line, and the notes and warnings about it.
+//! Tokenization arguments, with notes and warnings.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,8 +21,7 @@ pub struct TokenArgs {
 }
 
 impl TokenArgs {
-    /// The tokenizer of a model folder. Prints a note if the folder's settings could not be used as
-    /// they are.
+    /// The tokenizer of a model folder. Prints a note if settings of the folder could not be used.
     pub fn open(&self, folder: &Path, vocab: usize) -> Result<Tokenizer> {
         let tokenizer = Tokenizer::from_folder(folder, vocab)?;
         if let Some(note) = tokenizer.note() {
@@ -68,7 +67,7 @@ pub fn warn_of_control_text(counts: &BTreeMap<String, usize>) {
     );
 }
 
-/// Prints a note if a folder has no chat template: which default is used.
+/// Prints a note that names the default chat template, if a folder has none.
 pub fn note_default_template(tokenizer: &Tokenizer, folder: &Path) {
     let template = tokenizer.chat_template();
     if template.is_default() {

@@ -1,4 +1,5 @@
-//! Wrong input: exit status 1 or 2, one clear error, nothing left behind, nothing overwritten.
+//! Invalid input gives exit status 1 or 2 and one clear error, and neither leaves nor overwrites
+//! files.
 
 mod programs;
 

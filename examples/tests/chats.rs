@@ -52,7 +52,6 @@ fn run(name: &str, arguments: &[&str], paths: &[(&str, &Path)]) -> Output {
     output
 }
 
-/// The answers of a model in `mode`.
 fn answers(model: &Path, mode: &str) -> Vec<String> {
     let answer = |(asked, _)| {
         let arguments = [
@@ -167,7 +166,7 @@ fn rows_that_were_rendered_before_are_recognised() {
     assert!(!said.contains("warning"), "{said}");
 }
 
-/// What `soft chat` does with these lines of input.
+/// The output of `soft chat` for these lines of input.
 fn chat(model: &Path, arguments: &[&str], lines: &str) -> Output {
     let mut command = soft("chat");
     command.arg("--model").arg(model).args(arguments);

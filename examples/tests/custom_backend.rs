@@ -1,4 +1,5 @@
-//! The second implementation of soft-core's traits obeys their laws and agrees with the first.
+//! The implementation of soft-core's traits on candle obeys their laws and agrees with that on
+//! Burn.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test's way to fail
 

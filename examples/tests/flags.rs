@@ -57,7 +57,6 @@ const CHAT: [&str; 6] = [
     "--mode", "--exits", "--policy", "--seed", "--system", "--stop",
 ];
 
-/// The flags without a value.
 const SWITCHES: [&str; 8] = [
     "--train-body",
     "--dry-run",

@@ -1,5 +1,5 @@
-//! `soft generate` and `soft verify`: the modes that must give the same text do, and wrong input
-//! gets one clear error.
+//! `soft generate` and `soft verify`: exact modes give the same text, and invalid input gives one
+//! clear error.
 
 mod programs;
 
@@ -18,7 +18,7 @@ fn generate(model: &Path, arguments: &[&str]) -> Output {
     command.env_remove("RUST_BACKTRACE").output().unwrap()
 }
 
-/// The JSON lines of a run that must succeed.
+/// The JSON lines of a command that must succeed.
 #[track_caller]
 fn lines(arguments: &[&str]) -> Vec<Value> {
     let output = generate(&tiny_llama(), &[arguments, &["--json"]].concat());
@@ -47,7 +47,6 @@ fn prompts_file(folder: &Path, content: &str) -> String {
     path.to_str().unwrap().to_owned()
 }
 
-/// The quickstart's model with a chat template.
 fn with_template(root: &Path, template: &str) -> PathBuf {
     let folder = root.join("chatty");
     fs::create_dir_all(&folder).unwrap();

@@ -36,7 +36,7 @@ fn finetune(data: &Path, out: &Path, resume: bool) -> Child {
         .unwrap()
 }
 
-/// The log without wall time, and all bytes of the finished weights.
+/// The log without wall times, and the bytes of the final weights.
 fn outcome(out: &Path) -> (Vec<Value>, Vec<u8>) {
     let log = fs::read_to_string(out.join("log.jsonl")).unwrap();
     let untimed = |line: &str| {
@@ -53,7 +53,7 @@ fn outcome(out: &Path) -> (Vec<Value>, Vec<u8>) {
     )
 }
 
-/// Knuth's linear congruential generator, for moments that may differ from run to run.
+/// Knuth's linear congruential generator.
 struct Random(u64);
 
 impl Random {
@@ -66,7 +66,6 @@ impl Random {
     }
 }
 
-/// Lines in the log.
 fn logged(out: &Path) -> usize {
     fs::read_to_string(out.join("log.jsonl")).map_or(0, |log| log.lines().count())
 }
@@ -95,7 +94,7 @@ fn ten_kills_change_nothing() {
         }
         std::thread::sleep(Duration::from_millis(random.below(40)));
         if child.try_wait().unwrap().is_some() {
-            // It finished before the kill: undo the finish and kill again.
+            // The run finished before the kill: undo the finish and try again.
             fs::remove_dir_all(killed.join("model")).unwrap();
             continue;
         }

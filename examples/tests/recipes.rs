@@ -1,4 +1,4 @@
-//! The recipes are read, and wrong ones are refused before anything is loaded.
+//! Recipes are read, and invalid ones refused before anything is loaded.
 
 mod programs;
 
@@ -29,7 +29,7 @@ fn complaint(recipe: &Path, flags: &[&str]) -> String {
     String::from_utf8(output.stderr).unwrap()
 }
 
-/// Every recipe is valid as far as its model, which is missing.
+/// Every recipe is valid up to its model, which is missing.
 #[test]
 fn every_recipe_is_read() {
     let mut count = 0;

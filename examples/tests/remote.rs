@@ -1,5 +1,5 @@
-//! Two compute servers share a run: losses and weights are those of one device, and there is a
-//! clear error when one of them dies. Real servers and a real run, on loopback.
+//! Two compute servers on loopback share a run: losses and weights equal those of one device, and
+//! there is a clear error when one of them dies.
 
 mod programs;
 

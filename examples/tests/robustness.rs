@@ -1,5 +1,5 @@
-//! Conditions that must not cost a run, hang the program or end in a panic: closed pipes, a second
-//! process, changed files, files that are none, absurd numbers.
+//! Conditions that must not lose a run, hang the program or end in a panic: closed pipes, a second
+//! process, changed files, invalid files, huge numbers.
 
 #![cfg(unix)]
 
@@ -192,7 +192,7 @@ fn a_second_interrupt_stops_at_once() {
     assert!(!out.join("model").exists());
 }
 
-/// Runs a command that must refuse its input: soon, with an error that has `part`, without a panic.
+/// Runs a command that must fail quickly, with an error that has `part` and without a panic.
 #[track_caller]
 fn refused(mut command: Command, part: &str) {
     command.env_remove("RUST_BACKTRACE");

@@ -1,90 +1,87 @@
-//! How far every exit of one model is from the full depth of another, position by position of an
-//! answer.
+//! Agreement of every exit of a model with the full depth of another model or of itself, by
+//! position in the answer.
 //!
-//! The figures of Sorted LLaMA's analysis (section 5): KL divergence of the next-token
-//! distributions and cosine similarity of the last hidden states, by exit and output position, for
-//! a model against itself and for two models against each other; and how often both name the same
-//! token. Both models read the same text, so that what differs is the models and not what they
-//! wrote before. Knows no text, only tokens.
+//! The figures are those of Sorted LLaMA, section 5 (KL divergence of the next-token distributions,
+//! cosine similarity of the last hidden states), and the share of equal greedy tokens. Both models
+//! read the same text, so that differences come from the models and not from their earlier output.
 
 use serde::{Deserialize, Serialize};
 use soft_core::model::Head;
 use soft_core::{DecodeModel, Exit, Exits};
 
-/// A prompt and an answer to it, usually that of the full model in the comparison.
+/// A prompt and an answer to it, usually that of the full model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AnsweredPrompt {
     /// Tokens of the prompt, at least one.
     pub prompt: Vec<u32>,
     /// Tokens of the answer.
     pub answer: Vec<u32>,
-    /// Whether it ended by itself: then the end, too, is a decision to look at.
+    /// Whether it ended with a stop token. The end is then compared like a token.
     pub ended: bool,
 }
 
 impl AnsweredPrompt {
-    /// Decisions that made the answer: its tokens, and its end where it ended by itself.
+    /// Number of tokens to compare, including the stop token if the answer ended with one.
     pub fn decisions(&self) -> usize {
         self.answer.len() + usize::from(self.ended)
     }
 }
 
-/// Means over all answers that are so long.
+/// Means over all answers that have this position.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PositionAgreement {
-    /// Answers that have this position.
+    /// Number of these answers.
     pub answers: u64,
-    /// Share of them where exit and full model name the same token.
+    /// Share of answers in which exit and full model predict the same token.
     pub top1: f64,
     /// KL(exit ‖ full model) of the next-token distributions, in nats.
     pub kl: f64,
-    /// Cosine of the hidden states before the final norm.
+    /// Cosine similarity of the hidden states before the final norm.
     pub cosine: f64,
 }
 
-/// One exit against the full model.
+/// Agreement of one exit with the full model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ExitAgreement {
     /// Depth of the sub-model.
     pub exit: Exit,
-    /// By position of the answer, its first token first.
+    /// One entry per position of the answer.
     pub positions: Vec<PositionAgreement>,
 }
 
-/// States and logits of a model on one text, at the positions of its answer.
+/// States and logits of a model at the positions of an answer, by exit.
 struct Reading<H> {
-    /// Of each exit: hidden states, and logits of every position.
     exits: Vec<(H, Rows)>,
 }
 
-/// Logits and the best token of every position.
+/// Logits and best token of every position.
 struct Rows {
     logits: Vec<Vec<f32>>,
     best: Vec<u32>,
 }
 
-/// Exits of one model beside the full depth of another, or of itself.
+/// Compares the exits of one model with the full depth of another, or of itself.
 #[derive(Debug)]
 pub struct Pairing<'a, M> {
     /// The model with the exits.
     pub model: &'a M,
-    /// The model whose full depth is compared with; of the same vocabulary and width.
+    /// The model whose full depth is the reference; of the same vocabulary and width.
     pub reference: &'a M,
     /// The exits.
     pub exits: &'a Exits,
-    /// Positions of an answer to look at, its first token first.
+    /// Number of positions of an answer to compare.
     pub positions: usize,
 }
 
 impl<M: DecodeModel> Pairing<'_, M> {
-    /// Reads the answers with both models, side by side. `progress` is called after each. Hidden
-    /// states of different models are compared as they are.
+    /// Runs both models over the answers. `progress` is called after each answer. Hidden states of
+    /// different models are compared directly, without an alignment.
     ///
     /// # Errors
-    /// As the models' own; scores that are no finite numbers.
+    /// Errors of the models; logits that are not finite.
     ///
     /// # Panics
-    /// When a prompt has no tokens, or the models' vocabularies or widths differ.
+    /// If a prompt has no tokens, or the models' vocabularies or widths differ.
     pub fn agreement(
         &self,
         answers: &[AnsweredPrompt],
@@ -118,7 +115,7 @@ impl<M: DecodeModel> Pairing<'_, M> {
     }
 }
 
-/// Adds what one answer shows, by exit and position.
+/// Adds the figures of one answer to the sums, by exit and position.
 fn add<M: DecodeModel>(
     model: &M,
     ours: &Reading<M::Hidden>,
@@ -138,7 +135,7 @@ fn add<M: DecodeModel>(
 }
 
 impl PositionAgreement {
-    /// Sums to means.
+    /// Divides the sums by the number of answers.
     fn mean(self) -> Self {
         let answers = self.answers.max(1) as f64;
         Self {
@@ -151,7 +148,7 @@ impl PositionAgreement {
 }
 
 impl ExitAgreement {
-    /// Mean over all positions, each answer's token counting the same.
+    /// Mean over the tokens of all positions.
     pub fn overall(&self) -> PositionAgreement {
         let mut sum = PositionAgreement::default();
         for position in &self.positions {
@@ -185,7 +182,7 @@ fn read<M: DecodeModel>(
     model.visit_exits(&tokens, exits, |exit, hidden| {
         let states = model.select(hidden, &wanted)?;
         let rows = Rows {
-            // Refuses scores that are no finite numbers, which would pass for a divergence of 0.
+            // Fails for logits that are not finite, which `kl` would take for a divergence of 0.
             best: model.best_tokens(&states, Head::Full(exit))?,
             logits: model.logit_rows(&states, Head::Full(exit))?,
         };
@@ -195,7 +192,7 @@ fn read<M: DecodeModel>(
     Ok(reading)
 }
 
-/// KL divergence in nats of softmax(`ours`) from softmax(`theirs`).
+/// KL(softmax(`ours`) ‖ softmax(`theirs`)) in nats.
 fn kl(ours: &[f32], theirs: &[f32]) -> f64 {
     assert_eq!(ours.len(), theirs.len(), "one vocabulary");
     let log_sum = |row: &[f32]| {
@@ -219,7 +216,7 @@ mod tests {
 
     #[test]
     fn divergence_by_hand() {
-        // (1/4, 3/4) from (1/2, 1/2): 0.25 ln 0.5 + 0.75 ln 1.5; shifts of logits change nothing.
+        // KL of (1/4, 3/4) from (1/2, 1/2): 0.25 ln 0.5 + 0.75 ln 1.5. Shifts of logits cancel.
         let hand = 0.25 * 0.5f64.ln() + 0.75 * 1.5f64.ln();
         let found = kl(&[5.0, 5.0 + 3f32.ln()], &[-1.0, -1.0]);
         assert!((found - hand).abs() < 1e-6, "{found} {hand}");

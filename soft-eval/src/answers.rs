@@ -1,15 +1,12 @@
-//! Whether a short answer is right: exact match and F1, as for TriviaQA.
+//! Exact match and F1 of short answers, as for TriviaQA.
 //!
-//! Knows two texts; generating, and cutting a generation down to its answer, is the caller's.
-//!
-//! Source: Joshi et al., *TriviaQA*, ACL 2017, and the rules of its official evaluation script.
-//! The SoFT paper reports exact match; it compares as written, case and all
-//! ([`exact_match`]). Most other work compares normalized texts ([`exact_match_normalized`]).
+//! Source: Joshi et al., *TriviaQA*, ACL 2017, and its official evaluation script. The SoFT paper
+//! reports exact match without normalization ([`exact_match`]); most other work normalizes
+//! ([`exact_match_normalized`]).
 
 use std::collections::HashMap;
 
-/// Whether `prediction`, without the white space around it, is one of `answers` (without theirs)
-/// to the letter.
+/// Whether `prediction` equals one of `answers`, apart from leading and trailing white space.
 ///
 /// Nothing is normalized: `paris` and `Paris.` are not `Paris`.
 pub fn exact_match<A: AsRef<str>>(prediction: &str, answers: impl IntoIterator<Item = A>) -> bool {
@@ -19,7 +16,7 @@ pub fn exact_match<A: AsRef<str>>(prediction: &str, answers: impl IntoIterator<I
         .any(|answer| answer.as_ref().trim_matches(is_space) == prediction)
 }
 
-/// Whether `prediction` is one of `answers` after [`normalize`].
+/// Whether `prediction` equals one of `answers` after [`normalize`].
 ///
 /// ```
 /// use soft_eval::{exact_match, exact_match_normalized};
@@ -39,19 +36,19 @@ pub fn exact_match_normalized<A: AsRef<str>>(
 
 /// The best F1 of `prediction` against any of `answers`, from 0 to 1; 0 without answers.
 ///
-/// Words of the normalized texts are compared as bags: with `c` words in common, precision is `c`
-/// over the prediction's words, recall `c` over the answer's, and F1 = 2PR / (P + R). Without a
-/// word in common it is 0, even if both texts are empty.
+/// Normalized texts are compared as bags of words: with `c` words in common, precision P is `c`
+/// over the words of the prediction, recall R is `c` over those of the answer, and F1 = 2PR / (P +
+/// R). F1 is 0 without a common word, even if both texts are empty.
 pub fn f1<A: AsRef<str>>(prediction: &str, answers: impl IntoIterator<Item = A>) -> f64 {
     let prediction = normalize(prediction);
     let of = |answer: A| word_f1(&prediction, &normalize(answer.as_ref()));
     answers.into_iter().map(of).fold(0.0, f64::max)
 }
 
-/// How right one answer is.
+/// The scores of one answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct AnswerScore {
-    /// Whether it is an accepted answer to the letter, as in the paper.
+    /// Whether it is an accepted answer without normalization, as in the paper.
     pub exact: bool,
     /// Whether it is one after TriviaQA's normalization.
     pub normalized: bool,
@@ -70,11 +67,11 @@ impl AnswerScore {
     }
 }
 
-/// A text in the form in which TriviaQA compares answers.
+/// Normalizes a text as TriviaQA does.
 ///
-/// In this order: `_` becomes a space; lower case; ASCII punctuation and the quotes ``‘’´` ``
-/// become spaces; the words `a`, `an`, `the` go; runs of white space become one space, none at
-/// the ends.
+/// In this order: `_` becomes a space; lower case; ASCII punctuation and the quotes
+/// ``‘’´` `` become spaces; the words `a`, `an`, `the` are removed; runs of white space become one
+/// space, and are removed at both ends.
 ///
 /// ```
 /// assert_eq!(soft_eval::normalize("The  Rock-'n'-Roll_Years!"), "rock n roll years");
@@ -97,13 +94,13 @@ fn is_mark(c: char) -> bool {
     c.is_ascii_punctuation() || matches!(c, '‘' | '’' | '´')
 }
 
-/// White space as the official script has it: Python's, with the ASCII separators.
+/// White space of Python, as in the official script, which includes the ASCII separators.
 fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\x1c'..='\x1f').contains(&c)
 }
 
-/// Takes articles out as whole words: they end where letters and digits end, which need not be
-/// at a space ("a–z" loses its first word).
+/// Removes articles that are whole words. Words end where letters and digits end, not only at
+/// spaces ("a–z" loses its first word).
 fn without_articles(text: &str) -> String {
     let mut bare = String::with_capacity(text.len());
     let mut rest = text;
@@ -191,10 +188,9 @@ mod tests {
         // "big red dog" and "red dog house barks": 2 common, P = 2/3, R = 2/4, F1 = 4/7.
         let score = f1("The big red dog", ["a red dog house barks"]);
         assert!((score - 4.0 / 7.0).abs() < 1e-12, "{score}");
-        // Repeated words count as often as both have them: c = 1, P = 1/3, R = 1, F1 = 1/2.
+        // A repeated word counts as often as it occurs in both: c = 1, P = 1/3, R = 1, F1 = 1/2.
         let score = f1("ha ha ha", ["ha"]);
         assert!((score - 0.5).abs() < 1e-12, "{score}");
-        // The best alias counts.
         assert_eq!(
             f1("David Seville", ["Ross Bagdasarian", "david seville!"]),
             1.0

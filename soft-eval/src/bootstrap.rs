@@ -1,8 +1,7 @@
-//! How sure a mean is: bootstrap confidence intervals, also of paired differences.
+//! Bootstrap confidence intervals of means and of paired differences.
 //!
-//! Knows numbers, one or two per question. The questions are resampled, never their tokens, since
-//! tokens of one text go together. Two models are compared on the same questions: what makes a
-//! question hard for both then cancels.
+//! Questions are resampled, not tokens, since the tokens of a text are correlated. Two models are
+//! compared on the same questions, so that the difficulty of a question cancels.
 //!
 //! Source: Efron & Tibshirani, *An Introduction to the Bootstrap*, 1993, chapter 13 (percentile
 //! intervals).
@@ -10,7 +9,7 @@
 use serde::{Deserialize, Serialize};
 use soft_core::random::Random;
 
-/// An estimate and the interval that holds the true value with the chosen confidence.
+/// An estimate and its confidence interval.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Interval {
     /// The estimate from all data.
@@ -22,8 +21,8 @@ pub struct Interval {
 }
 
 impl Interval {
-    /// A share of successes and its 95 % interval after Wilson (1927), which has a width even where
-    /// none or all succeed; none without trials.
+    /// A share of successes and its 95 % Wilson score interval (1927), which has a width even if
+    /// none or all succeed. `None` without trials.
     pub fn of_share(successes: usize, trials: usize) -> Option<Self> {
         if trials == 0 {
             return None;
@@ -40,7 +39,7 @@ impl Interval {
         })
     }
 
-    /// The same in other units.
+    /// The estimate and both ends times `factor`.
     #[must_use]
     pub fn scaled(self, factor: f64) -> Self {
         Self {
@@ -51,15 +50,16 @@ impl Interval {
     }
 }
 
-/// How intervals are made.
+/// Settings of the bootstrap.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Bootstrap {
-    /// Resamples: 2,000 place the ends to about a tenth of the interval.
+    /// Number of resamples. With 2,000, the standard error of the ends is about 3 % of the
+    /// half-width of the interval.
     pub resamples: usize,
     /// Confidence, above 0 and below 1.
     pub level: f64,
-    /// Seed of the resampling: the same data give the same interval.
+    /// Seed of the resampling.
     pub seed: u64,
 }
 
@@ -74,14 +74,14 @@ impl Default for Bootstrap {
 }
 
 impl Bootstrap {
-    /// The mean of one number per question; none without questions.
+    /// The mean of one number per question. `None` without questions.
     pub fn mean(&self, values: &[f64]) -> Option<Interval> {
         let parts: Vec<_> = values.iter().map(|&value| (value, 1.0)).collect();
         self.ratio(&parts)
     }
 
-    /// The mean difference, ours less theirs, of numbers for the same questions in the same order;
-    /// none without questions, or when there are not as many of both.
+    /// The mean of ours − theirs for the same questions in the same order. `None` without
+    /// questions, or if the lengths differ.
     pub fn difference(&self, ours: &[f64], theirs: &[f64]) -> Option<Interval> {
         if ours.len() != theirs.len() {
             return None;
@@ -92,7 +92,7 @@ impl Bootstrap {
     }
 
     /// Σ numerators / Σ denominators of one pair per question, such as the nats and the tokens of a
-    /// text; none when all denominators are 0.
+    /// text. `None` if the denominators sum to 0.
     pub fn ratio(&self, parts: &[(f64, f64)]) -> Option<Interval> {
         self.interval(parts.len(), |sample| {
             let (above, below) = sample.fold((0.0, 0.0), |(above, below), index| {
@@ -102,8 +102,8 @@ impl Bootstrap {
         })
     }
 
-    /// A statistic of the questions of these indices, of which resamples repeat some and leave
-    /// others out; none when it is not finite for all questions, or for none.
+    /// The interval of a statistic, which is given the indices of a resample. `None` without
+    /// questions, or if the statistic of all questions is not finite.
     pub fn interval(
         &self,
         questions: usize,
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn pairs_cancel_what_they_share() {
-        // Questions differ by far more than the models, which differ by 0.1 on each.
+        // The differences between questions are far larger than that of the models, 0.1 on each.
         let theirs: Vec<_> = (0..50).map(f64::from).collect();
         let ours: Vec<_> = theirs.iter().map(|value| value + 0.1).collect();
         let interval = Bootstrap::default().difference(&ours, &theirs).unwrap();
@@ -175,8 +175,8 @@ mod tests {
 
     #[test]
     fn intervals_hold_the_truth_as_often_as_they_say() {
-        // 300 samples of 60 uniform numbers: the mean 0.5 lies in 95 % of the intervals; standard
-        // deviation 1.3 points.
+        // 300 samples of 60 uniform numbers: 95 % of the intervals contain the mean 0.5, with a
+        // standard deviation of 1.3 points.
         let mut rng = Random::new(5);
         let hits = (0..300).filter(|_| {
             let values: Vec<_> = (0..60).map(|_| rng.uniform()).collect();

@@ -1,12 +1,12 @@
-//! Exit thresholds with a promise: at most so many tokens differ from the full model's.
+//! Exit thresholds that bound, with a given confidence, the share of tokens that differ from those
+//! of the full model.
 //!
-//! Learn then test. On one part of the texts a path of candidate rules is made, from no early exits
-//! to all tokens exiting at the first exit; on the other part each is tested in turn against "its
-//! share of disagreeing tokens is higher than promised" until the test fails to reject that. Since
-//! the order was fixed before, no correction for trying many candidates is needed. The test is a
-//! bet on every text: a wealth that grows while texts disagree less than promised, and which a rule
-//! that breaks the promise brings to 1 / (1 − confidence) with at most that probability. The texts
-//! are the independent draws, not their tokens.
+//! The method is Learn then Test with fixed-sequence testing. One part of the texts yields a
+//! sequence of candidate rules, from no early exits to all tokens at the first exit. On the other
+//! part, each candidate in turn is tested against the hypothesis that its share of disagreeing
+//! tokens exceeds the limit, until a hypothesis is not rejected. No correction for multiple testing
+//! is needed, since the order is fixed beforehand. The test is a betting test with one bet per
+//! text, since the texts are independent but not their tokens.
 //!
 //! Sources: Angelopoulos et al., *Learn then Test*, arXiv 2110.01052 (fixed-sequence testing);
 //! Waudby-Smith & Ramdas, *Estimating means of bounded random variables by betting*, arXiv
@@ -21,26 +21,26 @@ use soft_core::random::{self, Random};
 use crate::candidates::candidates;
 use crate::{EvalError, PolicyOutcome, TokenTrace};
 
-/// What is promised, and on what grounds.
+/// What is guaranteed, and how it is tested.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CalibrationSettings {
-    /// Highest share of tokens that may disagree with the full model, above 0 and below 1.
+    /// Maximum share of tokens that may disagree with the full model, above 0 and below 1.
     pub disagreement: f64,
-    /// How sure that must be, above 0 and below 1.
+    /// Confidence of that limit, above 0 and below 1.
     pub confidence: f64,
-    /// Share of the texts on which candidates are made, above 0 and below 1; the others test them.
+    /// Share of the texts that candidates are made on, above 0 and below 1. The others test them.
     pub tuned_on: f64,
-    /// Longest text in tokens, fixed before texts are looked at: what is bounded is the mean of
-    /// numbers that this bounds.
+    /// Maximum number of tokens of a text. The test needs this bound, and it must not be taken from
+    /// the texts themselves.
     pub longest: usize,
     /// Seed of the split.
     pub seed: u64,
 }
 
 impl CalibrationSettings {
-    /// At most this share on texts of at most so many tokens, with 95 % confidence, half of the
-    /// texts for each part.
+    /// This limit for texts of at most `longest` tokens, with 95 % confidence and half of the texts
+    /// for each part.
     pub fn at_most(disagreement: f64, longest: usize) -> Self {
         Self {
             disagreement,
@@ -51,7 +51,7 @@ impl CalibrationSettings {
         }
     }
 
-    /// Refuses shares that are none.
+    /// Checks the ranges.
     ///
     /// # Errors
     /// A setting outside its range.
@@ -73,26 +73,26 @@ impl CalibrationSettings {
     }
 }
 
-/// A rule that keeps its promise, and how it did on the texts that candidates were made on.
+/// A calibrated rule and its results.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Calibration {
-    /// The rule, to be stored with the model.
+    /// The rule, to store with the model.
     pub calibrated: CalibratedExits,
-    /// On the texts that candidates were made on: to choose between criteria with, since they took
-    /// no part in the test.
+    /// On the texts that candidates were made on. Criteria may be compared by it, since these texts
+    /// take no part in the test.
     pub tuning: PolicyOutcome,
-    /// On the texts it was tested with.
+    /// On the texts of the test.
     pub tested: PolicyOutcome,
-    /// Whether texts of this number and length could have shown the promise to hold at all, had no
-    /// token disagreed.
+    /// Whether texts of this number and length could prove the limit if no token disagreed.
     pub provable: bool,
 }
 
-/// The rule of this criterion with the earliest exits among those that keep the promise; one
-/// without early exits when no other does.
+/// The rule of this criterion with the lowest mean depth among those that pass the test. It has no
+/// early exits if no other passes.
 ///
 /// # Errors
-/// Settings outside their ranges; fewer than two texts, or one that is longer than the longest.
+/// Settings outside their ranges; fewer than two texts with tokens; a text longer than
+/// [`longest`](CalibrationSettings::longest); exits without an early one.
 pub fn calibrate(
     criterion: Criterion,
     exits: &Exits,
@@ -156,7 +156,7 @@ pub fn calibrate(
     })
 }
 
-/// Texts to make candidates on, and texts to test them on.
+/// Texts that candidates are made on, and texts of the test.
 type Parts<'a> = (Vec<&'a Vec<TokenTrace>>, Vec<&'a Vec<TokenTrace>>);
 
 fn split<'a>(
@@ -177,7 +177,7 @@ fn split<'a>(
     Ok((order, testing))
 }
 
-/// Puts items in a random order that the seed fixes.
+/// Shuffles items, as the seed determines.
 pub fn shuffle<T>(items: &mut [T], seed: u64) {
     let mut rng = Random::new(seed);
     random::shuffle(items, |bound| (rng.uniform() * bound as f64) as usize);
@@ -205,10 +205,9 @@ fn never(
 }
 
 impl CalibrationSettings {
-    /// A number from 0 to 1 whose mean over texts is at most the promised share exactly when the
-    /// share of all tokens that disagree is: of D disagreeing among N tokens, (D + promised ·
-    /// (longest − N)) / longest. A text counts as if filled up to the longest with tokens of the
-    /// promised share.
+    /// The loss of a text, from 0 to 1: (D + limit · (longest − N)) / longest, if D of N tokens
+    /// disagree. This pads the text to `longest` with tokens that disagree at the limit, so that
+    /// the mean over texts is at most the limit exactly if the share of all tokens is.
     fn loss(&self, disagreeing: u64, tokens: usize) -> f64 {
         let longest = self.longest.max(1) as f64;
         (disagreeing as f64 + self.disagreement * (longest - tokens as f64)) / longest
@@ -229,11 +228,12 @@ fn losses(
     texts.iter().map(loss).collect()
 }
 
-/// Whether "the mean of these numbers from 0 to 1 is `limit` or more" is rejected at level `level`.
+/// Whether the hypothesis "the mean of these numbers from 0 to 1 is `limit` or more" is rejected at
+/// level `level`.
 ///
-/// The wealth of a bettor against that claim, who stakes more the surer earlier numbers make him
-/// and never more than all, is a supermartingale where the claim holds: by Ville's inequality it
-/// ever reaches 1 / level with probability at most level.
+/// The wealth of a bettor against the hypothesis is a supermartingale under it. By Ville's
+/// inequality it reaches 1 / `level` with a probability of at most `level`. The stake depends on
+/// the earlier numbers only and is at most the whole wealth.
 fn rejects(losses: &[f64], limit: f64, level: f64) -> bool {
     let count = losses.len() as f64;
     let (mut sum, mut squares, mut variance) = (0.5, 0.25, 0.25);

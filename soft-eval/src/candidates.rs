@@ -1,27 +1,24 @@
-//! Candidate exit rules, from one under which no token exits early to one under which every token
-//! does.
+//! Candidate exit rules, from one without early exits to one under which every token exits early.
 //!
-//! A rule has a threshold per exit. All thresholds of a candidate follow from one number, the price
-//! of a disagreement: a token exits where its probability of disagreement, at this confidence, is
-//! at most the price times the share of blocks that exiting saves. The chance is estimated by
-//! isotonic regression on the tokens that got as far as this exit under the same price. Knows
-//! traced texts, and no promise.
+//! All thresholds of a candidate follow from one number, the price of a disagreement: a token exits
+//! if its probability of disagreement, given its confidence, is at most the price times the share
+//! of blocks saved. The probability is estimated by isotonic regression on the tokens that reach
+//! this exit at the same price.
 //!
-//! Source of the regression: Ayer et al., 1955 (pool adjacent violators).
+//! Source: Ayer et al., 1955 (pool adjacent violators).
 
 use soft_core::policy::{Criterion, ExitRule};
 use soft_core::{Exit, Exits, Thresholds};
 
 use crate::TokenTrace;
 
-/// Prices tried: from a disagreement of one token in a thousand for the whole depth to any, in
-/// steps of a sixth.
+/// Number of prices, from 10⁻³ to 1 in steps of about a sixth.
 const PRICES: usize = 46;
 const LOWEST_PRICE: f64 = 1e-3;
 const STEP: f64 = 1.166;
 
-/// Rules of this criterion in the order in which they are to be tested: the first never exits, the
-/// last always does, and in between the price of a disagreement rises; made on `texts`.
+/// Rules of this criterion in the order of the test, made on `texts`: the first has no early exits,
+/// under the last every token exits early, and the price rises in between.
 pub(crate) fn candidates(
     criterion: Criterion,
     exits: &Exits,
@@ -45,7 +42,6 @@ pub(crate) fn candidates(
     rules
 }
 
-/// The rule under which no token exits early.
 fn never(criterion: Criterion) -> ExitRule {
     match criterion {
         Criterion::Confidence => ExitRule::Confidence(Thresholds::all(1.0)),
@@ -60,16 +56,15 @@ fn never(criterion: Criterion) -> ExitRule {
 fn always(criterion: Criterion) -> ExitRule {
     match criterion {
         Criterion::Confidence => ExitRule::Confidence(Thresholds::all(0.0)),
-        // Above no margin at all: two equal best tokens stay.
+        // A margin of exactly 0, of two equally likely tokens, does not exit.
         Criterion::Margin => ExitRule::Margin(Thresholds::all(0.0)),
-        // No distribution over a vocabulary of 2⁶⁴ tokens is more doubtful.
+        // In nats: no distribution over fewer than 10²⁷ tokens exceeds it.
         Criterion::Entropy => ExitRule::Entropy(Thresholds::all(64.0)),
         Criterion::Saturation => ExitRule::Saturation(Thresholds::all(-1.0)),
         Criterion::Patience => ExitRule::Patience(1),
     }
 }
 
-/// The threshold of every early exit at this price.
 fn thresholds(
     criterion: Criterion,
     exits: &Exits,
@@ -92,7 +87,6 @@ fn thresholds(
                 )
             })
             .collect();
-        // The surest first.
         seen.sort_by(|a, b| b.0.total_cmp(&a.0));
         let least = least_sure(&seen, price * saved);
         let threshold = rounded(criterion, least);
@@ -102,7 +96,7 @@ fn thresholds(
     found
 }
 
-/// How confident an exit is.
+/// The value of the criterion, negated if lower values exit.
 fn sureness(criterion: Criterion, token: &TokenTrace, index: usize) -> f64 {
     let early = token.early[index];
     let evidence = soft_core::policy::ExitSignals {
@@ -113,15 +107,16 @@ fn sureness(criterion: Criterion, token: &TokenTrace, index: usize) -> f64 {
     if criterion.is_doubt() { -value } else { value }
 }
 
-/// The sureness down to which tokens, sorted by falling sureness, disagree with an estimated chance
-/// of at most `limit`; none when not even the surest do.
+/// The lowest sureness at which the estimated probability of disagreement is at most `limit`;
+/// `None` if it exceeds the limit everywhere. `seen` holds sureness and disagreement by falling
+/// sureness.
 fn least_sure(seen: &[(f64, bool)], limit: f64) -> Option<f64> {
-    // Blocks of rising chance: disagreeing, tokens, sureness of the last.
+    // Blocks of rising probability: disagreeing tokens, tokens, lowest sureness.
     let mut blocks: Vec<(f64, f64, f64)> = Vec::new();
     for &(sureness, disagrees) in seen {
         let mut block = (f64::from(u8::from(disagrees)), 1.0, sureness);
         while let Some(&(above, tokens, last)) = blocks.last() {
-            // Equal sureness cannot be parted by a threshold.
+            // A threshold cannot separate tokens of equal sureness.
             if last > block.2 && above / tokens < block.0 / block.1 {
                 break;
             }
@@ -134,14 +129,14 @@ fn least_sure(seen: &[(f64, bool)], limit: f64) -> Option<f64> {
     kept.last().map(|block| block.2)
 }
 
-/// A threshold of four decimals that the least sure token to leave passes; tokens hardly less sure
-/// may pass too, which the test takes into account.
+/// A threshold of four decimals at which the token of sureness `least` exits. Less sure tokens
+/// within the rounding exit too, which the test takes into account.
 fn rounded(criterion: Criterion, least: Option<f64>) -> f64 {
     const DECIMALS: f64 = 1e4;
     match (criterion.is_doubt(), least) {
         (true, None) => 0.0,
         (false, None) => 1.0,
-        // Strictly below the token's sureness, or above its doubt, in single precision too.
+        // The policies compare strictly, and in single precision.
         (true, Some(least)) => ((-least * DECIMALS).floor() + 1.0) / DECIMALS,
         (false, Some(least)) => {
             let below = ((least * DECIMALS).ceil() - 1.0) / DECIMALS;
@@ -168,8 +163,7 @@ mod tests {
 
     #[test]
     fn blocks_are_pooled_by_hand() {
-        // Falling sureness; the third disagrees and is followed by two that agree: pooled they
-        // disagree in one of three.
+        // The third token disagrees, the next two agree: the pooled probability is 1/3.
         let seen = [
             (0.9, false),
             (0.8, false),

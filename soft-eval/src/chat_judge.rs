@@ -1,9 +1,9 @@
-//! A judge behind any server that speaks OpenAI's chat API: OpenAI's own, llama.cpp's, vLLM's,
+//! A judge on a server with OpenAI's chat API, such as OpenAI's own, llama.cpp's, vLLM's or
 //! Ollama's.
 //!
-//! Knows HTTP. What is asked is [`judge_prompt`](crate::judge_prompt); what is answered is read by
-//! [`Verdict::parse`](crate::Verdict::parse). A server that is busy or silent is asked again after
-//! growing pauses; one that refuses for good is not.
+//! The question is that of [`judge_prompt`](crate::judge_prompt), the reply is parsed by
+//! [`Verdict::parse`](crate::Verdict::parse). Requests are repeated with growing pauses if the
+//! server is busy or does not reply, but not if it refuses the request.
 
 use std::thread::sleep;
 use std::time::Duration;
@@ -12,29 +12,30 @@ use serde_json::{Value, json};
 
 use crate::{Comparison, EvalError, Judge, Judgement, Verdict, judge_prompt};
 
-/// Where the server is and how patient to be with it.
+/// Address and retries.
 #[derive(Clone)]
 pub struct ChatSettings {
     /// Address up to the version, such as `https://api.openai.com/v1` or
     /// `http://localhost:8080/v1`.
     pub url: String,
-    /// The model's name there.
+    /// The model's name on the server.
     pub model: String,
-    /// Sent as a bearer token when given.
+    /// Bearer token.
     pub key: Option<String>,
-    /// Longest wait for one reply.
+    /// Timeout of one request.
     pub timeout: Duration,
-    /// Attempts for one verdict, at least 1.
+    /// Maximum number of attempts per verdict, at least 1.
     pub attempts: u32,
-    /// Pause after the first failure; each further one is twice as long. A server's own
-    /// `Retry-After` in seconds takes its place.
+    /// Pause after the first failure, doubled after each further one. A `Retry-After` header in
+    /// seconds replaces it, up to two minutes.
     pub pause: Duration,
-    /// Longest reply in tokens.
+    /// Maximum number of tokens of a reply.
     pub max_tokens: u32,
 }
 
 impl ChatSettings {
-    /// A minute for each of five attempts, pauses from one second on, replies of at most 64 tokens.
+    /// Five attempts with a timeout of a minute, pauses from one second on, replies of at most 64
+    /// tokens.
     pub fn new(url: impl Into<String>, model: impl Into<String>) -> Self {
         Self {
             url: url.into(),
@@ -48,7 +49,7 @@ impl ChatSettings {
     }
 }
 
-/// The key stays out of logs.
+/// Omits the key, which must not be logged.
 impl std::fmt::Debug for ChatSettings {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ChatSettings")
@@ -60,31 +61,30 @@ impl std::fmt::Debug for ChatSettings {
     }
 }
 
-/// Longest pause that a server's `Retry-After` is granted.
+/// Maximum pause that `Retry-After` can ask for.
 const LONGEST_PAUSE: Duration = Duration::from_secs(120);
 
-/// Asks a chat server.
+/// A judge that asks a chat server.
 #[derive(Debug)]
 pub struct ChatJudge {
     settings: ChatSettings,
     agent: ureq::Agent,
 }
 
-/// Why an attempt failed.
 struct Failure {
     reason: String,
     /// Whether another attempt may help.
     passing: bool,
-    /// How long the server wants to be left alone.
+    /// The `Retry-After` of the server.
     wait: Option<Duration>,
 }
 
 impl ChatJudge {
-    /// A judge with these settings; nothing is sent yet.
+    /// A judge with these settings. Nothing is sent yet.
     pub fn new(settings: ChatSettings) -> Self {
         let config = ureq::Agent::config_builder()
             .timeout_global(Some(settings.timeout))
-            // Statuses are read here, with the server's words.
+            // An error would drop the body, which says why.
             .http_status_as_error(false)
             .build();
         Self {
@@ -113,7 +113,7 @@ impl ChatJudge {
         let body = response.body_mut().read_to_string();
         let body = body.map_err(|error| Failure::passing(error.to_string()))?;
         if is_too_long(status.as_u16(), &body) {
-            // Of this pair nothing will come; the others may do.
+            // This pair cannot be judged, but others can: no error.
             return Ok(format!("status {}: {}", status.as_u16(), shortened(&body)));
         }
         if !status.is_success() {
@@ -126,7 +126,7 @@ impl ChatJudge {
         let reply: Value = serde_json::from_str(&body).unwrap_or(Value::Null);
         let choice = &reply["choices"][0];
         let text = match &choice["message"] {
-            // A refusal, a filter, or a model that thought until its tokens ran out: words, but no
+            // A refusal, a content filter, or reasoning that used up all tokens: a reply without a
             // verdict.
             Value::Object(message) if message.get("content").is_none_or(Value::is_null) => {
                 Some(choice.to_string())
@@ -151,7 +151,7 @@ impl Failure {
     }
 }
 
-/// Whether a server says that this text is more than its model can read.
+/// Whether the reply says that the text exceeds the context of the model.
 fn is_too_long(status: u16, body: &str) -> bool {
     let body = body.to_lowercase();
     status == 413 || status == 400 && body.contains("context") && body.contains("length")
@@ -188,7 +188,7 @@ impl Judge for ChatJudge {
                 }
             }
         }
-        // `1..` ends before any such number of attempts.
+        // Unreachable: the last attempt returns.
         Err(EvalError::Judge {
             reason: "no attempt was made".to_owned(),
         })

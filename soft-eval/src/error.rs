@@ -1,4 +1,4 @@
-//! What can go wrong between a model's answers and a table.
+//! Errors of this crate.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,32 +12,32 @@ pub enum EvalError {
     /// A file cannot be read or written.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
-        /// What was tried.
+        /// The attempted action, such as "read".
         action: &'static str,
         /// The file.
         path: PathBuf,
-        /// The system's reason.
+        /// The cause.
         source: io::Error,
     },
-    /// A file of results that another process adds to.
+    /// A file of results is open in another process.
     #[error("{} is in use: another process adds to it", path.display())]
     InUse {
         /// The file.
         path: PathBuf,
     },
-    /// A file that is not what it should be.
+    /// A file has unexpected content.
     #[error("{}{}: expected {expected}, found {found}", path.display(), at_line(*line))]
     Content {
         /// The file.
         path: PathBuf,
-        /// The line, from 1; none when the file is one piece.
+        /// The line, from 1, in files of lines.
         line: Option<usize>,
-        /// What belongs there.
+        /// The expected content.
         expected: &'static str,
-        /// What is there.
+        /// The content found.
         found: String,
     },
-    /// A journal of other settings.
+    /// A journal was started with other settings.
     #[error(
         "{}: begun with other settings: `{key}` was {was}, now it is {now}; give another file, or the same settings to go on",
         path.display()
@@ -52,23 +52,23 @@ pub enum EvalError {
         /// Its value now.
         now: String,
     },
-    /// A setting that makes no sense.
+    /// A setting is invalid.
     #[error("{setting}: expected {expected}, found {found}")]
     Setting {
         /// The setting.
         setting: &'static str,
-        /// What would do.
+        /// The valid values.
         expected: &'static str,
-        /// What was given.
+        /// The given value.
         found: String,
     },
-    /// A judge that gave no verdict.
+    /// A judge gave no verdict.
     #[error("the judge gave no verdict: {reason}")]
     Judge {
         /// Why.
         reason: String,
     },
-    /// Verdicts that are still missing.
+    /// Verdicts are missing.
     #[error(
         "{missing} verdicts are missing: {} lists them; fill in \"verdict\" (\"1\", \"2\" or \"tie\") and run again",
         path.display()
@@ -76,10 +76,10 @@ pub enum EvalError {
     MissingVerdicts {
         /// The file with the open comparisons.
         path: PathBuf,
-        /// How many.
+        /// Number of missing verdicts.
         missing: usize,
     },
-    /// A figure that cannot be drawn.
+    /// A figure cannot be drawn.
     #[error("cannot draw the figure {figure}: {reason}")]
     Figure {
         /// The figure.

@@ -1,30 +1,30 @@
 //! Loss, perplexity and accuracy of every exit.
 //!
-//! One pass through the model serves all exits. Means are over supervised tokens, not over batches.
+//! One pass through the model scores all exits. Means are over supervised tokens.
 
 use serde::{Deserialize, Serialize};
 use soft_core::model::ScoreSum;
 use soft_core::{Batch, BatchModel, Exit, Exits};
 
-/// How well one sub-model predicts the supervised tokens of some text.
+/// The scores of one exit on the supervised tokens of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ExitScores {
     /// Depth of the sub-model.
     pub exit: Exit,
     /// Mean cross-entropy in nats per token.
     pub loss: f64,
-    /// e to the loss.
+    /// exp(loss).
     pub perplexity: f64,
-    /// Share of tokens that get the highest score, teacher-forced.
+    /// Share of tokens that have the highest logit, with teacher forcing.
     pub accuracy: f64,
-    /// Tokens scored.
+    /// Number of tokens.
     pub tokens: u64,
 }
 
 /// Scores every exit of `model` on `batches`; `progress` is called after each batch.
 ///
 /// # Errors
-/// As the model's own.
+/// Errors of the model.
 pub fn exit_scores<M: BatchModel>(
     model: &M,
     exits: &Exits,
@@ -38,10 +38,10 @@ pub fn exit_scores<M: BatchModel>(
         .collect())
 }
 
-/// The sums of every exit over every row, `[exit][row]`: what intervals are made of.
+/// Sums of scores, `[exit][row]`, as needed for confidence intervals.
 ///
 /// # Errors
-/// As the model's own.
+/// Errors of the model.
 pub fn row_scores<M: BatchModel>(
     model: &M,
     exits: &Exits,

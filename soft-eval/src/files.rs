@@ -6,13 +6,12 @@ use std::path::Path;
 
 use crate::EvalError;
 
-/// The bytes of a regular file.
 pub(crate) fn read_bytes(path: &Path) -> Result<Vec<u8>, EvalError> {
     check_regular(path)?;
     fs::read(path).map_err(EvalError::io("read", path))
 }
 
-/// Refuses what is not a regular file, such as a pipe, which may never end.
+/// Refuses a path that is not a regular file, such as a pipe, whose content may never end.
 pub(crate) fn check_regular(path: &Path) -> Result<(), EvalError> {
     let metadata = fs::metadata(path).map_err(EvalError::io("read", path))?;
     if metadata.is_file() {
@@ -23,7 +22,6 @@ pub(crate) fn check_regular(path: &Path) -> Result<(), EvalError> {
     }
 }
 
-/// The text of a regular file.
 pub(crate) fn read_text(path: &Path) -> Result<String, EvalError> {
     String::from_utf8(read_bytes(path)?).map_err(|error| EvalError::Content {
         path: path.to_owned(),

@@ -1,22 +1,21 @@
-//! Which settings are worth having: those that no other beats in both speed and agreement.
+//! The Pareto frontier of speed and agreement.
 
 use serde::{Deserialize, Serialize};
 
-/// A setting with its speed and its agreement with the full model, both the higher the better.
+/// A decoding setting with its speed and its agreement with the full model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Setting {
-    /// The setting, as the command line has it.
+    /// The name of the setting.
     pub name: String,
-    /// Times as fast as plain decoding.
+    /// Speed relative to plain decoding.
     pub speed: f64,
-    /// Share of tokens that are the full model's, from 0 to 1.
+    /// Share of tokens that the full model predicts too, from 0 to 1.
     pub agreement: f64,
-    /// What that share is at least, with 95 % confidence: the lower end of its interval.
+    /// Lower end of the 95 % interval of that share.
     pub least: f64,
 }
 
-/// Indices of the settings that none is better than in one respect and at least as good as in the
-/// other, the slowest first.
+/// Indices of the settings on the Pareto frontier, slowest first.
 pub fn frontier(settings: &[Setting]) -> Vec<usize> {
     let beats = |a: &Setting, b: &Setting| {
         a.speed >= b.speed
@@ -29,7 +28,7 @@ pub fn frontier(settings: &[Setting]) -> Vec<usize> {
     indices
 }
 
-/// Index of the fastest setting that has at least this agreement for sure; none when there is none.
+/// Index of the fastest setting whose lower end of agreement is at least `least_agreement`.
 pub fn fastest(settings: &[Setting], least_agreement: f64) -> Option<usize> {
     let enough = settings
         .iter()

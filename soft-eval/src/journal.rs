@@ -1,9 +1,8 @@
-//! A file of results that grows as they come, so that a long evaluation continues where it was
-//! stopped.
+//! A file of results that an interrupted evaluation is resumed from.
 //!
-//! JSON lines: first the settings, then one line per result, written at once. A journal is only
-//! continued under the settings it was begun with. A last line that a kill cut short is cut off;
-//! nothing else is ever changed. Knows keys and values, nothing of what they mean.
+//! The file has JSON lines: the settings, then one line per result, written as soon as it is
+//! recorded. A journal can only be resumed with the same settings. An incomplete last line, as a
+//! crash leaves, is removed; nothing else is changed.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -19,7 +18,7 @@ use crate::json_lines::JsonLines;
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
-    /// None when results are not to be kept.
+    /// `None` if results are not saved.
     lines: Option<JsonLines>,
     entries: HashMap<String, Value>,
 }
@@ -36,7 +35,7 @@ struct Header {
 }
 
 impl Journal {
-    /// A journal that keeps nothing beyond its own life.
+    /// A journal in memory only.
     pub fn unsaved() -> Self {
         Self {
             path: PathBuf::new(),
@@ -45,11 +44,11 @@ impl Journal {
         }
     }
 
-    /// Opens the journal at `path`, or begins one.
+    /// Opens the journal at `path`, or creates it.
     ///
     /// # Errors
-    /// When the file was begun with other settings, holds anything but a journal, or cannot be read
-    /// or written.
+    /// If the file has other settings, is not a journal, is open in another process, or cannot be
+    /// read or written.
     pub fn open(path: impl AsRef<Path>, settings: &impl Serialize) -> Result<Self, EvalError> {
         let path = path.as_ref();
         let settings = serde_json::to_value(settings).map_err(|error| EvalError::Content {
@@ -59,7 +58,7 @@ impl Journal {
             found: error.to_string(),
         })?;
         let (file, bytes) = JsonLines::open(path)?;
-        // A kill may have cut a line in the middle of a character.
+        // A crash may leave part of a character.
         let whole = bytes.iter().rposition(|byte| *byte == b'\n');
         let whole = whole.map_or(0, |end| end + 1);
         let text = std::str::from_utf8(&bytes[..whole]);
@@ -70,7 +69,7 @@ impl Journal {
             let header: Header = parse(path, 1, "the settings of a journal", header)?;
             check(path, &header.settings, &settings)?;
         } else if !bytes.iter().zip(b"{\"settings\":").all(|(a, b)| a == b) {
-            // No whole line, and no beginning of one of ours: somebody else's file.
+            // Neither a whole line nor the beginning of a header: not a journal.
             return Err(content(
                 path,
                 1,
@@ -96,10 +95,10 @@ impl Journal {
         Ok(journal)
     }
 
-    /// The result of this key, if it is there.
+    /// The result with this key, if there is one.
     ///
     /// # Errors
-    /// When what is there is not of this type.
+    /// If the result is of another type.
     pub fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, EvalError> {
         let Some(value) = self.entries.get(key) else {
             return Ok(None);
@@ -123,10 +122,10 @@ impl Journal {
         self.entries.is_empty()
     }
 
-    /// Adds a result, in place of an earlier one of the same key.
+    /// Adds a result. It replaces an earlier one with the same key.
     ///
     /// # Errors
-    /// I/O errors; a value that is no JSON.
+    /// I/O errors; a value that JSON cannot represent.
     pub fn record(&mut self, key: &str, value: &impl Serialize) -> Result<(), EvalError> {
         let value = serde_json::to_value(value).map_err(|error| {
             content(
@@ -170,7 +169,7 @@ fn content(path: &Path, line: usize, expected: &'static str, found: &str) -> Eva
     }
 }
 
-/// Refuses settings that differ and names the first one that does.
+/// Returns an error that names the first setting that differs.
 fn check(path: &Path, was: &Value, now: &Value) -> Result<(), EvalError> {
     if was == now {
         return Ok(());

@@ -1,8 +1,7 @@
 //! A file of JSON lines that one process at a time appends to.
 //!
-//! A line is written by one call, so that a crash leaves a part of the last line at worst. What
-//! such a part is, is for the reader of the file to say; it is cut off, and nothing else is ever
-//! changed.
+//! Each line is written at once, so that a crash can only truncate the last line. The caller
+//! decides whether the last line is such a part and removes it with [`JsonLines::truncate`].
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::Write;
@@ -21,11 +20,10 @@ pub(crate) struct JsonLines {
 }
 
 impl JsonLines {
-    /// Opens the file, or creates it; returns its bytes as well.
+    /// Opens the file or creates it, and returns its content.
     ///
     /// # Errors
-    /// When it is not a regular file, another process has it open, or it cannot be read and
-    /// written.
+    /// If it is not a regular file, is open in another process, or cannot be read or written.
     pub fn open(path: &Path) -> Result<(Self, Vec<u8>), EvalError> {
         if path.try_exists().map_err(EvalError::io("read", path))? {
             check_regular(path)?;
@@ -40,28 +38,19 @@ impl JsonLines {
         Ok((Self { path, file }, bytes))
     }
 
-    /// Cuts off everything beyond the first `length` bytes.
-    ///
-    /// # Errors
-    /// I/O errors.
+    /// Truncates the file to `length` bytes.
     pub fn truncate(&self, length: usize) -> Result<(), EvalError> {
         let cut = self.file.set_len(length as u64);
         cut.map_err(EvalError::io("write", &self.path))
     }
 
-    /// Ends a last line that has no line break.
-    ///
-    /// # Errors
-    /// I/O errors.
+    /// Adds the line break that the last line lacks.
     pub fn end_line(&mut self) -> Result<(), EvalError> {
         let written = self.file.write_all(b"\n");
         written.map_err(EvalError::io("write", &self.path))
     }
 
     /// Adds a line.
-    ///
-    /// # Errors
-    /// I/O errors; a value that cannot be written as JSON.
     pub fn append(&mut self, line: &impl Serialize) -> Result<(), EvalError> {
         let mut text = serde_json::to_string(line).map_err(|error| EvalError::Content {
             path: self.path.clone(),

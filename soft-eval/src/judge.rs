@@ -1,18 +1,18 @@
-//! Judges: which of two responses to an instruction is better.
+//! Judges compare two responses to an instruction.
 //!
-//! Knows texts and verdicts. Judges: a model's likelihoods (`likelihood_judge`), a chat server
-//! (`chat_judge`), people or other tools through a file (`verdict_file`).
+//! Implementations: a model's likelihoods (`likelihood_judge`), a chat server (`chat_judge`),
+//! people or other tools through a file (`verdict_file`).
 
 use serde::{Deserialize, Serialize};
 
 use crate::EvalError;
 
-/// Two responses to one instruction, in the order in which a judge sees them.
+/// Two responses to one instruction, in the order shown to a judge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Comparison<'a> {
-    /// What was asked.
+    /// The instruction.
     pub instruction: &'a str,
-    /// Material that the instruction is about; may be empty.
+    /// Input of the instruction; may be empty.
     pub input: &'a str,
     /// The response shown first.
     pub first: &'a str,
@@ -21,7 +21,7 @@ pub struct Comparison<'a> {
 }
 
 impl Comparison<'_> {
-    /// The same with the responses in the other order.
+    /// The comparison with the responses swapped.
     #[must_use]
     pub fn reversed(self) -> Self {
         Self {
@@ -32,28 +32,28 @@ impl Comparison<'_> {
     }
 }
 
-/// Which response is better.
+/// The better response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Verdict {
-    /// The one shown first.
+    /// The first response.
     #[serde(rename = "1")]
     First,
-    /// The one shown second.
+    /// The second response.
     #[serde(rename = "2")]
     Second,
-    /// Neither.
+    /// Both are equally good.
     #[serde(rename = "tie")]
     Tie,
-    /// The judge said something that is no verdict.
+    /// The reply is not a verdict.
     #[serde(rename = "unclear")]
     Unclear,
 }
 
 impl Verdict {
-    /// Every verdict that a judge can mean.
+    /// The verdicts other than [`Unclear`](Self::Unclear).
     pub const CLEAR: [Self; 3] = [Self::First, Self::Second, Self::Tie];
 
-    /// The verdict on the responses in the other order.
+    /// The verdict with the responses swapped.
     #[must_use]
     pub fn reversed(self) -> Self {
         match self {
@@ -63,8 +63,8 @@ impl Verdict {
         }
     }
 
-    /// Reads a verdict off a judge's reply: the first line that has words must name exactly one of
-    /// `1`, `2` and `tie`.
+    /// Parses a judge's reply. Its first line that has words must contain exactly one of `1`, `2`
+    /// and `tie`.
     ///
     /// ```
     /// use soft_eval::Verdict;
@@ -98,23 +98,23 @@ impl Verdict {
     }
 }
 
-/// A verdict and what was said with it.
+/// A verdict and the reply it was parsed from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Judgement {
-    /// Which is better.
+    /// The verdict.
     pub verdict: Verdict,
-    /// The judge's words, if it used any.
+    /// The reply, for judges that reply in text.
     pub reply: Option<String>,
 }
 
-/// Compares responses.
+/// Judges pairs of responses.
 pub trait Judge {
     /// Compares two responses.
     ///
-    /// A reply that is no verdict is [`Verdict::Unclear`], not an error.
+    /// A reply that is not a verdict gives [`Verdict::Unclear`], not an error.
     ///
     /// # Errors
-    /// When there is no reply at all.
+    /// If there is no reply.
     fn compare(&mut self, comparison: &Comparison) -> Result<Judgement, EvalError>;
 }
 
@@ -124,7 +124,7 @@ impl<J: Judge + ?Sized> Judge for Box<J> {
     }
 }
 
-/// What a judge that reads text is asked, ending where its answer begins: `1`, `2` or `tie`.
+/// The question to a judge that reads text. It ends where the answer begins: `1`, `2` or `tie`.
 pub fn judge_prompt(comparison: &Comparison) -> String {
     let Comparison {
         instruction,

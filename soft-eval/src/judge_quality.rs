@@ -1,8 +1,8 @@
-//! How far a judge can be trusted: its verdicts beside those of people.
+//! Agreement of a judge with people.
 //!
-//! For PandaLM's test set: pairs of responses with the verdicts of three annotators (arXiv
-//! 2306.05087). The people's verdict is that of the majority; the judge's is what it says in both
-//! orders, a tie when the orders contradict each other. Knows texts and verdicts.
+//! Meant for PandaLM's test set (arXiv 2306.05087): pairs of responses with verdicts of three
+//! annotators. The verdict of the people is that of the majority. The judge sees each pair in both
+//! orders; contradictory verdicts count as a tie.
 
 use std::collections::BTreeMap;
 
@@ -14,13 +14,13 @@ use crate::{Comparison, EvalError, Interval, Judge, Verdict, VerdictFile};
 /// A pair of responses that people have judged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HumanVerdict {
-    /// What was asked.
+    /// The instruction.
     pub instruction: String,
-    /// Material that the instruction is about; may be empty.
+    /// Input of the instruction; may be empty.
     pub input: String,
-    /// One response.
+    /// The first response.
     pub first: String,
-    /// The other.
+    /// The second response.
     pub second: String,
     /// Each annotator's verdict.
     pub verdicts: Vec<Verdict>,
@@ -39,8 +39,8 @@ struct Row {
     annotator3: u8,
 }
 
-/// A text; or what a text became on the way through YAML, such as the input `true` that one row of
-/// the test set has.
+/// A text, or the value that a conversion through YAML made of it, such as the input `true` of one
+/// row of the test set.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Scalar {
@@ -70,7 +70,7 @@ impl From<Scalar> for String {
 /// Reads PandaLM's `testset-v1.json`: 0 is a tie, 1 and 2 the better response.
 ///
 /// # Errors
-/// When the file cannot be read or is of another form.
+/// If the file cannot be read or has another format.
 pub fn read_pandalm(path: impl AsRef<std::path::Path>) -> Result<Vec<HumanVerdict>, EvalError> {
     let path = path.as_ref();
     let text = read_text(path)?;
@@ -105,7 +105,7 @@ pub fn read_pandalm(path: impl AsRef<std::path::Path>) -> Result<Vec<HumanVerdic
 }
 
 impl HumanVerdict {
-    /// The verdict that more annotators gave than any other; none when no verdict has most.
+    /// The verdict with the most votes; `None` if several have as many.
     pub fn majority(&self) -> Option<Verdict> {
         let count = |wanted: Verdict| self.verdicts.iter().filter(|v| **v == wanted).count();
         let most = Verdict::CLEAR.into_iter().map(count).max()?;
@@ -124,35 +124,34 @@ impl HumanVerdict {
     }
 }
 
-/// A judge beside people.
+/// Agreement of a judge with people.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct JudgeQuality {
-    /// Pairs that have a majority of people and were judged.
+    /// Number of judged pairs, which all have a majority.
     pub pairs: u64,
-    /// Pairs left out because the annotators have no majority.
+    /// Number of pairs without a majority, which are left out.
     pub without_majority: u64,
-    /// Share of pairs where the judge agrees with the majority.
+    /// Share of pairs on which the judge agrees with the majority.
     pub accuracy: Interval,
     /// Mean F1 over the three verdicts.
     pub macro_f1: f64,
-    /// Cohen's kappa: agreement beyond chance, 1 at best.
+    /// Cohen's kappa of judge and majority: agreement beyond chance, at most 1.
     pub kappa: f64,
-    /// The same of one annotator with another on the same pairs: what people reach among
-    /// themselves.
+    /// Cohen's kappa of two annotators on the same pairs.
     pub human_kappa: f64,
-    /// How often two annotators agree on the same pairs.
+    /// Share of equal verdicts of two annotators on the same pairs.
     pub human_agreement: f64,
-    /// Share of pairs that the judge decided alike in both orders.
+    /// Share of pairs with the same verdict in both orders.
     pub consistent: f64,
-    /// Replies that were no verdict, of two per pair; they count as ties.
+    /// Number of replies that are not verdicts, of two per pair. They count as ties.
     pub unclear: u64,
 }
 
-/// Has a judge compare what people have compared, in both orders. Verdicts that `verdicts` holds
-/// are not asked for again.
+/// Judges the pairs in both orders, except those with a verdict in `verdicts`, and compares the
+/// verdicts with those of people.
 ///
 /// # Errors
-/// When no pair has a majority; when the judge gives no reply; I/O errors.
+/// If no pair has a majority or the judge gives no reply; I/O errors.
 pub fn judge_quality(
     people: &[HumanVerdict],
     judge: &mut dyn Judge,
@@ -182,7 +181,7 @@ pub fn judge_quality(
             .filter(|v| *v == Verdict::Unclear)
             .count() as u64;
         pairs.push((wanted, both_orders(one, other)));
-        // The pairs that the judge is measured on: people agree more on those than on all.
+        // Only pairs with a majority: annotators agree more on these than on all.
         among.extend(pairs_of_annotators(human));
     }
     let right = pairs.iter().filter(|(wanted, found)| wanted == found);
@@ -204,8 +203,8 @@ pub fn judge_quality(
     })
 }
 
-/// One verdict out of two orders: what both say, or a tie and one side make that side, as the half
-/// points of a score do.
+/// Combines the verdicts of both orders: equal ones are kept, contradictory ones make a tie, and a
+/// tie with one side makes that side.
 fn both_orders(one: Verdict, other: Verdict) -> Verdict {
     let value = |verdict| match verdict {
         Verdict::First => 1,
@@ -233,7 +232,7 @@ fn agreement(pairs: &[(Verdict, Verdict)]) -> f64 {
     same as f64 / pairs.len().max(1) as f64
 }
 
-/// Cohen, 1960.
+/// Cohen's kappa (1960).
 fn kappa(pairs: &[(Verdict, Verdict)]) -> f64 {
     let number = pairs.len().max(1) as f64;
     let mut counts: BTreeMap<Verdict, [f64; 2]> = BTreeMap::new();
@@ -338,7 +337,7 @@ mod tests {
             human([First, First, Second], "aaa"),
             human([Second, Second, Second], "aaaa"),
             human([First, Second, Tie], "aa"),
-            // Equal lengths: Longer contradicts itself, which is a tie.
+            // With equal lengths, `Longer` contradicts itself: a tie.
             human([Tie, Tie, First], "a"),
         ];
         let folder = tempfile::tempdir().unwrap();
@@ -348,7 +347,7 @@ mod tests {
         assert_eq!((found.pairs, found.without_majority), (3, 1));
         assert!((found.accuracy.estimate - 2.0 / 3.0).abs() < 1e-12);
         assert!((found.consistent - 2.0 / 3.0).abs() < 1e-12);
-        // Among people, where there is a majority: of 9 pairs of annotators 1 + 3 + 1 agree.
+        // Of the 9 pairs of annotators on pairs with a majority, 1 + 3 + 1 agree.
         assert!((found.human_agreement - 5.0 / 9.0).abs() < 1e-12);
         assert_eq!(found.unclear, 0);
     }

@@ -1,23 +1,21 @@
-//! From nested models to tables and figures: quality and cost of every exit, with confidence
-//! intervals.
+//! Evaluation of nested models: quality and cost of every exit, with confidence intervals.
 //!
-//! Works on any backend of soft-core's traits and knows no tensor library; most of it knows no
-//! model either.
+//! Works with every implementation of soft-core's traits and depends on no tensor library.
 //!
-//! | question | answer |
+//! | task | API |
 //! | --- | --- |
-//! | how well does every exit predict? | [`exit_scores`] |
-//! | are answers right? | [`exact_match`], [`exact_match_normalized`], [`f1`], [`AnswerScore`] |
-//! | how sure is that mean, or that difference? | [`Bootstrap`] |
-//! | how far is every exit from the full depth? | [`Pairing`] |
-//! | which response is better? | [`judge_pairs`] with a [`Judge`]: [`VerdictLikelihood`], [`ResponseLikelihood`], [`VerdictFile`], `ChatJudge` (feature `http`) |
-//! | and how good is the judge? | [`judge_quality`](judge_quality()) |
-//! | when may tokens exit, if at most 5 % may differ from the full model's? | [`trace`](trace()), [`calibrate`] |
-//! | how fast is each way of decoding? | [`SpeedMeter`], [`frontier`](frontier()) |
+//! | loss, perplexity and accuracy of every exit | [`exit_scores`] |
+//! | exact match and F1 of answers | [`exact_match`], [`exact_match_normalized`], [`f1`], [`AnswerScore`] |
+//! | confidence intervals of means and paired differences | [`Bootstrap`] |
+//! | agreement of every exit with the full depth | [`Pairing`] |
+//! | pairwise comparison of responses | [`judge_pairs`] with a [`Judge`]: [`VerdictLikelihood`], [`ResponseLikelihood`], [`VerdictFile`], `ChatJudge` (feature `http`) |
+//! | agreement of a judge with people | [`judge_quality`](judge_quality()) |
+//! | exit thresholds for a limit on disagreement | [`trace`](trace()), [`calibrate`] |
+//! | speed of decoding modes | [`SpeedMeter`], [`frontier`](frontier()) |
 //!
-//! [`Journal`] and [`VerdictFile`] keep results as they come, so that long evaluations continue
-//! where they stopped. [`results`] are what evaluations leave behind; the feature `report` makes
-//! HTML, Markdown and figures of them.
+//! [`Journal`] and [`VerdictFile`] store results as they are computed, so that an interrupted
+//! evaluation can be resumed. [`results`] are the tables that evaluations write; the feature
+//! `report` turns them into HTML, Markdown and figures.
 //!
 //! ```
 //! use soft_core::Exits;
@@ -27,12 +25,12 @@
 //!
 //! let model = ToyModel::new(4, 6, 12, 3).restless();
 //! let exits: Exits = "1,2,4".parse()?;
-//! // What every exit says along 40 texts, after their first two tokens.
+//! // What every exit predicts in 40 texts, after their first two tokens.
 //! let text = |i: u32| (0..20).map(|j| (i * i + 3 * j) % 12).collect();
 //! let texts: Vec<Vec<u32>> = (0..40).map(text).collect();
 //! let traces = texts.iter().map(|text| trace(&model, &exits, text, 1..19));
 //! let traces = traces.collect::<Result<Vec<_>, _>>()?;
-//! // With 95 % confidence at most half of the tokens of such texts differ from the full model's.
+//! // With 95 % confidence, at most half of the tokens differ from the full model's.
 //! let settings = CalibrationSettings::at_most(0.5, 20);
 //! let found = calibrate(Criterion::Margin, &exits, &traces, &settings)?;
 //! assert!(found.tested.disagreement() < 0.5);
@@ -83,7 +81,7 @@ pub use speed::{SpeedFigures, SpeedMeter, SpeedMode, SpeedSample, speed_figures}
 pub use trace::{EarlyTrace, PolicyExit, PolicyOutcome, TokenTrace, trace};
 pub use verdict_file::VerdictFile;
 
-/// The README's examples, so that they stay true.
+/// The README's Rust code, as a documentation test.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 pub struct Readme;

@@ -1,11 +1,10 @@
-//! A model as a judge, by what it finds likely; nothing is generated.
+//! A model as a judge, by likelihoods. Nothing is generated.
 //!
-//! Two ways. [`VerdictLikelihood`] asks which response is better and compares the likelihood of the
-//! three answers: for models that were trained to follow instructions or to judge.
-//! [`ResponseLikelihood`] asks nothing: the response that the model itself would sooner have given
-//! is the better one, which a plain language model can tell. How good either is on a given model is
-//! measured with [`judge_quality`](crate::judge_quality). Knows no tokenizer: turning text into
-//! tokens is given.
+//! [`VerdictLikelihood`] asks which response is better and compares the likelihoods of the three
+//! answers. It is for models trained to follow instructions or to judge. [`ResponseLikelihood`]
+//! compares the likelihoods of the responses themselves, which suits any language model.
+//! [`judge_quality`](crate::judge_quality) measures how well either agrees with people. The caller
+//! supplies the tokenizer.
 
 use std::collections::HashMap;
 
@@ -15,12 +14,12 @@ use soft_core::{DecodeModel, Exit, Past};
 
 use crate::{Comparison, EvalError, Judge, Judgement, Verdict, judge_prompt};
 
-/// Text to tokens.
+/// Encodes text.
 pub trait Encode {
-    /// Tokens of a text that begins with `prompt`, and of `continuation` behind it.
+    /// Tokens of `prompt` at the beginning of a text, and of `continuation` after it.
     ///
     /// # Errors
-    /// A reason, for people.
+    /// A message for the user.
     fn encode(&self, prompt: &str, continuation: &str) -> Result<(Vec<u32>, Vec<u32>), String>;
 }
 
@@ -30,14 +29,14 @@ impl<F: Fn(&str, &str) -> Result<(Vec<u32>, Vec<u32>), String>> Encode for F {
     }
 }
 
-/// Log-likelihoods in nats of several continuations of one prompt, by the full model. The prompt is
-/// read once.
+/// Log-likelihoods in nats of several continuations of one prompt under the full model. The prompt
+/// is processed once.
 ///
 /// # Errors
-/// As the model's own.
+/// Errors of the model.
 ///
 /// # Panics
-/// When the prompt has no tokens.
+/// If the prompt has no tokens.
 pub fn log_likelihoods<M: DecodeModel>(
     model: &M,
     prompt: &[u32],
@@ -53,7 +52,7 @@ pub fn log_likelihoods<M: DecodeModel>(
     let mut found = Vec::new();
     for continuation in continuations {
         let mut rows = after_prompt.clone();
-        // The last token predicts nothing that is asked for.
+        // The logits of the last token are not needed.
         if let [fed @ .., _] = continuation.as_slice()
             && !fed.is_empty()
         {
@@ -72,7 +71,7 @@ struct Reader<'a, M: DecodeModel> {
 }
 
 impl<M: DecodeModel> Reader<'_, M> {
-    /// Reads tokens and returns the logits from position `from` of them on.
+    /// Appends tokens to the cache and returns the logits of those from index `from` on.
     fn read(&mut self, tokens: &[u32], from: usize) -> Result<Vec<Vec<f32>>, M::Error> {
         let model = self.model;
         let hidden = model.embed(&model.tokens(&[tokens.to_vec()])?)?;
@@ -96,27 +95,27 @@ fn log_probability(logits: &[f32], token: u32) -> f64 {
     f64::from(logits[token as usize] - highest) - sum.ln()
 }
 
-/// Asks which response is better and takes the likeliest answer.
+/// A judge that asks the model which response is better and takes the most likely answer.
 #[derive(Debug)]
 pub struct VerdictLikelihood<'m, M, E> {
     /// The model that judges.
     pub model: &'m M,
-    /// Its tokenizer, and its chat template if it has one.
+    /// The tokenizer, with the chat template if the model has one.
     pub encode: E,
 }
 
-/// Takes the response that the model finds likelier per token.
+/// A judge that prefers the response with the higher likelihood per token.
 #[derive(Debug)]
 pub struct ResponseLikelihood<'m, M, E> {
     /// The model that judges.
     pub model: &'m M,
-    /// Its tokenizer.
+    /// The tokenizer.
     pub encode: E,
-    /// The prompt that an instruction and its input make.
+    /// Makes a prompt of an instruction and its input.
     pub prompt: fn(&str, &str) -> String,
-    /// Responses whose likelihoods per token differ by no more nats than this tie.
+    /// Responses tie if their log-likelihoods per token differ by at most this, in nats.
     pub margin: f64,
-    /// Log-likelihood per token of each prompt and response read so far: none is read twice.
+    /// Log-likelihoods per token by prompt and response, so that none is computed twice.
     pub known: &'m mut HashMap<(String, String), f64>,
 }
 
@@ -172,8 +171,8 @@ impl<M: DecodeModel, E: Encode> Judge for ResponseLikelihood<'_, M, E> {
 }
 
 impl<M: DecodeModel, E: Encode> ResponseLikelihood<'_, M, E> {
-    /// Log-likelihood per token, or why there is none; a response that says nothing has no token
-    /// and loses to any other.
+    /// Log-likelihood per token, or the verdict if the text is too long. An empty response has -∞
+    /// and loses to every other.
     fn per_token(
         &mut self,
         prompt: &str,
@@ -212,7 +211,7 @@ fn encoded(
     Ok((prompt, continuation))
 }
 
-/// What a comparison that the model cannot read comes to: no verdict, with the reason.
+/// The unclear verdict on a comparison that exceeds the context of the model, if it does.
 fn too_long<M: DecodeModel>(
     model: &M,
     prompt: &[u32],
@@ -262,7 +261,7 @@ mod tests {
         }
     }
 
-    /// Letters are tokens.
+    /// One token per byte.
     fn letters(prompt: &str, continuation: &str) -> Result<(Vec<u32>, Vec<u32>), String> {
         let tokens = |text: &str| text.bytes().map(|byte| u32::from(byte % 8)).collect();
         Ok((tokens(&prompt[..prompt.len().min(9)]), tokens(continuation)))

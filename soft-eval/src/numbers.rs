@@ -1,8 +1,8 @@
-//! Numbers as they are in tables.
+//! Formats numbers for tables.
 
 use crate::Interval;
 
-/// Three digits behind the point; very large numbers by their magnitude.
+/// Three decimals, or scientific notation from 1e5 on.
 pub fn number(value: f64) -> String {
     if value.abs() >= 1e5 {
         format!("{value:.2e}")
@@ -11,7 +11,7 @@ pub fn number(value: f64) -> String {
     }
 }
 
-/// Three digits that count.
+/// Three significant digits.
 pub fn digits(value: f64) -> String {
     if value == 0.0 {
         return "0".to_owned();
@@ -25,7 +25,7 @@ pub fn percent(share: f64) -> String {
     format!("{:.1}", 100.0 * share)
 }
 
-/// An estimate with its ends.
+/// An estimate with its interval.
 pub fn interval(value: &Interval) -> String {
     let Interval {
         estimate,
@@ -35,7 +35,7 @@ pub fn interval(value: &Interval) -> String {
     format!("{estimate:.3} [{low:.3}, {high:.3}]")
 }
 
-/// A ratio with its ends.
+/// A ratio with its interval.
 pub fn ratio(value: &Interval) -> String {
     let Interval {
         estimate,
@@ -45,7 +45,7 @@ pub fn ratio(value: &Interval) -> String {
     format!("{estimate:.2} [{low:.2}, {high:.2}]")
 }
 
-/// A share with its ends in percent.
+/// A share with its interval, in percent.
 pub fn percent_interval(share: &Interval) -> String {
     let Interval {
         estimate,
@@ -55,7 +55,7 @@ pub fn percent_interval(share: &Interval) -> String {
     format!("{estimate:.1} [{low:.1}, {high:.1}]")
 }
 
-/// A difference with its ends and their signs.
+/// A difference with its interval, all with signs.
 pub fn signed_interval(value: &Interval, decimals: usize) -> String {
     let sign = |value: f64| {
         let text = format!("{value:+.decimals$}");
@@ -69,7 +69,7 @@ pub fn signed_interval(value: &Interval, decimals: usize) -> String {
     )
 }
 
-/// Judgements, of which an instruction has two, as wins, losses or ties.
+/// Wins, losses or ties from judgements, of which an instruction has two.
 pub fn points(judgements: u64) -> String {
     format!("{:.1}", judgements as f64 / 2.0)
 }

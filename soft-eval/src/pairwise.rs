@@ -1,8 +1,8 @@
-//! Two models compared instruction by instruction, each pair judged in both orders.
+//! Pairwise comparison of two models, each pair of responses judged in both orders.
 //!
-//! The score is that of Sorted LLaMA's tables: (wins − losses) / instructions, where each of the
-//! two orders counts half; it runs from −1 to 1. A judge that prefers whatever comes first thus
-//! gives every pair a tie. Knows judges and texts, no models.
+//! The score is that of Sorted LLaMA's tables: (wins − losses) / instructions, from −1 to 1, where
+//! each of the two orders counts half. A judge that always prefers the first response thus scores
+//! 0.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,13 +11,13 @@ use crate::{Bootstrap, Comparison, EvalError, Interval, Judge, Judgement, Verdic
 /// An instruction with the responses of two models.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pair {
-    /// What was asked.
+    /// The instruction.
     pub instruction: String,
-    /// Material that the instruction is about; may be empty.
+    /// Input of the instruction; may be empty.
     pub input: String,
-    /// The response of the model whose score it is.
+    /// The response of our model, whose score is computed.
     pub ours: String,
-    /// The response of the other.
+    /// The response of the other model.
     pub theirs: String,
 }
 
@@ -33,33 +33,32 @@ impl Pair {
     }
 }
 
-/// How one model did against another.
+/// The score of one model against another.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PairwiseScore {
-    /// Instructions.
+    /// Number of instructions.
     pub pairs: u64,
-    /// Judgements for us, of two per instruction.
+    /// Verdicts for our model, of two per instruction.
     pub wins: u64,
-    /// Judgements for the other.
+    /// Verdicts for the other model.
     pub losses: u64,
-    /// Judgements for neither, those of equal responses included.
+    /// Ties, including those of equal responses.
     pub ties: u64,
-    /// Replies that were no verdict; they count as ties.
+    /// Replies that are not verdicts. They count as ties.
     pub unclear: u64,
-    /// Share of instructions on which the judge named the same response in both orders, or none in
-    /// both.
+    /// Share of instructions with the same verdict in both orders.
     pub consistent: f64,
     /// (wins − losses) / 2 / pairs.
     pub score: Interval,
 }
 
-/// Judges every pair in both orders. Verdicts that `verdicts` holds are not asked for again; new
-/// ones go there at once. Equal responses tie without being asked about. Without a judge, what is
-/// missing is listed in `verdicts` for somebody to fill in. `progress` is called after each pair.
+/// Judges every pair in both orders. Verdicts in `verdicts` are reused, and new ones are recorded
+/// there immediately. Equal responses tie without a judge. Without `judge`, missing verdicts are
+/// listed in `verdicts` to be filled in. `progress` is called after each pair.
 ///
 /// # Errors
-/// No pairs; when the judge gives no reply, after which a second call continues with what is left;
-/// missing verdicts; I/O errors.
+/// No pairs; missing verdicts; a judge that gives no reply, after which a second call continues
+/// with the remaining pairs; I/O errors.
 pub fn judge_pairs(
     pairs: &[Pair],
     mut judge: Option<&mut dyn Judge>,
@@ -100,7 +99,7 @@ pub fn judge_pairs(
 }
 
 impl PairwiseScore {
-    /// From the two verdicts on each pair, `First` standing for us in both.
+    /// The score from two verdicts per pair, in which `First` stands for our model.
     fn of(judged: &[[Verdict; 2]]) -> Result<Self, EvalError> {
         let count = |wanted: Verdict| {
             let verdicts = judged.iter().flatten();
@@ -146,7 +145,7 @@ mod tests {
         }
     }
 
-    /// Says what a function of the two responses says, and counts.
+    /// Replies with a function of the two responses, and counts the calls.
     struct Says<F>(F, usize);
 
     impl<F: Fn(&str, &str) -> Result<&'static str, ()>> Judge for Says<F> {
@@ -190,11 +189,11 @@ mod tests {
         assert_eq!((score.wins, score.losses, score.ties), (4, 2, 2));
         assert_eq!(score.score.estimate, 0.25);
         assert_eq!(score.consistent, 1.0);
-        // One who always prefers the first says nothing of the responses.
+        // A judge that always prefers the first response.
         let score = scored(&pairs, |_, _| Ok("1"));
         assert_eq!((score.wins, score.losses), (4, 4));
         assert_eq!((score.score.estimate, score.consistent), (0.0, 0.0));
-        // First, or a tie: half a win each.
+        // The first in one order and a tie in the other: half a win per pair.
         let first_or_tie =
             |first: &str, _: &str| Ok(if first.starts_with('a') { "1" } else { "tie" });
         assert_eq!(scored(&pairs, first_or_tie).score.estimate, 0.5);

@@ -1,9 +1,9 @@
-//! How fast each way of decoding is, measured side by side.
+//! Speed of decoding modes, measured side by side.
 //!
-//! Every prompt is decoded in every mode, in turns and in changing order, so that a machine that
-//! slows down or is shared slows all modes alike; one prompt per mode goes before, unmeasured. A
-//! token is on the host when it is counted, so that a device's queue is empty at every reading of
-//! the clock. Ratios are taken prompt by prompt. Knows any model that decodes.
+//! Every prompt is decoded in every mode, and the order of the modes rotates, so that a machine
+//! that slows down or is shared affects all modes alike. The first prompt is decoded once more for
+//! warm-up. Tokens are on the host when they are counted, so the queue of the device is empty
+//! whenever the clock is read. Speedups are computed per prompt.
 
 use serde::{Deserialize, Serialize};
 use soft_core::decode::{DecodeError, Finish, OperationCosts, Statistics, Tuner};
@@ -11,28 +11,28 @@ use soft_core::{DecodeModel, DecodeSettings, Decoder, Mode, Prompt};
 
 use crate::{Bootstrap, Interval};
 
-/// A way of decoding.
+/// A decoding mode.
 pub struct SpeedMode<'a> {
     /// Its name in tables.
     pub name: String,
-    /// Settings for each prompt anew.
+    /// Makes the settings for each prompt.
     pub settings: Box<dyn Fn() -> DecodeSettings + 'a>,
 }
 
-/// What one mode made of one prompt.
+/// The result of one mode on one prompt.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SpeedSample {
     /// Counts and times.
     pub statistics: Statistics,
-    /// The answer.
+    /// Tokens of the answer.
     pub answer: Vec<u32>,
-    /// The depth that named each of its tokens.
+    /// The depth of the exit of each token.
     pub depths: Vec<usize>,
-    /// Whether it ended by a stop token.
+    /// Whether the answer ended with a stop token.
     pub ended: bool,
 }
 
-/// Decodes prompts in several modes.
+/// Measures decoding in several modes.
 pub struct SpeedMeter<'a, M> {
     model: &'a M,
     modes: &'a [SpeedMode<'a>],
@@ -41,7 +41,7 @@ pub struct SpeedMeter<'a, M> {
 }
 
 impl<'a, M: DecodeModel> SpeedMeter<'a, M> {
-    /// A meter that has measured nothing yet.
+    /// A meter without measurements.
     pub fn new(model: &'a M, modes: &'a [SpeedMode<'a>]) -> Self {
         Self {
             model,
@@ -51,11 +51,11 @@ impl<'a, M: DecodeModel> SpeedMeter<'a, M> {
         }
     }
 
-    /// Decodes a prompt in every mode; the first prompt twice, the first time only to warm up. One
-    /// sample per mode.
+    /// Decodes a prompt in every mode and returns one sample per mode. The first prompt is decoded
+    /// twice, the first time for warm-up.
     ///
     /// # Errors
-    /// As the decoder's.
+    /// Errors of the decoder.
     pub fn measure(&mut self, prompt: &Prompt) -> Result<Vec<SpeedSample>, DecodeError<M::Error>> {
         if self.measured == 0 {
             for mode in 0..self.modes.len() {
@@ -77,7 +77,7 @@ impl<'a, M: DecodeModel> SpeedMeter<'a, M> {
         prompt: &Prompt,
     ) -> Result<SpeedSample, DecodeError<M::Error>> {
         let mut settings = (self.modes[mode].settings)();
-        // Automatic mode continues with what it learned from earlier prompts.
+        // Automatic mode keeps what it measured on earlier prompts.
         if let (Mode::Auto(fresh), Some(learnt)) = (&mut settings.mode, self.tuners[mode].take()) {
             *fresh = learnt;
         }
@@ -95,8 +95,8 @@ impl<'a, M: DecodeModel> SpeedMeter<'a, M> {
 }
 
 impl SpeedSample {
-    /// Seconds per token or stop token, the prompt's pass, which names the first, left out; none
-    /// where it named all there is.
+    /// Seconds per token or stop token, without the first, which the pass over the prompt
+    /// generates. `None` if there is no other.
     fn per_token(&self) -> Option<f64> {
         let time = self.statistics.draft + self.statistics.full;
         match self.statistics.generated {
@@ -111,46 +111,46 @@ impl SpeedSample {
 pub struct SpeedFigures {
     /// The mode's name.
     pub mode: String,
-    /// Tokens of all answers.
+    /// Number of tokens of all answers.
     pub tokens: u64,
-    /// Tokens per second over everything but the prompts' passes; 0 where those named all there is.
+    /// Tokens per second without the passes over the prompts; 0 if these generated all tokens.
     pub tokens_per_second: f64,
-    /// Milliseconds per token: the median over prompts.
+    /// Milliseconds per token, median over prompts.
     pub ms_per_token: f64,
-    /// First and third quartile of the same.
+    /// First and third quartile of the milliseconds per token.
     pub ms_quartiles: [f64; 2],
     /// Time per token of the first mode over that of this one: median over prompts, with its
-    /// interval. None when no prompt has two tokens in both.
+    /// interval. `None` if no prompt has a time per token in both.
     pub speedup: Option<Interval>,
-    /// Mean depth of the exits that named the tokens.
+    /// Mean depth of the exits of the tokens.
     pub mean_depth: f64,
-    /// Accepted share of checked drafts; none where nothing is drafted.
+    /// Accepted share of the verified drafts; `None` without drafts.
     pub acceptance: Option<f64>,
-    /// Share of answers equal to the first mode's.
+    /// Share of answers equal to those of the first mode.
     pub same_answers: f64,
-    /// Share of the first mode's tokens up to the first that differs.
+    /// Share of the first mode's tokens before the first difference of each answer.
     pub same_beginning: f64,
-    /// Floating-point operations per token in units of 10⁹, heads included.
+    /// GFLOP per token, heads included.
     pub giga_flops: f64,
     /// Blocks applied per token.
     pub blocks: f64,
-    /// Readings of a block's weights per token.
+    /// Loads of block weights per token.
     pub block_readings: f64,
     /// Full heads applied per token.
     pub heads: f64,
     /// Draft heads applied per token.
     pub draft_heads: f64,
-    /// Tokens by the depth that named them.
+    /// Number of tokens by the depth of their exit.
     pub by_depth: Vec<(usize, u64)>,
-    /// Seconds in which no token ran to the full depth.
+    /// Seconds in rounds in which no token reached the full depth.
     pub draft_seconds: f64,
-    /// Seconds in which one did.
+    /// Seconds in the other rounds.
     pub full_seconds: f64,
-    /// Seconds for all prompts' passes.
+    /// Seconds in the passes over the prompts.
     pub prefill_seconds: f64,
 }
 
-/// Figures of every mode, beside the first one; `prompts` has the samples of every mode for each
+/// Figures of every mode, relative to the first. `prompts` has the samples of every mode for each
 /// prompt.
 pub fn speed_figures(
     modes: &[String],
@@ -220,7 +220,7 @@ fn figures(
     }
 }
 
-/// The value below which a share of `values` lies; 0 without values.
+/// The quantile at `share`; 0 without values.
 fn quantile(mut values: Vec<f64>, share: f64) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
     let index = (share * values.len() as f64) as usize;

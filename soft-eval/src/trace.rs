@@ -1,9 +1,9 @@
-//! What every exit generates at every position of a text, and where tokens exit under a policy.
+//! Traces what every exit predicts at each position of a text, and applies exit policies to the
+//! traces.
 //!
-//! One pass of the whole model per text; any number of policies and thresholds are then tried on
-//! what was seen, for nothing. Keys and values that an early exit leaves out are computed later and
-//! exactly, so that what is traced here is what a decoder meets that writes this text. Knows no
-//! tokenizer and no file.
+//! One pass of the full model per text is enough for any number of policies and thresholds. A
+//! decoder later computes the keys and values that an early exit skips, so the trace is what it
+//! sees when it generates this text.
 
 use std::ops::Range;
 
@@ -16,18 +16,18 @@ use soft_core::{DecodeModel, Exit, ExitPolicy, Exits, Past};
 /// One position of a text.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TokenTrace {
-    /// The score of each early exit for the next token, shallowest first.
+    /// The prediction of each early exit, shallowest first.
     pub early: Vec<EarlyTrace>,
-    /// The token that the full model names.
+    /// The prediction of the full model.
     pub full: u32,
 }
 
 /// One early exit at one position.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EarlyTrace {
-    /// The head's score.
+    /// The score of the head.
     pub score: Score,
-    /// Cosine to the state at the exit before (the embedding before the first).
+    /// Cosine similarity to the state at the exit before (for the first, to the embedding).
     pub similarity: f32,
 }
 
@@ -36,23 +36,24 @@ pub struct EarlyTrace {
 pub struct PolicyExit {
     /// Index of the exit.
     pub exit: usize,
-    /// The token generated there.
+    /// The token.
     pub token: u32,
-    /// Heads applied on the way.
+    /// Number of heads applied.
     pub heads: usize,
 }
 
-/// Traces what is named behind the `positions` of `text`: the tokens at index `positions.start + 1`
-/// to `positions.end`, of which the last, behind the end of the text, may be a stop token.
+/// Traces the predictions at `positions` of `text`, which are for the tokens at index
+/// `positions.start + 1` to `positions.end`. The last may be a stop token after the end of the
+/// text.
 ///
-/// Of an answer, begin at its first token: that one is named by the prompt's pass, which runs to
-/// the full depth whatever the policy.
+/// For an answer, start at its first token, since the pass over the prompt generates that one with
+/// the full model under every policy.
 ///
 /// # Errors
-/// As the model's own.
+/// Errors of the model.
 ///
 /// # Panics
-/// When `positions` are outside the text.
+/// If `positions` are outside the text.
 pub fn trace<M: DecodeModel>(
     model: &M,
     exits: &Exits,
@@ -95,8 +96,7 @@ pub fn trace<M: DecodeModel>(
 }
 
 impl TokenTrace {
-    /// Where the token exits under a policy, given the signals it asks for; `exits` are those
-    /// traced.
+    /// Where the token exits under a policy. `exits` are those of the trace.
     pub fn exit_under(&self, policy: &mut dyn ExitPolicy, exits: &[Exit]) -> PolicyExit {
         policy.next_token();
         let mut heads = 0;
@@ -113,7 +113,7 @@ impl TokenTrace {
             };
             heads += usize::from(signals.score.is_some());
             if decision == ExitDecision::Exit {
-                // The token itself takes a head, if none was looked at.
+                // The token needs a head, even if the policy asked for none.
                 heads += usize::from(signals.score.is_none());
                 let token = early.score.token;
                 return PolicyExit {
@@ -131,18 +131,18 @@ impl TokenTrace {
     }
 }
 
-/// What a policy does on texts.
+/// The result of a policy on texts.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PolicyOutcome {
-    /// Tokens.
+    /// Number of tokens.
     pub tokens: u64,
-    /// Of these, those that exited with another token than the full model's.
+    /// Number of tokens that differ from the full model's.
     pub disagreeing: u64,
-    /// Tokens that exited at each exit, the full depth last.
+    /// Number of tokens by exit, the full depth last.
     pub by_exit: Vec<u64>,
     /// Mean depth of the exits.
     pub mean_depth: f64,
-    /// Heads applied per token.
+    /// Mean number of heads per token.
     pub heads_per_token: f64,
 }
 
@@ -152,7 +152,7 @@ impl PolicyOutcome {
         self.disagreeing as f64 / self.tokens.max(1) as f64
     }
 
-    /// Tries a policy on traced texts.
+    /// Applies a policy to traced texts.
     pub fn of<'a>(
         policy: &dyn ExitPolicy,
         exits: &Exits,
@@ -195,7 +195,7 @@ mod tests {
     use soft_core::toy::ToyModel;
     use soft_core::{DecodeSettings, Decoder, Mode, Prompt, Thresholds};
 
-    /// A dynamic answer, with the exit of each of its tokens.
+    /// The tokens of a dynamic answer, with the depth of their exits.
     fn decoded(model: &ToyModel, exits: &Exits, policy: Box<dyn ExitPolicy>) -> Vec<(u32, usize)> {
         let settings = DecodeSettings::greedy(
             Mode::Dynamic(DynamicExits {

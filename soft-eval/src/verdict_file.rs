@@ -1,10 +1,8 @@
-//! Verdicts in a file: for people and other tools to give, and for runs that continue where they
-//! stopped.
+//! A file of verdicts, to be filled in by people or other tools, and to resume from.
 //!
 //! JSON lines of `{"instruction", "input", "first", "second", "judge", "verdict", "reply"}`. A
-//! verdict is `"1"`, `"2"`, `"tie"`, `"unclear"`, or null where one is still to be given. A verdict
-//! belongs to its texts and its judge, so that no judge is asked twice and none answers for
-//! another; several may share a file.
+//! verdict is `"1"`, `"2"`, `"tie"`, `"unclear"`, or null if it is missing. Verdicts are kept by
+//! texts and judge, so several judges may share a file.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -14,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::json_lines::JsonLines;
 use crate::{Comparison, EvalError, Judge, Judgement, Verdict};
 
-/// The verdicts of a file, and where further ones go.
+/// The verdicts of one judge in a file.
 #[derive(Debug)]
 pub struct VerdictFile {
     path: PathBuf,
@@ -23,7 +21,6 @@ pub struct VerdictFile {
     given: Given,
 }
 
-/// A comparison that owns its texts.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 struct Texts {
     instruction: String,
@@ -56,18 +53,19 @@ impl Texts {
 }
 
 impl VerdictFile {
-    /// Opens the file, or begins one, for the verdicts of the judge of this name. A last line that
-    /// a kill cut short is cut off.
+    /// Opens the file or creates it, for the verdicts of the judge `judge`. An incomplete last
+    /// line, as a crash leaves, is removed.
     ///
     /// # Errors
-    /// When a line is no comparison, or the file cannot be read or written.
+    /// If a line is not a comparison, or the file is open in another process or cannot be read or
+    /// written.
     pub fn open(path: impl AsRef<Path>, judge: impl Into<String>) -> Result<Self, EvalError> {
         let path = path.as_ref();
         let (mut lines, text) = JsonLines::open(path)?;
         let judge = judge.into();
         let (given, whole) = read(path, &text, &judge)?;
         lines.truncate(whole)?;
-        // An editor may have left the last line without its end.
+        // An editor may have omitted the last line break.
         if text[..whole].last().is_some_and(|last| *last != b'\n') {
             lines.end_line()?;
         }
@@ -79,7 +77,7 @@ impl VerdictFile {
         })
     }
 
-    /// The verdict on a comparison, if it was given.
+    /// The verdict on a comparison, if the file has one.
     pub fn get(&self, comparison: &Comparison) -> Option<Verdict> {
         self.given.get(&Texts::of(comparison)).copied().flatten()
     }
@@ -97,7 +95,7 @@ impl VerdictFile {
         self.write(comparison, verdict, judgement.reply.clone())
     }
 
-    /// Lists a comparison to be judged, unless it is listed already.
+    /// Adds a comparison without a verdict, unless the file has it.
     ///
     /// # Errors
     /// I/O errors.
@@ -109,7 +107,6 @@ impl VerdictFile {
         }
     }
 
-    /// The error for verdicts that are to be filled in.
     pub(crate) fn missing(&self, missing: usize) -> EvalError {
         EvalError::MissingVerdicts {
             path: self.path.clone(),
@@ -138,7 +135,7 @@ impl VerdictFile {
 
 type Given = HashMap<Texts, Option<Verdict>>;
 
-/// What the file holds of this judge, and how many of its bytes are whole lines.
+/// The verdicts of this judge, and the number of bytes in whole lines.
 fn read(path: &Path, bytes: &[u8], judge: &str) -> Result<(Given, usize), EvalError> {
     let mut given = Given::new();
     let mut start = 0;
@@ -148,15 +145,15 @@ fn read(path: &Path, bytes: &[u8], judge: &str) -> Result<(Given, usize), EvalEr
             continue;
         }
         match serde_json::from_slice::<Line>(line) {
-            // A later line counts: a verdict behind the request for it.
             Ok(line) if line.judge != judge => {}
+            // A later verdict replaces an earlier one or the request for it.
             Ok(line) => {
                 let verdict = line.verdict;
                 let known = given.entry(line.texts).or_insert(verdict);
                 *known = verdict.or(*known);
             }
-            // A write cut short is a line of ours that ends too early; what somebody is still
-            // editing is not.
+            // A crash truncates a line that this crate wrote. Other invalid lines, such as one that
+            // is being edited, are refused.
             Err(error)
                 if line.last() != Some(&b'\n')
                     && begins_as_ours(line)
@@ -178,8 +175,8 @@ fn read(path: &Path, bytes: &[u8], judge: &str) -> Result<(Given, usize), EvalEr
     Ok((given, start))
 }
 
-/// A cut in the middle of a character is no JSON either, though nothing is missing for its parser
-/// but the rest.
+/// Whether the line is only truncated. A cut within a character gives another error than the end of
+/// the text.
 fn ends_too_early(error: &serde_json::Error) -> bool {
     error.is_eof() || error.to_string().starts_with("invalid unicode code point")
 }
@@ -188,7 +185,7 @@ fn begins_as_ours(line: &[u8]) -> bool {
     line.iter().zip(b"{\"instruction\":").all(|(a, b)| a == b)
 }
 
-/// A judge that only reads the file: verdicts that are not there are missing.
+/// A judge that reads the file and fails for missing verdicts.
 impl Judge for VerdictFile {
     fn compare(&mut self, comparison: &Comparison) -> Result<Judgement, EvalError> {
         match self.get(comparison) {
@@ -269,7 +266,7 @@ mod tests {
         for text in [
             format!("{{{texts}, \"verdict\": \"3\"}}\n"),
             format!("{{{texts}}}\nprecious"),
-            // Somebody is in the middle of it.
+            // A line that is being edited.
             format!("{{{}, \"verdict\": 1}}", texts.replace(": ", ":")),
             "precious".to_owned(),
         ] {

@@ -1,4 +1,4 @@
-//! Exact match and F1 of 2,000 random answers, beside an independent Python computation
+//! Exact match and F1 of 2,000 random answers, compared with an independent computation in Python
 //! (`fixtures/make_answers.py`).
 
 #![allow(clippy::unwrap_used)] // a test's way to fail

@@ -1,4 +1,4 @@
-//! The chat judge against a real HTTP server on loopback, one that behaves and one that does not.
+//! The chat judge and an HTTP server on loopback, with and without failures.
 
 #![cfg(feature = "http")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test's way to fail
@@ -12,19 +12,19 @@ use soft_eval::{
     ChatJudge, ChatSettings, Comparison, EvalError, Judge, Pair, Verdict, VerdictFile, judge_pairs,
 };
 
-/// What the server does with one request.
+/// The reaction of the server to one request.
 #[derive(Clone)]
 enum Act {
     Say(&'static str),
     Status(u16, &'static str),
-    /// Holds the connection and says nothing.
+    /// Keeps the connection open without a reply.
     Stall,
-    /// Closes it in the middle of the reply.
+    /// Closes the connection within the reply.
     HangUp,
     Raw(&'static str),
 }
 
-/// A server that acts out a script, then repeats its last act. Requests are kept.
+/// A server with a list of reactions, the last of which is repeated. It keeps the requests.
 struct Server {
     url: String,
     requests: Arc<Mutex<Vec<String>>>,
@@ -90,7 +90,6 @@ fn serve(mut stream: TcpStream, act: &Act, kept: &Mutex<Vec<String>>) {
     let _ = stream.write_all(text.as_bytes());
 }
 
-/// Head and body of one request.
 fn read_request(stream: &mut TcpStream) -> String {
     let mut text = Vec::new();
     let mut byte = [0];
@@ -259,8 +258,8 @@ fn a_server_that_dies_half_way_costs_nothing() {
     let healthy = Server::new(vec![Act::Say("2")]);
     let score = judge_with(&healthy).unwrap();
     assert_eq!(healthy.asked(), 3, "five verdicts were kept");
-    // Five said "1": three for us, two for them; the other three said "2": one for them, two for
-    // us.
+    // The first five verdicts were "1": three wins, two losses. The other three were "2": two wins,
+    // one loss.
     assert_eq!((score.wins, score.losses), (5, 3));
     assert_eq!(score.score.estimate, 0.25);
 }

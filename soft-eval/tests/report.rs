@@ -1,5 +1,5 @@
-//! A report of every kind of finding: all formats are written, nothing of what is said gets lost,
-//! and texts cannot become markup.
+//! Reports with every kind of finding: all formats contain all results, and texts cannot become
+//! markup.
 
 #![cfg(feature = "report")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test's way to fail
@@ -52,7 +52,7 @@ fn scored(model: &str, loss: f64) -> Finding {
     })
 }
 
-/// What can be measured on a toy is; the rest is made up.
+/// Results of a toy model where they can be computed; the others are made up.
 fn findings() -> Vec<Finding> {
     let model = ToyModel::new(4, 6, 12, 3).restless();
     let exits = Exits::new([1, 2, 4]).unwrap();
@@ -240,7 +240,7 @@ fn read(path: &Path) -> String {
 
 #[test]
 fn every_finding_is_in_every_format() {
-    // Kept after the test, to be looked at.
+    // Kept after the test for inspection.
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("report");
     write_report(&folder, "A report", &[evaluation()]).unwrap();
     let (html, markdown) = (
@@ -249,7 +249,7 @@ fn every_finding_is_in_every_format() {
     );
     for part in [
         "2.250 [2.025, 2.475]",    // SFT's loss at exit 4
-        "12.0 [10.8, 13.2]",       // EM after normalisation at exit 2
+        "12.0 [10.8, 13.2]",       // EM after normalization at exit 2
         "+10.0 [+9.0, +11.0] %",   // full-depth tax
         "−0.400 [−0.440, −0.360]", // a judge's score
         "20 of 20",
@@ -277,7 +277,7 @@ fn every_finding_is_in_every_format() {
     same(&json[0], &evaluation());
 }
 
-/// The same findings, but for times and the last digit of a number.
+/// Compares findings except for times and the last digits of numbers.
 fn same(found: &Evaluation, wanted: &Evaluation) {
     assert_eq!(found.provenance, wanted.provenance);
     assert_eq!(found.findings.len(), wanted.findings.len());
@@ -326,7 +326,8 @@ fn evaluations_are_files_and_other_files_are_refused() {
     );
 }
 
-/// Names come from command lines and folders: no name is markup, or says anything to a terminal.
+/// Names come from command lines and folders. They must not act as markup or as terminal escape
+/// codes.
 #[test]
 fn names_are_text_in_every_format() {
     let name = "\u{1b}[31mred\u{7} <b>|[a](javascript:x) `code` *\n# second";

@@ -1,7 +1,7 @@
-//! Causal grouped-query attention of packed states, and the keys and values it looks back at.
+//! Causal grouped-query attention of packed states, with a key-value cache.
 //!
-//! Rows are attended one by one: each has keys and values of its own, so that none sees another's.
-//! Plain and slow; a batched kernel would be the first thing to make faster.
+//! Each row is computed separately, which is simple but slow. A batched kernel would be the first
+//! optimization.
 
 use std::ops::Range;
 
@@ -9,7 +9,7 @@ use crate::folder::Config;
 use candle_core::{D, DType, Device, Result, Tensor};
 use candle_nn::{Linear, Module, VarBuilder, linear_no_bias, ops, rotary_emb};
 
-/// What one block holds of one row; `[n_kv_heads, positions, head_dim]` each.
+/// Keys and values of one block and row; `[n_kv_heads, positions, head_dim]` each.
 #[derive(Clone)]
 pub struct Held {
     keys: Tensor,
@@ -17,7 +17,7 @@ pub struct Held {
 }
 
 impl Held {
-    /// Nothing yet, for keys and values of this shape.
+    /// Empty keys and values.
     pub fn nothing(n_kv_heads: usize, head_dim: usize) -> Result<Self> {
         let none = Tensor::zeros((n_kv_heads, 0, head_dim), DType::F32, &Device::Cpu)?;
         Ok(Self {
@@ -26,7 +26,7 @@ impl Held {
         })
     }
 
-    /// Positions from `start` on are new; what is held there is stale.
+    /// Replaces what is held from position `start` on.
     fn append(&mut self, start: usize, keys: &Tensor, values: &Tensor) -> Result<()> {
         let joined = |old: &Tensor, new| Tensor::cat(&[&old.narrow(1, 0, start)?, new], 1);
         (self.keys, self.values) = (joined(&self.keys, keys)?, joined(&self.values, values)?);
@@ -34,8 +34,7 @@ impl Held {
     }
 }
 
-/// What the blocks of one pass share: which packed states are whose, their rotary angles, what they
-/// see.
+/// What all blocks of one pass share: rows of the packed states, rotary angles, masks.
 pub struct Pass {
     pieces: Vec<Piece>,
     /// `[n, head_dim / 2]`.
@@ -46,10 +45,11 @@ pub struct Pass {
 /// The packed states of one row.
 struct Piece {
     row: usize,
-    /// The first one's position.
+    /// Position of the first state.
     start: usize,
     states: Range<usize>,
-    /// Added to scores: 0 for keys up to the state's own, -∞ for later ones; `[states, keys]`.
+    /// Added to the scores: 0 for keys up to the position of the state, -∞ for later ones;
+    /// `[states, keys]`.
     mask: Tensor,
 }
 
@@ -87,7 +87,8 @@ impl Pass {
         })
     }
 
-    /// Turns `[heads, n, head_dim]` by position. `rope_slow` has a gradient, `rope` has none.
+    /// Applies the rotary embedding to `[heads, n, head_dim]`. `rope_slow` is differentiable,
+    /// `rope` is not.
     fn turn(&self, x: &Tensor) -> Result<Tensor> {
         rotary_emb::rope_slow(&x.unsqueeze(0)?, &self.cos, &self.sin)?.squeeze(0)
     }
@@ -118,7 +119,7 @@ impl Attention {
         })
     }
 
-    /// States `[n, d_model]` to the same, looking at what `held` has of each row and at themselves.
+    /// Attention of states `[n, d_model]` to themselves and to what `held` has of their rows.
     pub fn forward(&self, x: &Tensor, pass: &Pass, held: &mut [Held]) -> Result<Tensor> {
         self.remember(x, pass, held)?;
         let q = pass.turn(&self.split(&self.q_proj.forward(x)?)?)?;
@@ -130,7 +131,7 @@ impl Attention {
         self.o_proj.forward(&Tensor::cat(&rows, 0)?)
     }
 
-    /// Appends the keys and values of states `[n, d_model]` to what is held of their rows.
+    /// Appends the keys and values of states `[n, d_model]` to those of their rows.
     pub fn remember(&self, x: &Tensor, pass: &Pass, held: &mut [Held]) -> Result<()> {
         let keys = pass.turn(&self.split(&self.k_proj.forward(x)?)?)?;
         let values = self.split(&self.v_proj.forward(x)?)?;
@@ -148,14 +149,14 @@ impl Attention {
     }
 }
 
-/// Queries of one row, `[n_heads, n, head_dim]`, over its keys; `[n, n_heads * head_dim]`. Query
-/// heads that share a key head are further rows of one product.
+/// Attention of the queries of one row, `[n_heads, n, head_dim]`; `[n, n_heads * head_dim]`. Query
+/// heads that share a key head are stacked as rows of one matrix product.
 fn attend(q: &Tensor, held: &Held, mask: &Tensor) -> Result<Tensor> {
     let (heads, n, dim) = q.dims3()?;
     let grouped = q.contiguous()?.reshape((held.keys.dim(0)?, (), dim))?;
     let scores = (grouped.matmul(&held.keys.t()?)? / (dim as f64).sqrt())?;
     let scores = scores.reshape((heads, n, ()))?.broadcast_add(mask)?;
-    // `softmax_last_dim` would be faster and has no gradient.
+    // `softmax_last_dim` would be faster, but is not differentiable.
     let weights =
         ops::softmax(&scores, D::Minus1)?.reshape((held.keys.dim(0)?, (), mask.dim(1)?))?;
     let mixed = weights.matmul(&held.values)?.reshape((heads, n, dim))?;

@@ -1,5 +1,4 @@
-//! What decoding needs from the model on candle. Logits are read on the host, where they are
-//! anyway.
+//! The traits of decoding for the model on candle.
 
 use candle_core::{D, DType, Device, Error, Result, Tensor, bail};
 use candle_nn::{Linear, Module};

@@ -1,5 +1,4 @@
-//! A Hugging Face folder of a LLaMA: shape, rotary frequencies and weights, the last as f32 on the
-//! CPU.
+//! Reads a Hugging Face folder of a LLaMA: configuration, and weights as f32 on the CPU.
 
 use std::collections::{BTreeSet, HashMap};
 use std::f32::consts::TAU;
@@ -10,7 +9,7 @@ use candle_core::{DType, Device, Tensor, Var, safetensors};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
-/// The keys of config.json that say how to compute.
+/// The keys of config.json that the computation needs.
 #[derive(Deserialize)]
 pub struct Config {
     pub vocab_size: usize,
@@ -25,7 +24,7 @@ pub struct Config {
     #[serde(default)]
     pub tie_word_embeddings: bool,
     rope_theta: Option<f64>,
-    /// As transformers 5 calls it; before, it was `rope_scaling`, without theta.
+    /// The name since transformers 5; before, it was `rope_scaling`, without theta.
     #[serde(alias = "rope_scaling")]
     rope_parameters: Option<Rope>,
 }
@@ -37,8 +36,7 @@ struct Rope {
     scaling: Scaling,
 }
 
-/// How frequencies are stretched for long texts; another `rope_type` is an error of serde's, which
-/// names these.
+/// Scaling of the frequencies for long contexts. serde refuses other values of `rope_type`.
 #[derive(Deserialize)]
 #[serde(tag = "rope_type", rename_all = "lowercase")]
 enum Scaling {
@@ -81,7 +79,7 @@ impl Folder {
         Ok(Self { config, tensors })
     }
 
-    /// Makes every tensor one that learns: a model made of them afterwards can be trained.
+    /// Turns every tensor into a variable, so that a model made of them afterwards can be trained.
     pub fn variables(&mut self) -> Result<Vec<Var>> {
         let variable = |tensor: &mut Tensor| {
             let variable = Var::from_tensor(tensor)?;
@@ -102,7 +100,7 @@ impl Config {
             .unwrap_or(self.hidden_size / self.num_attention_heads.max(1))
     }
 
-    /// Angular frequencies of a head's pairs, in radians per position.
+    /// Angular frequencies of the pairs of a head, in radians per position.
     pub fn frequencies(&self) -> Vec<f32> {
         let rope = self.rope_parameters.as_ref();
         let theta = rope.and_then(|rope| rope.rope_theta).or(self.rope_theta);
@@ -124,7 +122,8 @@ impl Scaling {
                 high_freq_factor: high,
                 original_max_position_embeddings: context,
             } => {
-                // Long waves are divided, short ones kept, those between mixed.
+                // Low frequencies are divided by `factor`, high ones kept, and those between
+                // interpolated.
                 let waves = context * frequency / TAU;
                 let kept = ((waves - low) / (high - low)).clamp(0.0, 1.0);
                 frequency * (kept + (1.0 - kept) / factor)
@@ -133,7 +132,7 @@ impl Scaling {
     }
 }
 
-/// Refuses what is not computed here.
+/// Refuses models that this example does not support.
 fn check(json: &Value, folder: &Path) -> Result<()> {
     for (key, expected) in [
         ("model_type", json!("llama")),
@@ -159,7 +158,7 @@ fn check(json: &Value, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The files that the index names, or the one there is without an index.
+/// The files in the index, or `model.safetensors` without an index.
 fn weight_files(folder: &Path) -> Result<BTreeSet<String>> {
     #[derive(Deserialize)]
     struct Index {

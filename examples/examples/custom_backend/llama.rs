@@ -1,7 +1,7 @@
-//! LLaMA on candle, cut at any depth: the traits of soft-core that training needs; those of
-//! decoding are in `decode.rs`.
+//! LLaMA on candle with exits at any depth: the traits of training. Those of decoding are in
+//! `decode.rs`.
 //!
-//! candle's own error serves as the traits' error, since every operation returns it.
+//! The error type is candle's, since every operation returns it.
 
 use std::ops::Range;
 
@@ -18,7 +18,7 @@ use crate::folder::{Config, Folder};
 /// Keys and values of earlier positions, `[block][row]`.
 pub type Store = Vec<Vec<Held>>;
 
-/// A LLaMA whose first n blocks are models of their own.
+/// A LLaMA whose first n blocks are models for every n.
 #[derive(Clone)]
 pub struct Llama {
     embedding: Embedding,
@@ -27,7 +27,7 @@ pub struct Llama {
     pub head: Linear,
     frequencies: Vec<f32>,
     n_kv_heads: usize,
-    /// Most positions of a row.
+    /// Maximum number of positions of a row.
     pub context: usize,
 }
 
@@ -58,7 +58,7 @@ impl Block {
     }
 
     fn forward(&self, x: &Tensor, pass: &Pass, held: &mut [Held]) -> Result<Tensor> {
-        // `forward_diff` has a gradient, `forward` has none.
+        // `forward_diff` is differentiable, `forward` is not.
         let normed = self.input_layernorm.forward_diff(x)?;
         let x = (x + self.self_attn.forward(&normed, pass, held)?)?;
         let normed = self.post_attention_layernorm.forward_diff(&x)?;
@@ -92,13 +92,13 @@ impl Llama {
         })
     }
 
-    /// Keys and values of every block and row: none yet.
+    /// Empty keys and values of every block and row.
     pub fn store(&self, rows: usize) -> Result<Store> {
         let held = Held::nothing(self.n_kv_heads, 2 * self.frequencies.len())?;
         Ok(vec![vec![held; rows]; self.depth()])
     }
 
-    /// Rows of `seq` token ids each, one after the other, as a tensor.
+    /// A tensor of concatenated rows of `seq` token ids each.
     pub fn token_tensor(&self, ids: &[u32], seq: usize) -> Result<Tensor> {
         let vocab = self.head.weight().dim(0)?;
         if let Some(index) = ids.iter().position(|&id| id as usize >= vocab) {
@@ -136,7 +136,7 @@ impl NestedModel for Llama {
         past: Option<Past<Store>>,
     ) -> Result<Tensor> {
         let Some(past) = past else {
-            // Whole rows are packed rows that begin, with a cache that nobody keeps.
+            // Without a cache: packed rows from position 0, with a temporary cache.
             let (rows, seq, width) = hidden.dims3()?;
             let mut cache = KvCache::new(self.store(rows)?, self.depth(), rows, seq);
             let past = Past {
@@ -165,15 +165,14 @@ impl NestedModel for Llama {
     }
 }
 
-/// The positions of a batch that carry targets and the token each must predict, `[n]` both.
+/// The positions with targets in a batch, and the tokens to predict; `[n]` each.
 pub struct Targets {
     positions: Tensor,
     tokens: Tensor,
 }
 
 impl Llama {
-    /// Logits at the targets, and the logarithm of each target's probability: `[n, vocab]` and
-    /// `[n]`.
+    /// Logits and log-probabilities at the targets: `[n, vocab]` and `[n]`.
     fn at_targets(
         &self,
         hidden: &Tensor,

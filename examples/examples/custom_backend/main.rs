@@ -1,7 +1,6 @@
-//! soft-core's traits a second time, on candle: the same folder in both libraries, the laws of
-//! models and of decoding, the same losses, the same tokens in every mode, and some steps of
-//! training. The decoder and the sorted loss are soft-core's, and do not know which library
-//! computes. Run it:
+//! A second implementation of soft-core's traits, on candle, compared with that on Burn: laws of
+//! models and of decoding, losses, tokens in every mode, and some training steps. Decoder and
+//! sorted loss are those of soft-core. Run it:
 //! `cargo run --release -p soft-examples --features candle --example custom_backend`.
 
 mod attention;
@@ -33,7 +32,7 @@ use crate::llama::Llama;
 use soft_examples::outln;
 
 const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tiny-llama");
-/// Logits of f32 differ by rounding only.
+/// Tolerance for the rounding of f32 logits.
 const TOLERANCE: f64 = 1e-3;
 
 #[derive(Parser)]
@@ -73,7 +72,7 @@ fn run() -> Result<()> {
         }
     }
     .for_depth(depth)?;
-    // Any text will do: what counts is that both libraries read the same.
+    // Any tokens will do, since both libraries read the same.
     let vocab = candle.vocab() as u32;
     let text = |row: u32, length: u32| {
         (0..length)
@@ -122,7 +121,6 @@ fn run() -> Result<()> {
     )
 }
 
-/// The loss of every exit in both libraries.
 fn same_losses(
     candle: &Llama,
     burn: &soft_burn::Llama,
@@ -155,7 +153,6 @@ fn same_losses(
     Ok(())
 }
 
-/// Greedy answers of both libraries, in every mode.
 fn same_tokens(
     candle: &Llama,
     burn: &soft_burn::Llama,
@@ -183,7 +180,6 @@ fn same_tokens(
     Ok(())
 }
 
-/// Greedy answers of any model.
 fn answers<M: DecodeModel>(
     model: &M,
     prompts: &[Prompt],
@@ -207,7 +203,7 @@ fn answers<M: DecodeModel>(
     Ok(Decoder::new(model, prompts, settings)?.collect::<Result<_, _>>()?)
 }
 
-/// Some steps on one batch with the sorted loss, which must fall at every exit.
+/// Trains on one batch with the sorted loss, which must fall at every exit.
 fn learns(
     model: &Llama,
     mut optimizer: AdamW,

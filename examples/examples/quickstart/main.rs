@@ -1,10 +1,9 @@
-//! Fine-tunes a small LLaMA by three methods at equal cost and evaluates every depth of the
-//! results.
+//! Fine-tunes a small LLaMA by three methods at equal cost and evaluates them at every exit.
 //!
 //! It starts from `examples/tiny-llama`, made by `soft pretrain-tiny`, and downloads nothing. The
-//! comparison is that of Sorted LLaMA's tables 1 and 2: SFT, SFT+ICT (one more head per exit,
-//! blocks frozen) and SoFT, at every exit, on prompts held out from fine-tuning. At the end it
-//! writes a report of what the subcommands of `soft` measure: `report.rs`.
+//! methods are those of tables 1 and 2 of Sorted LLaMA: SFT, SFT+ICT (one more head per exit,
+//! blocks frozen) and SoFT. The prompts of the evaluation are held out from fine-tuning. At the
+//! end, `report.rs` writes a report of what the subcommands of `soft` measure.
 
 mod report;
 
@@ -31,7 +30,7 @@ use soft_examples::terminal;
 use soft_examples::tiny_world::{Instruction, Split, World, vocabulary};
 use soft_examples::tokens::TokenArgs;
 
-/// The world of the pre-training text.
+/// Seed of the world of the pre-training text.
 const WORLD: u64 = 7;
 const BATCH: usize = 32;
 /// Optimizer steps of each method.
@@ -93,7 +92,7 @@ fn run() -> Result<()> {
     Ok(())
 }
 
-/// `runs/quickstart-N`, N the seconds since 1970: a new folder for every run.
+/// A new folder `runs/quickstart-N`, where N is the Unix time in seconds.
 fn new_run_folder() -> Result<PathBuf> {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
     let folder = PathBuf::from(format!("runs/quickstart-{seconds}"));
@@ -102,7 +101,6 @@ fn new_run_folder() -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// The data and settings of all three methods.
 struct Quickstart {
     out: PathBuf,
     device: Device,
@@ -114,7 +112,7 @@ struct Quickstart {
     validation: Vec<Batch>,
 }
 
-/// The scores and answers of one method at every exit.
+/// Scores and answers of one model at every exit.
 struct Measured {
     subject: EvalModel,
     /// Sums of scores, `[exit][held-out row]`.
@@ -149,7 +147,7 @@ impl Quickstart {
         Ok(Llama::from_pretrained(folder, &self.device)?)
     }
 
-    /// Trains `base` by `method` and returns the folder of the trained model.
+    /// Trains `base` by `method` and returns the folder of the result.
     fn train(&self, name: &str, method: Method, steps: u64, base: &Path) -> Result<PathBuf> {
         let (examples, _) = encode(&self.train, &self.tokenizer, 128)?;
         let loader = LoaderConfig {
@@ -232,7 +230,6 @@ impl Quickstart {
         })
     }
 
-    /// Tokens of the held-out prompts.
     fn prompts(&self) -> Result<Vec<Vec<u32>>> {
         let prompts = self.held_out_records.iter();
         let prompts = prompts.map(|record| encode_prompt(record, &self.tokenizer));
@@ -251,7 +248,7 @@ impl Quickstart {
         shown
     }
 
-    /// A few held-out prompts with the answer of each exit, after SFT and after SoFT.
+    /// Prints a few held-out prompts with the answers of each exit after SFT and SoFT.
     fn print_answers(&self, measured: &[Measured]) {
         for index in self.shown() {
             let asked = &self.held_out[index];
@@ -271,7 +268,7 @@ impl Quickstart {
     }
 }
 
-/// The models that are compared answer by answer.
+/// The models whose answers are compared.
 fn tuned(measured: &[Measured]) -> impl Iterator<Item = &Measured> {
     let wanted = |measured: &&Measured| ["SFT", "SoFT"].contains(&measured.subject.name.as_str());
     measured.iter().filter(wanted)

@@ -1,5 +1,4 @@
-//! The quickstart's report: what `soft evaluate`, `compare`, `calibrate` and `sweep` measure, on
-//! its small model.
+//! The quickstart's report: what `soft evaluate`, `compare`, `calibrate` and `sweep` measure.
 
 use std::path::{Path, PathBuf};
 
@@ -21,13 +20,13 @@ use soft_examples::speed::SpeedRun;
 
 use super::{ANSWER, Measured, Quickstart, tuned};
 
-/// The name of the held-out prompts in tables.
 const DATA: &str = "tiny world, held out";
-/// Prompts on which decoding modes are timed.
+/// Number of prompts on which decoding modes are timed.
 const TIMED: usize = 40;
 
 impl Quickstart {
-    /// Writes the report and stores calibrated thresholds with the SoFT model; returns the page.
+    /// Writes the report, stores calibrated thresholds with the SoFT model, and returns the path of
+    /// the page.
     pub fn report(&self, measured: &[Measured], soft: &Path) -> Result<PathBuf> {
         let mut recorder = Recorder::begin();
         let mut findings = self.tables(measured);
@@ -100,7 +99,7 @@ impl Quickstart {
             answer: answer.tokens.clone(),
             ended: answer.ended,
         });
-        // The full model generates the first token whatever the policy: there must be more.
+        // The pass over the prompt generates the first token at full depth under every policy.
         Ok(texts.filter(|text| text.decisions() > 1).collect())
     }
 
@@ -145,7 +144,7 @@ impl Quickstart {
         }))
     }
 
-    /// A few decoding modes side by side; the dynamic one with calibrated thresholds.
+    /// Measures a few decoding modes, among them dynamic exits with calibrated thresholds.
     fn speed(&self, measured: &Measured, folder: &Path) -> Result<Finding> {
         let subject = &measured.subject;
         let trained = DecodingDefaults::load(folder, subject.model.config())?;

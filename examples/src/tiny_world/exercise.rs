@@ -1,33 +1,32 @@
-//! Small tasks whose answers can be worked out from the words alone: copying, reversing, sorting,
-//! counting and the like.
+//! Small tasks that can be solved from their words alone: copying, reversing, sorting, counting and
+//! the like.
 //!
-//! Each task tells the same thing twice: as a plain sentence for pre-training and as a question
-//! with its answer for fine-tuning, in other words. Knows nothing of the world's people beyond
-//! their names.
+//! Each exercise has two forms with different wording: a sentence for pre-training, and a question
+//! with its answer for fine-tuning.
 
 use super::lexicon::{DAYS, FOODS, MONTHS, PEOPLE, number};
 use super::random::{Random, hash};
 
-/// One thing to know or to do.
+/// A fact or task in both forms.
 #[derive(Debug, Clone)]
 pub struct Exercise {
-    /// What makes two exercises the same for the split: equal keys are always on the same side.
+    /// Identifies the exercise for the split: equal keys are on the same side.
     pub key: String,
-    /// As a sentence of the pre-training text.
+    /// The sentence of the pre-training text.
     pub plain: String,
     pub ask: String,
     pub reply: String,
 }
 
 impl Exercise {
-    /// One key in six is held out: never asked in training and, for tasks, never shown in the
-    /// pre-training text.
+    /// One key in six is held out: never asked in training and, for tasks, not in the pre-training
+    /// text.
     pub fn held_out(&self) -> bool {
         hash(&self.key).is_multiple_of(6)
     }
 }
 
-/// Draws until an exercise is not held out, and tells it as a sentence.
+/// The sentence of a drawn exercise that is not held out.
 pub fn shown(mut draw: impl FnMut() -> Exercise) -> String {
     loop {
         let exercise = draw();
@@ -37,11 +36,10 @@ pub fn shown(mut draw: impl FnMut() -> Exercise) -> String {
     }
 }
 
-/// A task family: its name and how to draw one exercise.
+/// A task family: its name, and a function that draws an exercise.
 pub type Task = (&'static str, fn(&mut Random) -> Exercise);
 
-/// The families that need no knowledge of the world. The pre-training text shows each as often as
-/// the next.
+/// The families that need no facts. They are equally frequent in the pre-training text.
 pub const TASKS: [Task; 8] = [
     ("copy", copy),
     ("larger", larger),
@@ -81,7 +79,7 @@ fn sort(random: &mut Random) -> Exercise {
     sorted.sort_unstable();
     let sorted = sorted.join(" ");
     Exercise {
-        // The sorted words: no other order of a held-out list is ever shown either.
+        // The sorted words, so that all orders of a list are on the same side.
         key: format!("sort {sorted}"),
         plain: format!("on the shelf {list} stand in order as {sorted} ."),
         ask: format!("put in order the words {list} ."),
@@ -157,8 +155,8 @@ fn next(random: &mut Random) -> Exercise {
     }
 }
 
-/// People in a line, told out of order: finding who is `n` ahead takes `n` hops from one sentence
-/// to another.
+/// People in a line, described out of order. Finding who is `n` ahead takes `n` hops between
+/// sentences.
 fn follow(random: &mut Random) -> Exercise {
     let line = random.sample(&PEOPLE, 4);
     let mut told: Vec<String> = line
@@ -177,7 +175,7 @@ fn follow(random: &mut Random) -> Exercise {
     }
 }
 
-/// `shortest` to `longest` different foods, as a list of words.
+/// A list of `shortest` to `longest` different foods.
 fn words(random: &mut Random, shortest: usize, longest: usize) -> String {
     let length = random.between(shortest, longest);
     random.sample(&FOODS, length).join(" ")
@@ -188,12 +186,12 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
 
-    /// The number that `words` spell ("forty two").
+    /// The number spelled by `words` ("forty two").
     fn value(words: &str) -> usize {
         (0..100).find(|&n| number(n) == words).unwrap()
     }
 
-    /// What stands in `text` after `before` and up to `until`.
+    /// The part of `text` after `before` and up to `until`.
     fn between<'a>(text: &'a str, before: &str, until: &str) -> &'a str {
         text.split_once(before)
             .and_then(|(_, rest)| rest.split_once(until))
@@ -201,7 +199,7 @@ mod tests {
             .0
     }
 
-    /// The answer, worked out from the question by other means than the generator's.
+    /// Solves the question independently of the generator.
     fn worked_out(task: &str, ask: &str) -> String {
         let list = || between(ask, " words ", " .").split(' ');
         match task {

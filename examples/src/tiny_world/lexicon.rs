@@ -1,8 +1,8 @@
-//! The words of the world, their token ids, and the tokenizer files that Hugging Face `tokenizers`
-//! and transformers read.
+//! The words of the world, their token ids, and tokenizer files for Hugging Face `tokenizers` and
+//! transformers.
 //!
-//! Ids are places in [`vocabulary`]; a new word goes at the end of [`PLAIN_WORDS`], or a trained
-//! model loses its meaning.
+//! Ids are indices in [`vocabulary`]. New words must go to the end of [`PLAIN_WORDS`], or trained
+//! models no longer match.
 
 use serde_json::json;
 
@@ -18,7 +18,7 @@ pub const TOWNS: [&str; 16] = words(
 );
 pub const JOBS: [&str; 12] =
     words("baker smith weaver sailor teacher miller potter doctor gardener piper carter painter");
-/// In the order of the alphabet, which the sorting task relies on.
+/// In alphabetical order, which the sorting task relies on.
 pub const FOODS: [&str; 20] = words(
     "apple bread carrot date egg fig grape honey icing jam kale lemon melon nut olive pear \
      quince rice soup toast",
@@ -33,13 +33,13 @@ const UNITS: [&str; 20] = words(
      fifteen sixteen seventeen eighteen nineteen",
 );
 const TENS: [&str; 8] = words("twenty thirty forty fifty sixty seventy eighty ninety");
-/// Every word of a sentence that is in none of the lists above.
+/// All other words of the sentences.
 const PLAIN_WORDS: &str = ". , : ? question answer a the of in is to and or what where who which how does do has as by it on \
     lives live home works work day days month months likes like eat best meal wears coat colour keeps keep pet friend called \
     echo hears answers repeat words there back walk say backwards shelf stand order put larger make they \
     basket lie count many are after before comes follows ahead";
 
-/// The `N` words of `text`, cut at the spaces when the program is compiled.
+/// Splits `text` at spaces into `N` words at compile time.
 const fn words<const N: usize>(text: &'static str) -> [&'static str; N] {
     let (mut list, mut rest, mut place) = ([""; N], text, 0);
     while place < N {
@@ -58,7 +58,7 @@ const fn words<const N: usize>(text: &'static str) -> [&'static str; N] {
     list
 }
 
-/// All tokens in id order, the special ones first.
+/// All tokens in the order of their ids, special tokens first.
 pub fn vocabulary() -> Vec<&'static str> {
     let lists: [&[&'static str]; 11] = [
         &SPECIAL, &PEOPLE, &TOWNS, &JOBS, &FOODS, &COLOURS, &PETS, &DAYS, &MONTHS, &UNITS, &TENS,
@@ -71,7 +71,7 @@ pub fn vocabulary() -> Vec<&'static str> {
         .collect()
 }
 
-/// `number` in words: `42` is "forty two". Below 100 only.
+/// `number` in words, below 100: `42` is "forty two".
 pub fn number(number: usize) -> String {
     match (number / 10, number % 10) {
         (0 | 1, _) => UNITS[number].to_owned(),
@@ -80,8 +80,8 @@ pub fn number(number: usize) -> String {
     }
 }
 
-/// `tokenizer.json`: one token per word between spaces, `<bos>` put in front, decoding joins words
-/// with spaces.
+/// `tokenizer.json`: one token per word between spaces, `<bos>` at the beginning. Decoding joins
+/// words with spaces.
 pub fn tokenizer_json() -> String {
     let words = vocabulary();
     let vocab: serde_json::Map<_, _> = words
@@ -108,7 +108,7 @@ pub fn tokenizer_json() -> String {
     format!("{file:#}\n")
 }
 
-/// `tokenizer_config.json`, agreeing with [`tokenizer_json`].
+/// The `tokenizer_config.json` for [`tokenizer_json`].
 pub fn tokenizer_config_json() -> String {
     let file = json!({
         "tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": true, "add_eos_token": false,

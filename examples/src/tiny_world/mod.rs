@@ -1,14 +1,13 @@
-//! A made-up world to pre-train a tiny language model on: two dozen people with a home, a job, a
-//! best meal, a coat, a pet and a friend, and eight small tasks (copying, sorting, adding and the
-//! like). The seed determines the world and its words.
+//! An invented world to pre-train a small language model on. It has 24 people, each with a home, a
+//! job, a best meal, a coat, a pet and a friend, and eight small tasks such as copying, sorting and
+//! adding. The seed determines the facts and the texts.
 //!
-//! The pre-training text states facts and shows tasks as plain sentences. The instructions ask
-//! about the same things in other words, in a question format the text never uses, so fine-tuning
-//! has a format to teach and a held-out set to be judged on: held-out *facts* are in the text but
-//! were never asked about, held-out *tasks* have operands that were never seen at all. Some
-//! families are easy (recall one fact, copy) and some need several steps (a friend's fact, who is
-//! two ahead), so that sub-models of different depth do differently well. Made for this library; it
-//! follows no published data set.
+//! The pre-training text states facts and shows solved tasks as sentences. The instructions ask
+//! about the same things in other words, in a question format that the text does not have. Held-out
+//! *facts* are in the text, but not in the training instructions; the operands of held-out *tasks*
+//! are in neither. Some families are easy (recall a fact, copy), others need several steps (a fact
+//! about a friend, who is two ahead), so that sub-models of different depth differ in quality. The
+//! world is not based on a published data set.
 
 mod exercise;
 mod lexicon;
@@ -22,20 +21,20 @@ pub use lexicon::{tokenizer_config_json, tokenizer_json, vocabulary};
 use people::People;
 use random::{Random, hash};
 
-/// Words in a document at most, not counting `<bos>` and `<eos>`.
+/// Maximum number of words of a document, without `<bos>` and `<eos>`.
 pub const DOCUMENT_WORDS: usize = 64;
 
-/// Which instructions.
+/// A part of the instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Split {
-    /// To fine-tune on.
+    /// For fine-tuning.
     Train,
-    /// To judge by.
+    /// For evaluation.
     HeldOut,
 }
 
 impl Split {
-    /// Instructions of a family at most; a small family may have fewer.
+    /// Maximum number of instructions of a family.
     fn quota(self) -> usize {
         match self {
             Split::Train => 220,
@@ -44,8 +43,8 @@ impl Split {
     }
 }
 
-/// A prompt and the response wanted, both words with single spaces between; put `<eos>` after the
-/// response.
+/// A prompt and the expected response, both of words separated by single spaces. The response is to
+/// be followed by `<eos>`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Instruction {
     /// Name of the family, one of [`TASK_NAMES`].
@@ -56,12 +55,12 @@ pub struct Instruction {
     pub response: String,
 }
 
-/// The families of instructions, in the order of a table's rows.
+/// The families of instructions, in the order of tables.
 pub const TASK_NAMES: [&str; 10] = [
     "recall", "friend", "copy", "larger", "next", "add", "count", "reverse", "sort", "follow",
 ];
 
-/// The world of one seed. Words and split are the same in all worlds; the facts are not.
+/// The world of one seed. Vocabulary and split are the same in all worlds, the facts are not.
 #[derive(Debug, Clone)]
 pub struct World {
     seed: u64,
@@ -69,7 +68,7 @@ pub struct World {
 }
 
 impl World {
-    /// The world of that seed.
+    /// The world of this seed.
     pub fn new(seed: u64) -> Self {
         Self {
             seed,
@@ -77,22 +76,22 @@ impl World {
         }
     }
 
-    /// `documents` lines of text, each of at most [`DOCUMENT_WORDS`] words. A longer text of one
-    /// seed begins with the shorter.
+    /// `documents` lines of at most [`DOCUMENT_WORDS`] words each. For the same seed, a longer text
+    /// starts with the shorter one.
     pub fn pretraining_text(&self, documents: usize, seed: u64) -> Vec<String> {
         (0..documents)
             .map(|index| self.document(&mut Random::stream(seed, index as u64)))
             .collect()
     }
 
-    /// The instructions of one side of the split, in a fixed mixed order. No prompt comes twice, or
-    /// on both sides.
+    /// The instructions of one side of the split, in a fixed random order. No prompt occurs twice
+    /// or on both sides.
     pub fn instructions(&self, split: Split) -> Vec<Instruction> {
         let mut all = Vec::new();
         for (task, draw) in self.families() {
             let random = &mut Random::stream(self.seed, hash(task));
             let (mut seen, enough) = (HashSet::new(), all.len() + split.quota());
-            // A small family has fewer than its quota, and this many draws find all of them.
+            // Small families have fewer than their quota. This many draws find all of them.
             for _ in 0..20_000 {
                 if all.len() == enough {
                     break;
@@ -122,7 +121,8 @@ impl World {
         all
     }
 
-    /// A portrait of one person and then gossip, or lessons: as many sentences as have room.
+    /// A description of one person and then sentences about friends, or tasks: as many sentences as
+    /// fit.
     fn document(&self, random: &mut Random) -> String {
         let lessons = random.below(5) < 3;
         let mut portrait = self.people.portrait(random).into_iter();
@@ -145,7 +145,6 @@ impl World {
     }
 }
 
-/// How one family draws an exercise.
 type Draw<'a> = Box<dyn Fn(&mut Random) -> Exercise + 'a>;
 
 #[cfg(test)]
@@ -166,7 +165,7 @@ mod tests {
             two.pretraining_text(30, 1)[..20]
         );
         assert_ne!(one.pretraining_text(20, 1), one.pretraining_text(20, 2));
-        // Other numbers would mean other words than those of the committed model.
+        // The committed model was trained on the texts with these hashes.
         let asked = one
             .instructions(Split::HeldOut)
             .into_iter()

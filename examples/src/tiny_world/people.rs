@@ -1,14 +1,13 @@
-//! The people of a world: who lives where, does what, likes what, and is whose friend; and how all
-//! that is told and asked.
+//! The people of a world, and sentences and questions about them.
 //!
-//! A fact is told in two wordings and asked in a third. Asked about "the friend of mira" it takes
-//! two hops to answer.
+//! A fact has two wordings as a sentence and a third as a question. Questions about "the friend of
+//! mira" take two hops.
 
 use super::exercise::{Exercise, shown};
 use super::lexicon::{COLOURS, FOODS, JOBS, PEOPLE, PETS, TOWNS};
 use super::random::Random;
 
-/// One kind of fact. In the wordings, `{p}` is whom it is about and `{v}` the value.
+/// A kind of fact. In the wordings, `{p}` is the person and `{v}` the value.
 struct Attribute {
     values: &'static [&'static str],
     plain: [&'static str; 2],
@@ -61,7 +60,7 @@ const ATTRIBUTES: [Attribute; 6] = [
 /// The last attribute, whose value is a person.
 const FRIEND: usize = 5;
 
-/// The facts: for each person, the place of each attribute's value in its list.
+/// For each person, the index of each attribute's value in its list.
 #[derive(Debug, Clone)]
 pub struct People(Vec<[usize; ATTRIBUTES.len()]>);
 
@@ -69,7 +68,7 @@ impl People {
     pub fn new(random: &mut Random) -> Self {
         let mut facts = vec![[0; ATTRIBUTES.len()]; PEOPLE.len()];
         for (kind, attribute) in ATTRIBUTES.iter().enumerate() {
-            // Dealt out like cards, so that all values are in use and about equally common.
+            // Values are dealt evenly, so that all are used about equally often.
             let mut cards: Vec<usize> = (0..facts.len())
                 .map(|card| card % attribute.values.len())
                 .collect();
@@ -79,7 +78,8 @@ impl People {
                 .zip(cards)
                 .for_each(|(person, card)| person[kind] = card);
         }
-        // Friends form one ring, so nobody is their own friend and everybody is somebody's.
+        // Friends form a ring, so that no one is their own friend and everyone is the friend of one
+        // person.
         let mut ring: Vec<usize> = (0..facts.len()).collect();
         random.shuffle(&mut ring);
         for (place, &person) in ring.iter().enumerate() {
@@ -88,13 +88,13 @@ impl People {
         Self(facts)
     }
 
-    /// A fact about somebody.
+    /// A fact about a person.
     pub fn recall(&self, random: &mut Random) -> Exercise {
         let (person, kind) = self.topic(random);
         self.fact(person, kind, [PEOPLE[person]; 3], random)
     }
 
-    /// A fact about somebody's friend who is not named: two hops.
+    /// A fact about the friend of a person, who is not named: two hops.
     pub fn friend(&self, random: &mut Random) -> Exercise {
         let (person, kind) = self.topic(random);
         let subject = format!("the friend of {}", PEOPLE[person]);
@@ -106,7 +106,7 @@ impl People {
         )
     }
 
-    /// All facts about one person, in a random order and wording.
+    /// All facts about one person, in random order and wording.
     pub fn portrait(&self, random: &mut Random) -> Vec<String> {
         let (person, _) = self.topic(random);
         let mut kinds: Vec<usize> = (0..ATTRIBUTES.len()).collect();
@@ -117,8 +117,8 @@ impl People {
             .collect()
     }
 
-    /// A sentence on somebody's friend: named (any fact), or unnamed (only if that fact is not held
-    /// out).
+    /// A sentence about the friend of a person: named with any fact, or unnamed with a fact that is
+    /// not held out.
     pub fn gossip(&self, random: &mut Random) -> String {
         if random.below(2) == 0 {
             return shown(|| self.friend(random));
@@ -133,8 +133,8 @@ impl People {
         (random.below(self.0.len()), random.below(ATTRIBUTES.len()))
     }
 
-    /// The fact of that `kind` about `person`, who is called `names` in the text, the question and
-    /// the answer.
+    /// The fact of this `kind` about `person`, with the names of the person in text, question and
+    /// answer.
     fn fact(&self, person: usize, kind: usize, names: [&str; 3], random: &mut Random) -> Exercise {
         let attribute = &ATTRIBUTES[kind];
         let value = attribute.values[self.0[person][kind]];

@@ -1,8 +1,8 @@
-//! The world's random numbers: the same seed gives the same text with every version.
+//! Random numbers of the world. The text of a seed is the same in all versions.
 
 use soft_core::random::{SplitMix64, shuffle};
 
-/// A stream of draws.
+/// A random number generator.
 #[derive(Debug, Clone)]
 pub struct Random(SplitMix64);
 
@@ -11,8 +11,8 @@ impl Random {
         Self(SplitMix64::new(seed))
     }
 
-    /// An independent stream for item `index` of `seed`, so that item 7 is the same however many
-    /// items are drawn.
+    /// An independent stream for item `index` of `seed`, so that an item does not depend on the
+    /// number of items.
     pub fn stream(seed: u64, index: u64) -> Self {
         Self::new(SplitMix64::mix(
             seed ^ SplitMix64::mix(index.wrapping_add(1)),
@@ -34,7 +34,7 @@ impl Random {
         &items[self.below(items.len())]
     }
 
-    /// Puts `items` in a random order.
+    /// Shuffles `items`.
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         shuffle(items, |bound| self.below(bound));
     }
@@ -48,8 +48,7 @@ impl Random {
     }
 }
 
-/// A hash of `text` (FNV-1a, then mixed) that never changes between releases; std's hasher does not
-/// promise that.
+/// A hash of `text` (FNV-1a, then mixed) that is stable between releases, unlike that of std.
 pub fn hash(text: &str) -> u64 {
     SplitMix64::mix(text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, byte| {
         (h ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)

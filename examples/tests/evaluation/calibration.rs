@@ -1,4 +1,4 @@
-//! `soft calibrate`: thresholds are stored and used, and they keep the promised agreement.
+//! `soft calibrate`: thresholds are stored and used, and the limit on disagreement holds.
 
 use serde_json::json;
 use soft_examples::tiny_world::{Split, World};
@@ -45,7 +45,7 @@ fn calibrated_thresholds_are_stored_and_used() {
     );
 }
 
-/// On real text: in at least 19 of 20 random splits, for every criterion, and with early exits.
+/// The limit holds in at least 19 of 20 random splits for every criterion, with early exits.
 #[test]
 fn calibration_keeps_its_promise_on_random_splits() {
     let site = Site::new();

@@ -1,4 +1,5 @@
-//! `soft compare --judge`: people through a file, and models, which are compared with people.
+//! `soft compare --judge`: verdicts of people through a file, and of models, which are compared
+//! with people.
 
 use serde_json::{Value, json};
 

@@ -1,5 +1,5 @@
-//! `soft evaluate`, `compare`, `calibrate`, `sweep` and `report`: what they write, that they resume
-//! from a journal, and that wrong input gets one clear error before anything is computed.
+//! `soft evaluate`, `compare`, `calibrate`, `sweep` and `report`: output, resumption from a
+//! journal, and one clear error for invalid input before anything is computed.
 
 mod calibration;
 mod judging;
@@ -15,7 +15,7 @@ use site::Site;
 const EVALUATE: &str = "evaluate";
 const QUESTIONS: &str = "--model tiny=model --data trivia.json --format triviaqa --exits 4,8 --max-new-tokens 6 --show 1";
 
-/// The findings of a file, which do not differ from run to run.
+/// The findings of a file, which do not vary between runs.
 fn findings(file: &Value) -> &Value {
     &file["findings"]
 }
@@ -50,8 +50,8 @@ fn evaluate_resumes_from_its_journal() {
     assert_eq!(tokens("exit=8"), tokens("speculative=4"));
     assert_ne!(tokens("exit=8"), tokens("exit=4"));
 
-    // The settings, one batch of rows scored, three answers to each question; then cut within a
-    // line, as by a crash.
+    // The settings, one batch of scored rows, and three answers to each question. The journal is
+    // then truncated within a line, as by a crash.
     assert_eq!(journal.lines().count(), 2 + 3 * 24);
     site.write("answers.jsonl", &journal[..journal.len() / 2]);
     site.succeeds(EVALUATE, &format!("{arguments} --json again.json"));

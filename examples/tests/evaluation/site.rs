@@ -1,5 +1,4 @@
-//! A folder with a model of its own, questions and instructions, in which subcommands of `soft`
-//! run.
+//! A folder with a model, questions and instructions, in which subcommands of `soft` run.
 
 use std::fs;
 use std::path::PathBuf;
@@ -9,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::programs::{soft, tiny_llama};
 
-/// A folder to work in.
+/// The folder.
 pub struct Site {
     root: tempfile::TempDir,
 }
@@ -50,7 +49,6 @@ impl Site {
         serde_json::from_str(&self.read(name)).unwrap()
     }
 
-    /// Runs a subcommand here.
     fn run(&self, subcommand: &str, arguments: &str) -> Output {
         let mut command = soft(subcommand);
         command.current_dir(self.root.path());

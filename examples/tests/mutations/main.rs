@@ -1,5 +1,5 @@
-//! Files changed at random, read by everything that reads files: a value or one error, never a
-//! panic, a hang or an abort.
+//! Randomly changed files, read by everything that reads files: the result is a value or one error,
+//! never a panic, a hang or an abort.
 //!
 //! `SOFT_MUTATIONS=1000000 cargo test --release -p soft-examples --test mutations` tries this many
 //! inputs (default 30,000); `SOFT_SEED` sets the seed. A failure names the number of its input;
@@ -45,7 +45,7 @@ fn damaged_files_are_read_or_refused() {
         let good = fs::read(&file).unwrap();
         fs::write(&file, mutated(&good, &mut random)).unwrap();
         if count > 100_000 && index % 1000 == 0 {
-            // To find the input that aborted the process.
+            // Recorded to find the input if the process aborts.
             fs::write(
                 std::env::temp_dir().join("soft-mutations"),
                 index.to_string(),
@@ -67,7 +67,7 @@ fn damaged_files_are_read_or_refused() {
             )
         };
         assert!(done.is_ok(), "{} panicked, {}", subject.name, place());
-        // Not a test of speed: what takes this long probably never ends.
+        // A generous limit that only an endless loop should exceed.
         assert!(
             began.elapsed() < Duration::from_secs(60),
             "{} hangs, {}",
@@ -85,7 +85,7 @@ fn damaged_files_are_read_or_refused() {
     );
 }
 
-/// The test above means something only if the unchanged files are read.
+/// The unchanged files must be readable, else the test above is void.
 #[test]
 fn undamaged_files_are_read() {
     let root = tempfile::tempdir().unwrap();

@@ -1,8 +1,8 @@
-//! Bytes and JSON changed at random, as damaged, hostile and hand-edited files are.
+//! Random changes of bytes and JSON, as in damaged, hostile and hand-edited files.
 
 use serde_json::{Map, Value, json};
 
-/// Numbers from a seed: SplitMix64 (Steele, Lea, Flood 2014).
+/// SplitMix64 (Steele, Lea, Flood 2014).
 pub struct Random(pub u64);
 
 impl Random {
@@ -14,7 +14,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// Below `limit`, which is above 0.
+    /// A number below `limit`, which is above 0.
     pub fn below(&mut self, limit: usize) -> usize {
         (self.next() % limit as u64) as usize
     }
@@ -66,7 +66,7 @@ fn mutate_bytes(bytes: &mut Vec<u8>, random: &mut Random) {
             .splice(at..at, (0..8).map(|_| random.next() as u8))
             .for_each(drop),
         _ => {
-            // A little-endian length, as file formats begin with.
+            // A little-endian length, as at the beginning of many file formats.
             let number = *random.pick(&[0_u64, 1, 1 << 20, 1 << 32, u64::MAX]);
             for (place, byte) in bytes.iter_mut().zip(number.to_le_bytes()) {
                 *place = byte;
@@ -92,7 +92,7 @@ const WORDS: [&str; 14] = [
     "<|im_end|>",
 ];
 
-/// One JSON value, or each line one, with a value changed somewhere.
+/// Changes values in JSON or JSON lines.
 fn mutated_json(text: &str, random: &mut Random) -> Vec<u8> {
     if let Ok(mut value) = serde_json::from_str::<Value>(text) {
         for _ in 0..=random.below(2) {
@@ -117,7 +117,7 @@ fn mutated_json(text: &str, random: &mut Random) -> Vec<u8> {
 }
 
 fn mutate_value(value: &mut Value, random: &mut Random) {
-    // Down to a random place, a third of the way at each level.
+    // Descends to a random place, with a probability of 2/3 per level.
     if random.below(3) > 0 {
         match value {
             Value::Array(items) if !items.is_empty() => {
@@ -183,7 +183,6 @@ fn mutate_entries(entries: &mut Map<String, Value>, random: &mut Random) {
     }
 }
 
-/// An unexpected value.
 fn strange(random: &mut Random) -> Value {
     let long = "x".repeat(random.below(5000));
     let digits: Value = serde_json::from_str(&"9".repeat(300)).unwrap_or(json!(1e300));

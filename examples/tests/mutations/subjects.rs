@@ -1,4 +1,4 @@
-//! Folders of good files, and what reads them.
+//! Folders of valid files, and their readers.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use soft_eval::Journal;
 use crate::readers::{read_model, read_results, read_rows, read_tokenizer};
 use crate::run;
 
-/// A folder of good files, and a function that reads it after one of them was changed.
+/// A folder of valid files, and a function that reads it after one of them was changed.
 pub struct Subject {
     pub name: &'static str,
     /// Files that are changed, below the folder.

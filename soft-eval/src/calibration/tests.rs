@@ -1,10 +1,10 @@
-//! The promise is kept as often as stated, on texts whose tokens go together.
+//! The limit holds as often as stated, on texts with correlated tokens.
 
 use super::*;
 use crate::EarlyTrace;
 use soft_core::model::Score;
 
-/// A text of an exit whose confidence c is right with probability c^`trust`.
+/// A text with two early exits. A token of confidence c is right with probability c^`trust`.
 fn text(rng: &mut Random, tokens: usize, trust: f64) -> Vec<TokenTrace> {
     let token = |rng: &mut Random| {
         let exits = [0.7, 0.9].map(|strength: f64| {
@@ -28,7 +28,7 @@ fn text(rng: &mut Random, tokens: usize, trust: f64) -> Vec<TokenTrace> {
     (0..tokens).map(|_| token(rng)).collect()
 }
 
-/// Texts of 1 to 30 tokens, some of which are hard throughout: tokens of a text go together.
+/// Texts of 1 to 30 tokens. Some are hard throughout, so that tokens of a text are correlated.
 fn texts(seed: u64, number: usize) -> Vec<Vec<TokenTrace>> {
     let mut rng = Random::new(seed);
     let one = |_| {
@@ -56,7 +56,7 @@ fn the_promise_is_kept_as_often_as_stated() {
             broken += usize::from(truth.disagreement() > 0.1 + 0.002);
             early += usize::from(truth.mean_depth < 5.5);
         }
-        // 5 of 100 expected at most; 12 has a probability of 0.4 % then.
+        // At most 5 of 100 are expected; 12 or more then have a probability of 0.4 %.
         assert!(broken < 12, "{criterion}: broken {broken} times of 100");
         if criterion != Criterion::Patience {
             assert!(early > 80, "{criterion}: of use {early} times of 100");
@@ -77,7 +77,7 @@ fn the_test_has_the_level_it_claims_and_some_power() {
             })
             .count()
     };
-    // Expected at most 100 of 2000, with a standard deviation of 10.
+    // At most 100 of 2000 are expected, with a standard deviation of 10.
     let wrongly = rejections(0.1, 300);
     assert!(wrongly < 140, "{wrongly}");
     let rightly = rejections(0.04, 300);
@@ -86,8 +86,8 @@ fn the_test_has_the_level_it_claims_and_some_power() {
 
 #[test]
 fn rare_long_texts_do_not_break_the_level() {
-    // One text in 200 is 200 tokens long and half wrong, the others have 5 right tokens: of all
-    // tokens 8.4 % disagree, and 8 % are promised.
+    // One text in 200 has 200 tokens, half of them wrong; the others have 5 right tokens. In all,
+    // 8.4 % of the tokens disagree, and the limit is 8 %.
     let mut rng = Random::new(8);
     let mut passes = |bound: fn(&[usize]) -> usize| {
         let trials = (0..1000).filter(|_| {
@@ -104,7 +104,7 @@ fn rare_long_texts_do_not_break_the_level() {
     };
     let fixed = passes(|_| 200);
     assert!(fixed < 75, "{fixed} of 1000");
-    // Why the bound is fixed before: one taken from the texts at hand breaks the level.
+    // A bound taken from the texts themselves breaks the level.
     let taken = passes(|lengths| lengths.iter().copied().max().unwrap());
     assert!(taken > 250, "{taken} of 1000");
 }

@@ -1,26 +1,26 @@
-//! A report before it is written: sections of text, tables, figures and samples. Knows no format.
+//! A report, independent of the output format.
 
 use crate::results::SampleTable;
 
 /// A report.
 #[derive(Clone, Debug, Default)]
 pub struct Document {
-    /// Its title.
+    /// The title.
     pub title: String,
-    /// Its sections.
+    /// The sections.
     pub sections: Vec<Section>,
 }
 
-/// A part with a heading.
+/// A section.
 #[derive(Clone, Debug, Default)]
 pub struct Section {
     /// The heading.
     pub heading: String,
-    /// What stands below it.
+    /// The content.
     pub blocks: Vec<Block>,
 }
 
-/// What a section is made of.
+/// A part of a section.
 #[derive(Clone, Debug)]
 pub enum Block {
     /// A paragraph.
@@ -33,12 +33,12 @@ pub enum Block {
     Samples(SampleTable),
 }
 
-/// A table whose first column is text and whose others are figures.
+/// A table with text in the first column and numbers in the others.
 #[derive(Clone, Debug, Default)]
 pub struct Table {
-    /// What it shows.
+    /// The caption.
     pub caption: String,
-    /// Headings of the columns.
+    /// The column headings.
     pub headings: Vec<String>,
     /// The rows.
     pub rows: Vec<Vec<String>>,
@@ -47,16 +47,16 @@ pub struct Table {
 /// A figure.
 #[derive(Clone, Debug, Default)]
 pub struct Figure {
-    /// Its name as a file, without an ending.
+    /// The file name without extension.
     pub name: String,
-    /// The drawing.
+    /// The figure as SVG.
     pub svg: String,
-    /// What it shows.
+    /// The caption.
     pub caption: String,
 }
 
 impl Section {
-    /// A section without anything in it yet.
+    /// An empty section.
     pub fn new(heading: &str) -> Self {
         Self {
             heading: heading.to_owned(),

@@ -1,5 +1,4 @@
-//! A report as one HTML file that needs no other: figures and styles are in it, and it runs no
-//! script.
+//! A report as one self-contained HTML file without scripts.
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
@@ -7,7 +6,6 @@ use super::document::{Block, Document, Section, Table};
 use super::palette::ordered;
 use crate::results::SampleTable;
 
-/// The document.
 pub(super) fn page(document: &Document) -> String {
     let page = html! {
         (DOCTYPE)
@@ -67,12 +65,13 @@ fn table_of(table: &Table) -> Markup {
                 }
             }
         }
-        // Outside of what scrolls, so that it can be read on a narrow screen.
+        // Outside the scrolled area, so that it can be read on a narrow screen.
         p.caption { (table.caption) }
     }
 }
 
-/// Rules and commands break behind a comma or where they must, numbers nowhere.
+/// Long cells, such as rules and commands, may break after a comma or anywhere; numbers do not
+/// break.
 fn cell_of(cell: &str) -> Markup {
     html! {
         @if cell.chars().count() > 32 {
@@ -114,11 +113,11 @@ fn samples_of(samples: &SampleTable) -> Markup {
     }
 }
 
-/// Background of the depth's color, and black or white on it, whichever can be read.
+/// Style with the color of the depth as background, and black or white text, whichever is readable.
 fn colour(depth: usize, deepest: usize) -> String {
     let background = ordered(depth as f64 / deepest.max(1) as f64);
     let plotters::style::RGBColor(red, green, blue) = background;
-    // Relative luminance as in WCAG 2, the exponent simplified.
+    // Relative luminance of WCAG 2, with a simplified exponent.
     let linear = |part: u8| (f64::from(part) / 255.0).powf(2.2);
     let luminance = 0.2126 * linear(red) + 0.7152 * linear(green) + 0.0722 * linear(blue);
     let ink = if luminance > 0.18 { "#000" } else { "#fff" };

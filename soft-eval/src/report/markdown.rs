@@ -1,10 +1,10 @@
-//! A report as Markdown, with figures as files beside it.
+//! A report as Markdown that refers to figures in files.
 
 use std::fmt::Write;
 
 use super::document::{Block, Document, Table};
 
-/// The document; figures are looked for in `figures/`.
+/// The document as Markdown. Figures are in `figures/`.
 pub(super) fn markdown(document: &Document) -> String {
     let mut text = format!("# {}\n", inline(&document.title));
     for section in &document.sections {
@@ -47,7 +47,7 @@ pub(super) fn markdown(document: &Document) -> String {
     text
 }
 
-/// What a model or a user said is text, not markup.
+/// Escapes all markup, for prompts and answers.
 fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
@@ -59,8 +59,8 @@ fn escaped(text: &str) -> String {
     escaped
 }
 
-/// Names and figures: text too, but for brackets that make no link, as those of intervals, and
-/// underscores within words.
+/// Escapes markup in names and numbers. Brackets that cannot make a link, such as those of
+/// intervals, and underscores are kept.
 fn inline(text: &str) -> String {
     let markup = match text.contains("](") || text.contains("][") {
         true => "<>&*`|\\[]",
@@ -71,7 +71,7 @@ fn inline(text: &str) -> String {
         if markup.contains(c) {
             escaped.push('\\');
         }
-        // A line break would begin a block of its own.
+        // A line break would start a new block.
         escaped.push(if c == '\n' { ' ' } else { c });
     }
     escaped

@@ -1,8 +1,6 @@
-//! Evaluations as a report: one HTML file, the same as Markdown and JSON, and every figure as SVG
-//! and PNG.
+//! Reports of evaluations: HTML, Markdown and JSON, with every figure as SVG and PNG.
 //!
-//! `results` has what goes in, `sections` says which table and figure shows what, `document` is the
-//! report without a format, `html` and `markdown` write it.
+//! `sections` turns `results` into a `document`, which `html` and `markdown` write.
 
 mod document;
 pub mod figures;
@@ -20,14 +18,13 @@ use serde_json::Value;
 use crate::EvalError;
 use crate::results::{Evaluation, write_whole};
 
-/// A text without control characters, which no format of the report may hold: XML forbids them,
-/// terminals obey them.
+/// Removes control characters, which XML forbids and terminals interpret.
 fn plain(text: &str) -> String {
     let kept = |c: &char| !c.is_control() || *c == '\n' || *c == '\t';
     text.chars().filter(kept).collect()
 }
 
-/// Evaluations with their texts [`plain`]: names, prompts and answers come from anywhere.
+/// Applies [`plain`] to all texts: names, prompts and answers are untrusted.
 fn plain_texts(evaluations: &[Evaluation]) -> Result<Vec<Evaluation>, EvalError> {
     fn visit(value: &mut Value) {
         match value {
@@ -50,8 +47,8 @@ fn plain_texts(evaluations: &[Evaluation]) -> Result<Vec<Evaluation>, EvalError>
     })
 }
 
-/// Writes `index.html`, `report.md`, `report.json` and `figures/` into `folder`, which is made if
-/// it is not there; files of these names are replaced.
+/// Writes `index.html`, `report.md`, `report.json` and `figures/` into `folder`, which is created
+/// if necessary. Existing files of these names are replaced.
 ///
 /// # Errors
 /// I/O errors; a figure that cannot be drawn.

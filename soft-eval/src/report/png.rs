@@ -1,4 +1,4 @@
-//! SVG to PNG, with a font of our own: a machine without fonts draws the same picture.
+//! Renders SVG to PNG with a built-in font, so that the result does not depend on installed fonts.
 
 use std::sync::Arc;
 
@@ -7,10 +7,10 @@ use resvg::usvg::{Options, Tree, fontdb};
 
 use crate::EvalError;
 
-/// The picture at `scale` pixels per unit of the SVG.
+/// The image at `scale` pixels per unit of the SVG.
 ///
 /// # Errors
-/// When `svg` is none.
+/// If `svg` is invalid or has no size.
 pub fn png(figure: &str, svg: &str, scale: f32) -> Result<Vec<u8>, EvalError> {
     let failed = |reason: String| EvalError::Figure {
         figure: figure.to_owned(),

@@ -1,7 +1,6 @@
-//! Results of evaluations as files, each with what it is and how to reproduce it.
+//! Result files of evaluations, with their provenance.
 //!
-//! Programs write one file per evaluation; a report is made of a folder of them. Knows figures and
-//! names, no models.
+//! A program writes one file per evaluation; a report is made of a folder of them.
 
 mod cells;
 mod tables;
@@ -18,36 +17,36 @@ pub use tables::{
     Sample, SampleTable, SpeedTable,
 };
 
-/// One evaluation.
+/// The results of one evaluation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
-    /// How it came about.
+    /// How it was made.
     pub provenance: Provenance,
     /// The results.
     pub findings: Vec<Finding>,
 }
 
-/// How to get an evaluation again.
+/// What is needed to reproduce an evaluation.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Provenance {
     /// The command line.
     pub command: String,
-    /// Version of the program.
+    /// The version of the program.
     pub version: String,
-    /// System, architecture, processors.
+    /// Operating system, architecture and number of processors.
     pub machine: String,
-    /// Seeds, by what they are for.
+    /// Seeds by name.
     pub seeds: Vec<(String, u64)>,
-    /// Models and data: path and fingerprint.
+    /// Files of models and data.
     pub inputs: Vec<Input>,
     /// Wall time in seconds.
     pub seconds: f64,
 }
 
-/// A file or folder that went in.
+/// An input file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Input {
-    /// Where it was.
+    /// Its path.
     pub path: PathBuf,
     /// Size in bytes.
     pub bytes: u64,
@@ -55,7 +54,7 @@ pub struct Input {
     pub crc32c: String,
 }
 
-/// A table's worth of results.
+/// A table of results.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -66,17 +65,17 @@ pub enum Finding {
     Answers(AnswerTable),
     /// Two models on the same texts.
     Difference(DifferenceTable),
-    /// Exits beside a full model, position by position.
+    /// Agreement of exits with a full model, by position.
     Agreement(AgreementTable),
     /// Responses compared by a judge.
     Judged(JudgedTable),
-    /// A judge compared with people.
+    /// Agreement of a judge with people.
     JudgeQuality(JudgeQualityTable),
-    /// Thresholds with a promise.
+    /// Calibrated thresholds.
     Calibration(CalibrationTable),
-    /// Ways of decoding.
+    /// Speed of decoding modes.
     Speed(SpeedTable),
-    /// Answers to read.
+    /// Samples of answers.
     Samples(SampleTable),
 }
 
@@ -84,7 +83,7 @@ impl Evaluation {
     /// Reads a file that [`save`](Self::save) wrote.
     ///
     /// # Errors
-    /// When it cannot be read or is none.
+    /// If the file cannot be read or is not an evaluation.
     pub fn load(path: impl AsRef<Path>) -> Result<Self, EvalError> {
         let path = path.as_ref();
         let text = read_text(path)?;
@@ -96,7 +95,7 @@ impl Evaluation {
         })
     }
 
-    /// Writes the evaluation as JSON; a file that is there is replaced whole.
+    /// Writes the evaluation as JSON. An existing file is replaced atomically.
     ///
     /// # Errors
     /// I/O errors.
@@ -111,10 +110,10 @@ impl Evaluation {
         write_whole(path, format!("{text}\n").as_bytes())
     }
 
-    /// The evaluations in a folder, by file name: all files that end in `.json`.
+    /// Reads all `.json` files of a folder, ordered by name.
     ///
     /// # Errors
-    /// When the folder has none, or one is no evaluation.
+    /// If the folder has no such file, or one is not an evaluation.
     pub fn load_folder(folder: impl AsRef<Path>) -> Result<Vec<Self>, EvalError> {
         let folder = folder.as_ref();
         let entries = std::fs::read_dir(folder).map_err(EvalError::io("read", folder))?;
@@ -135,7 +134,7 @@ impl Evaluation {
     }
 }
 
-/// Writes a file beside its name and renames it.
+/// Writes a file under another name, then renames it.
 pub(crate) fn write_whole(path: &Path, content: &[u8]) -> Result<(), EvalError> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".partial");

@@ -1,4 +1,4 @@
-//! The tables that evaluations leave behind.
+//! Tables of results.
 
 use serde::{Deserialize, Serialize};
 use soft_core::Exit;
@@ -15,7 +15,7 @@ use crate::{
 pub struct ExitTable {
     /// The model's name in tables.
     pub model: String,
-    /// What it was scored on.
+    /// The name of the data in tables.
     pub data: String,
     /// One row per exit.
     pub rows: Vec<ExitRow>,
@@ -26,40 +26,40 @@ pub struct ExitTable {
 pub struct ExitRow {
     /// Means over tokens.
     pub scores: ExitScores,
-    /// The loss with its interval, texts resampled.
+    /// The loss with its interval, resampled by text.
     pub loss: Option<Interval>,
 }
 
-/// Answers to questions.
+/// Scores of answers to questions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AnswerTable {
     /// The model's name in tables.
     pub model: String,
-    /// The questions.
+    /// The name of the questions in tables.
     pub data: String,
     /// Number of questions.
     pub questions: u64,
-    /// One row per way of decoding.
+    /// One row per decoding mode.
     pub rows: Vec<AnswerRow>,
 }
 
-/// One way of decoding.
+/// Scores of one decoding mode.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AnswerRow {
-    /// The way: `exit=12`, `dynamic`, `speculative=12`.
+    /// The mode: `exit=12`, `dynamic`, `speculative=12`.
     pub mode: String,
-    /// The exit, where it is one for all tokens.
+    /// The exit, if it is the same for all tokens.
     pub exit: Option<Exit>,
-    /// Share equal to an accepted answer to the letter.
+    /// Share of exact matches without normalization.
     pub exact_match: Interval,
-    /// Share equal after TriviaQA's normalization.
+    /// Share of exact matches after TriviaQA's normalization.
     pub exact_match_normalized: Interval,
-    /// Mean of the best F1.
+    /// Mean F1 against the best accepted answer.
     pub f1: Interval,
 }
 
 impl AnswerRow {
-    /// Means over questions; none without questions.
+    /// Means over questions. `None` without questions.
     pub fn of(mode: impl Into<String>, exit: Option<Exit>, scores: &[AnswerScore]) -> Option<Self> {
         let share = |right: fn(&&AnswerScore) -> bool| {
             Interval::of_share(scores.iter().filter(right).count(), scores.len())
@@ -87,8 +87,8 @@ impl ExitRow {
 }
 
 impl DifferenceRow {
-    /// Ours less theirs, over the same rows; none when there is nothing to compare, or when there
-    /// are not as many rows and tokens of both.
+    /// Ours − theirs, over the same rows. `None` if there are no tokens, or if rows or tokens
+    /// differ in number.
     pub fn of(exit: Exit, ours: &[ScoreSum], theirs: &[ScoreSum]) -> Option<Self> {
         let tokens = |rows: &[ScoreSum]| rows.iter().map(|row| row.targets).collect::<Vec<_>>();
         if tokens(ours) != tokens(theirs) {
@@ -116,48 +116,48 @@ impl DifferenceRow {
     }
 }
 
-/// Two models on the same texts: ours less theirs.
+/// Paired differences of two models on the same texts, ours − theirs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DifferenceTable {
-    /// The model whose figures come first.
+    /// The first model.
     pub ours: String,
-    /// The model they are compared with.
+    /// The second model.
     pub theirs: String,
     /// The texts.
     pub data: String,
-    /// One row per exit; the full depth's is the full-depth tax.
+    /// One row per exit. That of the full depth is the full-depth tax.
     pub rows: Vec<DifferenceRow>,
 }
 
-/// One exit of both.
+/// The differences at one exit.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DifferenceRow {
     /// The exit.
     pub exit: Exit,
-    /// Loss in nats per token, ours less theirs.
+    /// Difference of the losses in nats per token.
     pub loss: Interval,
-    /// Theirs, to compare with.
+    /// The loss of the second model.
     pub their_loss: f64,
-    /// Accuracy, from −1 to 1.
+    /// Difference of the accuracies, from −1 to 1.
     pub accuracy: Interval,
-    /// Answers, where questions were asked.
+    /// Differences of the answers, if questions were asked.
     pub answers: Option<AnswerDifference>,
 }
 
-/// Answers of two models to the same questions: ours less theirs.
+/// Paired differences of the answers of two models, ours − theirs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AnswerDifference {
-    /// Share equal to an accepted answer to the letter.
+    /// Share of exact matches without normalization.
     pub exact_match: Interval,
-    /// Share equal after TriviaQA's normalization.
+    /// Share of exact matches after TriviaQA's normalization.
     pub exact_match_normalized: Interval,
-    /// Mean of the best F1.
+    /// Mean F1 against the best accepted answer.
     pub f1: Interval,
 }
 
 impl AnswerDifference {
-    /// Over the same questions in the same order; none without questions, or when there are not as
-    /// many of both.
+    /// Over the same questions in the same order. `None` without questions, or if the lengths
+    /// differ.
     pub fn of(ours: &[AnswerScore], theirs: &[AnswerScore]) -> Option<Self> {
         let difference = |of: fn(&AnswerScore) -> f64| {
             let values = |scores: &[AnswerScore]| scores.iter().map(of).collect::<Vec<_>>();
@@ -171,23 +171,23 @@ impl AnswerDifference {
     }
 }
 
-/// Exits of a model beside the full depth of another, or of itself.
+/// Agreement of the exits of a model with the full depth of another, or of itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AgreementTable {
     /// The model with the exits.
     pub model: String,
-    /// The model whose full depth is compared with.
+    /// The model whose full depth is the reference.
     pub reference: String,
-    /// The prompts whose answers are read.
+    /// The prompts that the compared texts answer.
     pub data: String,
     /// One row per exit.
     pub exits: Vec<ExitAgreement>,
 }
 
-/// Responses compared by a judge.
+/// Pairs of responses compared by a judge.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct JudgedTable {
-    /// Who judged.
+    /// The judge.
     pub judge: String,
     /// The instructions.
     pub data: String,
@@ -195,10 +195,10 @@ pub struct JudgedTable {
     pub rows: Vec<JudgedRow>,
 }
 
-/// One sub-model against another.
+/// The score of one exit against another.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct JudgedRow {
-    /// The model whose score it is.
+    /// Our model, whose score it is.
     pub ours: String,
     /// Its exit.
     pub exit: Exit,
@@ -206,52 +206,52 @@ pub struct JudgedRow {
     pub theirs: String,
     /// Its exit.
     pub their_exit: Exit,
-    /// How ours did.
+    /// The score of our model.
     pub score: PairwiseScore,
 }
 
-/// A judge compared with people.
+/// Agreement of a judge with people.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct JudgeQualityTable {
     /// The judge.
     pub judge: String,
-    /// The people's verdicts.
+    /// The data with verdicts of people.
     pub data: String,
-    /// How well it did.
+    /// The figures.
     pub quality: JudgeQuality,
 }
 
-/// Thresholds with a promise, for every criterion.
+/// Calibrated thresholds of every criterion.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CalibrationTable {
     /// The model's name in tables.
     pub model: String,
     /// The texts.
     pub data: String,
-    /// One row per criterion, the one recommended first.
+    /// One row per criterion, the recommended one first.
     pub rows: Vec<CalibrationRow>,
 }
 
-/// One criterion.
+/// The calibration of one criterion.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CalibrationRow {
-    /// Its criterion.
+    /// The criterion.
     pub criterion: Criterion,
-    /// The rule and its promise.
+    /// The rule and its guarantee.
     pub calibrated: CalibratedExits,
-    /// On the texts that candidates were made on.
+    /// Result on the texts that candidates were made on.
     pub tuning: PolicyOutcome,
-    /// On the texts it was tested with.
+    /// Result on the texts of the test.
     pub tested: PolicyOutcome,
-    /// On texts that took no part.
+    /// Result on held-out texts.
     pub checked: PolicyOutcome,
-    /// Of so many random splits, in how many texts that took no part kept the promise.
+    /// In how many random splits the limit held on the held-out texts, and the number of splits.
     pub kept: Option<(u64, u64)>,
-    /// Whether texts of this number and length could have shown the promise to hold at all.
+    /// Whether texts of this number and length could prove the limit if no token disagreed.
     pub provable: bool,
 }
 
-/// Ways of decoding, measured side by side; the first is plain decoding.
+/// Speed of decoding modes, the first of which is plain decoding.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SpeedTable {
     /// The model's name in tables.
@@ -262,24 +262,24 @@ pub struct SpeedTable {
     pub prompts: u64,
     /// One row per mode.
     pub rows: Vec<SpeedFigures>,
-    /// Speed and agreement of each mode, in the same order.
+    /// Speed and agreement of the modes, in the same order.
     pub settings: Vec<Setting>,
     /// Index of the recommended mode.
     pub recommended: Option<usize>,
-    /// Least agreement that was asked for in the recommendation.
+    /// Minimum agreement of the recommended mode.
     pub least_agreement: f64,
 }
 
-/// Answers to read side by side.
+/// Answers to one prompt, to compare.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SampleTable {
-    /// What was asked.
+    /// The prompt.
     pub prompt: String,
-    /// An accepted answer, where there is one.
+    /// An accepted answer, if there is one.
     pub wanted: Option<String>,
-    /// The deepest depth, for colors.
+    /// The full depth, which scales the colors.
     pub depth: usize,
-    /// One answer per model and way of decoding.
+    /// One answer per model and decoding mode.
     pub answers: Vec<Sample>,
 }
 
@@ -288,9 +288,9 @@ pub struct SampleTable {
 pub struct Sample {
     /// The model.
     pub model: String,
-    /// The way of decoding.
+    /// The decoding mode.
     pub mode: String,
-    /// The text, piece by piece with the depth that named it.
+    /// The pieces of the text, with the depths of their exits.
     pub pieces: Vec<(String, usize)>,
 }
 
@@ -314,7 +314,7 @@ mod tests {
         assert!((row.loss.estimate - (13.0 - 8.0) / 5.0).abs() < 1e-12);
         assert!((row.their_loss - 1.6).abs() < 1e-12);
         assert!((row.accuracy.estimate - (1.0 - 3.0) / 5.0).abs() < 1e-12);
-        // Every text is worse by a nat per token, so every resample is.
+        // Every text is worse by 1 nat per token, and so is every resample.
         assert!((row.loss.low - 1.0).abs() < 1e-12 && (row.loss.high - 1.0).abs() < 1e-12);
         assert!(DifferenceRow::of(Exit::new(4).unwrap(), &[], &[]).is_none());
         let others = [sum(2.0, 2, 2), sum(6.0, 4, 1)];

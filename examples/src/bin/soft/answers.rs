@@ -1,4 +1,5 @@
-//! Decodes prompts and shows the answers: streamed, whole, or as JSON; colored by exit if wanted.
+//! Decodes prompts and prints the answers as a stream, whole, or as JSON, optionally colored by
+//! exit.
 
 use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
@@ -49,7 +50,7 @@ pub struct Answers<'a> {
     show: Show,
     stops: StopStrings,
     tuner: Option<Tuner>,
-    /// Of all answers so far.
+    /// Sum over all answers so far.
     pub statistics: Statistics,
     /// Number of answers so far.
     pub count: usize,
@@ -72,7 +73,7 @@ impl<'a> Answers<'a> {
         })
     }
 
-    /// Decodes one batch from an empty cache, shows the answers and returns their texts.
+    /// Decodes one batch with a new cache, prints the answers and returns their texts.
     pub fn answer(&mut self, prompts: &[Prompt]) -> Result<Vec<String>> {
         let OpenModel {
             model,
@@ -100,7 +101,7 @@ impl<'a> Answers<'a> {
             let text = for_terminal(&text);
             let mut shown = &*text;
             if !is_begun[step.row] {
-                // Without its prompt, an answer does not start with the space between the two.
+                // Without its prompt, an answer is printed without the space before it.
                 shown = shown.trim_start();
                 is_begun[step.row] = !shown.is_empty();
             }
@@ -151,9 +152,8 @@ impl<'a> Answers<'a> {
         })
     }
 
-    /// From blue to red through the color cube of 256-color terminals. Text that was held back, for
-    /// the rest of a character or a possible stop string, has the color of the token that released
-    /// it.
+    /// Colors from blue to red in the 256-color palette of terminals. Text held back for the rest
+    /// of a character or a possible stop string has the color of the token that released it.
     fn paint(&self, text: &str, depth: usize) -> String {
         if !self.args.color || self.show == Show::Json || text.is_empty() {
             return text.to_owned();
@@ -166,7 +166,6 @@ impl<'a> Answers<'a> {
     }
 }
 
-/// The answer to one prompt so far.
 struct Answer<'a> {
     stream: TextStream<'a>,
     stops: StopStrings,
@@ -177,7 +176,7 @@ struct Answer<'a> {
 }
 
 impl Answer<'_> {
-    /// Adds a token; returns the text that can be shown.
+    /// Adds a token and returns the text that can be printed.
     fn push(&mut self, step: &Step) -> Result<String> {
         self.tokens.push(step.token);
         self.exits.push(step.exit.depth());
@@ -185,7 +184,7 @@ impl Answer<'_> {
         Ok(self.pass(&text))
     }
 
-    /// The text that was held back.
+    /// Returns the text that was held back.
     fn finish(&mut self) -> Result<String> {
         let text = self.stream.clone().finish()?;
         let mut passed = self.pass(&text);
@@ -202,8 +201,8 @@ impl Answer<'_> {
         passed.text
     }
 
-    /// `tokens` are all that were generated, including those of a stop string, which `text` does
-    /// not contain.
+    /// `tokens` contains all generated tokens, including those of a stop string, which is not in
+    /// `text`.
     fn json(&self, prompt: &Prompt, finish: Option<Finish>) -> serde_json::Value {
         let finish = if self.is_stopped {
             Some("StopString".to_owned())
@@ -220,14 +219,14 @@ impl Answer<'_> {
     }
 }
 
-/// Prints text as it is, at once.
+/// Prints text without a line break, and flushes.
 pub fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     written.context("cannot write to standard output")
 }
 
-/// A model's text as it is shown: on a terminal without escape codes that it may contain.
+/// Removes escape codes from the text of a model if it is printed to a terminal.
 fn for_terminal(text: &str) -> Cow<'_, str> {
     if std::io::stdout().is_terminal() {
         terminal::clean(text)

@@ -1,8 +1,8 @@
-//! `soft calibrate`: exit thresholds such that, with 95 % confidence, at most a given share of
-//! tokens differs from the full model's. They go into the folder's `soft.json`, from which
+//! `soft calibrate`: exit thresholds that bound, with 95 % confidence by default, the share of
+//! tokens that differ from those of the full model. They are stored in `soft.json`, where
 //! `soft generate --mode dynamic` reads them.
 //!
-//! Every criterion is calibrated on one part of the texts (learn then test: soft-eval's
+//! Every criterion is calibrated on one part of the texts (Learn then Test, see soft-eval's
 //! `calibration`) and evaluated on a held-out part.
 
 use anyhow::{Result, ensure};
@@ -128,7 +128,7 @@ impl Args {
             settings: CalibrationSettings {
                 confidence: self.confidence,
                 seed: self.seed,
-                // The end of an answer is a decision too.
+                // The end of an answer counts as a token.
                 ..CalibrationSettings::at_most(self.disagreement, self.texts.max_new_tokens + 1)
             },
             check: self.check,

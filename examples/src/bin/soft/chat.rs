@@ -1,7 +1,7 @@
 //! `soft chat`: a conversation in the terminal.
 //!
-//! Each turn renders the whole conversation with the model's chat template, as in training, and
-//! decodes it from an empty KV cache: the cost of a turn grows with the conversation.
+//! Each turn renders the whole conversation with the chat template, as in training, and decodes
+//! with a new KV cache. The cost of a turn grows with the conversation.
 
 use std::io::{BufRead, IsTerminal};
 
@@ -64,7 +64,7 @@ pub fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-/// The next line of standard input; `None` at its end. On a terminal it is prompted for.
+/// The next line of standard input, with a prompt on a terminal. `None` at the end.
 fn next_line() -> Result<Option<String>> {
     let stdin = std::io::stdin();
     if stdin.is_terminal() {

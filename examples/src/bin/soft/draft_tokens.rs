@@ -1,5 +1,5 @@
-//! `soft draft-tokens`: stores the most frequent tokens of answers with a model. Drafts then use a
-//! head of those tokens only, which costs a fraction of the full one.
+//! `soft draft-tokens`: stores the most frequent answer tokens with a model. Drafts then use a head
+//! of these tokens only, which is cheaper than the full one.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -11,8 +11,8 @@ use soft_data::{Format, frequent_tokens};
 use soft_examples::outln;
 use soft_examples::tokens::{TokenArgs, encode_rows};
 
-/// Default number of tokens. Few are enough, since a shallow exit is seldom right about rare
-/// tokens.
+/// Default number of tokens. Few suffice, since a shallow exit rarely predicts rare tokens
+/// correctly.
 const COUNT: usize = 2048;
 
 #[derive(clap::Args, Debug)]
@@ -33,7 +33,7 @@ pub struct Args {
     tokens: TokenArgs,
 }
 
-/// The draft tokens of a model trained on these rows; `None` if the vocabulary is so small that its
+/// The draft tokens of a model trained on these rows; `None` if the vocabulary is so small that the
 /// full head is cheap.
 pub fn draft_tokens_of(examples: &[Example], vocab: usize) -> Option<Vec<u32>> {
     (vocab >= 4 * COUNT).then(|| frequent_tokens(examples, COUNT))

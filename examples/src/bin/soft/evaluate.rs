@@ -60,7 +60,7 @@ pub fn run(args: Args) -> Result<()> {
         (None, Some(info)) => info.exits,
         (None, None) => Exits::every(1, 1..=config.n_layers)?,
     };
-    // Any depths can be scored, with or without the full one.
+    // The exits need not include the full depth.
     exits.check_within(config.n_layers)?;
     let answering = args.answer_exits.as_ref().unwrap_or(&exits);
     let unknown = answering.iter().find(|&exit| !exits.contains(exit));
@@ -124,19 +124,16 @@ pub fn run(args: Args) -> Result<()> {
     args.output.save(&recorder.finish(findings))
 }
 
-/// The name of the rows in tables.
 fn data_name(args: &Args, rows: usize) -> String {
     let file = args.rows.data.file_stem().unwrap_or_default();
     format!("{}, {rows} rows", file.to_string_lossy())
 }
 
-/// The answers of one decoding mode.
 struct Answered {
     row: AnswerRow,
     predictions: Vec<String>,
 }
 
-/// Answers of every mode to all questions, and their scores.
 fn answer(
     args: &Args,
     records: &[Record],

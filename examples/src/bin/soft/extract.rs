@@ -1,8 +1,9 @@
 //! `soft extract`: the first n blocks of a model as an ordinary Hugging Face folder, which
 //! transformers, candle and llama.cpp load.
 //!
-//! For a model trained by SoFT this is the sub-model itself, ready to serve. For any other model it
-//! is where the paper's baseline "Extracted Fine-Tuning" starts: `soft finetune --method sft`.
+//! For a model trained by SoFT, this is the sub-model, ready to serve. For any other model, it is
+//! the starting point of the paper's baseline "Extracted Fine-Tuning":
+//! `soft finetune --method sft`.
 
 use std::path::PathBuf;
 

@@ -1,5 +1,5 @@
-//! `soft generate`: text at any depth of a model: one exit, exits token by token, self-speculation,
-//! or what is fastest here. Prints what it cost.
+//! `soft generate`: generates text at any depth of a model: at one exit, with an exit per token, by
+//! self-speculation, or in the mode that is fastest on this machine.
 
 use anyhow::{Result, ensure};
 use serde_json::json;

@@ -1,7 +1,7 @@
 //! `soft lens`: the most probable next token at every depth, after each token of a prompt.
 //!
-//! This is nostalgebraist's logit lens (2020): final norm and head applied to every block's output.
-//! With `--save` the logits of all depths go to a safetensors file for other tools.
+//! This is the logit lens (nostalgebraist, 2020): final norm and head applied to the output of
+//! every block. `--save` writes the logits of the depths shown to a safetensors file.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -85,7 +85,7 @@ pub fn run(args: Args) -> Result<()> {
     }
 }
 
-/// The token as text, quoted so that spaces are visible; its id if there is no tokenizer.
+/// The token as quoted text, or its id without a tokenizer.
 fn spelling(tokenizer: Option<&Tokenizer>, token: u32) -> String {
     let text = tokenizer.and_then(|tokenizer| tokenizer.decode(&[token]).ok());
     text.filter(|text| !text.is_empty())

@@ -1,6 +1,6 @@
 //! `soft`: fine-tunes, evaluates and decodes LLaMA checkpoints with exits.
 //!
-//! Each subcommand is a module with `Args` and `run`; the other modules are shared by several.
+//! Each subcommand is a module with `Args` and `run`. The other modules are shared.
 
 mod answers;
 mod calibrate;

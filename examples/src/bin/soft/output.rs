@@ -1,4 +1,4 @@
-//! Where an evaluation is written: a JSON file for `soft report`, a journal to resume from.
+//! Output of an evaluation: a JSON file for `soft report`, and a journal to resume from.
 
 use std::path::PathBuf;
 
@@ -19,7 +19,7 @@ pub struct OutputArgs {
 }
 
 impl OutputArgs {
-    /// Refuses a JSON file that exists or cannot be written, before anything is computed.
+    /// Checks, before anything is computed, that the JSON file is new and can be written.
     pub fn check(&self) -> Result<()> {
         if let Some(path) = &self.json {
             ensure!(!path.exists(), "{} is there already", path.display());
@@ -33,8 +33,8 @@ impl OutputArgs {
         Ok(())
     }
 
-    /// Opens the journal, if one is given. Its keys identify each result; subcommand, version and
-    /// device must be those that it was started with.
+    /// Opens the journal, if one is given. Subcommand, version and device must be those it was
+    /// started with; the keys identify everything else.
     pub fn open_journal(&self, program: &str, device: &str) -> Result<Journal> {
         let Some(path) = &self.journal else {
             return Ok(Journal::unsaved());

@@ -1,7 +1,7 @@
 //! `soft plot`: the loss at every exit over steps, from the logs of one or several runs, as SVG.
 //!
-//! Lines are the running mean of the training loss, circles the validation loss. An exit has the
-//! same color in all runs, a run the same dash pattern for all exits.
+//! Lines are the exponential moving average of the training loss, circles the validation loss. An
+//! exit has the same color in all runs, a run the same dash pattern for all exits.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -32,10 +32,9 @@ pub struct Args {
     highest: Option<f64>,
 }
 
-/// Steps and losses.
+/// Pairs of step and loss.
 type Points = Vec<(f64, f64)>;
 
-/// The curves of one run, by exit.
 #[derive(Default)]
 struct Curves {
     name: String,
@@ -86,7 +85,7 @@ impl Curves {
                 .collect(),
             ..Self::default()
         };
-        // A last line without a line break was cut by a crash.
+        // A crash may truncate the last line.
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
         for (index, line) in whole.lines().enumerate() {
             let line: LogLine = serde_json::from_str(line)

@@ -1,5 +1,5 @@
-//! `soft plot-exits`: the loss at every depth, one line per model, as SVG, from what
-//! `soft evaluate --json` wrote.
+//! `soft plot-exits`: the loss at every depth, one line per model, as SVG, from files of
+//! `soft evaluate --json`.
 
 use std::fs;
 use std::path::PathBuf;
@@ -36,7 +36,6 @@ pub fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-/// A model's losses by depth, with their intervals.
 fn curve(scores: &str) -> Result<Curve> {
     let (name, path) = match scores.split_once('=') {
         Some((name, path)) => (Some(name), path),

@@ -1,9 +1,8 @@
-//! `soft pretrain-tiny`: pre-trains the quickstart's small LLaMA on text about a tiny invented
-//! world.
+//! `soft pretrain-tiny`: pre-trains the quickstart's small LLaMA on text about an invented world.
 //!
-//! Plain next-token training of the full model (0.9 M parameters, 8 blocks), so that, as in a real
-//! LLaMA, its intermediate exits are of no use before sorted fine-tuning. `examples/tiny-llama` was
-//! made with the defaults.
+//! Ordinary next-token training of the full model (0.9 M parameters, 8 blocks). As in a real LLaMA,
+//! intermediate exits are useless before sorted fine-tuning. `examples/tiny-llama` was made with
+//! the defaults.
 
 use std::path::PathBuf;
 
@@ -74,7 +73,7 @@ pub fn run(args: Args) -> Result<()> {
     let trainer = Trainer::new(model, settings(&args)?)?;
     let model = train_model(trainer, loader, &validation)?;
     let options = SaveOptions {
-        dtype: DType::Bf16, // half the size, and as good a start
+        dtype: DType::Bf16, // half the size of f32
         companions: Some(folder.path()),
         ..SaveOptions::default()
     };
@@ -83,7 +82,6 @@ pub fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-/// A temporary folder with the tiny world's tokenizer.
 fn tokenizer_folder() -> Result<tempfile::TempDir> {
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     std::fs::write(folder.path().join("tokenizer.json"), tokenizer_json())?;

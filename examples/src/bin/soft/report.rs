@@ -1,8 +1,7 @@
-//! `soft report`: a report of a folder of evaluations, as one HTML file, Markdown and JSON, with
-//! every figure as SVG and PNG.
+//! `soft report`: a report as HTML, Markdown and JSON, with every figure as SVG and PNG.
 //!
-//! The evaluations are what `soft evaluate`, `compare`, `calibrate` and `sweep` write with
-//! `--json`.
+//! The input is a folder of files that `soft evaluate`, `compare`, `calibrate` and `sweep` write
+//! with `--json`.
 
 use std::path::PathBuf;
 

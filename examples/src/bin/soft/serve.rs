@@ -1,7 +1,7 @@
-//! `soft serve`: a Burn compute server, so that other machines compute on this one with
+//! `soft serve`: a Burn compute server, which other machines use with
 //! `soft finetune --device ws://host:port`.
 //!
-//! The connection is unencrypted and the server accepts every client: use it in trusted networks.
+//! Connections are not encrypted and every client is accepted: use it in trusted networks only.
 
 use std::net::TcpListener;
 

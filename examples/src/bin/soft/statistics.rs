@@ -1,4 +1,4 @@
-//! What decoding cost, in a few lines on stderr.
+//! Prints the cost of decoding to stderr.
 
 use soft_core::decode::Statistics;
 use soft_examples::statusln;

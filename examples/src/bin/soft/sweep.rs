@@ -1,6 +1,6 @@
-//! `soft sweep`: draft depths and lengths, exit criteria and thresholds, measured side by side on a
-//! model, prompts and this machine; the frontier of speed and agreement with the full model, and a
-//! recommendation.
+//! `soft sweep`: measures draft depths and lengths, exit criteria and thresholds side by side on a
+//! model, prompts and this machine. Prints the frontier of speed and agreement with the full model,
+//! and a recommendation.
 
 use std::path::Path;
 
@@ -98,11 +98,10 @@ pub fn run(args: Args) -> Result<()> {
     args.output.save(&recorder.finish(findings))
 }
 
-/// Modes by name, each with its arguments.
 type Modes = Vec<(String, DecodingArgs)>;
 
 impl Args {
-    /// Plain decoding, then the modes to compare with it; all are checked before anything is
+    /// Plain decoding and the modes to compare with it. All are checked before anything is
     /// measured.
     fn modes(&self, subject: &EvalModel) -> Result<Modes> {
         let exits = exits_of(&subject.trained, self.exits.as_ref())?;

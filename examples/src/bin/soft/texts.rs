@@ -1,4 +1,4 @@
-//! Texts to compare exits on: the rows of a file, or a model's own answers to their prompts.
+//! Texts to compare exits on: the responses in a file of rows, or answers of the model to prompts.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -47,7 +47,7 @@ pub enum Text {
 }
 
 impl TextArgs {
-    /// Refuses numbers with which there are no texts.
+    /// Refuses numbers that leave no texts.
     pub fn check(&self) -> Result<()> {
         ensure!(self.batch > 0, "--batch is 0: expected at least 1");
         ensure!(
@@ -71,7 +71,6 @@ impl TextArgs {
         }
     }
 
-    /// The prompts.
     fn read_prompts(&self, subject: &EvalModel) -> Result<Vec<Prompt>> {
         let source = PromptArgs {
             prompt: None,
@@ -84,7 +83,7 @@ impl TextArgs {
         source.read(&subject.reader())
     }
 
-    /// Prompts with the texts that follow them; those without a decision to compare are left out.
+    /// Prompts with the texts that follow them, without those that have no token to compare.
     pub fn read(&self, subject: &EvalModel, journal: &mut Journal) -> Result<Vec<AnsweredPrompt>> {
         let mut texts = match self.text {
             Text::Answers => {
@@ -94,7 +93,7 @@ impl TextArgs {
             }
             Text::Rows => self.rows(subject)?,
         };
-        // The full model generates the first token whatever the policy: there must be more.
+        // The pass over the prompt generates the first token at full depth under every policy.
         texts.retain(|text| text.decisions() > 1);
         ensure!(
             !texts.is_empty(),
@@ -129,7 +128,7 @@ impl TextArgs {
             for (token, count) in report.control_text {
                 *control_text.entry(token).or_default() += count;
             }
-            // For a conversation, the last answer.
+            // In a conversation, the last answer.
             let Some(example) = examples.last() else {
                 continue;
             };
@@ -138,7 +137,7 @@ impl TextArgs {
                 .skip(prompt.len())
                 .take_while(|(_, supervised)| **supervised);
             let answer: Vec<u32> = answer.map(|(token, _)| *token).collect();
-            // The last token is the end of the text, unless the row was cut.
+            // The last token is a stop token, unless the row was cut.
             let whole = answer
                 .split_last()
                 .filter(|(last, _)| subject.tokenizer.stop_tokens().contains(last));
@@ -155,7 +154,6 @@ impl TextArgs {
     }
 }
 
-/// The full model's greedy answers.
 fn answered(
     subject: &EvalModel,
     prompts: &[Vec<u32>],

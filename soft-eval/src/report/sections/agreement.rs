@@ -1,4 +1,4 @@
-//! Exits beside the full depth, position by position.
+//! Agreement of exits with the full depth, by position.
 
 use super::Names;
 use crate::numbers::{number, percent};
@@ -7,7 +7,6 @@ use crate::report::figures::HeatMap;
 use crate::results::AgreementTable;
 use crate::{EvalError, PositionAgreement};
 
-/// One of the figures of a position.
 type Figure = fn(&PositionAgreement) -> f64;
 
 pub(super) fn agreement(
@@ -19,7 +18,7 @@ pub(super) fn agreement(
         "Every exit and the full model read the same text, the full model's own greedy answers. KL is that of the exit's next-token distribution from the \
          full model's, in nats; the cosine is that of the hidden states before the final norm.",
     );
-    // One scale for all maps of a kind, so that they can be compared.
+    // All maps of a kind share a scale, so that they can be compared.
     let highest = |of: fn(&PositionAgreement) -> f64| {
         let exits = tables.iter().flat_map(|table| &table.exits);
         let positions = exits.flat_map(|exit| &exit.positions);

@@ -1,4 +1,4 @@
-//! Calibrated exits, ways of decoding side by side, answers to read.
+//! Calibrated exits, decoding modes, samples of answers.
 
 use super::Names;
 use crate::numbers::{digits, percent, ratio};

@@ -1,4 +1,4 @@
-//! Responses compared by judges, and the judges beside people.
+//! Responses compared by judges, and the agreement of judges with people.
 
 use super::{Names, depth};
 use crate::EvalError;
@@ -26,7 +26,7 @@ pub(super) fn judged(tables: &[&JudgedTable], names: &mut Names) -> Result<Secti
                 .rows
                 .iter()
                 .all(|other| other.their_exit <= row.their_exit);
-            // The full depth against itself ends both curves.
+            // The full depth against itself belongs to both curves.
             let against = [
                 same.then(|| "same exit".to_owned()),
                 (!same || deepest).then(|| format!("exit {}", row.their_exit)),

@@ -1,4 +1,4 @@
-//! Findings to sections: which table and which figure shows what.
+//! Turns findings into sections of tables and figures.
 
 mod agreement;
 mod decoding;
@@ -20,7 +20,6 @@ use crate::results::{
     JudgeQualityTable, JudgedTable, SampleTable, SpeedTable,
 };
 
-/// The findings of all evaluations, by kind.
 #[derive(Default)]
 struct Findings<'a> {
     exits: Vec<&'a ExitTable>,
@@ -34,7 +33,6 @@ struct Findings<'a> {
     samples: Vec<&'a SampleTable>,
 }
 
-/// The document that shows these evaluations.
 pub(super) fn document(title: &str, evaluations: &[Evaluation]) -> Result<Document, EvalError> {
     let mut found = Findings::default();
     for finding in evaluations
@@ -99,7 +97,7 @@ pub(super) fn document(title: &str, evaluations: &[Evaluation]) -> Result<Docume
     })
 }
 
-/// File names of figures, each given once.
+/// Makes file names of figures unique.
 #[derive(Default)]
 struct Names(BTreeMap<String, usize>);
 
@@ -114,7 +112,7 @@ impl Names {
     }
 }
 
-/// The values in the order in which they first come.
+/// The distinct values in order of first occurrence.
 fn distinct<'a>(values: impl Iterator<Item = &'a String>) -> Vec<String> {
     let mut seen: Vec<String> = Vec::new();
     for value in values {

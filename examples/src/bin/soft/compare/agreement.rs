@@ -1,5 +1,5 @@
-//! Agreement of every exit of two models with the full depth of either, by output position: the
-//! four pairings of Sorted LLaMA, section 5.
+//! Agreement of the exits of two models with the full depth of either, by output position: the four
+//! pairings of Sorted LLaMA, section 5.
 
 use anyhow::Result;
 use soft_eval::numbers::{number, percent};
@@ -13,7 +13,7 @@ use soft_examples::table::table;
 use super::Comparison;
 
 impl Comparison<'_> {
-    /// The agreement on the reference's own answers; none with --positions 0 or without prompts.
+    /// The agreement on the reference's own answers. Empty with --positions 0 or without prompts.
     pub fn agreement(&self, journal: &mut Journal) -> Result<Vec<Finding>> {
         let mut findings = Vec::new();
         if self.args.positions == 0 || self.records.is_empty() && self.instructions.is_empty() {
@@ -62,7 +62,7 @@ impl Comparison<'_> {
         Ok(findings)
     }
 
-    /// The exits of one model compared with the full depth of another, on the other's answers.
+    /// Compares the exits of one model with the full depth of another, on answers of the latter.
     fn pairing(
         &self,
         model: &EvalModel,

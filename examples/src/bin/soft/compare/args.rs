@@ -87,21 +87,21 @@ pub struct Args {
     pub output: OutputArgs,
 }
 
-/// The kind of judge.
+/// The judge of `--judge`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JudgeChoice {
     /// A model that is asked which response is better.
     Verdict(NamedFolder),
-    /// A model's likelihood of the responses.
+    /// A model whose likelihoods of the responses are compared.
     Response(NamedFolder),
     /// A model on a server.
     Chat(String),
-    /// People, or other tools.
+    /// People or other tools, through a file.
     File,
 }
 
 impl Args {
-    /// Refuses arguments without data to work on.
+    /// Refuses arguments that have nothing to compare or to judge.
     pub fn check(&self) -> Result<()> {
         self.output.check()?;
         ensure!(
@@ -141,7 +141,7 @@ impl Args {
         }))
     }
 
-    /// The rows; none without --data.
+    /// The rows. Empty without --data.
     pub fn records(&self) -> Result<Vec<Record>> {
         let mut records = match (&self.data, self.format) {
             (Some(path), Some(format)) => format.read(path)?,
@@ -151,7 +151,7 @@ impl Args {
         Ok(records)
     }
 
-    /// The instructions; none without --instructions.
+    /// The instructions. Empty without --instructions.
     pub fn read_instructions(&self) -> Result<Vec<Instruction>> {
         let mut instructions = match &self.instructions {
             Some(path) => read_instructions(path)?,

@@ -1,4 +1,4 @@
-//! The judge of `soft compare`: responses judged in pairs, and the judge compared with people.
+//! The judge of `soft compare`: judges pairs of responses, and is itself compared with people.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -25,7 +25,7 @@ pub struct Judging {
     judge: Option<Box<dyn Judge>>,
     name: String,
     verdicts: VerdictFile,
-    /// Verdicts of people on other pairs, to measure the judge.
+    /// Pairs with verdicts of people, to measure the judge.
     people: Vec<HumanVerdict>,
 }
 
@@ -41,7 +41,7 @@ impl Judging {
             recorder.model(&judge.subject);
             Ok(judge)
         };
-        // The identity in the file of verdicts is what determines them, whatever the judge's name.
+        // In the file, a judge is identified by what determines its verdicts, not by its name.
         let (judge, name, identity): (Option<Box<dyn Judge>>, String, String) = match choice {
             JudgeChoice::File => (None, "people".to_owned(), "people".to_owned()),
             JudgeChoice::Chat(model) => {
@@ -91,7 +91,7 @@ impl Judging {
         })
     }
 
-    /// Every exit of the first model against the same exit and the full depth of the second.
+    /// Judges every exit of the first model against the same exit and the full depth of the second.
     pub fn judge(
         &mut self,
         data: &str,
@@ -148,7 +148,7 @@ impl Judging {
         }))
     }
 
-    /// The judge compared with people, if there are verdicts of people.
+    /// Compares the judge with people, if there are verdicts of people.
     pub fn quality(&mut self, args: &Args) -> Result<Option<Finding>> {
         let (Some(path), Some(judge)) = (&args.people, &mut self.judge) else {
             return Ok(None);
@@ -178,15 +178,13 @@ impl Judging {
     }
 }
 
-/// A model folder that judges.
 struct ModelJudge {
     subject: EvalModel,
 }
 
-/// A model that is asked which response is better.
 struct Asked(ModelJudge);
 
-/// A model's likelihood of the responses; known ones are kept.
+/// A model whose likelihoods of the responses are compared; known ones are kept.
 struct Likelier(ModelJudge, HashMap<(String, String), f64>);
 
 impl ModelJudge {
@@ -195,7 +193,8 @@ impl ModelJudge {
         Ok(Self { subject })
     }
 
-    /// The question as the user's turn, the answer as the beginning of the assistant's.
+    /// Encodes the prompt as the user's turn and the continuation as the beginning of the
+    /// assistant's.
     fn encode_turn(
         &self,
         prompt: &str,

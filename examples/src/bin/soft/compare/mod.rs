@@ -1,8 +1,8 @@
-//! `soft compare`: two checkpoints compared the way Sorted LLaMA does.
+//! `soft compare`: compares two checkpoints as Sorted LLaMA does.
 //!
-//! Paired losses and answers of every exit (the full-depth tax among them), KL divergence and
-//! cosine similarity of every exit with either full model by output position (section 5), and
-//! responses to instructions judged in both orders (section 4).
+//! Paired losses and answers of every exit, including the full-depth tax; KL divergence and cosine
+//! similarity of every exit with either full model by output position (section 5); responses to
+//! instructions, judged in both orders (section 4).
 
 mod agreement;
 mod args;
@@ -107,7 +107,6 @@ fn check_comparable(
     Ok(())
 }
 
-/// Two models and what they are compared on.
 struct Comparison<'a> {
     args: &'a Args,
     ours: EvalModel,
@@ -118,33 +117,29 @@ struct Comparison<'a> {
 }
 
 impl Comparison<'_> {
-    /// Both models, ours first.
     fn models(&self) -> [&EvalModel; 2] {
         [&self.ours, &self.theirs]
     }
 
-    /// The name of the rows in tables.
     fn rows_name(&self) -> String {
         let stem = self.args.data.as_deref().and_then(Path::file_stem);
         let stem = stem.unwrap_or_default().to_string_lossy();
         format!("{stem}, {} rows", self.records.len())
     }
 
-    /// The name of the instructions in tables.
     fn instructions_name(&self) -> String {
         let stem = self.args.instructions.as_deref().and_then(Path::file_stem);
         let stem = stem.unwrap_or_default().to_string_lossy();
         format!("{stem}, {} instructions", self.instructions.len())
     }
 
-    /// Tokens of the prompts of the rows.
     fn row_prompts(&self, model: &EvalModel) -> Result<Vec<Vec<u32>>> {
         let prompts = self.records.iter();
         let prompts = prompts.map(|record| encode_prompt(record, &model.tokenizer));
         Ok(prompts.collect::<Result<_, _>>()?)
     }
 
-    /// Tokens of the instructions, or of the prompts of the rows if there are none.
+    /// Tokens of the instructions, or of the prompts of the rows without instructions.
     fn prompts(&self, model: &EvalModel) -> Result<Vec<Vec<u32>>> {
         if self.instructions.is_empty() {
             return self.row_prompts(model);
@@ -156,7 +151,7 @@ impl Comparison<'_> {
             .collect::<Result<_, _>>()?)
     }
 
-    /// Greedy answers in a mode, from the journal if it has them.
+    /// Greedy answers in a mode, reused from the journal if possible.
     fn answers(
         &self,
         model: &EvalModel,

@@ -1,4 +1,4 @@
-//! Responses of every exit of two models: judged in pairs, and shown for a few prompts.
+//! Responses of the exits of two models, judged in pairs and shown for a few prompts.
 
 use anyhow::Result;
 use soft_eval::Journal;
@@ -7,11 +7,11 @@ use soft_eval::results::{Finding, Sample, SampleTable};
 use super::Comparison;
 use super::judging::Judging;
 
-/// Prompts for which the report shows the answers of every exit.
+/// Number of prompts for which the report shows answers.
 const SAMPLES: usize = 3;
 
 impl Comparison<'_> {
-    /// The verdicts on the responses to the instructions, and the quality of the judge.
+    /// Judges the responses to the instructions, and measures the judge.
     pub fn judged(&self, mut judging: Judging, journal: &mut Journal) -> Result<Vec<Finding>> {
         let mut findings = Vec::new();
         if !self.instructions.is_empty() {

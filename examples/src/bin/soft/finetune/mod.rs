@@ -1,8 +1,8 @@
 //! `soft finetune`: fine-tunes a LLaMA folder on a file of rows by SoFT, SFT, SFT+ICT or Balcony.
 //!
-//! The defaults are the settings of Sorted LLaMA (arXiv 2309.08968): AdamW, learning rate 2e-5 with
-//! a cosine, batches of 32 accumulated 8 times, seed 42, 2 epochs. Its table 1 compares SoFT with
-//! SFT on Alpaca, its table 3 on TriviaQA.
+//! The defaults are those of Sorted LLaMA (arXiv 2309.08968): AdamW, learning rate 2e-5 with cosine
+//! decay, batches of 32 accumulated 8 times, seed 42, 2 epochs. Its table 1 compares SoFT with SFT
+//! on Alpaca, table 3 on TriviaQA.
 
 mod args;
 mod rows;
@@ -31,7 +31,7 @@ use rows::{Rows, fingerprint_of_examples};
 use crate::draft_tokens::draft_tokens_of;
 
 pub fn run(mut args: Args) -> Result<()> {
-    // Arguments are checked before files are read, and small files before the weights.
+    // Cheap checks come first: arguments, then small files, then the weights.
     ensure!(
         args.resume || !args.out.exists(),
         "{} is there already: name a new folder, or add --resume to continue it",
@@ -99,7 +99,7 @@ pub fn run(mut args: Args) -> Result<()> {
     train(run, &args, draft_tokens)
 }
 
-/// Far more than any training needs.
+/// A sanity limit, far above any real training.
 const MOST_EPOCHS: f64 = 1e6;
 
 fn run_settings(
@@ -120,7 +120,7 @@ fn run_settings(
         keep_checkpoints: args.keep,
         base: args.model.clone(),
         provenance: serde_json::json!({
-            // By its content, so that a resumed run notices when it has changed.
+            // The content, so that a resumed run detects a change.
             "data": {args.rows.data.display().to_string(): content_of(&args.rows.data)?},
             "base": fingerprint_of_model(&args.model)?,
             "format": args.rows.format,
@@ -136,7 +136,7 @@ fn run_settings(
     })
 }
 
-/// Warns if a single step takes more rows than --epochs asks for.
+/// Warns if a single step takes more rows than --epochs specifies.
 fn warn_of_long_steps(args: &Args, steps_per_epoch: f64, steps: u64) {
     let passes = steps as f64 / steps_per_epoch;
     if args.steps.is_none() && passes > 1.5 * args.epochs {
@@ -151,13 +151,12 @@ fn warn_of_long_steps(args: &Args, steps_per_epoch: f64, steps: u64) {
     }
 }
 
-/// A file's size and checksum, for provenance.
 fn content_of(path: &Path) -> Result<String> {
     let Input { bytes, crc32c, .. } = fingerprint(path)?;
     Ok(format!("{bytes} bytes, CRC-32C {crc32c}"))
 }
 
-/// Trains until the run is finished, or until Ctrl-C.
+/// Trains until the run is finished or interrupted by Ctrl-C.
 fn train(mut run: Run<Loader>, args: &Args, draft_tokens: Option<Vec<u32>>) -> Result<()> {
     let interrupted = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&interrupted);
@@ -183,7 +182,7 @@ fn train(mut run: Run<Loader>, args: &Args, draft_tokens: Option<Vec<u32>>) -> R
         None
     };
     let (mut first, mut last) = (None, None);
-    // Not `for`: the run is needed to write its checkpoint.
+    // Not a `for` loop: `run` is used inside.
     while let Some(line) = run.next() {
         let line = line?;
         if let Some(Err(error)) = events.as_mut().map(|events| events.add(&line)) {
@@ -204,7 +203,7 @@ fn train(mut run: Run<Loader>, args: &Args, draft_tokens: Option<Vec<u32>>) -> R
         if interrupted.load(Ordering::SeqCst) {
             let checkpoint = run.checkpoint()?;
             if run.trainer().steps_done() == settings.steps {
-                // Only the last validation and the model remain.
+                // Only the final validation and the export are left.
                 continue;
             }
             progress.finish();

@@ -1,4 +1,4 @@
-//! The rows of a run: read, encoded, split and fingerprinted.
+//! Reads, encodes, splits and fingerprints the rows of a run.
 
 use anyhow::Result;
 use soft_burn::{CompanionFile, LlamaConfig, RunData};
@@ -15,12 +15,12 @@ use super::Args;
 
 const DEFAULT_VALIDATION: usize = 128;
 
-/// The rows of a run.
+/// The encoded rows of a run.
 pub struct Rows {
     pub data: RunData<Loader>,
     pub report: EncodeReport,
-    /// Files that the trained model needs besides those of its base: the chat template, if it was
-    /// trained on conversations.
+    /// Additional files of the trained model: the chat template, if it was trained on
+    /// conversations.
     pub files: Vec<CompanionFile>,
 }
 
@@ -48,7 +48,7 @@ impl Rows {
         let validation = args
             .validation
             .unwrap_or_else(|| DEFAULT_VALIDATION.min(examples.len() / 10));
-        // By record: all examples of a conversation are on one side.
+        // By record, so that the examples of a conversation stay together.
         let parts = split(examples, Holdout::Rows(validation), 0)?;
         let [train, validation] = [parts.train, parts.validation].map(|part| part.concat());
         let loader = LoaderConfig {
@@ -74,7 +74,7 @@ impl Rows {
     }
 }
 
-/// Identifies the tokens of a run: another tokenizer, template or split gives another fingerprint.
+/// Fingerprint of the tokens of a run, which depends on tokenizer, template and split.
 pub fn fingerprint_of_examples(examples: &[Example]) -> String {
     let numbers = examples.iter().flat_map(|example| {
         let marked = example.tokens().iter().zip(example.supervised());
@@ -85,7 +85,6 @@ pub fn fingerprint_of_examples(examples: &[Example]) -> String {
     fingerprint_of(&numbers.flat_map(u32::to_le_bytes).collect::<Vec<_>>())
 }
 
-/// The first few row numbers.
 fn first_few(rows: &[usize]) -> String {
     let shown: Vec<String> = rows.iter().take(10).map(usize::to_string).collect();
     let more = if rows.len() > 10 { ", ..." } else { "" };

@@ -1,4 +1,4 @@
-//! Answers compared token by token: with plain decoding, or with the sub-models of their exits.
+//! Compares answers token by token with plain decoding, or with the sub-models of their exits.
 
 use anyhow::{Context, Result};
 use soft_core::decode::Step;
@@ -13,10 +13,10 @@ pub struct Comparison {
     pub name: String,
     pub answers: usize,
     pub compared: usize,
-    /// Tokens that differ. After the first difference of an answer its texts cannot be compared, if
-    /// they are those of two runs.
+    /// Number of tokens that differ. Two runs are compared up to the first difference of each
+    /// answer only, since the texts differ after it.
     pub different: usize,
-    /// Tokens of early exits among those compared.
+    /// Number of compared tokens from early exits.
     pub early: usize,
     pub first: Option<Difference>,
 }
@@ -27,7 +27,7 @@ pub struct Difference {
     pub position: usize,
     pub expected: Option<u32>,
     pub found: Option<u32>,
-    /// Between the logits of the two tokens, at the exit that is checked.
+    /// Difference of the logits of the two tokens at the exit that is checked.
     pub gap: Option<f32>,
 }
 
@@ -41,7 +41,7 @@ impl Comparison {
 }
 
 impl Verifier<'_> {
-    /// Compares two runs, up to the first difference of each answer.
+    /// Compares two runs up to the first difference of each answer.
     pub fn compare_with(
         &self,
         comparison: &mut Comparison,
@@ -79,7 +79,7 @@ impl Verifier<'_> {
         Ok(())
     }
 
-    /// Compares each token with the sub-model of its exit, run over the finished text.
+    /// Compares each token with the prediction of the sub-model of its exit on the finished text.
     pub fn compare_early(
         &self,
         comparison: &mut Comparison,
@@ -121,7 +121,7 @@ impl Verifier<'_> {
         Ok(())
     }
 
-    /// The token that each exit's sub-model predicts after every position of `text` from `from` on,
+    /// The predictions of each exit's sub-model after every position of `text` from `from` on,
     /// `[exit][position]`.
     fn predictions(&self, text: &[u32], from: usize) -> Result<Vec<Vec<u32>>> {
         let model = &self.model.model;
@@ -141,7 +141,7 @@ impl Verifier<'_> {
         Ok(predicted)
     }
 
-    /// How far apart the logits of two tokens are after `text`.
+    /// Difference of the logits of two tokens after `text`.
     fn gap(&self, text: &[u32], exit: Exit, a: Option<u32>, b: Option<u32>) -> Result<Option<f32>> {
         let (Some(a), Some(b)) = (a, b) else {
             return Ok(None);

@@ -1,10 +1,9 @@
-//! `soft verify`: checks on a model and prompts that fast decoding is exact.
+//! `soft verify`: checks that fast decoding is exact for a model and prompts.
 //!
-//! Every mode that must give the full model's text is compared with plain decoding, and every token
-//! of an early exit with the sub-model of that exit, run over the finished text. Prints how many
-//! tokens were compared, how many differ, and at the first difference how far apart the logits of
-//! the two tokens are: a gap near 0 is rounding, which occurs on backends without batch-invariant
-//! kernels.
+//! Every mode that must generate the same text as the full model is compared with plain decoding,
+//! and every token of an early exit with the sub-model of that exit on the finished text. For the
+//! first difference, the output has the difference of the logits of the two tokens. A gap near 0 is
+//! rounding, which occurs on backends without batch-invariant kernels.
 
 mod comparison;
 mod modes;
@@ -70,7 +69,6 @@ pub fn run(args: Args) -> Result<ExitCode> {
     })
 }
 
-/// A model and the exits it is checked at.
 struct Verifier<'a> {
     model: &'a OpenModel,
     exits: Exits,
@@ -78,8 +76,8 @@ struct Verifier<'a> {
 }
 
 impl Verifier<'_> {
-    /// Batches against single prompts, every exact mode against plain decoding, and early exits
-    /// against their sub-models.
+    /// Compares batches with single prompts, every exact mode with plain decoding, and early exits
+    /// with their sub-models.
     fn compare(&self, prompts: &[Prompt]) -> Result<Vec<Comparison>> {
         let modes = self.exact_modes()?;
         let rounds = prompts.len().div_ceil(self.args.batch);

@@ -1,4 +1,4 @@
-//! The decoding modes that must give the full model's text.
+//! The decoding modes that must generate the same text as the full model.
 
 use anyhow::{Result, ensure};
 use soft_core::decode::{DraftLength, DynamicExits, Speculation, Tuner};
@@ -7,11 +7,12 @@ use soft_core::{Exit, ExitPolicy, Mode, Thresholds};
 
 use super::Verifier;
 
-/// A mode by name; every decoder needs a new one.
+/// A named mode, made anew for every decoder.
 type NamedMode<'a> = (String, Box<dyn Fn() -> Result<Mode> + 'a>);
 
 impl Verifier<'_> {
-    /// Drafts at every exit and by two policies, automatic mode, and exits that no token takes.
+    /// Drafts at every exit and by two policies, automatic mode, and dynamic exits at an
+    /// unreachable threshold.
     pub fn exact_modes(&self) -> Result<Vec<NamedMode<'_>>> {
         let depth = self.exits.last().depth();
         let drafting: Vec<Exit> = self.exits.iter().take(self.exits.len() - 1).collect();
@@ -69,7 +70,7 @@ impl Verifier<'_> {
         })
     }
 
-    /// Exits at this probability of the best token.
+    /// Dynamic exits at this probability of the best token.
     pub fn dynamic(&self, threshold: f64) -> Mode {
         Mode::Dynamic(DynamicExits {
             exits: self.exits.clone(),
