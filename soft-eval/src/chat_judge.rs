@@ -61,7 +61,7 @@ impl std::fmt::Debug for ChatSettings {
     }
 }
 
-/// Maximum pause that `Retry-After` can ask for.
+/// Maximum pause between attempts, whatever `Retry-After` asks for.
 const LONGEST_PAUSE: Duration = Duration::from_secs(120);
 
 /// A judge that asks a chat server.
@@ -176,7 +176,7 @@ impl Judge for ChatJudge {
                 }
                 Err(failure) if failure.passing && attempt < attempts => {
                     sleep(failure.wait.unwrap_or(pause));
-                    pause *= 2;
+                    pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
                 }
                 Err(failure) => {
                     let tries = if attempt == 1 { "attempt" } else { "attempts" };
