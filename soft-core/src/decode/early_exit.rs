@@ -102,9 +102,9 @@ impl<M: DecodeModel> Engine<'_, M> {
         for candidate in candidates.iter_mut() {
             candidate.decision = strategy.decide(candidate.row, at, &candidate.signals);
         }
-        // Two signals, each computed at most once.
-        for _ in 0..2 {
-            for signal in [Signal::Similarity, Signal::Score] {
+        // In any order that policies ask for them, each at most once.
+        for _ in Signal::ALL {
+            for signal in Signal::ALL {
                 let asking = |c: &&mut Candidate| c.decision == ExitDecision::Ask(signal);
                 let mut asking: Vec<_> = candidates.iter_mut().filter(asking).collect();
                 if asking.is_empty() {

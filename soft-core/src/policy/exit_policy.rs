@@ -22,6 +22,11 @@ pub enum Signal {
     Similarity,
 }
 
+impl Signal {
+    /// Every signal, from the cheapest on: the order in which they are computed.
+    pub(crate) const ALL: [Self; 2] = [Self::Similarity, Self::Score];
+}
+
 /// The signals of a token at an exit, as far as they are computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ExitSignals {
