@@ -1,10 +1,8 @@
-//! Stanford Alpaca: `alpaca_data.json` and its two prompts.
+//! The data set of Stanford Alpaca, `alpaca_data.json`, and its two prompts.
 //!
-//! Knows the file's layout and the prompts' wording; knows no tokens.
-//!
-//! Source: Taori et al., *Stanford Alpaca*, 2023; the prompts and the rule between them
-//! (`input` empty or not) are those of its `train.py`, byte for byte, and so is the place of the
-//! response: directly behind `### Response:`, without a line break.
+//! Source: Taori et al., *Stanford Alpaca*, 2023. The prompts and the choice between them (whether
+//! `input` is empty) follow its `train.py` byte for byte. As there, the response directly follows
+//! `### Response:`, without a line break.
 
 use std::path::Path;
 
@@ -32,14 +30,14 @@ pub fn alpaca_prompt(instruction: &str, input: &str) -> String {
     }
 }
 
-/// Reads a file of the form `[{"instruction": .., "input": .., "output": ..}, ..]`, or of JSON
-/// Lines of such objects.
+/// Reads a JSON array `[{"instruction": .., "input": .., "output": ..}, ..]` or JSON Lines of such
+/// objects.
 ///
-/// `input` may be left out. An empty `output` is kept, since the published file has a few: such
-/// a row teaches to end at once, and [`EncodeReport`](crate::EncodeReport) counts them.
+/// `input` is optional. Rows with an empty `output`, of which the published file has a few, train
+/// the model to stop immediately; [`EncodeReport`](crate::EncodeReport) counts them.
 ///
 /// # Errors
-/// When the file cannot be read, is no such JSON, has no rows, or a row lacks a string.
+/// When the file cannot be read, is not JSON of this form, has no rows, or a row lacks a string.
 pub fn read_alpaca(path: impl AsRef<Path>) -> Result<Vec<Record>, DataError> {
     let path = path.as_ref();
     records(path, read_rows(path)?, record)

@@ -1,10 +1,6 @@
-//! Conversations to text, by a model folder's chat template.
+//! Chat templates: render conversations as text, for training and inference alike.
 //!
-//! Knows where a folder keeps its template and what the template is given; knows no tokens. What
-//! a model is trained on and what it is asked with come from the same template.
-//!
-//! Source: `apply_chat_template` of transformers, which the golden test in `tests/chat` holds it
-//! to.
+//! Source: `apply_chat_template` of transformers; `tests/chat` holds golden outputs.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -34,19 +30,19 @@ pub(crate) use turns::Turn;
 const FILE: &str = "chat_template.jinja";
 const KEY: &str = "chat_template";
 
-/// A template for folders that have none; `None` for a text that does not begin with a token.
-/// It names its tokens by their text, so that it means the same wherever it is saved.
+/// A template for folders without one; `bos` is `None` if texts begin with no token. Tokens are
+/// spelled out, so that the template does not depend on the configuration it is saved with.
 fn default_template(bos: Option<&str>, is_chat_ml: bool, eos: &str) -> String {
     let quoted = |text: &str| format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"));
     let start = bos.map_or(String::new(), |bos| format!("{{{{- {} }}}}\n", quoted(bos)));
-    // ChatML (OpenAI, 2023), or turns that end by the end-of-text token, as in TinyLlama's chats.
+    // ChatML (OpenAI, 2023), or turns that end in the end-of-text token, like TinyLlama's.
     let [role, behind_role, end] = if is_chat_ml {
         ["<|im_start|>", "", "<|im_end|>"]
     } else {
         ["<|", "|>", eos]
     }
     .map(quoted);
-    // Models disagree on how tools are written, so it does not guess.
+    // There is no common format for tools.
     start
         + &format!(
             "\
@@ -65,14 +61,14 @@ fn default_template(bos: Option<&str>, is_chat_ml: bool, eos: &str) -> String {
 
 /// The chat template of a model folder.
 ///
-/// Templates are Jinja as transformers runs it: blocks take their line breaks with them, and
-/// `raise_exception`, `strftime_now`, `tojson`, `namespace`, `break`, `continue`, `generation`,
-/// `%` of texts, tuples and the methods of Python's strings, lists and dictionaries are there.
-/// Templates see `messages`, `tools`, `add_generation_prompt`, the special tokens of
-/// tokenizer_config.json, and `documents` as none. A template cannot reach files, and is stopped
-/// where it takes more steps, time or memory than a conversation needs.
+/// Templates are Jinja with the settings and extensions of transformers: `trim_blocks` and
+/// `lstrip_blocks`; `raise_exception`, `strftime_now`, `tojson`, `namespace`, `break`, `continue`,
+/// `generation`, `%` on strings, tuples, and the methods of Python's strings, lists and
+/// dictionaries. Variables are `messages`, `tools`, `add_generation_prompt`, the special tokens of
+/// tokenizer_config.json and special_tokens_map.json, and `documents`, which is `None`. Templates
+/// cannot access files, and their steps, time and memory are limited.
 ///
-/// Differs from transformers: `strftime_now` tells the time in UTC, not local time.
+/// Differs from transformers: `strftime_now` returns UTC, not local time.
 ///
 /// ```
 /// use soft_data::{Conversation, Tokenizer};
@@ -98,25 +94,24 @@ fn default_template(bos: Option<&str>, is_chat_ml: bool, eos: &str) -> String {
 #[derive(Clone, Debug)]
 pub struct ChatTemplate {
     template: Arc<Template>,
-    /// Taken for conversations with tools, where the folder has a template for them.
+    /// Used for conversations with tools, if the folder has such a template.
     tool_use: Option<Arc<Template>>,
 }
 
-/// One template.
 #[derive(Debug)]
 struct Template {
-    /// The file that it stands in; none for a default.
+    /// The file of the template; `None` for a default.
     path: Option<PathBuf>,
     source: String,
-    /// What is compiled of it.
+    /// The source to compile, with rewritten syntax.
     prepared: String,
     environment: Environment<'static>,
     special: BTreeMap<&'static str, String>,
-    /// Whether it had to be left running once, which is once too often.
+    /// Whether a rendering ran out of time; the template is not run again.
     is_endless: AtomicBool,
 }
 
-/// What is rendered after the messages.
+/// What follows the messages: nothing, or the prompt for the next turn.
 #[derive(Clone, Copy)]
 enum Ending {
     Messages,
@@ -125,12 +120,12 @@ enum Ending {
 
 impl ChatTemplate {
     /// Reads the template of a model `folder`: `chat_template.jinja`, else `chat_template` in
-    /// tokenizer_config.json, where of several templates `default` is taken, and `tool_use` for
-    /// conversations with tools; in a folder that has none, ChatML where the tokenizer has its
-    /// tokens, else turns that end by `eos`.
+    /// tokenizer_config.json. The template for conversations with tools comes from the same place,
+    /// if present: `additional_chat_templates/tool_use.jinja` or the entry `tool_use`. A folder
+    /// without a template gets ChatML if the tokenizer has its tokens, else turns that end in
+    /// `eos`.
     ///
-    /// It is compiled when it is used, so that a malformed template does not affect users without
-    /// chats.
+    /// Templates are compiled on use, so that a malformed one does not affect users without chats.
     pub(crate) fn of_folder(
         folder: &Path,
         files: &Files,
@@ -172,26 +167,26 @@ impl ChatTemplate {
         })
     }
 
-    /// Whether the folder has no template, so that this is one of this library's.
+    /// Whether the folder has no template and a default is used.
     pub fn is_default(&self) -> bool {
         self.template.path.is_none()
     }
 
-    /// The template as it stands in its file, or should be put into one.
+    /// The source of the template.
     pub fn source(&self) -> &str {
         &self.template.source
     }
 
-    /// The text of a conversation that is over.
+    /// Renders a conversation.
     ///
     /// # Errors
-    /// When there are no messages, or the template is malformed, refuses them, fails or takes too
-    /// much time or memory.
+    /// When a message contains a reserved noncharacter, or the template is malformed, rejects the
+    /// conversation, fails or exceeds its limits.
     pub fn render(&self, conversation: &Conversation) -> Result<String, DataError> {
         self.text(conversation, Ending::Messages)
     }
 
-    /// The text that prompts the model for its next turn.
+    /// Renders the prompt for the model's next turn.
     ///
     /// # Errors
     /// As for [`render`](ChatTemplate::render).
@@ -205,7 +200,7 @@ impl ChatTemplate {
         Ok(without_marks(&self.with_program(conversation, render)?))
     }
 
-    /// The one of the templates that a conversation is rendered by.
+    /// Selects the template for a conversation.
     fn of(&self, conversation: &Conversation) -> &Arc<Template> {
         match &self.tool_use {
             Some(template) if !conversation.tools.is_empty() => template,
@@ -213,8 +208,8 @@ impl ChatTemplate {
         }
     }
 
-    /// What a template is to be used for: on a thread of its own, since templates can nest, and may
-    /// have to be left running.
+    /// Compiles the template and runs `work` on a separate thread, which has a large stack for
+    /// nested templates and is abandoned when it runs out of time.
     fn with_program<T: Send + 'static>(
         &self,
         conversation: &Conversation,
@@ -254,12 +249,11 @@ impl Template {
         }
     }
 
-    /// Its file, for messages.
+    /// The file name for error messages.
     fn name(&self) -> PathBuf {
         self.path.clone().unwrap_or_else(|| FILE.into())
     }
 
-    /// Its input.
     fn given(&self, conversation: &Conversation, ending: Ending) -> Result<Jinja, Error> {
         let mut is_marked = false;
         conversation.for_texts(&mut |text| is_marked |= text.contains(MARKS));
@@ -287,8 +281,8 @@ fn without_marks(text: &str) -> String {
     text.replace(MARKS, "")
 }
 
-/// The template in tokenizer_config.json: a string, which is the default, or that of a list with
-/// this name. A list must have a default.
+/// The template `name` in tokenizer_config.json, where a string is the default and a list has named
+/// templates. A list must contain a default.
 fn of_config(config: &Config, name: &str) -> Result<Option<(PathBuf, String)>, DataError> {
     let Some(template) = config.entry(KEY) else {
         return Ok(None);
@@ -313,7 +307,7 @@ fn of_config(config: &Config, name: &str) -> Result<Option<(PathBuf, String)>, D
     }
 }
 
-/// What the template engine says, without the place, which is told apart.
+/// The engine's message without the location, which is reported separately.
 fn cause(error: &Error) -> String {
     match error.detail() {
         Some(detail) => detail.to_owned(),

@@ -1,17 +1,17 @@
-//! What a model that was trained on conversations needs in its folder to be asked in the same form.
+//! Files that a model trained on conversations needs to be prompted as in training.
 
 use std::path::Path;
 
 use crate::special::Files;
 use crate::{DataError, EncodeReport, Tokenizer};
 
-/// A file for a model's folder: its name and its text.
+/// Name and text of a file in a model folder.
 pub type NamedText = (&'static str, String);
 
-/// The files that a model trained on `report`'s conversations needs beside those of its base's
-/// `folder`: the default chat template, where the folder has none, and a generation_config.json
-/// that lists the tokens with which turns end, where they ended no generation before. None where
-/// nothing was a conversation.
+/// The files to save with a model trained on the conversations of `report`, beside those of its
+/// base `folder`: the default chat template, if the folder has none, and a generation_config.json
+/// with the tokens that end turns, if they were not stop tokens. Empty if there were no
+/// conversations.
 ///
 /// # Errors
 /// When a file of the folder cannot be read.
@@ -55,7 +55,7 @@ mod tests {
             );
             fs::copy(original, folder.path().join(file)).unwrap();
         }
-        // A base model: texts end otherwise than turns.
+        // A base model, whose texts and turns end in different tokens.
         let config = r#"{"eos_token": "<|endoftext|>", "add_bos_token": false}"#;
         fs::write(folder.path().join("tokenizer_config.json"), config).unwrap();
         let generation = r#"{"temperature": 0.5, "eos_token_id": 0}"#;
@@ -84,7 +84,7 @@ mod tests {
                 .unwrap()
                 .contains("0.5")
         );
-        // A second training has nothing to add.
+        // Training the result again adds no files.
         let (_, report) = encode(&[Record::chat(1, talk)], &trained, 99).unwrap();
         assert!(chat_files(&folder, &trained, &report).unwrap().is_empty());
         let (_, plain) = encode(&[Record::completion(1, "a", "b")], &tokenizer, 99).unwrap();

@@ -1,8 +1,7 @@
-//! Control tokens that a text spells out, such as `<|im_end|>`.
+//! Control tokens spelled out in text, such as `<|im_end|>`.
 //!
-//! Knows their spellings; encodes nothing. Text of a data file or a prompt is text, whatever it
-//! spells, unless its reader asks otherwise: who writes `<|im_end|>` into a message could end its
-//! turn and begin one of the system's.
+//! Text of data files and prompts is encoded as characters by default. Otherwise a message that
+//! contains `<|im_end|>` could end its turn and start one of the system's.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,27 +9,25 @@ use tokenizers::Tokenizer as HfTokenizer;
 
 use crate::Conversation;
 
-/// How a control token that a text spells out is encoded.
+/// How control tokens spelled out in text are encoded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum ControlText {
-    /// It is encoded as the characters it is: the way for text of strangers.
+    /// As characters; for untrusted text.
     #[default]
     Characters,
-    /// It is encoded as the control token, as transformers does: for text that was rendered by a
-    /// chat template before.
+    /// As control tokens, like in transformers; for text already rendered by a chat template.
     Tokens,
 }
 
-/// The control tokens of a tokenizer.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ControlTokens {
-    /// Their spellings, by the first character; the longest first.
+    /// Spellings by first character, longest first.
     spellings: HashMap<char, Vec<String>>,
     ids: HashMap<u32, String>,
 }
 
-/// Around the spelling of a control token that is to stay text. They are noncharacters, which texts
-/// must not hold, and outside the spelling, so that templates still find it.
+/// Masks around a control token that remains text. They are noncharacters, which text must not
+/// contain. They do not change the spelling, so that templates still find it.
 pub(crate) const AROUND: [char; 2] = ['\u{FDD2}', '\u{FDD3}'];
 
 impl ControlTokens {
@@ -55,7 +52,6 @@ impl ControlTokens {
         named
     }
 
-    /// Whether a token is a control token.
     pub(crate) fn contains_id(&self, id: u32) -> bool {
         self.ids.contains_key(&id)
     }
@@ -64,18 +60,18 @@ impl ControlTokens {
         self.at_start(spelling).is_some_and(|it| it == spelling)
     }
 
-    /// The control token that `text` begins with.
+    /// The longest control token at the start of `text`.
     pub(crate) fn at_start(&self, text: &str) -> Option<&str> {
         let alike = self.spellings.get(&text.chars().next()?)?;
         let mut alike = alike.iter().map(String::as_str);
         alike.find(|spelling| text.starts_with(spelling))
     }
 
-    /// Where control tokens begin in `text`, and their spellings.
+    /// Byte offsets and spellings of the control tokens in `text`.
     pub(crate) fn find<'a>(&'a self, text: &'a str) -> impl Iterator<Item = (usize, &'a str)> {
         let mut end = 0;
         text.char_indices().filter_map(move |(start, first)| {
-            // Most characters begin none.
+            // Fast path: most characters start no control token.
             if start < end || !self.spellings.contains_key(&first) {
                 return None;
             }
@@ -85,8 +81,7 @@ impl ControlTokens {
         })
     }
 
-    /// The last control token in a text with masks that none but white space follows, and where it
-    /// ends.
+    /// The last unmasked control token in `text` and its end, if only white space follows.
     pub(crate) fn at_end<'a>(&'a self, text: &'a str) -> Option<(usize, &'a str)> {
         let found = self
             .find(text)
@@ -96,7 +91,7 @@ impl ControlTokens {
         text[end..].trim().is_empty().then_some((end, token))
     }
 
-    /// `text` with [`AROUND`] every control token.
+    /// `text` with masks around every control token.
     pub(crate) fn masked(&self, text: &str) -> String {
         let mut masked = String::with_capacity(text.len());
         let mut end = 0;
@@ -110,7 +105,7 @@ impl ControlTokens {
         masked + &text[end..]
     }
 
-    /// Adds how often a text spells each control token.
+    /// Adds the occurrences of each control token in `text`.
     pub(crate) fn count(&self, text: &str, counts: &mut BTreeMap<String, usize>) {
         for (_, spelling) in self.find(text) {
             *counts.entry(spelling.to_owned()).or_default() += 1;
@@ -119,7 +114,7 @@ impl ControlTokens {
 }
 
 impl Conversation {
-    /// The same with the control tokens of its texts masked.
+    /// The conversation with masked control tokens.
     pub(crate) fn masked(&self, controls: &ControlTokens) -> Self {
         self.clone().map_texts(&|text| controls.masked(text))
     }
@@ -129,14 +124,14 @@ pub(crate) fn is_masked(text: &str) -> bool {
     text.contains(AROUND)
 }
 
-/// Whether what stands at `start..end` of a text is a masked control token.
+/// Whether `start..end` of a text is a masked control token.
 pub(crate) fn is_masked_at(text: &str, start: usize, end: usize) -> bool {
     let (before, behind) = (text.get(..start), text.get(end..));
     before.is_some_and(|text| text.ends_with(AROUND[0]))
         && behind.is_some_and(|text| text.starts_with(AROUND[1]))
 }
 
-/// The text, also of masks that a template has torn apart.
+/// Removes all masks, including those that a template has separated.
 pub(crate) fn without_mask(text: &str) -> String {
     text.replace(AROUND, "")
 }

@@ -1,7 +1,6 @@
-//! Conversations: messages with roles, as files and chat templates have them.
+//! Conversations: messages with roles, in OpenAI's `messages` or ShareGPT's `conversations` layout.
 //!
-//! Knows the layout of OpenAI's `messages` and of ShareGPT's `conversations`; how a conversation
-//! becomes text is its model's [`ChatTemplate`](crate::ChatTemplate).
+//! A [`ChatTemplate`](crate::ChatTemplate) renders a conversation as text.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,43 +10,43 @@ use serde_json::{Map, Value};
 use crate::DataError;
 use crate::rows::{Field, describe};
 
-/// A conversation, with the tools that the model may call in it.
+/// A conversation and the tools available in it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Conversation {
-    /// What is said, in order.
+    /// The messages, in order.
     pub messages: Vec<Message>,
-    /// JSON schemas of the tools; templates see `tools` as none where there are none.
+    /// JSON schemas of the tools. If empty, `tools` is `None` in templates.
     pub tools: Vec<Value>,
 }
 
-/// One turn of a conversation.
+/// A message of a conversation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Message {
-    /// Who speaks.
+    /// Role of the author.
     pub role: Role,
-    /// What is said; none beside tool calls.
+    /// Text of the message; may be absent if there are tool calls.
     pub content: Option<String>,
-    /// Further keys that templates may read, such as `tool_calls` and `name`.
+    /// Other keys that templates may read, such as `tool_calls` and `name`.
     pub other: Map<String, Value>,
 }
 
-/// Who speaks in a conversation.
+/// Role of a message's author.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
-    /// Instructions that hold for the whole conversation.
+    /// Instructions for the whole conversation.
     System,
     /// The user.
     User,
-    /// The model; its turns are learned.
+    /// The model; its turns are supervised.
     Assistant,
-    /// What a tool returned.
+    /// Output of a tool.
     Tool,
 }
 
 impl Role {
     const ALL: [Self; 4] = [Self::System, Self::User, Self::Assistant, Self::Tool];
 
-    /// The name used in files and in prompts.
+    /// Name of the role in files and templates.
     pub fn name(self) -> &'static str {
         match self {
             Self::System => "system",
@@ -61,7 +60,7 @@ impl Role {
         Self::ALL.into_iter().find(|role| role.name() == name)
     }
 
-    /// ShareGPT's names of the speakers, and those that its descendants use.
+    /// Role names of ShareGPT and of formats derived from it.
     fn from_share_gpt(name: &str) -> Option<Self> {
         match name {
             "human" => Some(Self::User),
@@ -89,7 +88,7 @@ impl FromStr for Role {
 }
 
 impl Message {
-    /// A turn of plain text.
+    /// A message of plain text.
     pub fn new(role: Role, content: impl Into<String>) -> Self {
         Self {
             role,
@@ -98,9 +97,9 @@ impl Message {
         }
     }
 
-    /// The turn as templates see it: role and content first, which `tojson` shows. As in
-    /// transformers there is no key for what is none, and thoughts are found under each name that
-    /// templates read.
+    /// The message as passed to templates, with role and content first, an order visible through
+    /// `tojson`. As in transformers, keys without a value are omitted. Reasoning is available as
+    /// both `thinking` and `reasoning_content`.
     pub(crate) fn to_json(&self) -> Value {
         let mut turn = Map::from_iter([("role".to_owned(), self.role.name().into())]);
         turn.extend(
@@ -118,7 +117,7 @@ impl Message {
         Value::Object(turn)
     }
 
-    /// Whether the model says something here, if only a call of a tool.
+    /// Whether this is an assistant's message with text or tool calls.
     fn is_answer(&self) -> bool {
         let calls = self.other.get("tool_calls").and_then(Value::as_array);
         let calls = calls.is_some_and(|calls| !calls.is_empty());
@@ -138,17 +137,15 @@ impl From<Vec<Message>> for Conversation {
 }
 
 impl Conversation {
-    /// One question of a user.
+    /// A conversation of a single user message.
     pub fn question(content: impl Into<String>) -> Self {
         vec![Message::new(Role::User, content)].into()
     }
 
-    /// Whether nothing is there to learn.
     pub(crate) fn has_no_answer(&self) -> bool {
         !self.messages.iter().any(Message::is_answer)
     }
 
-    /// The first `count` messages.
     pub(crate) fn first(&self, count: usize) -> Self {
         Self {
             messages: self.messages[..count].to_vec(),
@@ -156,13 +153,12 @@ impl Conversation {
         }
     }
 
-    /// Indices of the assistant's messages.
     pub(crate) fn answers(&self) -> impl DoubleEndedIterator<Item = usize> {
         let turns = self.messages.iter().enumerate();
         turns.filter_map(|(index, turn)| (turn.role == Role::Assistant).then_some(index))
     }
 
-    /// The same with every text changed: contents, texts and keys within others, and tools.
+    /// Applies `change` to every text: contents, tools, and keys and strings in `other`.
     pub(crate) fn map_texts(mut self, change: &impl Fn(&str) -> String) -> Self {
         for message in &mut self.messages {
             if let Some(content) = &mut message.content {
@@ -174,7 +170,7 @@ impl Conversation {
         self
     }
 
-    /// Calls `look` with every text that [`map_texts`](Self::map_texts) would change.
+    /// Calls `look` with every text that [`map_texts`](Self::map_texts) changes.
     pub(crate) fn for_texts(&self, look: &mut impl FnMut(&str)) {
         for message in &self.messages {
             message.content.iter().for_each(|content| look(content));
@@ -183,7 +179,7 @@ impl Conversation {
         self.tools.iter().for_each(|tool| for_texts_of(tool, look));
     }
 
-    /// The conversation in a row; `None` where it has neither `messages` nor `conversations`.
+    /// Reads the conversation of a row; `None` without `messages` and `conversations`.
     pub(crate) fn of_row(row: &Field) -> Result<Option<Self>, DataError> {
         let messages = match (row.get("messages")?, row.get("conversations")?) {
             (None, None) => return Ok(None),
@@ -235,7 +231,7 @@ impl Message {
         Self::new(role, content).check(turn)
     }
 
-    /// Refuses an assistant that says nothing.
+    /// Rejects an empty message of the assistant.
     fn check(self, turn: &Field) -> Result<Self, DataError> {
         if self.role == Role::Assistant && !self.is_answer() {
             Err(turn.refuse("a response", "a blank string".to_owned()))
@@ -250,8 +246,7 @@ fn role(name: &Field, known: impl Fn(&str) -> Option<Role>) -> Result<Role, Data
     known(text).ok_or_else(|| name.refuse("system, user, assistant or tool", format!("`{text}`")))
 }
 
-/// A content: a string, or an array of parts `{"type": "text", "text": ..}`, which lie on lines of
-/// their own.
+/// A content: a string, or an array of `{"type": "text", "text": ..}`, joined by line breaks.
 fn text_of(content: &Field) -> Result<String, DataError> {
     if content.value().is_string() {
         return Ok(content.text()?.to_owned());

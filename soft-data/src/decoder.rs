@@ -1,29 +1,25 @@
-//! How the texts of tokens join to the text of all of them.
+//! How the texts of tokens join into the text of a sequence.
 //!
-//! Knows the decoders that `tokenizer.json` may name and where one of them looks past a single
-//! token; decodes nothing.
-//!
-//! Source: the decoders of the tokenizers crate, which decode all tokens at once; GPT-2's
-//! printable stand-ins for bytes.
+//! Source: the decoders of the tokenizers crate, which decode whole sequences; GPT-2's printable
+//! characters for bytes.
 
 use serde_json::{Value, json};
 
-/// What happens to a token's text where it meets the next token's.
+/// How the text of a token depends on its neighbors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Joints {
-    /// Byte-level BPE: tokens are bytes, and a character may be spread over several.
+    /// Byte-level BPE: tokens are bytes; a character may span several.
     Bytes,
-    /// SentencePiece: tokens are text, but a run of byte tokens is decoded as a whole. Only the
+    /// SentencePiece: tokens are text, but runs of byte tokens are decoded as a whole. Only the
     /// start of the text may lose spaces.
     Pieces,
-    /// No decoder: tokens are words with a space between them.
+    /// No decoder: tokens are words, joined by spaces.
     Words,
     /// Any other decoder: a token may change the text of all others.
     Unknown,
 }
 
 impl Joints {
-    /// Those of a decoder, given as in `tokenizer.json`.
     pub(crate) fn of(decoder: &Value) -> Self {
         if decoder.is_null() {
             return Self::Words;
@@ -45,8 +41,7 @@ impl Joints {
     }
 }
 
-/// The same decoder for tokens that follow others: it keeps a space in front. For
-/// [`Joints::Pieces`] only.
+/// The decoder without stripping of a leading space. Only for [`Joints::Pieces`].
 pub(crate) fn without_strip(decoder: &Value) -> Value {
     let mut bare = decoder.clone();
     match kind(decoder) {
@@ -60,18 +55,18 @@ pub(crate) fn without_strip(decoder: &Value) -> Value {
     bare
 }
 
-/// Whether a token's text may stand for a byte, as `<0xE2>` does.
+/// Whether a token may represent a byte, such as `<0xE2>`.
 pub(crate) fn may_be_byte(token: &str) -> bool {
     token.starts_with("<0x") && token.ends_with('>')
 }
 
-/// The bytes of a token of byte-level BPE. Tokens outside its alphabet are their own text.
+/// The bytes of a byte-level BPE token. A token outside the alphabet is taken as UTF-8 text.
 pub(crate) fn bytes_of(token: &str) -> Vec<u8> {
     let bytes: Option<Vec<_>> = token.chars().map(byte_of).collect();
     bytes.unwrap_or_else(|| token.as_bytes().to_vec())
 }
 
-/// Printable bytes of Latin-1 stand for themselves, the others in order from U+0100 on.
+/// Printable Latin-1 bytes map to themselves, the others to U+0100 and following.
 fn byte_of(stand_in: char) -> Option<u8> {
     let byte = match u32::from(stand_in) {
         code @ (0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF) => code,

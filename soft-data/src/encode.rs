@@ -1,7 +1,6 @@
-//! Records to training examples.
+//! Encodes records as training examples.
 //!
-//! Knows the row limit and counts what it costs; knows neither files nor batches. The limit is
-//! applied as in Stanford's `train.py`.
+//! The length limit is applied as in Stanford's `train.py`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -16,35 +15,34 @@ mod row;
 
 use row::EncodedRow;
 
-/// What became of the records.
+/// Statistics of [`encode`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EncodeReport {
-    /// Records that came in.
+    /// Input records.
     pub rows: usize,
-    /// Records of which something is learned.
+    /// Records with at least one example.
     pub kept: usize,
-    /// Examples that came out.
+    /// Output examples.
     pub examples: usize,
-    /// Records that were longer than the limit, whether kept or not.
+    /// Records longer than the limit, whether kept or not.
     pub truncated: usize,
-    /// Rows ([`Record::row`]) left out because nothing to learn is within the limit; of a
-    /// conversation in several examples, if only one of them is.
+    /// Rows ([`Record::row`]) left out in whole or in part: no supervised token within the limit.
     pub without_supervision: Vec<usize>,
-    /// Rows kept whose response is empty: they teach to end at once.
+    /// Rows kept with an empty response; they train the model to stop immediately.
     pub empty_responses: Vec<usize>,
-    /// Tokens of all examples.
+    /// Tokens in all examples.
     pub tokens: usize,
-    /// Of these, tokens that are learned.
+    /// Supervised tokens in all examples.
     pub supervised_tokens: usize,
-    /// Tokens of the longest example.
+    /// Length of the longest example, in tokens.
     pub longest: usize,
-    /// How often the texts spell each control token that was encoded as characters.
+    /// For each control token in text that was encoded as characters, its number of occurrences.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub control_text: BTreeMap<String, usize>,
     /// Records that are conversations.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub conversations: usize,
-    /// Tokens that end the assistant's turns in conversations.
+    /// Control tokens that end the assistant's turns in conversations.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub turn_ends: BTreeSet<u32>,
 }
@@ -76,24 +74,23 @@ impl fmt::Display for EncodeReport {
     }
 }
 
-/// Encodes `records`, cutting rows behind `max_len` tokens.
+/// Encodes `records`, truncated to `max_len` tokens.
 ///
-/// Every row ends in the end-of-text token, which is learned with the response. Rows longer than
-/// `max_len` keep their left part: the end of the response goes first, and with it the
-/// end-of-text token. A row whose prompt alone fills the limit has nothing left to learn; it is
-/// left out and named in the report.
+/// A completion is followed by the end-of-text token, unless its response already ends in a stop
+/// token. This token is supervised as well. Truncation removes tokens from the end: the end-of-text
+/// token and the end of the response first. A row whose prompt fills the limit has nothing to
+/// learn; it is left out and listed in the report.
 ///
-/// Conversations are rendered by the tokenizer's [chat template](crate::ChatTemplate), and every
-/// answer follows the very tokens that [`encode_chat`](Tokenizer::encode_chat) would prompt the
-/// model with. The assistant's answers are learned, each with the control token that ends its turn;
-/// where the template writes none, with the end-of-text token. Turns after the assistant's last
-/// teach nothing and are left out. Where the template writes an earlier turn otherwise once it is
-/// past (as those do that leave out old thoughts), that turn becomes an example of its own.
+/// Conversations are rendered by the tokenizer's [chat template](crate::ChatTemplate). Each answer
+/// follows exactly the tokens that [`encode_chat`](Tokenizer::encode_chat) gives as its prompt. The
+/// assistant's answers are supervised, each with the control token that ends its turn, or with the
+/// end-of-text token if the template writes none. Turns after the last answer are left out. If the
+/// template renders an earlier turn differently once others follow (such as templates that remove
+/// earlier reasoning), that turn becomes a separate example.
 ///
 /// # Errors
-/// When `max_len` is below 2, a template refuses a conversation or prompts for an answer with
-/// another text than the answer follows in its rendering, the tokenizer fails, or nothing at all is
-/// left to learn.
+/// When `max_len` is below 2, a template rejects a conversation, the prompt for an answer is not a
+/// prefix of the rendered conversation, the tokenizer fails, or no supervised tokens remain.
 pub fn encode(
     records: &[Record],
     tokenizer: &Tokenizer,
@@ -103,8 +100,8 @@ pub fn encode(
     Ok((examples.into_iter().flatten().collect(), report))
 }
 
-/// The same with the examples of each record together, for those who [`split`](crate::split) them:
-/// one conversation must not be on both sides. Records that are left out have no entry.
+/// Like [`encode`], with the examples grouped by record, so that [`split`](crate::split) keeps a
+/// conversation on one side. Records without examples have no group.
 ///
 /// # Errors
 /// As for [`encode`].
@@ -129,7 +126,7 @@ pub fn encode_by_record(
         report.conversations += usize::from(matches!(record.body, Body::Chat(_)));
         record.for_texts(&mut |text| tokenizer.count_control_text(text, &mut report.control_text));
     }
-    // All cores, but results in the order of the records: the first bad row is the one reported.
+    // Encoded in parallel, but in order: the error reported is that of the first bad row.
     let encoded: Vec<_> = records
         .par_iter()
         .map(|record| EncodedRow::all_of(record, tokenizer))
@@ -150,7 +147,7 @@ pub fn encode_by_record(
 }
 
 impl EncodeReport {
-    /// The examples of a record within the limit, which are counted.
+    /// Truncates the rows of a record and adds them to the counts.
     fn limited(
         &mut self,
         record: &Record,
@@ -182,13 +179,11 @@ impl EncodeReport {
     }
 }
 
-/// The tokens that a model is prompted with: those of `record` before its last response.
-///
-/// The training example of the same record (of a conversation in several, the last) begins with
-/// exactly these.
+/// The tokens of `record` before its last response. Its last training example begins with exactly
+/// these tokens.
 ///
 /// # Errors
-/// As for [`encode`].
+/// When a template rejects the conversation, or the tokenizer fails.
 pub fn encode_prompt(record: &Record, tokenizer: &Tokenizer) -> Result<Vec<u32>, DataError> {
     let prompt = record.prompt().encode(tokenizer);
     prompt.map_err(|cause| cause.in_row(record.row))

@@ -1,7 +1,7 @@
 //! The error type of this crate.
 //!
-//! Every variant says where, what was expected and what came. Causes from other crates are part
-//! of the message, so that printing the error alone is enough.
+//! Messages give the location, what was expected and what was found. They include the cause, so
+//! that printing the error alone is sufficient.
 
 use std::io;
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ pub enum DataError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         cause: io::Error,
     },
     /// A file is not UTF-8.
@@ -27,7 +27,7 @@ pub enum DataError {
         path: PathBuf,
         /// Line of the file, from 1.
         line: usize,
-        /// What is there.
+        /// What was found.
         found: String,
     },
     /// A file is not JSON.
@@ -39,31 +39,31 @@ pub enum DataError {
         line: usize,
         /// Column of that line, from 1.
         column: usize,
-        /// What the parser met.
+        /// Message of the parser.
         cause: String,
     },
-    /// A file is JSON, but not laid out as its format demands.
+    /// A file is JSON, but not in the layout of its format.
     #[error("{}: expected {expected}, found {found}", .path.display())]
     Layout {
         /// The file.
         path: PathBuf,
-        /// The layout of the format.
+        /// The expected layout.
         expected: &'static str,
-        /// What the file holds instead.
+        /// What was found.
         found: String,
     },
-    /// A row lacks something, or has something that its format does not know.
+    /// A row lacks an entry or has an unexpected one.
     #[error("{}, row {row}{}: expected {expected}, found {found}", .path.display(), in_key(key))]
     Row {
         /// The file.
         path: PathBuf,
-        /// The row, from 1; in JSON Lines the line of the file.
+        /// The row, from 1; in JSON Lines the line number.
         row: usize,
-        /// Where in the row, such as `Answer.Value` or `messages[2].role`; empty for the whole row.
+        /// Path within the row, such as `messages[2].role`; empty for the whole row.
         key: String,
-        /// What belongs there.
+        /// What was expected.
         expected: &'static str,
-        /// What is there.
+        /// What was found.
         found: String,
     },
     /// A file has no rows.
@@ -72,21 +72,21 @@ pub enum DataError {
         /// The file.
         path: PathBuf,
     },
-    /// A name that stands for no [`Format`](crate::Format).
+    /// The name of a [`Format`](crate::Format) is unknown.
     #[error("expected a data format (alpaca, triviaqa, jsonl), found `{found}`")]
     UnknownFormat {
         /// The name.
         found: String,
     },
-    /// `tokenizer.json` is not one that the tokenizers crate understands.
+    /// `tokenizer.json` is not supported by the tokenizers crate.
     #[error("{}: expected a Hugging Face tokenizer, found: {cause}", .path.display())]
     Tokenizer {
         /// The file.
         path: PathBuf,
-        /// What the tokenizers crate said.
+        /// Message of the tokenizers crate.
         cause: String,
     },
-    /// A folder has a tokenizer of another kind.
+    /// The folder has a tokenizer, but no `tokenizer.json`.
     #[error(
         "{}: expected tokenizer.json, found {found} only: load it by transformers' AutoTokenizer and save it, which writes tokenizer.json",
         .folder.display()
@@ -94,22 +94,22 @@ pub enum DataError {
     NoTokenizer {
         /// The model folder.
         folder: PathBuf,
-        /// What is there.
+        /// The file found instead.
         found: &'static str,
     },
-    /// A configuration names a special token that cannot be used.
+    /// A configuration names an unusable special token.
     #[error("{}, `{key}`: expected {expected}, found {found}", .path.display())]
     SpecialToken {
-        /// The file with the name.
+        /// The configuration file.
         path: PathBuf,
-        /// The entry, such as `eos_token`.
+        /// Key of the entry, such as `eos_token`.
         key: &'static str,
-        /// What belongs there.
+        /// What was expected.
         expected: &'static str,
-        /// What is there.
+        /// What was found.
         found: String,
     },
-    /// No file of a model folder says how a text ends.
+    /// No file of a model folder names an end-of-text token.
     #[error(
         "{}: expected `eos_token` in tokenizer_config.json or `eos_token_id` in config.json or \
          generation_config.json, found neither",
@@ -119,48 +119,47 @@ pub enum DataError {
         /// The model folder.
         folder: PathBuf,
     },
-    /// The tokenizer knows a token that the model has no embedding for.
+    /// A token's id is outside the model's vocabulary.
     #[error("token `{token}` has id {id}, expected ids below the model's vocab_size of {vocab}")]
     OutsideVocabulary {
         /// The token's text.
         token: String,
         /// Its id.
         id: u32,
-        /// Number of tokens the model knows.
+        /// Vocabulary size of the model.
         vocab: usize,
     },
-    /// The tokenizer cannot turn a text into tokens, or tokens into a text.
+    /// The tokenizer failed to encode or decode.
     #[error("{}: the tokenizer failed: {cause}", .path.display())]
     Tokenization {
-        /// Its file.
+        /// Path of `tokenizer.json`.
         path: PathBuf,
-        /// What the tokenizers crate said.
+        /// Message of the tokenizers crate.
         cause: String,
     },
-    /// A text of a conversation holds a noncharacter that has a meaning within this library.
+    /// A text contains a noncharacter that this library reserves.
     #[error("a text holds U+{:04X}, which is no character", u32::from(*.found))]
     Noncharacter {
-        /// It.
+        /// The noncharacter.
         found: char,
     },
-    /// A name that stands for no [`Role`](crate::Role).
+    /// The name of a [`Role`](crate::Role) is unknown.
     #[error("expected a role (system, user, assistant, tool), found `{found}`")]
     UnknownRole {
         /// The name.
         found: String,
     },
-    /// A chat template is not Jinja, refuses a conversation, fails on it, or takes too much.
+    /// A chat template is malformed, rejects a conversation, fails, or exceeds its limits.
     #[error("{}, line {line} of the template: {cause}", .path.display())]
     ChatTemplate {
-        /// The file that the template stands in.
+        /// The file that contains the template.
         path: PathBuf,
-        /// Line of the template, from 1; in tokenizer_config.json not a line of the file.
+        /// Line within the template, not within the file, from 1.
         line: usize,
-        /// The template's own message, or what the template engine said.
+        /// Message of the template or of the template engine.
         cause: String,
     },
-    /// A chat template prompts for an answer with another text than the answer follows in its
-    /// rendering of the conversation, so that training and use would differ.
+    /// The prompt for an answer is not a prefix of the conversation, as rendered by the template.
     #[error(
         "{}: the prompt for messages[{message}] ends in {prompt:?}, where the conversation with this \
          message goes on with {found:?}: a model trained on it would be asked in another form. Give \
@@ -168,21 +167,21 @@ pub enum DataError {
         .path.display()
     )]
     ChatPrompt {
-        /// The file that the template stands in.
+        /// The file that contains the template.
         path: PathBuf,
-        /// The answer's index.
+        /// Index of the answer.
         message: usize,
-        /// How the prompt ends, from where they differ.
+        /// The prompt from the first difference on.
         prompt: String,
-        /// How the conversation continues there.
+        /// The conversation from the first difference on.
         found: String,
     },
-    /// A row that cannot be encoded.
+    /// A row cannot be encoded.
     #[error("row {row}: {cause}")]
     InRow {
         /// The row, as in [`Record::row`](crate::Record::row).
         row: usize,
-        /// Why not.
+        /// The cause.
         cause: Box<Self>,
     },
     /// A setting is out of range.
@@ -190,23 +189,23 @@ pub enum DataError {
     Setting {
         /// Its name.
         setting: &'static str,
-        /// The range.
+        /// The allowed range.
         expected: &'static str,
         /// The value.
         found: String,
     },
-    /// A validation part would leave nothing to train on.
+    /// The validation split would leave no training rows.
     #[error("expected fewer validation rows than the {rows} rows there are, found {validation}")]
     NothingToTrainOn {
-        /// Number of rows in all.
+        /// Number of rows.
         rows: usize,
-        /// Number of rows asked for.
+        /// Number of validation rows.
         validation: usize,
     },
-    /// A loader without rows.
+    /// There are no examples.
     #[error("expected at least one example with a supervised token, found none")]
     NoExamples,
-    /// A position past the end of an epoch.
+    /// A position is past the end of its epoch.
     #[error(
         "position {{epoch {}, batch {}}}: expected a batch below {batches_per_epoch}; \
          was it taken with other data or another batch size?",
@@ -215,10 +214,10 @@ pub enum DataError {
     NoSuchPosition {
         /// The position.
         position: StreamPosition,
-        /// Number of batches in every epoch.
+        /// Number of batches in that epoch.
         batches_per_epoch: u64,
     },
-    /// Rows that make no batch.
+    /// The rows do not form a batch.
     #[error(transparent)]
     Batch(#[from] BatchError),
 }
@@ -231,7 +230,6 @@ fn in_key(key: &str) -> String {
 }
 
 impl DataError {
-    /// Says which row it is about.
     pub(crate) fn in_row(self, row: usize) -> Self {
         Self::InRow {
             row,

@@ -1,6 +1,4 @@
-//! The data formats by name, for command lines and configurations.
-//!
-//! Knows the names; each format has its own file.
+//! Data formats by name, for command lines and configurations.
 
 use std::fmt;
 use std::path::Path;
@@ -10,21 +8,21 @@ use serde::{Deserialize, Serialize};
 
 use crate::{DataError, Record, read_alpaca, read_jsonl, read_trivia_qa};
 
-/// How a file of rows is laid out.
+/// Layout of a data file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Format {
-    /// Stanford Alpaca: see [`read_alpaca`].
+    /// Stanford Alpaca; see [`read_alpaca`].
     Alpaca,
-    /// TriviaQA without documents: see [`read_trivia_qa`].
+    /// TriviaQA without documents; see [`read_trivia_qa`].
     TriviaQa,
-    /// One object per line: see [`read_jsonl`].
+    /// JSON Lines; see [`read_jsonl`].
     Jsonl,
 }
 
 impl Format {
-    /// Every format.
+    /// All formats.
     pub const ALL: [Self; 3] = [Self::Alpaca, Self::TriviaQa, Self::Jsonl];
 
     /// The name, as parsed by [`FromStr`] and by serde.
@@ -36,10 +34,10 @@ impl Format {
         }
     }
 
-    /// Reads a file of this format.
+    /// Reads a file in this format.
     ///
     /// # Errors
-    /// Those of the format's own function.
+    /// Those of the function that reads the format.
     pub fn read(self, path: impl AsRef<Path>) -> Result<Vec<Record>, DataError> {
         match self {
             Self::Alpaca => read_alpaca(path),

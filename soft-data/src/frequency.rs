@@ -1,11 +1,9 @@
-//! The most frequent tokens of training rows.
-//!
-//! For heads restricted to frequent tokens, which draft what the full head then checks.
+//! The most frequent tokens of training rows, for draft heads with a reduced vocabulary.
 
 use soft_core::Example;
 
-/// The `most` tokens that appear most often among the learned ones of `examples`, the most frequent
-/// first, of equally frequent ones the lower id; fewer when fewer appear.
+/// The `most` most frequent supervised tokens of `examples`, in descending order of frequency; ties
+/// go to the lower id. Returns fewer if there are fewer distinct tokens.
 pub fn frequent_tokens<'a>(
     examples: impl IntoIterator<Item = &'a Example>,
     most: usize,

@@ -1,4 +1,4 @@
-//! Calls into the tokenizers library, which panics on some files, as errors.
+//! Turns panics of the tokenizers library, which occur on some files, into errors.
 
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
@@ -8,8 +8,7 @@ thread_local! {
     static GUARDED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// What `work` gives, or the message of its panic. The panic is not printed: it becomes an error of
-/// its caller's.
+/// Runs `work` and returns the message of its panic as an error. The panic is not printed.
 pub(crate) fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
@@ -30,8 +29,8 @@ pub(crate) fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     })
 }
 
-/// Whether a precompiled character map of SentencePiece, in Base64, is shorter than the table that
-/// it says it begins with: memory is taken for that table first.
+/// Whether a precompiled SentencePiece character map, in Base64, is shorter than the table length
+/// in its header. The library allocates that length before it reads the table.
 pub(crate) fn is_cut_off(charsmap: &str) -> bool {
     let digit = |byte: u8| match byte {
         b'A'..=b'Z' => Some(byte - b'A'),
@@ -41,7 +40,7 @@ pub(crate) fn is_cut_off(charsmap: &str) -> bool {
         b'/' => Some(63),
         _ => None,
     };
-    // Six digits hold the four bytes of the table's length.
+    // Six Base64 digits cover the four bytes of the table length.
     let digits: Option<Vec<u8>> = charsmap.bytes().take(6).map(digit).collect();
     let Some(digits) = digits.filter(|digits| digits.len() == 6) else {
         return true;
@@ -69,7 +68,7 @@ mod tests {
 
     #[test]
     fn tables_longer_than_their_file_are_seen() {
-        // A table of 4 bytes and its 4 bytes; one of 4 GB.
+        // Maps that announce a table of 4 bytes and one of 4 GB.
         assert!(!is_cut_off("BAAAAAAAAAA="));
         assert!(is_cut_off("/////wAAAAA="));
         assert!(is_cut_off(""));

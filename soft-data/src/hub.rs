@@ -1,9 +1,7 @@
-//! Models by their name on a hub: the folder of `org/name[@revision]`, fetched when needed.
+//! Models on a hub: resolves `org/name[@revision]` to a folder and downloads missing files.
 //!
-//! Knows the order of things: ask the hub for the commit, fetch what the cache lacks, remember
-//! the commit. Knows no model, reads no environment, and shows nothing: settings come in
-//! [`HubConfig`], progress goes to the caller. After `snapshot_download` of Python's
-//! huggingface_hub, with which it shares the cache.
+//! Like `snapshot_download` of Python's huggingface_hub, with which it shares the cache. Settings
+//! are passed in [`HubConfig`]; only the proxy is taken from the environment.
 
 use std::fmt::{self, Debug, Formatter};
 use std::path::PathBuf;
@@ -26,21 +24,21 @@ pub use error::{HubError, Missing};
 pub use fetch::HubProgress;
 pub use name::HubName;
 
-/// A model folder of the cache.
+/// A model folder in the cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HubFolder {
     /// The folder.
     pub path: PathBuf,
-    /// The commit that it holds.
+    /// The commit of the files.
     pub commit: String,
-    /// The files that were transferred just now; none when the cache had them all.
+    /// Files downloaded by this call.
     pub fetched: Vec<String>,
-    /// Why the hub could not be asked, where the cache stood in: there may be a newer commit.
+    /// Why the hub was not reached and the cache used instead; there may be a newer commit.
     pub unreachable: Option<String>,
 }
 
-/// A place that has models by name.
+/// A client of a model hub.
 ///
 /// ```no_run
 /// use soft_data::{Hub, HubConfig};
@@ -63,35 +61,35 @@ impl Debug for Hub {
 }
 
 impl Hub {
-    /// A hub with these settings; nothing is asked yet.
+    /// Creates a client without contacting the hub.
     ///
-    /// The address of a proxy is taken from `HTTPS_PROXY` and its like, as by most programs.
+    /// The proxy is taken from `HTTPS_PROXY` and related variables.
     ///
     /// # Errors
-    /// [`HubError::Setting`] when a setting cannot be.
+    /// [`HubError::Setting`] when a setting is invalid.
     pub fn new(config: HubConfig) -> Result<Self, HubError> {
         config.validate()?;
         let remote = Remote::new(&config);
         Ok(Self { config, remote })
     }
 
-    /// The folder of a model, with those of its files that are read here: configuration,
-    /// tokenizer, weights as safetensors, and never a pickle. `progress` is told of every file
-    /// that is fetched, several times.
+    /// Returns the folder of a model with the files used here: configuration, tokenizer, and
+    /// weights as safetensors, never as pickle. `progress` is called repeatedly for each file that
+    /// is downloaded.
     ///
-    /// Offline, the hub is not asked. Otherwise the hub says which commit the revision is now and
-    /// which files that has, and what the cache lacks of them is fetched; where the hub does not
-    /// answer, the commit that the revision was when last asked has to do. A commit is asked about
-    /// as well: another program may have fetched its weights without its tokenizer.
+    /// Offline, only the cache is used. Otherwise the hub resolves the revision to a commit and
+    /// lists its files, and files missing from the cache are downloaded. If the hub does not
+    /// respond, the commit of the last successful call is used. The hub is also contacted for a
+    /// commit, because another program may have downloaded only some of its files.
     ///
-    /// What the cache has counts as a model with its configuration and all its weights: without a
-    /// hub to ask, nobody knows of other files that another program has left out, such as the
-    /// exit heads that are of no use to transformers.
+    /// Without the hub, a cached model counts as complete if it has its configuration and all
+    /// weights. Other files that another program did not download, such as exit heads, cannot be
+    /// detected.
     ///
     /// # Errors
-    /// When the hub does not know the name or wants a token, the repository is no model, the
-    /// connection breaks (another call continues from there), the cache cannot be written; when
-    /// offline or without connection the cache lacks something.
+    /// When the hub does not know the name or requires a token, the repository is not a model, the
+    /// connection breaks (the next call resumes), the cache cannot be written, or files are missing
+    /// from the cache while offline or without a connection.
     pub fn folder(
         &self,
         name: &HubName,
@@ -138,7 +136,7 @@ impl HubFolder {
     }
 }
 
-/// Why there is no answer; `None` for an answer, if an unwelcome one.
+/// The cause if the hub did not respond or is unavailable; `None` for other errors.
 fn cause_of_silence(error: &HubError) -> Option<String> {
     match error {
         HubError::Request { cause, .. } => Some(cause.clone()),

@@ -1,6 +1,4 @@
-//! JSON Lines: one row per line, a prompt with its response, a conversation, or a text.
-//!
-//! Knows the layouts in use; how a conversation becomes text is its model's chat template.
+//! JSON Lines: completions, instructions, conversations and plain texts.
 
 use std::path::Path;
 
@@ -10,26 +8,27 @@ use crate::{Body, Conversation, DataError, Record, alpaca_prompt};
 const LAYOUTS: &str = "either `messages` or `conversations`, or `prompt` or `instruction` with `response`, `completion` \
                        or `output`, or `text`";
 
-/// Reads a file with one object per line, or one array of objects, each of one of these layouts:
+/// Reads JSON Lines or a JSON array of objects, each in one of these layouts:
 ///
 /// - `{"messages": [{"role": "user", "content": ..}, {"role": "assistant", "content": ..}, ..]}`: a
-///   conversation. Roles are `system`, `user`, `assistant` and `tool`; a content may be an array of
-///   text parts, and an assistant may have `tool_calls` instead. `tools` beside it go to the
-///   template.
-/// - `{"conversations": [{"from": "human", "value": ..}, {"from": "gpt", "value": ..}, ..]}`: the
-///   same as ShareGPT has it.
-/// - `{"prompt": .., "response": ..}`, or `completion`: the response follows the prompt directly.
-/// - `{"instruction": .., "input": .., "response": ..}`, or `output` or `completion`: in Alpaca's
-///   [prompt](crate::alpaca_prompt); `input`, or `context`, may be left out or empty.
-/// - `{"text": ..}`: every token is learned: for pre-training, and for distillation, which needs no
-///   answers.
+///   conversation. Roles are `system`, `user`, `assistant` and `tool`. `content` may be an array of
+///   text parts; an assistant's message may have `tool_calls` instead. `tools` of the row are
+///   passed to the chat template.
+/// - `{"conversations": [{"from": "human", "value": ..}, {"from": "gpt", "value": ..}, ..]}`: a
+///   conversation in ShareGPT's layout.
+/// - `{"prompt": .., "response": ..}` (or `completion`, `output`): the response directly follows
+///   the prompt.
+/// - `{"instruction": .., "input": .., "response": ..}` (or `completion`, `output`): formatted with
+///   Alpaca's [prompt](crate::alpaca_prompt). `input` (or `context`) is optional and may be empty.
+/// - `{"text": ..}`: the whole text is supervised. For pre-training, and for distillation, which
+///   needs no responses.
 ///
-/// All kinds may stand in one file. Blank lines are skipped, other keys ignored. A [`Record::row`]
-/// is its line number, in an array its place from 1.
+/// A file may mix layouts. Blank lines and other keys are ignored. [`Record::row`] is the line
+/// number, in an array the index from 1.
 ///
 /// # Errors
 /// When the file cannot be read, has no rows, a line is not JSON, or a row has no response, an
-/// unknown role or two layouts at once.
+/// unknown role or contradictory keys.
 pub fn read_jsonl(path: impl AsRef<Path>) -> Result<Vec<Record>, DataError> {
     let path = path.as_ref();
     let record = |row: &Field, number| {
@@ -61,7 +60,7 @@ fn body(row: &Field) -> Result<Body, DataError> {
         let response = spoken(&response)?;
         return Ok(Body::Completion { prompt, response });
     }
-    // Beside another layout a text is one of the keys that are passed over.
+    // `text` is ignored beside another layout.
     match (prompt, row.get("text")?) {
         (Some(_), _) => Err(row.missing("response", "the response")),
         (None, Some(text)) => Ok(Body::Completion {
@@ -72,7 +71,7 @@ fn body(row: &Field) -> Result<Body, DataError> {
     }
 }
 
-/// What is to be learned, and its key.
+/// The response of a row, with its key.
 fn response<'a>(row: &Field<'a>) -> Result<Option<(&'static str, Field<'a>)>, DataError> {
     let mut found = None;
     for name in ["response", "completion", "output"] {
@@ -87,10 +86,10 @@ fn response<'a>(row: &Field<'a>) -> Result<Option<(&'static str, Field<'a>)>, Da
     Ok(found)
 }
 
-/// The prompt of a row, with an instruction as Alpaca puts it.
+/// The prompt of a row; an `instruction` is formatted with Alpaca's prompt.
 fn prompt(row: &Field) -> Result<Option<String>, DataError> {
     if let Some(prompt) = row.get("prompt")? {
-        // They would be left out silently.
+        // These keys would otherwise be dropped silently.
         for name in ["instruction", "input"] {
             if let Some(field) = row.get(name)? {
                 return Err(field.refuse("one prompt", format!("`prompt` and `{name}`")));
@@ -115,7 +114,7 @@ fn prompt(row: &Field) -> Result<Option<String>, DataError> {
     Ok(Some(alpaca_prompt(instruction.text()?, input)))
 }
 
-/// A conversation in which the assistant says something.
+/// Requires at least one message of the assistant.
 fn answered(conversation: Conversation, row: &Field) -> Result<Body, DataError> {
     if conversation.answers().next().is_some() {
         return Ok(Body::Chat(conversation));
@@ -127,7 +126,7 @@ fn answered(conversation: Conversation, row: &Field) -> Result<Body, DataError> 
     Err(row.refuse("at least one message of the assistant", found))
 }
 
-/// A response, which must say something.
+/// The text of a response, which must not be blank.
 fn spoken(field: &Field) -> Result<String, DataError> {
     let text = field.text()?;
     if text.trim().is_empty() {

@@ -1,9 +1,9 @@
-//! Text to batches for sorted fine-tuning (SoFT).
+//! Data loading for sorted fine-tuning (SoFT).
 //!
-//! Files of rows become [`Record`]s ([`read_alpaca`], [`read_trivia_qa`], [`read_jsonl`]), a
-//! model folder's [`Tokenizer`] turns records into examples ([`encode`]), and a [`Loader`] hands
-//! them out in shuffled batches that a trainer can resume at any one. This crate knows no model
-//! and no tensor: it meets them in [`soft_core::Batch`].
+//! [`read_alpaca`], [`read_trivia_qa`] and [`read_jsonl`] read files into [`Record`]s, [`encode`]
+//! turns records into examples with the [`Tokenizer`] of a model folder, and a [`Loader`] yields
+//! them in shuffled batches and can resume at any batch. The crate depends on no model and no
+//! tensor library; batches are [`soft_core::Batch`].
 //!
 //! ```
 //! use soft_core::BatchStream;
@@ -28,14 +28,14 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Rows may be conversations: the folder's [`ChatTemplate`] renders them in training as it does
-//! where the model is asked. There, [`TextStream`] turns the answer's tokens into text as they
-//! come, and [`StopStrings`] ends it.
+//! Rows may be conversations, which the folder's [`ChatTemplate`] renders for training and for
+//! inference alike. At inference, [`TextStream`] decodes generated tokens incrementally, and
+//! [`StopStrings`] ends the answer.
 //!
-//! The rules that decide what a model learns stand where they are kept: prompts in
+//! Rules that affect training are documented where they are implemented: prompts in
 //! [`alpaca_prompt`] and [`trivia_prompt`], the boundary between prompt and response in
-//! [`Tokenizer`], truncation in [`encode`], the order of rows in [`Loader`], what a text can do
-//! that spells control tokens in [`ControlText`].
+//! [`Tokenizer`], truncation in [`encode`], the order of rows in [`Loader`], control tokens in text
+//! in [`ControlText`].
 
 mod alpaca;
 mod chat;
@@ -86,7 +86,7 @@ pub use stream::TextStream;
 pub use tokenizer::Tokenizer;
 pub use trivia::{read_trivia_qa, trivia_prompt};
 
-/// The README's examples, so that they stay true.
+/// Compiles the examples of the README.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 pub struct Readme;

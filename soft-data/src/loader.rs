@@ -1,6 +1,4 @@
-//! Examples in shuffled batches, epoch after epoch.
-//!
-//! Knows lengths and orders; knows neither text nor models.
+//! Shuffled batches of examples, epoch after epoch.
 
 use serde::{Deserialize, Serialize};
 use soft_core::{Batch, BatchStream, Example, StreamPosition};
@@ -8,21 +6,20 @@ use soft_core::{Batch, BatchStream, Example, StreamPosition};
 use crate::DataError;
 use crate::shuffle::{Purpose, shuffle};
 
-/// How a [`Loader`] orders its rows.
+/// How a [`Loader`] forms and orders batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LoaderConfig {
-    /// Rows in a micro-batch. Default 4, which a laptop holds.
+    /// Rows per micro-batch. Default 4, which fits on a laptop.
     pub batch_size: usize,
-    /// Packing: a micro-batch takes as many rows as have at most this many tokens together, however
-    /// many rows that are; a longer row comes alone. Default: `batch_size` rows, however long they
-    /// are.
+    /// Packing: the maximum number of tokens per micro-batch, whatever the number of rows; a longer
+    /// row forms a batch by itself. Default: off, `batch_size` rows of any length.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokens_per_batch: Option<usize>,
-    /// Seed of the order. Default 42, the paper's.
+    /// Seed of the order. Default 42, as in the paper.
     pub seed: u64,
-    /// Batches per window within which rows are sorted by length; 1 mixes lengths freely.
-    /// Default 64.
+    /// Rows are sorted by length within windows of this many batches of `batch_size` rows; 1 mixes
+    /// lengths freely. Default 64.
     pub bucket_batches: usize,
 }
 
@@ -38,10 +35,10 @@ impl Default for LoaderConfig {
 }
 
 impl LoaderConfig {
-    /// Checks that batches and windows hold something.
+    /// Checks that all sizes are at least 1.
     ///
     /// # Errors
-    /// [`DataError::Setting`] naming the setting that is 0.
+    /// [`DataError::Setting`] for a size of 0.
     pub fn validate(&self) -> Result<(), DataError> {
         let sizes = [
             ("batch_size", self.batch_size),
@@ -61,17 +58,16 @@ impl LoaderConfig {
 
 /// An endless stream of shuffled batches.
 ///
-/// An epoch's batches are a pure function of the seed and the epoch: all rows are shuffled, cut
-/// into windows of some batches, sorted by length within each window so that rows of one batch need
-/// little padding, and the batches are shuffled. Packed or not, a row's tokens see their own row
-/// alone. Every row comes once an epoch; the last, smaller batch is kept. Batches are re-drawn each
-/// epoch.
+/// The batches of an epoch are a function of the seed and the epoch: rows are shuffled, divided
+/// into windows of several batches, sorted by length within each window to reduce padding, and cut
+/// into batches, which are shuffled. Every row occurs once per epoch; incomplete batches are kept.
+/// With and without packing, tokens attend only to their own row.
 #[derive(Clone, Debug)]
 pub struct Loader {
     examples: Vec<Example>,
     config: LoaderConfig,
     position: StreamPosition,
-    /// The rows of each batch of the epoch at `position`.
+    /// Row indices of each batch of the current epoch.
     plan: Vec<Vec<usize>>,
 }
 
@@ -79,7 +75,7 @@ impl Loader {
     /// A stream over `examples` from the start of epoch 0.
     ///
     /// # Errors
-    /// When there are no examples, one is empty, or `config` is out of range.
+    /// When there are no examples, an example is empty, or `config` is out of range.
     pub fn new(examples: Vec<Example>, config: LoaderConfig) -> Result<Self, DataError> {
         config.validate()?;
         if examples.is_empty() {
@@ -98,22 +94,22 @@ impl Loader {
         Ok(loader)
     }
 
-    /// The rows, in the order they were given.
+    /// The examples in their original order.
     pub fn examples(&self) -> &[Example] {
         &self.examples
     }
 
-    /// How the rows are ordered.
+    /// The configuration.
     pub fn config(&self) -> &LoaderConfig {
         &self.config
     }
 
-    /// Number of batches in the current epoch; the same in every epoch unless rows are packed.
+    /// Number of batches in the current epoch; constant across epochs unless rows are packed.
     pub fn batches_per_epoch(&self) -> u64 {
         self.plan.len() as u64
     }
 
-    /// Indices into [`examples`](Loader::examples) of the rows of the next batch.
+    /// Indices into [`examples`](Loader::examples) of the rows in the next batch.
     pub fn next_rows(&self) -> &[usize] {
         self.plan
             .get(self.position.batch as usize)
@@ -131,7 +127,7 @@ impl Loader {
         shuffle(&mut rows, Purpose::Rows, seed, epoch);
         let mut plan = Vec::with_capacity(rows.len().div_ceil(batch_size));
         for window in rows.chunks_mut(batch_size.saturating_mul(bucket_batches)) {
-            // Stable, so that rows of one length stay shuffled.
+            // A stable sort keeps rows of equal length shuffled.
             window.sort_by_key(|&row| self.examples[row].len());
             match tokens_per_batch {
                 None => plan.extend(window.chunks(batch_size).map(<[usize]>::to_vec)),
@@ -144,8 +140,7 @@ impl Loader {
 }
 
 impl Loader {
-    /// Consecutive rows, each time as many as have at most `most` tokens together, and at least
-    /// one.
+    /// Groups consecutive rows into batches of at most `most` tokens, or of a single longer row.
     fn packed(&self, rows: &[usize], most: usize) -> Vec<Vec<usize>> {
         let mut packs: Vec<Vec<usize>> = Vec::new();
         let mut room = 0;
@@ -205,10 +200,10 @@ impl BatchStream for Loader {
     }
 }
 
-/// Every example once, shortest first, in batches of `batch_size`: for validation.
+/// All examples once, shortest first, in batches of `batch_size`; for validation.
 ///
 /// # Errors
-/// When there are no examples, one is empty, or `batch_size` is 0.
+/// When there are no examples, an example is empty, or `batch_size` is 0.
 pub fn ordered_batches(examples: &[Example], batch_size: usize) -> Result<Vec<Batch>, DataError> {
     LoaderConfig {
         batch_size,

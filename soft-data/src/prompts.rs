@@ -1,23 +1,21 @@
-//! Files of prompts: what a model is asked, without answers.
-//!
-//! Knows the layouts; encodes nothing.
+//! Files of prompts without responses.
 
 use std::path::Path;
 
 use crate::rows::{Field, read_rows};
 use crate::{Conversation, DataError, Tokenizer, alpaca_prompt};
 
-/// What a model is asked to continue from.
+/// A prompt for a model.
 #[derive(Clone, Debug, PartialEq)]
 pub enum PromptBody {
-    /// A text.
+    /// Plain text.
     Text(String),
-    /// A conversation, in which it is the model's turn.
+    /// A conversation in which the model has the next turn.
     Chat(Conversation),
 }
 
 impl PromptBody {
-    /// The tokens that a model is prompted with.
+    /// Encodes the prompt.
     ///
     /// # Errors
     /// As for [`Tokenizer::encode_start`] and [`Tokenizer::encode_chat`].
@@ -31,13 +29,13 @@ impl PromptBody {
 
 const LAYOUTS: &str = "exactly one of `prompt`, `messages` (or `conversations`) and `instruction`";
 
-/// Reads a file of prompts, JSON Lines or one array: `{"prompt": ..}`, `{"messages": [..]}` as in
-/// [`read_jsonl`](crate::read_jsonl), or `{"instruction": .., "input": ..}`, which become Alpaca's
+/// Reads prompts from JSON Lines or a JSON array: `{"prompt": ..}`, `{"messages": [..]}` as in
+/// [`read_jsonl`](crate::read_jsonl), or `{"instruction": .., "input": ..}`, which becomes Alpaca's
 /// [prompt](crate::alpaca_prompt). Other keys are ignored.
 ///
 /// # Errors
-/// When the file cannot be read, has no rows, is not JSON, or a row is of none of these layouts, of
-/// several, or empty.
+/// When the file cannot be read, has no rows, is not JSON, or a row has none of these layouts,
+/// several of them, or no text.
 pub fn read_prompts(path: impl AsRef<Path>) -> Result<Vec<PromptBody>, DataError> {
     let path = path.as_ref();
     let rows = read_rows(path)?;
@@ -71,17 +69,17 @@ fn body(row: &Field) -> Result<PromptBody, DataError> {
     }
 }
 
-/// Something to do, and what to do it with.
+/// An instruction with its input.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Instruction {
-    /// What is asked.
+    /// The task.
     pub instruction: String,
-    /// Material that it is about; may be empty.
+    /// The input of the task; may be empty.
     pub input: String,
 }
 
-/// Reads a file of instructions, JSON Lines or one array: `{"instruction": .., "input": ..}`, of
-/// which `input` may be left out. Other keys are ignored.
+/// Reads instructions from JSON Lines or a JSON array: `{"instruction": .., "input": ..}`. `input`
+/// is optional; other keys are ignored.
 ///
 /// # Errors
 /// When the file cannot be read, has no rows, is not JSON, or a row has no instruction.

@@ -1,54 +1,52 @@
-//! One row of a data set, from any file format.
-//!
-//! Knows the text and which part of it is learned; knows neither files nor tokens.
+//! A row of a data set, independent of the file format.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{Conversation, PromptBody};
 
-/// One row: a text of which some parts are learned.
+/// A row of a data set: text with supervised parts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record {
-    /// Where the row stands in its file, from 1; in JSON Lines the line of the file.
+    /// Number of the row in its file, from 1; in JSON Lines the line number.
     pub row: usize,
     /// The text.
     pub body: Body,
-    /// The accepted answers, for rows of TriviaQA.
+    /// The accepted answers, for TriviaQA.
     pub trivia: Option<TriviaQuestion>,
 }
 
 /// The text of a [`Record`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum Body {
-    /// A prompt and the response to be learned, which follows it directly.
+    /// A prompt followed directly by a supervised response.
     Completion {
-        /// What is given.
+        /// The prompt; not supervised.
         prompt: String,
-        /// What is learned, together with the end-of-text token after it.
+        /// The response; supervised, together with the end-of-text token after it.
         response: String,
     },
-    /// A conversation of which the assistant's turns are learned.
+    /// A conversation; the assistant's turns are supervised.
     Chat(Conversation),
 }
 
-/// A question of TriviaQA with everything that counts as its answer.
+/// A question of TriviaQA with its accepted answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TriviaQuestion {
-    /// The data set's own name for the question.
+    /// Id of the question in the data set.
     pub id: String,
     /// The question.
     pub question: String,
-    /// The canonical answer (`Answer.Value`), which is the one learned.
+    /// The canonical answer (`Answer.Value`), which is the training target.
     pub answer: String,
-    /// Other spellings that count.
+    /// Other accepted spellings.
     pub aliases: Vec<String>,
-    /// The spellings as the data set normalized them.
+    /// The accepted spellings, as normalized by the data set.
     #[serde(alias = "normalised_aliases")]
     pub normalized_aliases: Vec<String>,
 }
 
 impl TriviaQuestion {
-    /// The canonical answer, then the aliases: every spelling that counts.
+    /// The accepted spellings: the canonical answer, then the aliases.
     pub fn accepted(&self) -> impl Iterator<Item = &str> {
         std::iter::once(&self.answer)
             .chain(&self.aliases)
@@ -79,7 +77,7 @@ impl Record {
         }
     }
 
-    /// What a model is prompted with for the last response.
+    /// The prompt for the last response.
     pub fn prompt(&self) -> PromptBody {
         match &self.body {
             Body::Completion { prompt, .. } => PromptBody::Text(prompt.clone()),
@@ -91,7 +89,6 @@ impl Record {
         }
     }
 
-    /// Calls `look` with every text.
     pub(crate) fn for_texts(&self, look: &mut impl FnMut(&str)) {
         match &self.body {
             Body::Completion { prompt, response } => {
@@ -102,7 +99,7 @@ impl Record {
         }
     }
 
-    /// Whether nothing but the end of the text is there to learn.
+    /// Whether there is no response to learn.
     pub fn response_is_empty(&self) -> bool {
         match &self.body {
             Body::Completion { response, .. } => response.is_empty(),

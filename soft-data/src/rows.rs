@@ -1,6 +1,4 @@
-//! Rows of JSON files, read so that every complaint can name its place.
-//!
-//! Knows files, rows and keys; knows no data format.
+//! Reads rows of JSON files; errors name file, row and key.
 
 use std::fs;
 use std::io::{self, Read};
@@ -10,14 +8,14 @@ use serde_json::{Map, Value};
 
 use crate::{DataError, Record};
 
-/// Bytes of the largest file that is read whole.
+/// Size limit of a file, in bytes.
 const MAX_BYTES: u64 = 16 << 30;
 
-/// The text of a file, without a byte order mark.
+/// Reads a text file and strips its byte order mark.
 ///
 /// # Errors
-/// When it is no regular file (a pipe may never end, a device has no size), is larger than 16 GiB
-/// or than memory, cannot be read, or is not UTF-8.
+/// When it is not a regular file (a pipe may never end, a device has no size), is larger than 16
+/// GiB or than memory, cannot be read, or is not UTF-8.
 pub fn read_text(path: impl AsRef<Path>) -> Result<String, DataError> {
     let path = path.as_ref();
     let refuse = |cause| DataError::Read {
@@ -48,7 +46,7 @@ pub fn read_text(path: impl AsRef<Path>) -> Result<String, DataError> {
 }
 
 fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
-    // Before it is opened: a pipe without a writer would wait.
+    // Checked before opening: opening a pipe without a writer blocks.
     let metadata = fs::metadata(path)?;
     if !metadata.is_file() {
         let cause = "it is not a regular file";
@@ -71,8 +69,8 @@ fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The rows of a file: the objects of one JSON array, or of JSON Lines, one a line. Each has its
-/// number: that in the array, or its line, from 1.
+/// Reads a JSON array of objects or JSON Lines. Each row comes with its number from 1: the index in
+/// the array, or the line.
 pub(crate) fn read_rows(path: &Path) -> Result<Vec<(usize, Value)>, DataError> {
     let text = read_text(path)?;
     let rows = if text.trim_start().starts_with('[') {
@@ -98,7 +96,7 @@ fn lines(path: &Path, text: &str) -> Result<Vec<(usize, Value)>, DataError> {
     let rows = lines.map(|(number, line)| Ok((number, parse(path, number, line)?)));
     rows.collect::<Result<_, _>>().map_err(|error| {
         match serde_json::from_str::<Value>(text) {
-            // An object over several lines.
+            // A single object that spans several lines.
             Ok(whole) => DataError::Layout {
                 path: path.to_owned(),
                 expected: "JSON Lines, one object a line, or one array of objects",
@@ -109,7 +107,7 @@ fn lines(path: &Path, text: &str) -> Result<Vec<(usize, Value)>, DataError> {
     })
 }
 
-/// `None` for a file that does not exist.
+/// `None` if the file does not exist.
 pub(crate) fn if_there<T>(read: Result<T, DataError>) -> Result<Option<T>, DataError> {
     match read {
         Err(DataError::Read { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -117,12 +115,11 @@ pub(crate) fn if_there<T>(read: Result<T, DataError>) -> Result<Option<T>, DataE
     }
 }
 
-/// The one JSON value that a file is.
 pub(crate) fn read_json(path: &Path) -> Result<Value, DataError> {
     parse(path, 1, &read_text(path)?)
 }
 
-/// The JSON value in `text`, which begins at `first_line` of the file.
+/// Parses `text`, which starts at line `first_line` of the file.
 pub(crate) fn parse(path: &Path, first_line: usize, text: &str) -> Result<Value, DataError> {
     serde_json::from_str(text).map_err(|error| {
         let message = error.to_string();
@@ -138,7 +135,7 @@ pub(crate) fn parse(path: &Path, first_line: usize, text: &str) -> Result<Value,
     })
 }
 
-/// A value somewhere in a row, and where that is.
+/// A value within a row, with its location.
 #[derive(Clone)]
 pub(crate) struct Field<'a> {
     path: &'a Path,
@@ -148,7 +145,6 @@ pub(crate) struct Field<'a> {
 }
 
 impl<'a> Field<'a> {
-    /// A whole row, counted from 1.
     pub(crate) fn of_row(path: &'a Path, row: usize, value: &'a Value) -> Self {
         Self {
             path,
@@ -158,7 +154,7 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// The entry `name` of an object; `None` where it is absent or null.
+    /// The entry `name` of an object; `None` if it is absent or null.
     pub(crate) fn get(&self, name: &str) -> Result<Option<Self>, DataError> {
         let value = self.entries()?.get(name).filter(|value| !value.is_null());
         Ok(value.map(|value| Self {
@@ -168,12 +164,10 @@ impl<'a> Field<'a> {
         }))
     }
 
-    /// The entry `name` of an object, which must be there.
     pub(crate) fn require(&self, name: &str, expected: &'static str) -> Result<Self, DataError> {
         self.get(name)?.ok_or_else(|| self.missing(name, expected))
     }
 
-    /// The complaint that an entry is not there.
     pub(crate) fn missing(&self, name: &str, expected: &'static str) -> DataError {
         DataError::Row {
             path: self.path.to_owned(),
@@ -184,24 +178,20 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// The value itself.
     pub(crate) fn value(&self) -> &'a Value {
         self.value
     }
 
-    /// The entries of the object that this is.
     pub(crate) fn entries(&self) -> Result<&'a Map<String, Value>, DataError> {
         let entries = self.value.as_object();
         entries.ok_or_else(|| self.refuse("an object", describe(self.value)))
     }
 
-    /// The string that this is.
     pub(crate) fn text(&self) -> Result<&'a str, DataError> {
         let text = self.value.as_str();
         text.ok_or_else(|| self.refuse("a string", describe(self.value)))
     }
 
-    /// The elements of the array that this is.
     pub(crate) fn items(&self) -> Result<Vec<Self>, DataError> {
         let Value::Array(items) = self.value else {
             return Err(self.refuse("an array", describe(self.value)));
@@ -214,7 +204,6 @@ impl<'a> Field<'a> {
         Ok(items.iter().enumerate().map(item).collect())
     }
 
-    /// The strings of the array that this is.
     pub(crate) fn texts(&self) -> Result<Vec<String>, DataError> {
         self.items()?
             .iter()
@@ -222,7 +211,7 @@ impl<'a> Field<'a> {
             .collect()
     }
 
-    /// The complaint that something else belongs here.
+    /// The error for an unexpected value.
     pub(crate) fn refuse(&self, expected: &'static str, found: String) -> DataError {
         DataError::Row {
             path: self.path.to_owned(),
@@ -242,7 +231,7 @@ impl<'a> Field<'a> {
     }
 }
 
-/// What a value is, in words, for complaints.
+/// Describes a value for an error message.
 pub(crate) fn describe(value: &Value) -> String {
     match value {
         Value::Null => "null".to_owned(),
@@ -258,7 +247,6 @@ pub(crate) fn describe(value: &Value) -> String {
     }
 }
 
-/// The records of rows with their numbers.
 pub(crate) fn records(
     path: &Path,
     rows: impl IntoIterator<Item = (usize, Value)>,

@@ -1,8 +1,8 @@
-//! Reproducible shuffles: a resumed run sees the rows in the order of the uninterrupted run.
+//! Reproducible shuffles: a resumed run continues in the order of the uninterrupted run.
 
 use soft_core::random::{self, Random, tag};
 
-/// What a shuffle is for, so that one seed gives independent orders.
+/// Purpose of a shuffle; gives independent orders for the same seed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Purpose {
     /// The rows of an epoch.
@@ -13,7 +13,7 @@ pub(crate) enum Purpose {
     Split,
 }
 
-/// Puts `items` into the order that belongs to `seed`, `epoch` and `purpose` and nothing else.
+/// Shuffles `items`. The order is a function of `purpose`, `seed`, `epoch` and the length.
 pub(crate) fn shuffle<T>(items: &mut [T], purpose: Purpose, seed: u64, epoch: u64) {
     let purpose = match purpose {
         Purpose::Rows => tag(b"rows    "),
@@ -36,8 +36,8 @@ mod tests {
         order
     }
 
-    /// Never change these: they are the orders of runs that people want to resume or repeat.
-    /// From an implementation of its own: `tests/orders.py`.
+    /// Do not change these values: existing runs could not be resumed or repeated. They come from
+    /// an independent implementation, `tests/orders.py`.
     #[test]
     fn orders_are_pinned() {
         assert_eq!(

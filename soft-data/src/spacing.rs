@@ -1,13 +1,13 @@
-//! The space in front of texts: where a tokenizer puts one, and where it must not.
+//! The prefix space that some tokenizers put in front of a text.
 //!
-//! LLaMA 2 and its like put a space in front of every text they encode. That is right for the
-//! start of a text and wrong for a response that follows a prompt: `Answer:` and ` Paris` would
-//! join with two spaces, `Response:` and `Paris` with one that nobody wrote. Knows the three ways
-//! in which `tokenizer.json` can ask for that space, and takes it out. The decoder, which strips
-//! that space again, then keeps it.
+//! LLaMA 2 and similar tokenizers add a space to every text they encode. That is correct at the
+//! start of a text and wrong for a response after a prompt: `Answer:` and ` Paris` would be joined
+//! with two spaces, `Response:` and `Paris` with an extra one. This module removes it from the
+//! components that add it (`Prepend`, `Metaspace` and `ByteLevel`) and makes the decoder keep a
+//! leading space.
 //!
-//! Source: the tokenizers crate; for folders of the class `LlamaTokenizer`, transformers 5.24's
-//! `tokenization_llama.py`, which makes normalizer and pre-tokenizer anew.
+//! Source: the tokenizers crate; for the class `LlamaTokenizer`, `tokenization_llama.py` of
+//! transformers 5.24, which replaces the normalizer and pre-tokenizer.
 
 use serde_json::{Value, json};
 use tokenizers::{
@@ -18,8 +18,8 @@ use crate::DataError;
 use crate::decoder::{Joints, without_strip};
 use crate::special::Files;
 
-/// `hf` as transformers reads it in a folder of the class `LlamaTokenizer`: a space in front of the
-/// text, and with `legacy` in front of what follows a control token, unless it has one already.
+/// Configures `hf` as transformers does for the class `LlamaTokenizer`: a prefix space at the start
+/// of the text and, with `legacy`, after each control token, unless there is one already.
 pub(crate) fn as_llama_class(hf: &mut HfTokenizer, files: &Files) -> Result<(), DataError> {
     let is_bpe = matches!(hf.get_model(), ModelWrapper::BPE(_));
     let decoder = serde_json::to_value(hf.get_decoder()).unwrap_or_default();
@@ -49,7 +49,7 @@ pub(crate) fn as_llama_class(hf: &mut HfTokenizer, files: &Files) -> Result<(), 
     Ok(())
 }
 
-/// Whether what follows a control token gets a space in front, as a text's start does.
+/// Whether text after a control token is encoded like the start of a text.
 pub(crate) fn spaces_every_section(hf: &HfTokenizer) -> bool {
     let pre_tokenizer = serde_json::to_string(&hf.get_pre_tokenizer()).unwrap_or_default();
     !pre_tokenizer.contains("\"prepend_scheme\":\"first\"")
@@ -85,7 +85,7 @@ pub(crate) fn without_prefix_space(
     Ok(Some(hf))
 }
 
-/// The description of a normalizer or pre-tokenizer that adds no space in front.
+/// A normalizer or pre-tokenizer without prefix space, as JSON.
 fn bare(part: &Value) -> Value {
     let mut bare = part.clone();
     match part.get("type").and_then(Value::as_str) {

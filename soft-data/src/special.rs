@@ -1,9 +1,7 @@
-//! Which tokens begin, end and fill a text, as the files of a model folder say.
+//! Special tokens of a model folder: begin, end and padding.
 //!
-//! Knows the configuration files of Hugging Face model folders; encodes nothing.
-//!
-//! Source: the behavior of `transformers`' fast tokenizers, except that a text for training
-//! always ends in the end-of-text token, so that `add_eos_token` does not matter.
+//! Source: the fast tokenizers of `transformers`, except that training text always ends in the
+//! end-of-text token, so `add_eos_token` has no effect.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +11,7 @@ use tokenizers::{AddedToken, Tokenizer as HfTokenizer};
 use crate::DataError;
 use crate::rows::{describe, if_there, read_json};
 
-/// Special tokens, as they are called in tokenizer_config.json.
+/// Special tokens by their keys in tokenizer_config.json.
 pub(crate) const NAMED: [&str; 7] = [
     "bos_token",
     "eos_token",
@@ -24,26 +22,24 @@ pub(crate) const NAMED: [&str; 7] = [
     "mask_token",
 ];
 
-/// More of them, under names of their own or none.
+/// Keys that list further special tokens, in an array or by name.
 const FURTHER: [&str; 2] = ["additional_special_tokens", "extra_special_tokens"];
 
-/// The special tokens of a model folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SpecialTokens {
-    /// Put in front of every text, where the folder asks for it.
+    /// Added to the start of every text, if the folder requires it.
     pub(crate) bos: Option<u32>,
-    /// Ends every text.
+    /// End-of-text token.
     pub(crate) eos: u32,
-    /// Fills short rows.
+    /// Padding token.
     pub(crate) pad: u32,
-    /// Whatever ends a generation; `eos` is the first.
+    /// Tokens that end a generation; `eos` is the first.
     pub(crate) stop: Vec<u32>,
-    /// What was taken instead of a padding token that cannot be used, in words.
+    /// Message about an unusable padding token and its replacement.
     pub(crate) note: Option<String>,
 }
 
 impl SpecialTokens {
-    /// Those that `files` name, for a model of `vocab` tokens.
     pub(crate) fn read(files: &Files, hf: &HfTokenizer, vocab: usize) -> Result<Self, DataError> {
         let mut stop = files.ids("eos_token_id", vocab)?;
         let named = files.token("eos_token", hf)?;
@@ -70,8 +66,8 @@ impl SpecialTokens {
     }
 }
 
-/// The padding token. No model sees padding, so one that the tokenizer or the model lacks is no
-/// reason to refuse a folder: derivatives of LLaMA 2 often name one that was never added.
+/// The padding token. Padding is never seen by the model, so a missing token is not an error:
+/// derivatives of LLaMA 2 often name one that was never added.
 fn padding(
     files: &Files,
     hf: &HfTokenizer,
@@ -93,8 +89,8 @@ fn padding(
     Ok((eos, Some(note)))
 }
 
-/// `bos` if texts begin with it: `add_bos_token` decides, else whether the post-processor of
-/// `tokenizer.json` adds a token, else the tokenizer's class (LLaMA's default is to add it).
+/// `bos`, if texts begin with it: decided by `add_bos_token`, else by the post-processor in
+/// `tokenizer.json`, else by the class (LLaMA's default is to add it).
 fn wanted_bos(
     files: &Files,
     hf: &HfTokenizer,
@@ -118,7 +114,7 @@ fn wanted_bos(
     }
 }
 
-/// The configuration files of a model folder that say something of its tokens.
+/// The configuration files of a model folder that concern tokens.
 #[derive(Debug)]
 pub(crate) struct Files {
     folder: PathBuf,
@@ -139,7 +135,6 @@ impl Files {
         })
     }
 
-    /// The error of a tokenizer that cannot be used.
     pub(crate) fn unusable(&self, cause: impl ToString) -> DataError {
         DataError::Tokenizer {
             path: self.folder.join("tokenizer.json"),
@@ -147,7 +142,7 @@ impl Files {
         }
     }
 
-    /// Whether transformers would read the tokenizer by its class for LLaMA.
+    /// Whether transformers loads the tokenizer with its LLaMA or CodeLLaMA class.
     pub(crate) fn is_llama_class(&self) -> bool {
         let class = self.tokenizer.entry("tokenizer_class");
         class
@@ -156,7 +151,7 @@ impl Files {
             || self.is_code_llama_class()
     }
 
-    /// The same for CodeLLaMA, which differs in that it never puts a space behind control tokens.
+    /// Whether it is CodeLLaMA's class, which never adds a space after control tokens.
     pub(crate) fn is_code_llama_class(&self) -> bool {
         let class = self.tokenizer.entry("tokenizer_class");
         class
@@ -164,8 +159,8 @@ impl Files {
             .is_some_and(|class| class.starts_with("CodeLlamaTokenizer"))
     }
 
-    /// Makes special in `hf` what these files say is: transformers does not leave that to
-    /// tokenizer.json. A text that spells such a token must not be one.
+    /// Marks as special all tokens that these files declare special, as transformers does whatever
+    /// tokenizer.json says. Text that spells such a token must not become one.
     pub(crate) fn mark_special(&self, hf: &mut HfTokenizer, vocab: usize) -> Result<(), DataError> {
         let added = hf.get_added_tokens_decoder();
         let mut special: Vec<AddedToken> = Vec::new();
@@ -189,7 +184,7 @@ impl Files {
         Ok(())
     }
 
-    /// The text of a special token, and the file that names it.
+    /// The text of a special token and the file that names it.
     fn named(&self, key: &'static str) -> Result<Option<(&Config, &str)>, DataError> {
         for config in [&self.tokenizer, &self.map] {
             if let Some(value) = config.entry(key) {
@@ -202,12 +197,11 @@ impl Files {
         Ok(None)
     }
 
-    /// The text of a special token, where there is one.
     pub(crate) fn token_text(&self, key: &'static str) -> Option<&str> {
         self.named(key).ok().flatten().map(|(_, text)| text)
     }
 
-    /// The id of a special token, which the tokenizer must have.
+    /// The id of a special token; an error if the tokenizer lacks it.
     fn token(&self, key: &'static str, hf: &HfTokenizer) -> Result<Option<u32>, DataError> {
         let Some((config, token)) = self.named(key)? else {
             return Ok(None);
@@ -219,13 +213,12 @@ impl Files {
         Ok(Some(id))
     }
 
-    /// The ids under `key` in config.json and generation_config.json.
     fn ids(&self, key: &'static str, vocab: usize) -> Result<Vec<u32>, DataError> {
         let (model, generation) = (&self.model, &self.generation);
         Ok([model.ids(key, vocab)?, generation.ids(key, vocab)?].concat())
     }
 
-    /// generation_config.json with these tokens as those that end a generation.
+    /// generation_config.json with `stop` as the tokens that end a generation.
     pub(crate) fn generation_with(&self, stop: &[u32]) -> Value {
         let mut generation = match &self.generation.value {
             Value::Object(entries) => entries.clone(),
@@ -235,7 +228,7 @@ impl Files {
         Value::Object(generation)
     }
 
-    /// Whether `key` of tokenizer_config.json is true; `otherwise` where it is absent.
+    /// Whether `key` of tokenizer_config.json is true; `otherwise` if it is absent.
     pub(crate) fn is_set(&self, key: &'static str, otherwise: bool) -> Result<bool, DataError> {
         match self.tokenizer.entry(key) {
             None => Ok(otherwise),
@@ -245,12 +238,12 @@ impl Files {
     }
 }
 
-/// A special token, given by its text or by an object with the text as `content`.
+/// The text of a token given as a string or as an object with `content`.
 fn text_of(token: &Value) -> Option<&str> {
     token.as_str().or_else(|| token.get("content")?.as_str())
 }
 
-/// A configuration file, which may be absent.
+/// A configuration file; empty if absent.
 #[derive(Debug)]
 pub(crate) struct Config {
     pub(crate) path: PathBuf,
@@ -268,7 +261,7 @@ impl Config {
         self.value.get(key).filter(|value| !value.is_null())
     }
 
-    /// The texts of the tokens under `key`, in an array or by names.
+    /// The texts of the tokens under `key`, given as an array or an object.
     fn texts(&self, key: &str) -> Vec<&str> {
         match self.entry(key) {
             Some(Value::Array(tokens)) => tokens.iter().filter_map(text_of).collect(),
@@ -286,7 +279,7 @@ impl Config {
         }
     }
 
-    /// The ids under `key`: one number, or an array of them, each of the vocabulary.
+    /// The ids under `key`, given as a number or an array; each must be below `vocab`.
     fn ids(&self, key: &'static str, vocab: usize) -> Result<Vec<u32>, DataError> {
         let id = |value: &Value| {
             let id = value.as_u64().and_then(|id| u32::try_from(id).ok());

@@ -1,34 +1,33 @@
-//! Setting validation rows aside.
+//! Splits off validation rows.
 //!
-//! The choice depends on the number of rows and the split's own seed alone: neither on the
-//! training seed nor on the order of epochs, so that runs with different training seeds are
-//! validated on the same rows.
+//! The choice depends only on the number of rows and the seed of the split. It is independent of
+//! the training seed, so that runs with different training seeds use the same validation rows.
 
 use serde::{Deserialize, Serialize};
 
 use crate::DataError;
 use crate::shuffle::{Purpose, shuffle};
 
-/// How many rows are set aside for validation.
+/// How many rows are held out for validation.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Holdout {
-    /// This many.
+    /// A number of rows.
     Rows(usize),
-    /// This share of all, at least 0 and below 1, rounded down.
+    /// A fraction of the rows in [0, 1), rounded down.
     Fraction(f64),
 }
 
-/// Rows divided into those to train on and those to validate with, both in their first order.
+/// Training and validation rows, both in their original order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Split<T> {
-    /// To train on; never empty.
+    /// Training rows; never empty.
     pub train: Vec<T>,
-    /// To validate with; empty if none were asked for.
+    /// Validation rows; may be empty.
     pub validation: Vec<T>,
 }
 
-/// Sets `holdout` of `items` aside, the same ones for the same number of items and `seed`.
+/// Holds out rows for validation. The choice is determined by the number of items and `seed`.
 ///
 /// ```
 /// use soft_data::{Holdout, split};
@@ -39,7 +38,7 @@ pub struct Split<T> {
 /// ```
 ///
 /// # Errors
-/// When the fraction is out of range or nothing would be left to train on.
+/// When the fraction is out of range or no training rows would remain.
 pub fn split<T>(items: Vec<T>, holdout: Holdout, seed: u64) -> Result<Split<T>, DataError> {
     let rows = items.len();
     let validation = match holdout {
@@ -78,7 +77,7 @@ mod tests {
 
     use super::*;
 
-    /// From `tests/orders.py`.
+    /// Expected values from `tests/orders.py`.
     #[test]
     fn the_choice_is_pinned() {
         let parts = split((0..20).collect(), Holdout::Rows(4), 0).unwrap();

@@ -1,16 +1,14 @@
-//! Strings that end an answer.
-//!
-//! Knows the streamed text of one row; knows neither tokens nor models.
+//! Stop strings, which end an answer.
 
 use crate::DataError;
 
-/// Looks for stop strings in a text that comes in pieces.
+/// Finds stop strings in streamed text.
 ///
-/// A stop string may be spread over any number of pieces: what might be the beginning of one is
-/// held back until it is certain. The string that is complete first ends the text, and where
-/// several are complete at the same character, the longest of them.
+/// A stop string may span any number of pieces: text that may be the beginning of one is held back.
+/// The first stop string to be complete ends the text; among those that end at the same character,
+/// the longest.
 ///
-/// Keeps the state of one text; rows of a batch take a clone each.
+/// Holds the state of one text; clone it for each row of a batch.
 ///
 /// ```
 /// use soft_data::StopStrings;
@@ -26,25 +24,25 @@ use crate::DataError;
 #[derive(Clone, Debug)]
 pub struct StopStrings {
     stops: Vec<String>,
-    /// Text that may begin a stop string.
+    /// Text that may be the beginning of a stop string.
     held: String,
     stopped: bool,
 }
 
-/// What a [`StopStrings`] lets pass.
+/// Text released by [`StopStrings`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Passed {
-    /// Text that belongs to no stop string.
+    /// Text that is not part of a stop string.
     pub text: String,
-    /// Whether a stop string has ended the text; it and whatever follows do not pass.
+    /// Whether a stop string ended the text; it and the text after it are discarded.
     pub stopped: bool,
 }
 
 impl StopStrings {
-    /// A matcher of `stops`; of none, if nothing but the model is to end the text.
+    /// A matcher of `stops`, which may be empty.
     ///
     /// # Errors
-    /// When one of them is empty: it would end every text before it begins.
+    /// When a stop string is empty, since it would end every text at its start.
     pub fn new(stops: Vec<String>) -> Result<Self, DataError> {
         if stops.iter().any(String::is_empty) {
             return Err(DataError::Setting {
@@ -60,7 +58,7 @@ impl StopStrings {
         })
     }
 
-    /// Takes the next piece of the text and lets pass what can no longer begin a stop string.
+    /// Adds text and releases what cannot be part of a stop string.
     pub fn push(&mut self, text: &str) -> Passed {
         if !self.stopped {
             self.held.push_str(text);
@@ -78,12 +76,12 @@ impl StopStrings {
         }
     }
 
-    /// The text that was held back until the end.
+    /// Releases the text still held back.
     pub fn finish(self) -> String {
         self.held
     }
 
-    /// Where the stop string begins that is complete first.
+    /// Start of the stop string that is complete first.
     fn first_stop(&self) -> Option<usize> {
         let ends = self.stops.iter().filter_map(|stop| {
             let start = self.held.find(stop)?;
@@ -92,7 +90,7 @@ impl StopStrings {
         ends.min().map(|(_, start)| start)
     }
 
-    /// How much of the held text is no beginning of a stop string.
+    /// Length of the held text that cannot be the beginning of a stop string.
     fn safe(&self) -> usize {
         let begins = |start: &usize| {
             let tail = &self.held[*start..];
@@ -122,7 +120,7 @@ mod tests {
         (shown + &matcher.finish(), stopped)
     }
 
-    /// Tries every end of every stop string, in order.
+    /// Tries every stop string at every end, in order.
     fn brute_force(stops: &[String], text: &str) -> (String, bool) {
         for end in 0..=text.len() {
             let ending = |stop: &&String| text.as_bytes()[..end].ends_with(stop.as_bytes());

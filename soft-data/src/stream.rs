@@ -1,28 +1,25 @@
-//! The text of one row while its tokens come in.
+//! Incremental decoding of one row.
 //!
-//! Knows how the tokenizer joins tokens to text; knows neither models nor stop strings.
-//!
-//! Decoding everything again at each token would take longer with each one, and decoding each
-//! token alone would break characters and lose spaces. So only the few tokens whose text is not
-//! certain yet are kept.
+//! Decoding the whole row at each token takes quadratic time, and decoding each token alone breaks
+//! characters and loses spaces. Therefore only the few tokens whose text may still change are held.
 
 use crate::decoder::{Joints, bytes_of, may_be_byte};
 use crate::{DataError, Tokenizer};
 
-/// Text as it becomes certain, token by token.
+/// Decodes tokens to text incrementally.
 ///
-/// What [`push`](TextStream::push) and [`finish`](TextStream::finish) give, joined, is what
-/// [`Tokenizer::decode`] gives for all tokens at once. A text is given as soon as no later token
-/// can change it, and never half a character: with byte-level BPE a character waits for its last
-/// byte; with SentencePiece a run of byte tokens waits for the token behind it, because one
-/// malformed byte makes all of the run unreadable. A tokenizer whose decoder is not known here
-/// gives everything at the end. The work per token does not grow with the text.
+/// The concatenated results of [`push`](TextStream::push) and [`finish`](TextStream::finish) equal
+/// [`Tokenizer::decode`] of all tokens. Text is returned as soon as no later token can change it,
+/// and only in whole characters. With byte-level BPE, a character is held until its last byte. With
+/// SentencePiece, a run of byte tokens is held until the token after it, because one malformed byte
+/// makes the whole run unreadable. With an unknown decoder, all text is returned at the end. The
+/// time per token does not depend on the length of the text.
 ///
 /// # Answers
-/// An answer's text depends on the prompt before it: SentencePiece's tokenizers strip a space
-/// from the start of a text, but the answer `▁Paris` to `Answer:` is ` Paris`. A stream
-/// [after](TextStream::after) the prompt keeps that space, so that prompt and streamed answer read
-/// as one text. Whoever shows the answer alone may want to trim it.
+/// The text of an answer depends on the prompt: SentencePiece tokenizers strip a space from the
+/// start of a text, but the answer `▁Paris` to `Answer:` is ` Paris`. A stream created
+/// [after](TextStream::after) the prompt keeps that space, so that prompt and answer join into one
+/// text. Trim it to show the answer alone.
 ///
 /// ```
 /// use soft_data::{TextStream, Tokenizer};
@@ -42,17 +39,17 @@ use crate::{DataError, Tokenizer};
 #[derive(Clone, Debug)]
 pub struct TextStream<'a> {
     tokenizer: &'a Tokenizer,
-    /// What is not certain yet: bytes where tokens are bytes, else tokens.
+    /// Pending input: bytes for byte-level BPE, else tokens.
     bytes: Vec<u8>,
     tokens: Vec<u32>,
-    /// Whether the start of the text, where spaces are stripped, has passed.
+    /// Whether the start of the text, where spaces are stripped, is over.
     started: bool,
-    /// Text of the above that the prompt ended with.
+    /// Text of the pending input that belongs to the prompt.
     prompted: String,
 }
 
 impl<'a> TextStream<'a> {
-    /// A text that starts with the first token pushed.
+    /// A stream that starts with the first token pushed.
     pub fn new(tokenizer: &'a Tokenizer) -> Self {
         Self {
             tokenizer,
@@ -63,11 +60,10 @@ impl<'a> TextStream<'a> {
         }
     }
 
-    /// A text that continues `prompt`.
+    /// A stream that continues `prompt`.
     ///
-    /// The prompt's text joined with the streamed one is the text of all tokens, wherever that
-    /// begins with the prompt's. It does unless the prompt ends within a character, which then
-    /// comes whole with the answer.
+    /// The text of the prompt plus that of the stream is the text of all tokens, except where the
+    /// prompt ends within a character: the stream then returns the whole character.
     ///
     /// # Errors
     /// When the tokenizer's decoder fails.
@@ -80,9 +76,9 @@ impl<'a> TextStream<'a> {
         Ok(stream)
     }
 
-    /// The text that has become certain with `token`; often empty.
+    /// Adds a token and returns the text that is now certain, which is often empty.
     ///
-    /// Special tokens and ids that the tokenizer has no token for have no text.
+    /// Special tokens and ids unknown to the tokenizer have no text.
     ///
     /// # Errors
     /// When the tokenizer's decoder fails.
@@ -102,7 +98,7 @@ impl<'a> TextStream<'a> {
         }
     }
 
-    /// The text that was not certain before the end; U+FFFD stands for bytes that are no text.
+    /// Returns the remaining text; malformed bytes become U+FFFD.
     ///
     /// # Errors
     /// When the tokenizer's decoder fails.
@@ -111,7 +107,7 @@ impl<'a> TextStream<'a> {
         Ok(self.unprompted(text))
     }
 
-    /// The text of what is held, if nothing follows.
+    /// Decodes the pending input as if nothing followed.
     fn held(&self) -> Result<String, DataError> {
         if self.tokenizer.joints() == Joints::Bytes {
             Ok(String::from_utf8_lossy(&self.bytes).into_owned())
@@ -122,17 +118,16 @@ impl<'a> TextStream<'a> {
         }
     }
 
-    /// Releases the bytes of whole characters.
     fn characters(&mut self) -> String {
         let whole = whole_characters(&self.bytes);
         let bytes: Vec<_> = self.bytes.drain(..whole).collect();
         self.unprompted(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// Releases all tokens, the last of which has settled those before it.
+    /// Releases all tokens; the last one determines those before it.
     fn pieces(&mut self) -> Result<String, DataError> {
         let text = self.held()?;
-        // As long as all of a text is stripped away, what follows may be stripped too.
+        // While everything is stripped, the next token may be stripped too.
         if self.started || !text.is_empty() {
             self.started = true;
             self.tokens.clear();
@@ -140,7 +135,7 @@ impl<'a> TextStream<'a> {
         Ok(self.unprompted(text))
     }
 
-    /// `text` without what the prompt has shown of it.
+    /// Removes the part of `text` that belongs to the prompt.
     fn unprompted(&mut self, text: String) -> String {
         if let Some(rest) = self.prompted.strip_prefix(&text) {
             self.prompted = rest.to_owned();
@@ -154,7 +149,7 @@ impl<'a> TextStream<'a> {
     }
 }
 
-/// How many of `bytes` come before a character that lacks bytes at the end.
+/// Number of bytes before an incomplete character at the end.
 fn whole_characters(bytes: &[u8]) -> usize {
     let mut checked = 0;
     while let Err(error) = std::str::from_utf8(&bytes[checked..]) {

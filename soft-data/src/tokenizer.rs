@@ -1,6 +1,4 @@
-//! Text to tokens and back, as a model folder's `tokenizer.json` says.
-//!
-//! Knows the folder's tokenizer and special tokens; knows no prompts and no conversations.
+//! Encodes text as tokens and decodes it, with the `tokenizer.json` of a model folder.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -24,33 +22,34 @@ use crate::{ChatTemplate, ControlText, Conversation, DataError, PromptBody};
 
 /// A Hugging Face tokenizer with the special tokens and the chat template of its model folder.
 ///
-/// # Where a prompt meets its response
-/// A prompt and its response are encoded one after the other and their
-/// tokens joined, the prompt as the [start](Tokenizer::encode_start) of a text, the response as
-/// its [continuation](Tokenizer::encode_continuation). So the tokens of a training row begin with
-/// exactly the tokens that the model is prompted with later, whatever the response is.
+/// # Boundary between prompt and response
+/// Prompt and response are encoded separately and concatenated: the prompt as the
+/// [start](Tokenizer::encode_start) of a text, the response as its
+/// [continuation](Tokenizer::encode_continuation). A training row therefore begins with exactly the
+/// tokens of the prompt at inference, whatever the response.
 ///
-/// Differs from the paper, if it follows Stanford's `train.py`, which encodes both at once: that
-/// may melt the end of the prompt and the start of the response into tokens that no prompt ends
-/// with. With SmolLM2's tokenizer this concerns 441 of 16,000 rows of Alpaca.
+/// This differs from the paper if it follows Stanford's `train.py`, which encodes prompt and
+/// response together. That may merge the end of the prompt and the start of the response into
+/// tokens that do not occur at the end of a prompt. With SmolLM2's tokenizer this affects 441 of
+/// 16,000 rows of Alpaca.
 ///
 /// # Control tokens
-/// Text is text: `</s>` in a row, a prompt or a message is encoded as the characters it is, and
-/// only what a [chat template](ChatTemplate) writes itself becomes a control token. For text that
-/// was rendered before, such as `<|im_start|>user ...`, [`with_control_text`] reads them as control
-/// tokens everywhere; the tokens are then those of transformers.
+/// Control tokens in text, such as `</s>` in a row, a prompt or a message, are encoded as
+/// characters. Only those written by the [chat template](ChatTemplate) itself become control
+/// tokens. For text that is already rendered, such as `<|im_start|>user ...`, use
+/// [`with_control_text`]: control tokens are then recognized everywhere, as in transformers.
 ///
 /// [`with_control_text`]: Tokenizer::with_control_text
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
-    /// Its file, for messages.
+    /// Path of `tokenizer.json`, for error messages.
     path: PathBuf,
     start: HfTokenizer,
-    /// For tokenizers that put a space in front of a text.
+    /// Without the prefix space; `None` if `start` neither adds nor strips one.
     continuation: Option<HfTokenizer>,
-    /// Knows control tokens by their text. A whole tokenizer more, so made where it is needed.
+    /// Recognizes control tokens in text. Created on first use, since it is a full copy.
     control: OnceLock<HfTokenizer>,
-    /// Whether a text behind a control token is encoded as the start of one.
+    /// Whether text after a control token is encoded like the start of a text.
     spaces_every_section: bool,
     controls: ControlTokens,
     control_text: ControlText,
@@ -61,17 +60,17 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` in a model `folder`, for a model of `vocab` tokens (`vocab_size` in
-    /// config.json), and the chat template.
+    /// Reads `tokenizer.json` and the chat template of a model `folder`, for a model with `vocab`
+    /// tokens (`vocab_size` in config.json).
     ///
-    /// Special tokens are looked up in tokenizer_config.json, then in special_tokens_map.json, then
-    /// in config.json and generation_config.json. Without a `pad_token` that can be used, padding
-    /// is the end-of-text token. Of the class `LlamaTokenizer` are the tokens that transformers
-    /// 5.24 gives: it does not look at the normalizer in tokenizer.json.
+    /// Special tokens are looked up in tokenizer_config.json, then special_tokens_map.json, then
+    /// config.json and generation_config.json. Without a usable `pad_token`, padding is the
+    /// end-of-text token. For the class `LlamaTokenizer`, the tokens are those of transformers
+    /// 5.24, which ignores the normalizer in tokenizer.json.
     ///
     /// # Errors
-    /// When a file cannot be read, nothing says how texts end, a named token does not exist, or
-    /// a special token's id is not below `vocab`.
+    /// When a file cannot be read, no end-of-text token is configured, a named token does not
+    /// exist, or the id of a special token is not below `vocab`.
     pub fn from_folder(folder: impl AsRef<Path>, vocab: usize) -> Result<Self, DataError> {
         let folder = &folder_with_tokenizer(folder.as_ref())?;
         let path = folder.join("tokenizer.json");
@@ -87,7 +86,7 @@ impl Tokenizer {
         };
         check_character_maps(text).map_err(unusable)?;
         let mut start = text.parse::<HfTokenizer>().map_err(unusable)?;
-        // Rows are cut and filled by this crate, once and in the open.
+        // This crate truncates and pads rows itself.
         start.with_truncation(None).map_err(unusable)?;
         start.with_padding(None);
         let files = Files::read(folder)?;
@@ -118,28 +117,28 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
-    /// Says what becomes of control tokens that texts spell out; by default they stay characters.
+    /// Sets how control tokens in text are encoded; the default is as characters.
     pub fn with_control_text(mut self, control_text: ControlText) -> Self {
         self.control_text = control_text;
         self
     }
 
-    /// The folder's chat template, or the default for folders without one.
+    /// The chat template of the folder, or a default one.
     pub fn chat_template(&self) -> &ChatTemplate {
         &self.template
     }
 
-    /// What in the folder could not be taken as it stands, and what is done instead: to be shown.
+    /// A message for the user about a setting of the folder that was replaced, if any.
     pub fn note(&self) -> Option<&str> {
         self.special.note.as_deref()
     }
 
-    /// Tokens of a text that starts here, with the begin-of-text token where the folder asks for
-    /// one: exactly once, whatever post-processor `tokenizer.json` has, and not again where a text
-    /// with [control tokens](ControlText::Tokens) begins with it.
+    /// Encodes text at the start of a sequence. The begin-of-text token is added once if the folder
+    /// requires it, whatever the post-processor in `tokenizer.json`; it is not added if the text
+    /// already begins with it as a [control token](ControlText::Tokens).
     ///
     /// # Errors
-    /// When the tokenizer fails or gives a token that the model does not know.
+    /// When the tokenizer fails or returns a token outside the model's vocabulary.
     pub fn encode_start(&self, text: &str) -> Result<Vec<u32>, DataError> {
         let mut tokens = Vec::from_iter(self.special.bos);
         match self.control_text {
@@ -153,10 +152,10 @@ impl Tokenizer {
         Ok(tokens)
     }
 
-    /// Tokens of a text that follows another: no special tokens and no prefix space.
+    /// Encodes text that follows other text, without special tokens or a prefix space.
     ///
     /// # Errors
-    /// When the tokenizer fails or gives a token that the model does not know.
+    /// When the tokenizer fails or returns a token outside the model's vocabulary.
     pub fn encode_continuation(&self, text: &str) -> Result<Vec<u32>, DataError> {
         match self.control_text {
             ControlText::Characters => self.encode_inner(text),
@@ -164,17 +163,18 @@ impl Tokenizer {
         }
     }
 
-    /// The tokens that prompt the model for its next turn in a conversation: those of
-    /// `apply_chat_template` in transformers with `add_generation_prompt`.
+    /// Encodes the prompt for the model's next turn in a conversation, like `apply_chat_template`
+    /// of transformers with `add_generation_prompt`.
     ///
-    /// Nothing is added to what the template writes, which includes the begin-of-text token.
-    /// Control tokens that messages spell out are characters, unless
-    /// [`with_control_text`](Tokenizer::with_control_text) says otherwise, as transformers does: a
-    /// message with the text `<|im_end|>` would then end its turn.
+    /// Nothing is added to the output of the template, which includes the begin-of-text token.
+    /// Control tokens in messages are encoded as characters, unless
+    /// [`with_control_text`](Tokenizer::with_control_text) selects the behavior of transformers,
+    /// where a message that contains `<|im_end|>` ends its turn.
     ///
     /// # Errors
-    /// When the template refuses the conversation or fails, when the tokenizer fails or gives a
-    /// token that the model does not know.
+    /// When the template rejects the conversation or fails, a text contains a noncharacter that
+    /// this library reserves, or the tokenizer fails or returns a token outside the model's
+    /// vocabulary.
     pub fn encode_chat(&self, conversation: &Conversation) -> Result<Vec<u32>, DataError> {
         let rendered = self
             .template
@@ -182,7 +182,7 @@ impl Tokenizer {
         Ok(self.encode_rendered(&rendered)?.tokens)
     }
 
-    /// How often the texts of prompts spell each control token that is encoded as characters.
+    /// Counts the control tokens in prompts that are encoded as characters.
     pub fn control_text_of(&self, prompts: &[PromptBody]) -> BTreeMap<String, usize> {
         let mut counts = BTreeMap::new();
         for prompt in prompts {
@@ -196,17 +196,17 @@ impl Tokenizer {
         counts
     }
 
-    /// Adds how often a text spells each control token that is encoded as characters.
+    /// Adds the control tokens in `text` that are encoded as characters.
     pub(crate) fn count_control_text(&self, text: &str, counts: &mut BTreeMap<String, usize>) {
         if self.control_text == ControlText::Characters {
             self.controls.count(text, counts);
         }
     }
 
-    /// A conversation as templates are given it.
+    /// The conversation as passed to templates, with control tokens in text masked.
     ///
     /// # Errors
-    /// When a text holds one of the noncharacters that stand around masked control tokens.
+    /// When a text contains one of the noncharacters used for masking.
     pub(crate) fn templated(&self, conversation: &Conversation) -> Result<Conversation, DataError> {
         let mut found = None;
         conversation
@@ -218,7 +218,7 @@ impl Tokenizer {
         }
     }
 
-    /// Tokens of what a template has rendered of a [`templated`](Self::templated) conversation.
+    /// Encodes the rendering of a [`templated`](Self::templated) conversation.
     pub(crate) fn encode_rendered(&self, rendered: &str) -> Result<Rendered, DataError> {
         if is_masked(rendered) {
             return self.encode_sections(rendered, &self.start);
@@ -232,13 +232,13 @@ impl Tokenizer {
         Ok(Rendered { tokens, ends })
     }
 
-    /// Tokens of what a template has rendered behind a text: no prefix space.
+    /// Encodes rendered text that follows other text, without a prefix space.
     pub(crate) fn continue_rendered(&self, rendered: &str) -> Result<Rendered, DataError> {
         let inner = self.continuation.as_ref().unwrap_or(&self.start);
         self.encode_sections(rendered, inner)
     }
 
-    /// Tokens of plain text in what a template has rendered, behind a control token.
+    /// Encodes rendered plain text after a control token.
     pub(crate) fn encode_section(&self, text: &str) -> Result<Vec<u32>, DataError> {
         match (without_mask(text), self.spaces_every_section) {
             (text, _) if text.is_empty() => Ok(Vec::new()),
@@ -247,7 +247,7 @@ impl Tokenizer {
         }
     }
 
-    /// Tokens of a rendered text, section by section between control tokens, the first by `first`.
+    /// Encodes each section between control tokens separately, the first one with `first`.
     fn encode_sections(&self, rendered: &str, first: &HfTokenizer) -> Result<Rendered, DataError> {
         let encoding = self.call(|| self.control().encode(rendered, false))?;
         let tokens = encoding.get_ids().iter().zip(encoding.get_offsets());
@@ -261,8 +261,7 @@ impl Tokenizer {
             _ => self.encode_section(text),
         };
         for (&id, &(start, end)) in controls {
-            // A tokenizer that rewrites texts before it looks for control tokens may not say where
-            // they were.
+            // Offsets may be missing if text is normalized before the search for control tokens.
             let before = rendered.get(done..start).filter(|_| end >= start);
             let before = before.ok_or_else(|| DataError::Tokenization {
                 path: self.path.clone(),
@@ -280,12 +279,11 @@ impl Tokenizer {
         Ok(found)
     }
 
-    /// Tokens of plain text inside another.
+    /// Encodes plain text that follows other text.
     fn encode_inner(&self, text: &str) -> Result<Vec<u32>, DataError> {
         self.encode(self.continuation.as_ref().unwrap_or(&self.start), text)
     }
 
-    /// The control tokens.
     pub(crate) fn controls(&self) -> &ControlTokens {
         &self.controls
     }
@@ -298,8 +296,8 @@ impl Tokenizer {
         })
     }
 
-    /// The text of `tokens`, without special tokens. Ids that the tokenizer has no token for (a
-    /// model may have more embeddings than its tokenizer has tokens) are left out.
+    /// Decodes `tokens`, without special tokens. Ids unknown to the tokenizer are left out; a model
+    /// may have more embeddings than its tokenizer has tokens.
     ///
     /// # Errors
     /// When the tokenizer's decoder fails.
@@ -307,40 +305,38 @@ impl Tokenizer {
         self.call(|| self.start.decode(tokens, true))
     }
 
-    /// The text of `tokens` that follow others: unlike [`decode`](Tokenizer::decode) it keeps the
-    /// space in front that SentencePiece's tokenizers strip from the start of a text, and the one
-    /// before a word where a tokenizer's tokens are words.
+    /// Decodes `tokens` that follow others. Unlike [`decode`](Tokenizer::decode), it keeps the
+    /// leading space that SentencePiece tokenizers strip from the start of a text, and adds the
+    /// space before the first word if tokens are words.
     ///
     /// # Errors
     /// When the tokenizer's decoder fails.
     pub fn decode_continuation(&self, tokens: &[u32]) -> Result<String, DataError> {
         let hf = self.continuation.as_ref().unwrap_or(&self.start);
         let text = self.call(|| hf.decode(tokens, true))?;
-        // The decoder of words joins with spaces and leaves out the one before the first.
+        // The decoder joins words by spaces and adds none before the first.
         let joined =
             self.joints == Joints::Words && tokens.iter().any(|&id| self.spelling(id).is_some());
         Ok(if joined { format!(" {text}") } else { text })
     }
 
-    /// How the texts of tokens join.
     pub(crate) fn joints(&self) -> Joints {
         self.joints
     }
 
-    /// The tokenizer's own spelling of a token that has a text; `None` for special tokens and
-    /// for ids that the tokenizer has no token for.
+    /// The tokenizer's spelling of a token; `None` for special tokens and unknown ids.
     pub(crate) fn spelling(&self, id: u32) -> Option<String> {
         let special = self.start.get_added_vocabulary();
         let spelling = self.start.id_to_token(id);
         spelling.filter(|spelling| !special.is_special_token(spelling))
     }
 
-    /// The id of a token given by its exact text.
+    /// The id of a token, given its exact text.
     pub fn token_id(&self, token: &str) -> Option<u32> {
         self.start.token_to_id(token)
     }
 
-    /// The begin-of-text token, where texts begin with one.
+    /// The begin-of-text token, if texts begin with one.
     pub fn bos(&self) -> Option<u32> {
         self.special.bos
     }
@@ -350,18 +346,18 @@ impl Tokenizer {
         self.special.eos
     }
 
-    /// The token that fills short rows.
+    /// The padding token.
     pub fn pad(&self) -> u32 {
         self.special.pad
     }
 
-    /// Every token that ends a generation: [`eos`](Tokenizer::eos), then others that config.json
-    /// or generation_config.json list, such as an end of turn.
+    /// All tokens that end a generation: [`eos`](Tokenizer::eos), then others from config.json or
+    /// generation_config.json, such as an end of turn.
     pub fn stop_tokens(&self) -> &[u32] {
         &self.special.stop
     }
 
-    /// Number of tokens that the model knows.
+    /// Vocabulary size of the model.
     pub fn vocab(&self) -> usize {
         self.vocab
     }
@@ -373,7 +369,7 @@ impl Tokenizer {
         Ok(tokens)
     }
 
-    /// A call of the tokenizers library, which panics on some files.
+    /// Calls the tokenizers library, which panics on some files.
     fn call<T>(&self, call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, DataError> {
         let failed = |cause| DataError::Tokenization {
             path: self.path.clone(),

@@ -1,10 +1,7 @@
-//! TriviaQA, closed book: questions and answers without the documents.
-//!
-//! Knows the layout of the official `unfiltered.nocontext` files and our prompt; scoring is in
-//! soft-eval.
+//! TriviaQA without its documents (closed book): the official `unfiltered.nocontext` files.
 //!
 //! Source: Joshi et al., *TriviaQA*, ACL 2017. The SoFT paper does not print its prompt for
-//! TriviaQA; ours is the bare [`trivia_prompt`], the common form for closed-book questions.
+//! TriviaQA; [`trivia_prompt`] is the common form for closed-book questions.
 
 use std::path::Path;
 
@@ -15,7 +12,7 @@ use crate::{DataError, Record, TriviaQuestion};
 
 /// The prompt for a question: `Question: {question}\nAnswer:`.
 ///
-/// The response is a space and the canonical answer.
+/// The response is a space followed by the canonical answer.
 pub fn trivia_prompt(question: &str) -> String {
     format!("Question: {question}\nAnswer:")
 }
@@ -23,11 +20,11 @@ pub fn trivia_prompt(question: &str) -> String {
 /// Reads a file of the form
 /// `{"Data": [{"QuestionId": .., "Question": .., "Answer": {"Value": .., "Aliases": [..]}}, ..]}`.
 ///
-/// What else such files hold is ignored.
+/// Other entries are ignored.
 ///
 /// # Errors
-/// When the file cannot be read, is no such JSON, has no rows, or a row lacks the question, its
-/// id or the canonical answer (as the official test files do).
+/// When the file cannot be read, is not JSON of this form, has no rows, or a row lacks the
+/// question, its id or the canonical answer (which the official test files do).
 pub fn read_trivia_qa(path: impl AsRef<Path>) -> Result<Vec<Record>, DataError> {
     let path = path.as_ref();
     let mut file = read_json(path)?;

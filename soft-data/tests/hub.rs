@@ -1,4 +1,4 @@
-//! Models by name, from a server on this machine that answers as huggingface.co does.
+//! Downloads from a local server that responds like huggingface.co.
 
 #![allow(clippy::unwrap_used, clippy::panic)] // a test's way to fail
 
@@ -27,20 +27,20 @@ struct Request {
     headers: BTreeMap<String, String>,
 }
 
-/// What the server has and does.
+/// Contents and behavior of the server.
 #[derive(Default)]
 struct State {
     main: String,
     commits: BTreeMap<String, Files>,
-    /// The token that it wants, and what it says to those without.
+    /// The required token, and the status of responses without it.
     token: Option<(&'static str, u16)>,
-    /// A file of which the next transfer ends after so many bytes.
+    /// A file whose next transfer ends after this number of bytes.
     cut: Option<(String, usize)>,
-    /// Bytes that come after the next file.
+    /// Bytes sent after the next file.
     surplus: Vec<u8>,
     ignores_ranges: bool,
     refuses_ranges: bool,
-    /// Answers everything so.
+    /// The status of all responses.
     down: Option<u16>,
     log: Vec<Request>,
     stop: bool,
@@ -63,7 +63,7 @@ impl Server {
                 if shared.lock().unwrap().stop {
                     break;
                 }
-                // A client that goes away is its own business.
+                // Errors of a client do not concern the server.
                 stream
                     .and_then(|stream| serve(&shared, address, stream))
                     .ok();
@@ -79,7 +79,7 @@ impl Server {
         server
     }
 
-    /// Makes `main` a new commit, `digit` forty times.
+    /// Sets `main` to a new commit, `digit` forty times.
     fn push(&self, digit: char, files: &[(&str, &str)]) -> String {
         let commit: String = std::iter::repeat_n(digit, 40).collect();
         let files = files
@@ -106,9 +106,8 @@ impl Server {
         Hub::new(self.config(cache)).unwrap()
     }
 
-    /// Closes the port; nothing answers there any more.
     fn stop(&mut self) {
-        // Not `state()`: after a panic of the server that would be a second one.
+        // Not `state()`, which would panic again if the server has panicked.
         if let Ok(mut state) = self.state.lock() {
             state.stop = true;
         }
@@ -116,12 +115,11 @@ impl Server {
         self.thread.take().map(JoinHandle::join);
     }
 
-    /// Requests since the last call.
     fn log(&self) -> Vec<Request> {
         std::mem::take(&mut self.state().log)
     }
 
-    /// Files of which bytes were asked for since the last call.
+    /// Files downloaded since the last call.
     fn transferred(&self) -> Vec<String> {
         let gets = self
             .log()
@@ -141,7 +139,7 @@ impl Drop for Server {
     }
 }
 
-/// Commit and file of `/org/name/resolve/commit/file`.
+/// Commit and file of a path `/org/name/resolve/commit/file`.
 fn resolved(path: &str) -> Option<(&str, &str)> {
     path.strip_prefix("/org/name/resolve/")?.split_once('/')
 }
@@ -199,7 +197,7 @@ fn answer(state: &mut State, own: SocketAddr, request: &Request) -> Answer {
     if let Some(status) = state.down {
         return plain(status, "");
     }
-    // Where large files lie, nobody is asked for a token.
+    // The host of large files requires no token.
     if let Some(rest) = request.path.strip_prefix("/large/") {
         let (commit, file) = rest.split_once('/').unwrap();
         return bytes(state, commit.to_owned(), file.to_owned(), request, true);
@@ -255,7 +253,7 @@ fn answer(state: &mut State, own: SocketAddr, request: &Request) -> Answer {
             ("X-Repo-Commit", commit.to_owned()),
             ("ETag", "\"of-the-redirect\"".to_owned()),
         ];
-        // Another host by its name.
+        // `localhost` counts as another host.
         let place = format!("http://localhost:{}/large/{commit}/{file}", own.port());
         return moved(place, linked);
     }
@@ -296,7 +294,7 @@ fn bytes(
     let mut body = content[start..].to_vec();
     if request.method == "GET" {
         if !state.surplus.is_empty() {
-            // Without its length, the body ends where the connection does.
+            // Without a length, the body ends with the connection.
             headers.remove(0);
             body.append(&mut state.surplus);
         }
@@ -372,7 +370,7 @@ fn a_model_comes_into_the_cache_and_only_what_is_read_of_it() {
     fetched.sort();
     assert_eq!(fetched, needed);
     assert_eq!(fetched, server.transferred());
-    // So that weights in a snapshot say that all the rest is there.
+    // Weights come last, so that a snapshot with weights is complete.
     assert_eq!(found.fetched.last().unwrap(), SINGLE);
     assert_eq!(found.unreachable, None);
 
@@ -486,13 +484,13 @@ fn shards_are_those_of_the_index() {
     };
     assert_eq!(files, &[shards[1].0]);
     assert!(error.to_string().contains(shards[1].0), "{error}");
-    // Its content is still there.
+    // The blob still exists.
     assert_eq!(
         folder(&server.hub(&cache)).unwrap().fetched,
         Vec::<String>::new()
     );
     folder(&offline(&cache)).unwrap();
-    // And when it is not, the link alone counts for nothing.
+    // A link without its blob does not count.
     fs::remove_file(fs::canonicalize(found.path.join(shards[1].0)).unwrap()).unwrap();
     folder(&offline(&cache)).unwrap_err();
     assert_eq!(folder(&server.hub(&cache)).unwrap().fetched, [shards[1].0]);
@@ -567,7 +565,7 @@ fn a_token_is_sent_to_the_hub_and_shown_to_nobody() {
             };
             Hub::new(config).unwrap()
         };
-        // The server's message repeats the token.
+        // The server repeats the token in its message.
         let wrong = with("hf_wrong");
         let error = folder(&wrong).unwrap_err();
         assert!(matches!(error, HubError::TokenRefused { .. }), "{error}");
@@ -599,7 +597,7 @@ fn a_token_is_sent_to_the_hub_and_shown_to_nobody() {
     }
 }
 
-/// Of every file, after none and after some of its bytes.
+/// For every file, after zero bytes and after one.
 #[test]
 fn a_cut_connection_leaves_nothing_that_looks_complete_and_is_resumed() {
     for (file, content) in TINY {
@@ -645,7 +643,7 @@ fn a_server_without_ranges_makes_it_start_anew() {
     server.state().cut = Some((SINGLE.to_owned(), 20));
     folder(&server.hub(&cache)).unwrap_err();
     server.state().ignores_ranges = true;
-    // Cut again, shorter: what was there is not to be mixed with it.
+    // Cut again, and shorter: the earlier bytes must not be mixed with these.
     server.state().cut = Some((SINGLE.to_owned(), 3));
     let error = folder(&server.hub(&cache)).unwrap_err();
     assert!(matches!(error, HubError::Cut { found: 3, .. }), "{error}");
@@ -661,7 +659,7 @@ fn bodies_without_length_are_held_to_the_size_of_the_file() {
     server.state().surplus = b"more".to_vec();
     let error = folder(&server.hub(&cache)).unwrap_err();
     assert!(error.to_string().contains("more came"), "{error}");
-    // As long as the file, but for its last byte.
+    // The surplus, cut to one byte less than the file.
     server.state().surplus = b"?".to_vec();
     server.state().cut = Some(("config.json".to_owned(), 1));
     let error = folder(&server.hub(&cache)).unwrap_err();
@@ -680,7 +678,7 @@ fn bodies_without_length_are_held_to_the_size_of_the_file() {
     assert_eq!(text(&found.path, "config.json"), CONFIG.1);
 }
 
-/// What a killed process can leave: a file that is whole but for its name, or one of other hands.
+/// Files left by a killed process (complete but not renamed) or by another program.
 #[test]
 fn left_over_files_are_taken_or_thrown_away() {
     for (left, transferred) in [(WEIGHTS.1.to_owned(), 0), (format!("{}!", WEIGHTS.1), 1)] {
@@ -764,7 +762,7 @@ fn offline_asks_nobody() {
     }
 }
 
-/// A hub that is gone, and one that is there but down.
+/// A hub that is down, and one that is gone.
 #[test]
 fn a_hub_that_does_not_answer_is_replaced_by_a_complete_cache() {
     let mut server = Server::start(&TINY);
@@ -812,7 +810,7 @@ fn answers_that_would_become_other_paths_are_refused() {
     let error = folder(&server.hub(&cache)).unwrap_err();
     assert!(matches!(error, HubError::Answer { .. }), "{error}");
 
-    // And so is what the cache says, since others write to it.
+    // The content of the cache is not trusted either.
     fs::create_dir_all(repo(&cache).join("refs")).unwrap();
     fs::write(repo(&cache).join("refs/main"), "../../../x").unwrap();
     folder(&offline(&cache)).unwrap_err();
@@ -845,8 +843,8 @@ fn settings_that_cannot_be_are_refused() {
     }
 }
 
-/// Other programs leave files under `{etag}.incomplete` that are not written from the front, such
-/// as those of a parallel transfer: as long as the whole file, or shorter, with holes.
+/// Other programs leave files named `{etag}.incomplete` that are not written from the start, such
+/// as parallel downloads: of full size, or shorter, with holes.
 #[test]
 fn unfinished_files_of_other_programs_are_not_gone_on_with() {
     for holes in [WEIGHTS.1.len(), 10] {
@@ -861,7 +859,7 @@ fn unfinished_files_of_other_programs_are_not_gone_on_with() {
     }
 }
 
-/// As transformers does that was asked for the model alone.
+/// Like transformers when asked for the model only.
 #[test]
 fn a_commit_of_which_another_program_left_out_files_is_completed() {
     let server = Server::start(&TINY);

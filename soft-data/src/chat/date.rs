@@ -1,16 +1,16 @@
-//! The date that some chat templates write into their system message, in UTC.
+//! The template function `strftime_now`, in UTC.
 
 use std::fmt::Write;
 
 use chrono::{NaiveDateTime, Utc};
 use minijinja::{Error, ErrorKind};
 
-/// The present time in a format of C's `strftime`: the template function of this name.
+/// The current time in a format of C's `strftime`.
 pub(super) fn strftime_now(format: &str) -> Result<String, Error> {
     strftime(Utc::now().naive_utc(), format)
 }
 
-/// A directive that is not known is an error, not left out.
+/// Unknown directives are errors.
 fn strftime(time: NaiveDateTime, format: &str) -> Result<String, Error> {
     let mut text = String::new();
     write!(text, "{}", time.format(format)).map_err(|_| {

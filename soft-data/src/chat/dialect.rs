@@ -1,6 +1,4 @@
-//! What chat templates expect beyond Jinja: the settings, functions and filters of transformers.
-//!
-//! Knows the template language; knows neither conversations nor folders.
+//! The Jinja dialect of transformers: settings, functions and filters.
 //!
 //! Source: `chat_template_utils.py` of transformers 5.23; Python's `json.dumps`.
 
@@ -15,7 +13,6 @@ use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 use super::source::{MARK, MARKS, TUPLE};
 use super::{date, limits, python};
 
-/// An environment that runs templates as transformers does, within limits.
 pub(super) fn environment() -> Environment<'static> {
     let mut environment = unlimited();
     limits::limit(&mut environment, unlimited);
@@ -45,7 +42,7 @@ fn unlimited() -> Environment<'static> {
     environment
 }
 
-/// A method of Python's on a text, list or dictionary.
+/// Python's methods of strings, lists and dictionaries.
 fn method(state: &State, value: &Value, name: &str, arguments: &[Value]) -> Result<Value, Error> {
     let whole: Vec<Value> = std::iter::once(value).chain(arguments).cloned().collect();
     limits::check_call(name, &whole)?;
@@ -69,13 +66,13 @@ fn raise_exception(message: String) -> Result<Value, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, message))
 }
 
-/// Spaces that JSON may be indented by.
+/// Maximum indentation of JSON, in spaces.
 const MAX_INDENT: usize = 1000;
 
-/// JSON as `json.dumps(.., ensure_ascii=False, indent=..)` writes it.
+/// Formats JSON like `json.dumps(.., ensure_ascii=False, indent=..)`.
 fn to_json(value: &Value, options: Kwargs) -> Result<Value, Error> {
     let indent: Option<usize> = options.get("indent")?;
-    // False is what transformers has by default; escapes are not offered.
+    // The default of transformers is false; true is not supported.
     let escaped: Option<bool> = options.get("ensure_ascii")?;
     if escaped == Some(true) {
         let cause = "tojson: expected ensure_ascii to be false, found true";
@@ -106,7 +103,6 @@ fn json(value: &Value, formatter: impl Formatter) -> serde_json::Result<Vec<u8>>
     Ok(json.0)
 }
 
-/// Bytes that stop where a text becomes too long.
 struct Limited(Vec<u8>);
 
 impl io::Write for Limited {
@@ -123,7 +119,7 @@ impl io::Write for Limited {
     }
 }
 
-/// One line, with a space behind commas and colons.
+/// One line, with a space after commas and colons.
 struct PythonSpacing;
 
 impl PythonSpacing {

@@ -1,10 +1,9 @@
-//! Limits on what a template may take: steps, time, and the size of what it makes.
+//! Limits on the steps, time and memory of a template.
 //!
-//! A template comes with a model's files, from wherever those come. It must not be able to hang a
-//! program or to take all memory: loops end by minijinja's fuel and by the clock, and every
-//! operation that makes a text or a list is checked before it does so. Operators are reached by
-//! replacing their instructions by filters of two arguments. What runs long between two checks is
-//! left behind by [`apart`](super::run::apart).
+//! Templates come with model files from untrusted sources and must not hang a program or exhaust
+//! memory. Loops are limited by minijinja's fuel and by time, and every operation that creates a
+//! text or a list is checked. Operators are checked by replacing their instructions with filters. A
+//! single operation that runs too long is abandoned by [`apart`](super::run::apart).
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -20,28 +19,27 @@ mod operators;
 
 pub(super) use operators::limited;
 
-/// Bytes of a text that a template makes.
+/// Maximum size of a text, in bytes.
 pub(super) const MAX_TEXT: usize = 16 << 20;
-/// Bytes of all texts that one rendering makes.
+/// Maximum total size of the texts of one rendering, in bytes.
 const MAX_TEXT_IN_ALL: usize = 256 << 20;
-/// Items of a list that an operation makes, and widths.
+/// Maximum length of a list created by an operation, and maximum width.
 const MAX_COUNT: usize = 100_000;
-/// Bytes that an item of a list takes.
 const ITEM: usize = size_of::<Value>();
-/// Lists within lists.
+/// Maximum nesting of lists.
 const MAX_DEPTH: usize = 200;
-/// Instructions of one rendering.
+/// Maximum number of instructions of one rendering.
 const FUEL: u64 = 4_000_000;
-/// Bytes of the template's own text that one rendering writes.
+/// Maximum number of bytes of literal template text that one rendering writes.
 const MAX_RAW: u64 = 1 << 30;
-/// For all renderings of one conversation.
+/// Time limit for all renderings of one conversation.
 pub(super) const MAX_TIME: Duration = Duration::from_secs(20);
-/// For the operation that is running when the time is over.
+/// Additional time for an operation that is running at the time limit.
 pub(super) const GRACE: Duration = Duration::from_secs(1);
-/// Macros within macros, as minijinja counts.
+/// Recursion limit of minijinja, for macros.
 const RECURSION: usize = 400;
 
-/// Stack of the thread that renders: room to drop what [`FUEL`] can nest.
+/// Stack size of the rendering thread, enough to drop values as nested as [`FUEL`] allows.
 pub(super) const STACK: usize = 256 << 20;
 
 thread_local! {
@@ -49,17 +47,17 @@ thread_local! {
     static MADE: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Begins to take the time of what is done on this thread.
+/// Starts the time limit on this thread.
 pub(super) fn start_clock() {
     STARTED.set(Some(Instant::now()));
 }
 
-/// Begins to count for a rendering on this thread.
+/// Resets the total text size for a rendering on this thread.
 pub(super) fn begin() {
     MADE.set(0);
 }
 
-/// The instructions that a template may run: each may write its longest text.
+/// The instructions a template may run, assuming that each writes the longest literal text.
 pub(super) fn fuel(source: &str) -> u64 {
     FUEL.min(MAX_RAW / longest_raw(source).max(1) as u64)
 }
@@ -73,7 +71,6 @@ fn too_large(what: &str) -> Error {
 
 const TOO_LONG: &str = "it ran for 20 s and was not done";
 
-/// The error of a template that takes too long.
 pub(super) fn out_of_time() -> Error {
     too_large(TOO_LONG)
 }
@@ -91,7 +88,7 @@ fn check_time() -> Result<(), Error> {
     }
 }
 
-/// Notes that a text of so many bytes is made.
+/// Checks and records the creation of a text of `bytes` bytes.
 fn check_text(bytes: usize) -> Result<(), Error> {
     check_time()?;
     if bytes > MAX_TEXT {
@@ -113,7 +110,7 @@ fn check_count(count: usize) -> Result<(), Error> {
     }
 }
 
-/// Bytes that a value prints to, about; an error where that is too many, or it is nested deeply.
+/// Approximate printed size of a value, in bytes. Fails if it is too large or nested too deeply.
 fn size_of_value(value: &Value) -> Result<usize, Error> {
     fn size(value: &Value, depth: usize, left: &mut usize) -> Result<(), Error> {
         let own = value.as_str().map_or(16, str::len);
@@ -143,14 +140,14 @@ fn size_of_value(value: &Value) -> Result<usize, Error> {
     Ok(MAX_TEXT - left)
 }
 
-/// The same for a value that is printed.
+/// The size of a value that is printed, which is recorded.
 pub(super) fn printed_size(value: &Value) -> Result<usize, Error> {
     let size = size_of_value(value)?;
     check_text(size)?;
     Ok(size)
 }
 
-/// What is given to a filter or method: nothing that is large only when it is printed or compared.
+/// Checks the arguments of a filter or method, which may be large only when printed or compared.
 fn check_arguments(arguments: &[Value]) -> Result<(), Error> {
     check_time()?;
     arguments
@@ -161,7 +158,7 @@ fn check_arguments(arguments: &[Value]) -> Result<(), Error> {
         })
 }
 
-/// No width or count so large that what is made of it is.
+/// Checks arguments that are widths or counts.
 fn check_counts(arguments: &[Value]) -> Result<(), Error> {
     for argument in arguments {
         if argument.kind() == ValueKind::Number
@@ -176,7 +173,7 @@ fn check_counts(arguments: &[Value]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Widths in a format, such as `%1000d` and `{:>1000}`.
+/// Checks the widths in a format, such as `%1000d` and `{:>1000}`.
 fn check_widths(format: &str) -> Result<(), Error> {
     let numbers = format.split(|c: char| !c.is_ascii_digit());
     match numbers.max_by_key(|digits| digits.trim_start_matches('0').len()) {
@@ -187,7 +184,6 @@ fn check_widths(format: &str) -> Result<(), Error> {
     }
 }
 
-/// `text.replace(from, to)` before it is made.
 fn check_replace(text: &str, from: &str, to: &str) -> Result<(), Error> {
     let found = if from.is_empty() {
         text.chars().count() + 1
@@ -197,7 +193,7 @@ fn check_replace(text: &str, from: &str, to: &str) -> Result<(), Error> {
     check_text(text.len() + found.saturating_mul(to.len()))
 }
 
-/// How many parts a text is split into.
+/// Upper bound of the number of parts a text is split into.
 fn parts(text: &str, separator: Option<&str>) -> usize {
     match separator {
         Some("") => 1,
@@ -206,7 +202,7 @@ fn parts(text: &str, separator: Option<&str>) -> usize {
     }
 }
 
-/// A call of a filter or a method of Python's, before it is made.
+/// Checks a call of a filter or of a Python method before it is made.
 pub(super) fn check_call(name: &str, arguments: &[Value]) -> Result<(), Error> {
     check_arguments(arguments)?;
     let text = |index: usize| arguments.get(index).and_then(Value::as_str);
@@ -235,13 +231,13 @@ pub(super) fn check_call(name: &str, arguments: &[Value]) -> Result<(), Error> {
         _ => Ok(()),
     }?;
     match text(0) {
-        // Character by character.
+        // Texts are iterated by character.
         Some(whole) if LISTS.contains(&name) => check_count(whole.len()),
         _ => Ok(()),
     }
 }
 
-/// A list that was made.
+/// Records the size of a new list.
 fn noted(made: Value) -> Result<Value, Error> {
     if made.as_str().is_none()
         && let Some(length) = made.len()
@@ -251,7 +247,7 @@ fn noted(made: Value) -> Result<Value, Error> {
     Ok(made)
 }
 
-/// Filters of minijinja's that make lists.
+/// Filters of minijinja that create lists.
 const LISTS: [&str; 16] = [
     "batch",
     "chain",
@@ -271,7 +267,7 @@ const LISTS: [&str; 16] = [
     "zip",
 ];
 
-/// Filters of minijinja's that make texts, or go through a whole value.
+/// Filters of minijinja that create texts or traverse a whole value.
 const TEXTS: [&str; 20] = [
     "capitalize",
     "e",
@@ -295,10 +291,10 @@ const TEXTS: [&str; 20] = [
     "upper",
 ];
 
-/// Limits an environment that is complete otherwise: `environment` makes another one like it.
+/// Adds limits to a complete environment; `another` creates one like it without limits.
 pub(super) fn limit(environment: &mut Environment<'static>, another: fn() -> Environment<'static>) {
     environment.set_recursion_limit(RECURSION);
-    // It prints everything there is.
+    // `debug` prints the whole state.
     environment.remove_global("debug");
     let unlimited = Arc::new(another());
     for name in LISTS.into_iter().chain(TEXTS) {

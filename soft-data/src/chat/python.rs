@@ -1,7 +1,4 @@
-//! Values of templates printed as Python prints them, and its tuples.
-//!
-//! Knows `str` and `repr` of Python's strings, lists, tuples and dictionaries, since templates that
-//! print one were written and tested with Python.
+//! Python's tuples, and values printed with Python's `str` and `repr`.
 //!
 //! Source: the Python reference, `object.__repr__` of the built-in types.
 
@@ -10,7 +7,7 @@ use std::sync::Arc;
 
 use minijinja::value::{Enumerator, Object, ObjectRepr, Rest, Value, ValueKind};
 
-/// A tuple: a list that cannot be changed, and prints in parentheses.
+/// A tuple: an immutable list that prints in parentheses.
 #[derive(Debug)]
 struct Tuple(Vec<Value>);
 
@@ -28,17 +25,14 @@ impl Object for Tuple {
     }
 }
 
-/// A tuple of some values.
 pub(super) fn tuple(items: Rest<Value>) -> Value {
     Value::from_object(Tuple(items.0))
 }
 
-/// Whether a value is a tuple.
 pub(super) fn is_tuple(value: &Value) -> bool {
     value.downcast_object_ref::<Tuple>().is_some()
 }
 
-/// The pairs of a dictionary.
 pub(super) fn items(map: &Value) -> Option<Value> {
     let keys = map.try_iter().ok()?;
     let pair = |key: Value| {
@@ -48,7 +42,7 @@ pub(super) fn items(map: &Value) -> Option<Value> {
     Some(Value::from(keys.map(pair).collect::<Vec<_>>()))
 }
 
-/// `str(value)`: a text as it is, everything else by its `repr`.
+/// `str(value)`: a string as it is, other values by their `repr`.
 pub(super) fn text_of(value: &Value) -> String {
     match value.as_str() {
         Some(text) => text.to_owned(),
@@ -89,7 +83,7 @@ fn print(value: &Value, out: &mut String) {
             Ok(number) => out.push_str(&float(number)),
             Err(_) => out.push_str(&value.to_string()),
         },
-        // Others print alike in both languages: None, True, 1.
+        // None, booleans and integers print as in Python.
         _ => {
             let _ = write!(out, "{value}");
         }
@@ -110,8 +104,7 @@ fn list<T>(
     out.push_str(end);
 }
 
-/// The shortest digits that are this number, with an exponent of two digits from 1e16 on and below
-/// 1e-4.
+/// The shortest decimal digits; scientific notation from 1e16 on and below 1e-4.
 pub(super) fn float(number: f64) -> String {
     let scientific = format!("{number:e}");
     let parts = scientific.split_once('e');
@@ -121,13 +114,13 @@ pub(super) fn float(number: f64) -> String {
             let sign = if exponent < 0 { '-' } else { '+' };
             format!("{digits}e{sign}{:02}", exponent.abs())
         }
-        // With a point, also behind whole numbers.
+        // Debug format: integral values keep ".0".
         Some(_) => format!("{number:?}"),
         None => number.to_string(),
     }
 }
 
-/// In single quotes, or in double ones where that saves escapes.
+/// Quotes with `'`, or with `"` if that avoids escapes.
 fn print_string(text: &str, out: &mut String) {
     let quote = match text.contains('\'') && !text.contains('"') {
         true => '"',

@@ -1,4 +1,4 @@
-//! Compiling and running a template, on a thread of its own.
+//! Compiles templates and runs them on a separate thread.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,7 +12,6 @@ use super::source::WHITESPACE;
 use super::{Ending, Template, limits};
 use crate::Conversation;
 
-/// A compiled template.
 pub(super) struct Program<'a> {
     template: &'a Template,
     instructions: Instructions<'a>,
@@ -35,7 +34,6 @@ impl<'a> Program<'a> {
         })
     }
 
-    /// The text that the template makes of a conversation.
     pub(super) fn render(
         &self,
         conversation: &Conversation,
@@ -52,8 +50,7 @@ impl<'a> Program<'a> {
     }
 }
 
-/// Runs `work` on a thread where nested values have room, and which is left to itself when it takes
-/// too long.
+/// Runs `work` on a thread with a large stack, which is abandoned at the time limit.
 pub(super) fn apart<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
@@ -61,7 +58,7 @@ pub(super) fn apart<T: Send + 'static>(
     let (done, result) = channel();
     let run = move || {
         limits::start_clock();
-        // Nobody listens any more where it took too long.
+        // After a timeout the receiver is gone.
         let _ = done.send(work());
     };
     let builder = thread::Builder::new().stack_size(limits::STACK);
@@ -76,7 +73,6 @@ pub(super) fn apart<T: Send + 'static>(
     }
 }
 
-/// What a template without a conversation makes, for tests.
 #[cfg(test)]
 pub(super) fn render_plain(template: &str) -> Result<String, Error> {
     let template = Template::of_source(template);

@@ -1,41 +1,37 @@
-//! What is rewritten in a template before it is compiled.
-//!
-//! Knows the two places where transformers' templates have syntax of their own: the tags
-//! `{% generation %}`, and tuples, which minijinja reads as lists.
+//! Rewrites template syntax that minijinja lacks: `{% generation %}` tags, and tuples, which it
+//! reads as lists.
 //!
 //! Source: `AssistantTracker` of transformers' `chat_template_utils.py`.
 
 use minijinja::machinery::{Span, Token, WhitespaceConfig, tokenize};
 
-/// The characters around what the assistant generates, in what is rendered. They are
-/// noncharacters, which messages must not hold.
+/// Noncharacters around generated text in a rendering. Messages must not contain them.
 pub(super) const MARKS: [char; 2] = ['\u{FDD0}', '\u{FDD1}'];
 
-/// The filter that puts [`MARKS`] around a text.
+/// Name of the filter that puts [`MARKS`] around a text.
 pub(super) const MARK: &str = "__generation";
 
-/// The function that makes a tuple.
+/// Name of the function that creates a tuple.
 pub(super) const TUPLE: &str = "__tuple";
 
-/// How transformers reads white space around tags.
+/// White space settings of transformers.
 pub(super) const WHITESPACE: WhitespaceConfig = WhitespaceConfig {
     keep_trailing_newline: false,
     lstrip_blocks: true,
     trim_blocks: true,
 };
 
-/// The template as minijinja takes it.
+/// Rewrites a template for minijinja.
 pub(super) fn prepared(source: &str) -> String {
     with_tuples(&with_generation_filters(source))
 }
 
-/// Whether the template says what the assistant generates.
 pub(super) fn has_generation_tags(source: &str) -> bool {
     let tags = generation_tags(source);
     tags.iter().any(|(_, name)| *name == START)
 }
 
-/// Bytes of the longest text between tags.
+/// Length of the longest literal text, in bytes.
 pub(super) fn longest_raw(source: &str) -> usize {
     let tokens = tokens(source).into_iter();
     let lengths = tokens.map(|(token, _)| match token {
@@ -45,8 +41,7 @@ pub(super) fn longest_raw(source: &str) -> usize {
     lengths.max().unwrap_or(0)
 }
 
-/// The tokens of a template. One that is not Jinja has none, and is left for the compiler to
-/// refuse.
+/// The tokens of a template. Empty if it is malformed, which the compiler reports later.
 fn tokens(source: &str) -> Vec<(Token<'_>, Span)> {
     let tokens = tokenize(source, false, Default::default(), WHITESPACE);
     tokens.collect::<Result<_, _>>().unwrap_or_default()
@@ -55,7 +50,7 @@ fn tokens(source: &str) -> Vec<(Token<'_>, Span)> {
 const START: &str = "generation";
 const END: &str = "endgeneration";
 
-/// Where the words of the tags `generation` and `endgeneration` begin.
+/// Byte offsets of the names in `generation` and `endgeneration` tags.
 fn generation_tags(source: &str) -> Vec<(usize, &'static str)> {
     let tokens = tokens(source);
     let tags = tokens.windows(3).filter_map(|three| {
@@ -73,7 +68,7 @@ fn generation_tags(source: &str) -> Vec<(usize, &'static str)> {
     tags.collect()
 }
 
-/// `generation` and `endgeneration`, which print nothing, as a scope with a filter.
+/// Replaces `generation` tags, which print nothing, with a scope and a filter.
 fn with_generation_filters(source: &str) -> String {
     let mut rewritten = String::with_capacity(source.len());
     let mut done = 0;
@@ -88,10 +83,10 @@ fn with_generation_filters(source: &str) -> String {
     rewritten + &source[done..]
 }
 
-/// `(a, b)` as `__tuple(a, b)`.
+/// Rewrites `(a, b)` as `__tuple(a, b)`.
 fn with_tuples(source: &str) -> String {
     let tokens = tokens(source);
-    /// An opening bracket, and where a tuple would begin.
+    /// An open bracket; `group` is the offset where a tuple would begin.
     struct Open {
         group: Option<usize>,
         is_tuple: bool,
@@ -130,8 +125,7 @@ fn with_tuples(source: &str) -> String {
     rewritten
 }
 
-/// Whether a parenthesis behind this token groups an expression: elsewhere it calls, or holds the
-/// names that a tag sets.
+/// Whether a parenthesis after this token groups an expression; otherwise it is a call or a target.
 fn opens_group(token: &Token) -> bool {
     match token {
         Token::Ident(word) => ["in", "not", "and", "or", "if", "elif", "else", "is"].contains(word),

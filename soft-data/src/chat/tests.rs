@@ -1,4 +1,4 @@
-//! Templates of our own against transformers (`tests/chat`), and folders with and without one.
+//! Templates compared with transformers (`tests/chat`), and folders with and without a template.
 
 use std::fs;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ fn tests() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests")
 }
 
-/// A copy of a toy tokenizer's folder without a template.
+/// A copy of a toy tokenizer folder, without a template.
 fn bare(tokenizer: &str) -> TempDir {
     let copy = tempfile::tempdir().unwrap();
     for file in ["tokenizer.json", "tokenizer_config.json", "config.json"] {
@@ -23,14 +23,13 @@ fn bare(tokenizer: &str) -> TempDir {
     copy
 }
 
-/// One with a template in it.
+/// A copy with a template.
 fn folder(tokenizer: &str, template: &str) -> TempDir {
     let copy = bare(tokenizer);
     fs::write(copy.path().join(FILE), template).unwrap();
     copy
 }
 
-/// One with entries of tokenizer_config.json replaced.
 fn configured(entries: &Value) -> Result<Tokenizer, DataError> {
     let copy = bare("bytes");
     let path = copy.path().join("tokenizer_config.json");
@@ -104,8 +103,7 @@ fn text_and_tokens_are_those_of_transformers() {
     assert!(refused > 0 && masks > 0, "the golden file lacks cases");
 }
 
-/// The row of a conversation is what transformers gives, up to the end of the last answer, and what
-/// it says the assistant generates is learned.
+/// Compares a row, which stops after the last answer, with the tokens and mask of transformers.
 fn assert_masked(
     tokenizer: &Tokenizer,
     conversation: &Conversation,
@@ -179,8 +177,7 @@ fn folders_without_a_template_have_a_default() {
     let plain = "<s><|user|>\na</s>\n<|assistant|>\n";
     assert_eq!(template.render_prompt(&talk.first(1)).unwrap(), plain);
     assert_eq!(template.render(&talk).unwrap(), format!("{plain}b</s>\n"));
-    // Saved with the model, it is the model's own, and makes the same of every conversation, also
-    // where only config.json says which token begins a text.
+    // The saved default renders the same, even if only config.json names the begin-of-text token.
     fs::write(folder.path().join(FILE), template.source()).unwrap();
     fs::write(folder.path().join("tokenizer_config.json"), "{}").unwrap();
     let saved = tokenizer(&folder).chat_template().clone();
@@ -191,7 +188,7 @@ fn folders_without_a_template_have_a_default() {
     );
 }
 
-/// Models disagree on how tools are written, so the defaults do not guess.
+/// There is no common format for tools.
 #[test]
 fn the_default_refuses_tools() {
     let template = tokenizer(&bare("bytes")).chat_template().clone();
@@ -248,7 +245,7 @@ fn conversations_with_tools_have_a_template_of_their_own() {
 
 #[test]
 fn a_template_that_takes_too_long_is_left_and_not_run_again() {
-    // One comparison of lists that share their items, between which no limit is asked.
+    // A single comparison of lists with shared items, during which no limit is checked.
     let endless = "{% set n = namespace(a=['a'], b=['a']) %}{% for i in range(60) %}{% set n.a = [n.a, n.a] %}{% set n.b = [n.b, n.b] %}{% endfor %}{{ n.a == n.b }}";
     let tokenizer = tokenizer(&folder("bytes", endless));
     let talk = Conversation::question("a");
@@ -305,7 +302,7 @@ fn messages_cannot_forge_control_tokens() {
         assert!(text.contains(forged), "{text:?}");
         let open = tokenizer.clone().with_control_text(ControlText::Tokens);
         assert_eq!(count(&prompt(forged, &open)), count(&harmless) + 1);
-        // What holds no control token is the same either way.
+        // Text without control tokens is encoded the same in both modes.
         assert_eq!(prompt(" x\n", &open), prompt(" x\n", &tokenizer));
     }
 }
@@ -338,7 +335,7 @@ fn tools_and_keys_cannot_forge_control_tokens() {
     assert_eq!(error, "a text holds U+FDD3, which is no character");
 }
 
-/// As those do that leave out old thoughts. Nothing of what is left forges a token.
+/// Like templates that remove earlier reasoning. The remaining text forges no tokens.
 #[test]
 fn templates_find_control_tokens_in_what_is_said() {
     let template = "{{ messages[0].content.split('<|im_end|>')[-1] }}<|im_end|>{{ messages[0].content.split('<|im_end|>')[0] }}";
@@ -350,7 +347,7 @@ fn templates_find_control_tokens_in_what_is_said() {
     assert_eq!(tokenizer.decode(&tokens).unwrap(), "saythink");
 }
 
-/// transformers makes special whatever tokenizer_config.json names.
+/// transformers treats every token named in tokenizer_config.json as special.
 #[test]
 fn control_tokens_are_those_that_any_file_names() {
     let folder = bare("bytes");

@@ -1,24 +1,23 @@
-//! The answers in a conversation, each where the template has rendered it.
+//! Locates the assistant's answers in a rendered conversation.
 
 use std::sync::Arc;
 
 use super::{ChatTemplate, Ending, MARKS, source, without_marks};
 use crate::{Conversation, DataError, Role};
 
-/// An answer of the assistant, within what is rendered of its conversation.
+/// An answer within a rendered conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Turn {
-    /// What is rendered up to this answer or further. Answers that lie in one text share it.
+    /// A rendering that contains the answer. Answers in the same rendering share it.
     pub text: Arc<str>,
-    /// How many bytes of it the model is prompted with for this answer.
+    /// Length of the prompt for this answer, in bytes.
     pub prompt: usize,
-    /// Where the answer ends.
+    /// End of the answer, in bytes.
     pub answered: usize,
-    /// Whether `generation` tags say so.
+    /// Whether `generation` tags delimit the answer.
     pub is_marked: bool,
 }
 
-/// How an answer and the prompt for it are rendered.
 struct Rendered {
     message: usize,
     prompt: String,
@@ -26,15 +25,15 @@ struct Rendered {
 }
 
 impl ChatTemplate {
-    /// The answers of the assistant, in order.
+    /// The assistant's answers, in order.
     ///
-    /// What the assistant generates is what the template's `generation` tags say; without them,
-    /// what a rendering with the answer adds to the prompt for it. What the assistant says before
-    /// anybody has asked, such as a greeting, is no answer.
+    /// If the template has `generation` tags, answers are what they enclose. Otherwise an answer is
+    /// what its rendering adds to the prompt, and messages before the first user or tool message,
+    /// such as a greeting, are not answers.
     ///
     /// # Errors
-    /// As for [`render`](ChatTemplate::render); when the prompt for an answer is not how the
-    /// rendering with the answer begins, or the tags mark nothing.
+    /// As for [`render`](ChatTemplate::render); when the prompt for an answer is not a prefix of
+    /// the rendering with the answer, or the tags enclose nothing.
     pub(crate) fn turns(&self, conversation: &Conversation) -> Result<Vec<Turn>, DataError> {
         let asked = |message: &crate::Message| matches!(message.role, Role::User | Role::Tool);
         let first_asked = conversation.messages.iter().position(asked).unwrap_or(0);
@@ -78,7 +77,7 @@ impl ChatTemplate {
         Ok(plain_turns(rendered))
     }
 
-    /// The turns of a text with [`MARKS`] around what is generated.
+    /// The turns of a text in which [`MARKS`] enclose the answers.
     fn marked_turns(
         &self,
         conversation: &Conversation,
@@ -114,7 +113,6 @@ impl ChatTemplate {
         }
     }
 
-    /// Refuses an answer that does not follow the prompt for it.
     fn check_prompt(&self, conversation: &Conversation, turn: &Rendered) -> Result<(), DataError> {
         let (prompt, whole) = (&turn.prompt, &turn.whole);
         if whole.starts_with(prompt) {
@@ -135,7 +133,7 @@ impl ChatTemplate {
     }
 }
 
-/// Turns from back to front: an earlier one is mostly the beginning of a later rendering.
+/// In reverse, since an earlier rendering is usually a prefix of a later one.
 fn plain_turns(rendered: Vec<Rendered>) -> Vec<Turn> {
     let mut turns: Vec<Turn> = Vec::new();
     for rendered in rendered.into_iter().rev() {

@@ -1,4 +1,4 @@
-//! Conversations in the layouts in use, and rows that are refused.
+//! Layouts of conversations, and rows that are rejected.
 
 use std::path::Path;
 

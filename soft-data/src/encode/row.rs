@@ -1,7 +1,7 @@
-//! A record as rows of tokens, each marked as given or learned.
+//! Records as rows of tokens with supervision masks.
 //!
-//! A completion is its prompt, its response and the end of the text. A conversation is what its
-//! model's chat template makes of it.
+//! A completion is its prompt, its response and the end-of-text token. A conversation is rendered
+//! by the chat template.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,18 +10,17 @@ use crate::chat::Turn;
 use crate::tokenizer::Rendered;
 use crate::{Body, Conversation, DataError, Record, Tokenizer};
 
-/// A row of tokens.
 #[derive(Debug)]
 pub(super) struct EncodedRow {
     pub tokens: Vec<u32>,
     pub supervised: Vec<bool>,
-    /// What ends the assistant's turns.
+    /// The control token that ends the assistant's turns.
     pub turn_end: Option<u32>,
 }
 
 impl EncodedRow {
-    /// The rows of a record: one, or several of a conversation whose template writes past turns
-    /// otherwise than present ones.
+    /// The rows of a record: one, or several for a conversation whose template renders past turns
+    /// differently from the last one.
     pub fn all_of(record: &Record, tokenizer: &Tokenizer) -> Result<Vec<Self>, DataError> {
         match &record.body {
             Body::Completion { prompt, response } => {
@@ -57,7 +56,7 @@ impl EncodedRow {
         let conversation = tokenizer.templated(conversation)?;
         let mut texts: Vec<EncodedText> = Vec::new();
         let mut rows: Vec<Self> = Vec::new();
-        // Backwards: an answer is mostly part of the rendering with the answers after it.
+        // In reverse, since an answer is usually part of a later rendering.
         for turn in tokenizer.chat_template().turns(&conversation)?.iter().rev() {
             let answer = Answer::of(turn, tokenizer);
             let mut later = texts.iter().zip(&mut rows);
@@ -89,7 +88,7 @@ impl EncodedRow {
         self.supervised.resize(self.tokens.len(), true);
     }
 
-    /// Ends the text, unless a token that ends one is there already.
+    /// Adds the end-of-text token, unless the row ends in a supervised stop token.
     fn end(&mut self, tokenizer: &Tokenizer) {
         let learnt = self.tokens.iter().zip(&self.supervised).next_back();
         let ended = learnt
@@ -99,7 +98,7 @@ impl EncodedRow {
         }
     }
 
-    /// No position predicts the first token, even where it is a response's.
+    /// No position predicts the first token, so it is never supervised.
     fn without_first(mut self) -> Self {
         if let Some(first) = self.supervised.first_mut() {
             *first = false;
@@ -108,19 +107,19 @@ impl EncodedRow {
     }
 }
 
-/// An answer in a text, with the end of its turn.
+/// An answer within a text, including the end of its turn.
 struct Answer<'a> {
     text: &'a Arc<str>,
     prompt: usize,
-    /// Where what is learned ends.
+    /// End of the supervised text, in bytes.
     end: usize,
-    /// The control token that ends the turn.
     turn_end: Option<u32>,
 }
 
 impl<'a> Answer<'a> {
-    /// Up to the control token that ends the turn: where tags leave it out, the one behind. Without
-    /// one, and with tags, all of the answer.
+    /// An answer extends to the control token that ends its turn, which may follow the generation
+    /// tags. Without such a token it is the whole answer; with tags, at least everything they
+    /// enclose.
     fn of(turn: &'a Turn, tokenizer: &Tokenizer) -> Self {
         let controls = tokenizer.controls();
         let within = controls.at_end(&turn.text[turn.prompt..turn.answered]);
@@ -142,23 +141,23 @@ impl<'a> Answer<'a> {
     }
 }
 
-/// A rendered text as tokens up to the end of an answer, its prompt exactly as the model is
-/// prompted.
+/// The tokens of a rendered text up to the end of an answer. The tokens of the prompt are exactly
+/// those used at inference.
 struct EncodedText {
     text: Arc<str>,
     rendered: Rendered,
 }
 
 impl EncodedText {
-    /// The text of an answer, and which of its tokens are learned.
+    /// Encodes the text of an answer; the range is its supervised tokens.
     fn new(answer: &Answer, tokenizer: &Tokenizer) -> Result<(Self, Range<usize>), DataError> {
         let text = Arc::clone(answer.text);
         let prompt = tokenizer.encode_rendered(&text[..answer.prompt])?;
         let given = prompt.tokens.len();
         let mut rendered = tokenizer.encode_rendered(&text[..answer.end])?;
         if !rendered.tokens.starts_with(&prompt.tokens) {
-            // The answer's first characters would melt into the prompt's last token, with which no
-            // prompt ends.
+            // Encoding the whole text would merge the start of the answer into the last token of
+            // the prompt, which differs from the prompt at inference.
             let rest = tokenizer.continue_rendered(&text[answer.prompt..answer.end])?;
             rendered = prompt.and(answer.prompt, rest);
         }
@@ -166,9 +165,9 @@ impl EncodedText {
         Ok((Self { text, rendered }, learnt))
     }
 
-    /// Which tokens an earlier answer is; none where it is not certain that they are those of an
-    /// example of its own. Sections between control tokens are encoded apart, so that only the last
-    /// one of the prompt has to be looked at.
+    /// The tokens of an earlier answer; `None` unless they are known to equal those of a separate
+    /// example. Sections between control tokens are encoded independently, so only the last section
+    /// of the prompt is compared.
     fn find(
         &self,
         answer: &Answer,

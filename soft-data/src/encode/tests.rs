@@ -1,4 +1,4 @@
-//! Rows encoded with the two toy tokenizers of `tests/tokenizers`.
+//! Rows encoded with the two toy tokenizers in `tests/tokenizers`.
 
 use proptest::prelude::*;
 
@@ -99,7 +99,7 @@ fn turns_that_are_written_otherwise_once_past_are_examples_of_their_own() {
     let record = Record::chat(1, turns);
     let (examples, report) = encode(std::slice::from_ref(&record), &tokenizer, 999).unwrap();
     let texts = examples.iter().map(|example| learnt(example, &tokenizer));
-    // "x" is the same once past, and is learned with "third".
+    // "x" renders the same in past turns, so it shares an example with "third".
     assert_eq!(texts.collect::<Vec<_>>(), ["first", "xthird"]);
     assert_eq!((report.rows, report.kept, report.examples), (1, 1, 2));
     assert!(
@@ -115,7 +115,7 @@ fn turns_that_are_written_otherwise_once_past_are_examples_of_their_own() {
 
 #[test]
 fn an_answer_follows_the_very_tokens_of_its_prompt() {
-    // A line break that the answer begins with would melt into the prompt's.
+    // Encoded together, the line break of the answer would merge with that of the prompt.
     let tokenizer = tokenizer("bytes");
     let turns = vec![
         Message::new(Role::User, "a"),
@@ -142,7 +142,7 @@ fn with_template(name: &str, template: &str) -> Tokenizer {
     Tokenizer::from_folder(&folder, 400).unwrap()
 }
 
-/// What is learned of two answers, `b` and `d`, rendered by this template for a message.
+/// What is supervised of the answers `b` and `d`; the template renders each message as `turn`.
 fn learnt_of(turn: &str) -> (String, EncodeReport) {
     let template = format!(
         "{{% for m in messages %}}{turn}{{% endfor %}}{{% if add_generation_prompt %}}<|im_start|>assistant{{% endif %}}"
@@ -174,15 +174,15 @@ fn what_tags_mark_is_learnt_and_the_token_that_ends_the_turn() {
         ))
     };
     assert_eq!(marked("", "<|im_end|>").0, "b<end>d<end>");
-    // With white space in front, as LLaMA 2's.
+    // White space before the token, as in LLaMA 2's template.
     assert_eq!(marked("", "{{ ' <|im_end|>' }}").0, "b <end>d <end>");
-    // A control token within the answer does not end it.
+    // A control token inside the answer does not end it.
     let (learnt, report) = marked("<|im_start|>", "");
     assert_eq!(learnt, "<start>b<start><start>d<end>");
     assert!(report.turn_ends.is_empty());
 }
 
-/// A greeting, before anybody has asked.
+/// A greeting before the first message of the user.
 #[test]
 fn what_is_said_unasked_is_given() {
     let tokenizer = tokenizer("bytes");
@@ -225,7 +225,7 @@ fn rendered_rows_are_counted_or_read_as_control_tokens() {
     let open = tokenizer.clone().with_control_text(ControlText::Tokens);
     let (example, report) = one(&record, &open, 999);
     assert!(report.control_text.is_empty());
-    // The tokens of the same conversation.
+    // The tokens equal those of the same conversation.
     let talk = vec![
         Message::new(Role::User, "a"),
         Message::new(Role::Assistant, "b"),

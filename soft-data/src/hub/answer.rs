@@ -1,6 +1,4 @@
-//! What a hub's answers say: the files of a revision, a file's content hash and size.
-//!
-//! Knows no connection. What is going to be part of a path is looked at here.
+//! Parses responses of a hub. Values that become parts of paths are validated here.
 
 use serde::Deserialize;
 use ureq::Body;
@@ -9,15 +7,13 @@ use ureq::http::Response;
 use super::HubError;
 use super::name::is_commit;
 
-/// The files of a revision.
 pub(super) struct Listing {
     pub(super) commit: String,
     pub(super) files: Vec<String>,
 }
 
-/// What is known of a file before it is fetched.
 pub(super) struct FileInfo {
-    /// Name of its content.
+    /// Identifies the content.
     pub(super) etag: String,
     pub(super) size: u64,
 }
@@ -34,7 +30,6 @@ struct Sibling {
 }
 
 impl Listing {
-    /// Reads the answer of `url`.
     pub(super) fn parse(url: String, text: &str) -> Result<Self, HubError> {
         let answer = |found| HubError::Answer {
             url,
@@ -45,7 +40,7 @@ impl Listing {
             Ok(info) => info,
             Err(error) => return Err(answer(error.to_string())),
         };
-        // It becomes a path.
+        // The commit becomes part of a path.
         if !is_commit(&info.sha) {
             return Err(answer(format!("commit {:?}", info.sha)));
         }
@@ -58,19 +53,19 @@ impl Listing {
 }
 
 impl FileInfo {
-    /// Reads the headers of the file at `url`, or of the redirect to it.
+    /// Reads the headers of the file at `url`, or of a redirect to it.
     pub(super) fn of(url: String, response: &Response<Body>) -> Result<Self, HubError> {
         let etag = header(response, "x-linked-etag").or_else(|| header(response, "etag"));
         let etag = etag.unwrap_or_default();
         let etag = etag.trim_start_matches("W/").trim_matches('"');
         let own = match response.status().is_redirection() {
-            // Of the redirect's own text.
+            // Length of the redirect's own body.
             true => None,
             false => header(response, "content-length"),
         };
         let size = header(response, "x-linked-size").or(own);
         let size = size.and_then(|size| size.parse().ok());
-        // It becomes a path.
+        // The ETag becomes part of a path.
         let plain = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
         match size {
             Some(size) if !etag.is_empty() && etag.chars().all(plain) => Ok(FileInfo {

@@ -1,8 +1,7 @@
-//! The cache folder that all users of the hub on a machine share, as Python's huggingface_hub
-//! lays it out: contents in `blobs` by their ETag, one folder of links for each commit in
-//! `snapshots`, the commits of branches and tags in `refs`.
+//! The cache folder, shared with Python's huggingface_hub and in its layout: contents in `blobs` by
+//! ETag, a folder of links per commit in `snapshots`, the commits of branches and tags in `refs`.
 //!
-//! Knows no network. Everything appears under its name by a rename, whole or not at all.
+//! Files are moved to their final name by a rename, so that they are never incomplete.
 
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -12,7 +11,6 @@ use super::files::{CONFIG, INDEX, SINGLE, shards};
 use super::name::is_commit;
 use super::{HubError, HubName, Missing};
 
-/// The part of the cache that belongs to one model.
 pub(super) struct RepoCache {
     folder: PathBuf,
     locks: PathBuf,
@@ -39,20 +37,20 @@ impl RepoCache {
         self.folder.join("blobs").join(etag)
     }
 
-    /// Where a blob grows. Not `{etag}.incomplete`: older releases of huggingface_hub leave files
-    /// of that name that were written in parallel, with holes where nothing came.
+    /// A partial download. Not named `{etag}.incomplete`: older releases of huggingface_hub leave
+    /// files of that name with holes, since they write in parallel.
     pub(super) fn incomplete(&self, etag: &str) -> PathBuf {
         self.blob(&format!("{etag}.soft.incomplete"))
     }
 
-    /// A name that no other writer uses now, for what is about to be renamed.
+    /// A unique name for a file that is renamed later.
     fn own(&self, name: &str) -> PathBuf {
         static WRITERS: AtomicUsize = AtomicUsize::new(0);
         let (process, writer) = (std::process::id(), WRITERS.fetch_add(1, Ordering::Relaxed));
         self.blob(&format!("{name}.{process}-{writer}.new"))
     }
 
-    /// The commit and the folder of a revision, if all that makes a model is there.
+    /// The commit and the folder of a revision, if the model is complete.
     pub(super) fn complete(&self, name: &HubName) -> Result<(String, PathBuf), Missing> {
         let commit = match name.is_commit() {
             true => name.revision().to_owned(),
@@ -60,7 +58,7 @@ impl RepoCache {
                 let expected = self.reference(name.revision());
                 let commit = fs::read_to_string(&expected).unwrap_or_default();
                 let commit = commit.trim().to_owned();
-                // What is read here becomes a path.
+                // The commit becomes part of a path.
                 if is_commit(&commit) {
                     commit
                 } else {
@@ -78,8 +76,7 @@ impl RepoCache {
         }
     }
 
-    /// Remembers the commit of a branch or tag. To be done last: until then, the cache stands for
-    /// what it had before.
+    /// Records the commit of a branch or tag. Must be called last, when the commit is complete.
     pub(super) fn remember(&self, name: &HubName, commit: &str) -> Result<(), HubError> {
         let path = self.reference(name.revision());
         if name.is_commit() || fs::read_to_string(&path).is_ok_and(|known| known == commit) {
@@ -87,14 +84,13 @@ impl RepoCache {
         }
         make_parent(&path)?;
         make_parent(&self.blob(commit))?;
-        // Not beside its final name, where every file is taken for a branch.
+        // Not in `refs`, where every file counts as a branch.
         let new = self.own(commit);
         fs::write(&new, commit).map_err(HubError::io("write", &new))?;
         fs::rename(&new, &path).map_err(HubError::io("rename to", &path))
     }
 
-    /// Waits until no other process fetches this blob, Python's included, and keeps them away
-    /// until the file is dropped.
+    /// Locks a blob against other processes, including Python's, until the file is dropped.
     pub(super) fn lock(&self, etag: &str) -> Result<File, HubError> {
         make_parent(&self.blob(etag))?;
         let path = self.locks.join(format!("{etag}.lock"));
@@ -102,8 +98,8 @@ impl RepoCache {
         let mut options = OpenOptions::new();
         let file = options.write(true).create(true).truncate(false).open(&path);
         let file = file.map_err(HubError::io("open", &path))?;
-        // Some network file systems have no locks. Without one, two processes write the same
-        // bytes to the same places, which costs only time.
+        // Some network file systems have no locks. Two processes then write the same bytes at the
+        // same offsets, which only costs time.
         file.lock().ok();
         Ok(file)
     }
@@ -112,33 +108,33 @@ impl RepoCache {
         fs::metadata(self.blob(etag)).is_ok_and(|data| data.is_file() && data.len() == size)
     }
 
-    /// Makes a blob of what has grown to its full size.
+    /// Renames a complete download to its blob.
     pub(super) fn finish(&self, etag: &str) -> Result<(), HubError> {
         let blob = self.blob(etag);
         let renamed = fs::rename(self.incomplete(etag), &blob);
         renamed.map_err(HubError::io("rename to", &blob))
     }
 
-    /// Puts a blob into a snapshot.
+    /// Links a blob into a snapshot.
     pub(super) fn link(&self, etag: &str, commit: &str, file: &str) -> Result<(), HubError> {
         let path = self.snapshot(commit).join(file);
         make_parent(&path)?;
         let new = self.own(etag);
-        // One left by a killed process of the same number.
+        // May be left by a killed process with the same id.
         fs::remove_file(&new).ok();
-        // From the link up to `snapshots`' parent: the commit's folder, `snapshots`, and folders
-        // of the file.
+        // From the link to the folder of the model: the folders within the commit, the commit,
+        // `snapshots`.
         let up = "../".repeat(2 + file.matches('/').count());
         if symlink(Path::new(&format!("{up}blobs/{etag}")), &new).is_err() {
-            // A file system or a user without links.
+            // The file system or the user cannot create links.
             fs::copy(self.blob(etag), &new).map_err(HubError::io("write", &new))?;
         }
-        // Replaces a link to a blob that is gone.
+        // Also replaces a dangling link.
         fs::rename(&new, &path).map_err(HubError::io("rename to", &path))
     }
 }
 
-/// What a snapshot lacks to be a model.
+/// The files a snapshot lacks to be a complete model.
 fn missing(folder: &Path) -> Vec<String> {
     let there = |file: &str| folder.join(file).is_file();
     let mut files = vec![CONFIG.to_owned()];

@@ -1,27 +1,25 @@
 //! Settings of a hub.
-//!
-//! A plain struct that the caller fills: knows no environment and no command line.
 
 use std::fmt::{self, Debug, Formatter};
 use std::path::PathBuf;
 
 use super::HubError;
 
-/// Where a [`Hub`](crate::Hub) is and where its files are kept.
+/// Settings of a [`Hub`](crate::Hub).
 #[derive(Clone, PartialEq, Eq)]
 pub struct HubConfig {
-    /// The cache folder, by custom `~/.cache/huggingface/hub`.
+    /// The cache folder, usually `~/.cache/huggingface/hub`.
     pub cache: PathBuf,
-    /// Address of the hub.
+    /// URL of the hub.
     pub endpoint: String,
     /// Access token, for private and gated models.
     pub token: Option<String>,
-    /// Whether to do with the cache alone.
+    /// Whether to use the cache only.
     pub offline: bool,
 }
 
 impl HubConfig {
-    /// huggingface.co without a token.
+    /// Settings for huggingface.co without a token.
     pub fn new(cache: impl Into<PathBuf>) -> Self {
         Self {
             cache: cache.into(),
@@ -61,7 +59,7 @@ impl HubConfig {
     }
 }
 
-/// Without the token, which belongs into no log.
+/// Omits the token, which must not appear in logs.
 impl Debug for HubConfig {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         f.debug_struct("HubConfig")

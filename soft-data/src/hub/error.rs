@@ -1,48 +1,48 @@
 //! Errors of the hub client.
 //!
-//! Every variant says where, what was expected and what came. None holds the token.
+//! Messages give the location, what was expected and what was found. They never contain the token.
 
 use std::io;
 use std::path::PathBuf;
 
 use super::HubName;
 
-/// An error of the hub.
+/// An error of the hub client.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HubError {
-    /// A text that names no model.
+    /// A text is not a model name.
     #[error("expected a model's name, org/name[@revision], with {expected}; found `{found}`")]
     Name {
         /// The text.
         found: String,
-        /// What a name has and this one lacks.
+        /// The rule that it violates.
         expected: &'static str,
     },
-    /// A setting that cannot be.
+    /// A setting is invalid.
     #[error("`{setting}` of the hub: expected {expected}, found {found}")]
     Setting {
         /// Its name.
         setting: &'static str,
-        /// What belongs there.
+        /// What was expected.
         expected: &'static str,
-        /// What is there; of a token only what is wrong with it.
+        /// What was found; for a token, only what is wrong with it.
         found: String,
     },
-    /// The hub does not know a model, a revision or a file.
+    /// The hub does not have a model, a revision or a file.
     #[error(
         "{name}: expected {expected} at {url}, found none (status {status}{})", said(.message)
     )]
     NotFound {
         /// The model.
         name: HubName,
-        /// What was looked for: the model and its revision, or a file.
+        /// The model with its revision, or a file.
         expected: String,
-        /// Where.
+        /// The requested URL.
         url: String,
-        /// The server's status.
+        /// HTTP status.
         status: u16,
-        /// The server's own words, if any.
+        /// Message of the server; may be empty.
         message: String,
     },
     /// The hub requires a token, and none was given.
@@ -53,14 +53,14 @@ pub enum HubError {
     NeedsToken {
         /// The model.
         name: HubName,
-        /// What was asked for.
+        /// The requested URL.
         url: String,
-        /// The server's status.
+        /// HTTP status.
         status: u16,
-        /// The server's own words, if any.
+        /// Message of the server; may be empty.
         message: String,
     },
-    /// The hub refuses access with this token, or without one.
+    /// The hub rejects the token.
     #[error(
         "{name}: {url} refused the token (status {status}{}); is it still valid, and may it read \
          this model?", said(.message)
@@ -68,76 +68,76 @@ pub enum HubError {
     TokenRefused {
         /// The model.
         name: HubName,
-        /// What was asked for.
+        /// The requested URL.
         url: String,
-        /// The server's status.
+        /// HTTP status.
         status: u16,
-        /// The server's own words, if any; without the token, should they repeat it.
+        /// Message of the server; may be empty. The token is redacted.
         message: String,
     },
-    /// The hub has another trouble.
+    /// The hub responds with another error status.
     #[error("{url}: expected an answer, found status {status}{}", said(.message))]
     Status {
-        /// What was asked for.
+        /// The requested URL.
         url: String,
-        /// The server's status.
+        /// HTTP status.
         status: u16,
-        /// The server's own words, if any.
+        /// Message of the server; may be empty.
         message: String,
     },
-    /// An answer that is none of a hub.
+    /// A response has unexpected content.
     #[error("{url}: expected {expected}, found {found}")]
     Answer {
-        /// What was asked for.
+        /// The requested URL.
         url: String,
-        /// What a hub answers.
+        /// What was expected.
         expected: &'static str,
-        /// What came.
+        /// What was found.
         found: String,
     },
-    /// The hub cannot be reached, and the cache does not have the model.
+    /// The hub is unreachable or unavailable, and the cache does not have the model.
     #[error("{name}: cannot reach {endpoint} ({cause}), and {missing}")]
     Unreachable {
         /// The model.
         name: HubName,
-        /// Address of the hub.
+        /// URL of the hub.
         endpoint: String,
         /// Why it cannot be reached.
         cause: String,
-        /// What the cache lacks.
+        /// What is missing from the cache.
         missing: Missing,
     },
-    /// The cache lacks a file, and the hub may not be asked (offline mode).
+    /// The cache lacks a file in offline mode.
     #[error("{name}: offline, and {missing}")]
     Offline {
         /// The model.
         name: HubName,
-        /// What the cache lacks.
+        /// What is missing from the cache.
         missing: Missing,
     },
-    /// The connection broke while the hub answered.
+    /// A request failed without a complete response.
     #[error("{url}: no answer: {cause}")]
     Request {
-        /// What was asked for.
+        /// The requested URL.
         url: String,
-        /// What the connection said.
+        /// Message of the HTTP client.
         cause: String,
     },
-    /// A file did not come whole. What came is kept, and another try continues from there.
+    /// A download is incomplete. The bytes received are kept, and the next call resumes.
     #[error("{name}, {file}: expected {expected} bytes, found {found}: {cause}")]
     Cut {
         /// The model.
         name: HubName,
         /// The file.
         file: String,
-        /// Its size.
+        /// Size of the file, in bytes.
         expected: u64,
-        /// How much of it is there.
+        /// Number of bytes present.
         found: u64,
-        /// Why it ended.
+        /// Why the transfer ended.
         cause: String,
     },
-    /// The weights of a model are pickles, which can hold programs and are not read.
+    /// The model has only pickled weights, which can execute code and are not read.
     #[error(
         "{name}: expected model.safetensors or model.safetensors.index.json, found only weights \
          that can hold programs: {}; use a revision with safetensors", .found.join(", ")
@@ -145,27 +145,27 @@ pub enum HubError {
     OnlyPickle {
         /// The model.
         name: HubName,
-        /// Files with weights.
+        /// The weight files.
         found: Vec<String>,
     },
-    /// A repository that lacks a file that every model has.
+    /// The repository lacks a required file.
     #[error("{name}: expected {expected}, found none among the {files} files of the repository")]
     NoSuchFile {
         /// The model.
         name: HubName,
-        /// The file, or files of which one is needed.
+        /// The file, or alternatives of which one is required.
         expected: String,
-        /// Number of files there are.
+        /// Number of files in the repository.
         files: usize,
     },
     /// A file of the cache cannot be read or written.
     #[error("cannot {action} {}: {cause}", .path.display())]
     Io {
-        /// What was tried.
+        /// The operation.
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         cause: io::Error,
     },
 }
@@ -174,24 +174,23 @@ pub enum HubError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Missing {
-    /// The revision was never fetched.
+    /// The revision is not in the cache.
     #[error("the cache has no such revision: expected {}", .expected.display())]
     Revision {
-        /// The file or folder that would say otherwise.
+        /// The missing file or folder.
         expected: PathBuf,
     },
-    /// The revision was fetched, but not all of it.
+    /// The revision is incomplete.
     #[error("{} of the cache lacks {}", .folder.display(), .files.join(", "))]
     Files {
         /// The folder.
         folder: PathBuf,
-        /// What it lacks.
+        /// The missing files.
         files: Vec<String>,
     },
 }
 
 impl HubError {
-    /// Names the path that an operation failed on.
     pub(super) fn io(
         action: &'static str,
         path: impl Into<PathBuf>,

@@ -1,8 +1,7 @@
-//! One commit's files on their way from a hub into the cache.
+//! Downloads the files of a commit into the cache.
 //!
-//! Each is fetched into a file of the cache that no reader looks at, and takes its place when it
-//! is whole: a try that is cut off leaves no snapshot that looks complete, and the next continues
-//! where it ended. Knows neither URLs nor the cache's layout.
+//! A file is downloaded under a temporary name and renamed when complete. An interrupted download
+//! leaves no snapshot that looks complete, and the next one resumes it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -14,18 +13,17 @@ use super::files::{INDEX, select, shards};
 use super::remote::Remote;
 use super::{HubError, HubFolder, HubName};
 
-/// How far a file has come.
+/// Progress of a download.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HubProgress<'a> {
-    /// The file, by its name in the repository.
+    /// Name of the file in the repository.
     pub file: &'a str,
-    /// Bytes that are there.
+    /// Bytes present.
     pub bytes: u64,
-    /// Bytes of the whole file.
+    /// Size of the file, in bytes.
     pub total: u64,
 }
 
-/// One commit on its way into the cache.
 pub(super) struct Fetching<'a> {
     remote: &'a Remote,
     cache: RepoCache,
@@ -53,7 +51,7 @@ impl<'a> Fetching<'a> {
         }
     }
 
-    /// Brings into the cache what it lacks.
+    /// Downloads what the cache lacks.
     pub(super) fn all(mut self) -> Result<HubFolder, HubError> {
         let selection = select(self.name, &self.listing.files)?;
         for file in selection.files {
@@ -77,7 +75,7 @@ impl<'a> Fetching<'a> {
         })
     }
 
-    /// The files of the index, which is in the snapshot already.
+    /// The weight files named by the index, which is in the snapshot.
     fn shards(&self) -> Result<Vec<String>, HubError> {
         let path = self.cache.snapshot(&self.listing.commit).join(INDEX);
         let index = fs::read_to_string(&path).map_err(HubError::io("read", &path))?;
@@ -99,7 +97,7 @@ impl<'a> Fetching<'a> {
         }
     }
 
-    /// Brings a file into the snapshot, unless it is there.
+    /// Adds a file to the snapshot, unless it is present.
     fn file(&mut self, file: &str) -> Result<(), HubError> {
         let commit = &self.listing.commit;
         if self.cache.snapshot(commit).join(file).exists() {
@@ -107,7 +105,7 @@ impl<'a> Fetching<'a> {
         }
         let info = self.remote.file_info(self.name, commit, file)?;
         let _lock = self.cache.lock(&info.etag)?;
-        // Another commit may have it, or another process has fetched it meanwhile.
+        // Another commit may share the content, or another process may have downloaded it.
         if !self.cache.has_blob(&info.etag, info.size) {
             self.blob(file, &info)?;
             self.fetched.push(file.to_owned());
@@ -115,11 +113,11 @@ impl<'a> Fetching<'a> {
         self.cache.link(&info.etag, &self.listing.commit, file)
     }
 
-    /// Fetches a content, or the rest of it where another try was cut.
+    /// Downloads a blob or resumes an interrupted download.
     fn blob(&mut self, file: &str, info: &FileInfo) -> Result<(), HubError> {
         let mut partial = Partial::open(self.cache.incomplete(&info.etag))?;
         if partial.bytes > info.size {
-            // More bytes arrived than expected: it is unknown which belong to the file.
+            // More bytes than expected: which of them belong to the file is unknown.
             partial.keep(0)?;
         }
         let mut cause = String::new();
@@ -140,7 +138,7 @@ impl<'a> Fetching<'a> {
         self.cache.finish(&info.etag)
     }
 
-    /// Adds what comes until nothing does, and says why not.
+    /// Appends received bytes and returns why the transfer ended.
     fn transfer(
         &mut self,
         file: &str,
@@ -166,7 +164,6 @@ impl<'a> Fetching<'a> {
     }
 }
 
-/// A content that is not whole yet.
 struct Partial {
     out: File,
     path: PathBuf,
@@ -174,18 +171,18 @@ struct Partial {
 }
 
 impl Partial {
-    /// With what an earlier try has left.
+    /// Opens the file with the bytes of an earlier attempt.
     fn open(path: PathBuf) -> Result<Self, HubError> {
         let mut options = OpenOptions::new();
-        // Neither truncated nor appended to: what is there counts, and what comes is written
-        // where it belongs, whoever else writes.
+        // Neither truncate nor append: existing bytes are kept, and new ones are written at their
+        // offset even if another process writes too.
         let out = options.write(true).create(true).truncate(false).open(&path);
         let out = out.map_err(HubError::io("open", &path))?;
         let bytes = out.metadata().map_err(HubError::io("read", &path))?.len();
         Ok(Self { out, path, bytes })
     }
 
-    /// Forgets all but the first `bytes`.
+    /// Truncates to the first `bytes`.
     fn keep(&mut self, bytes: u64) -> Result<(), HubError> {
         let shortened = if bytes < self.bytes {
             self.out.set_len(bytes)
@@ -204,7 +201,7 @@ impl Partial {
         written.map_err(|cause| self.cannot_write(cause))
     }
 
-    /// A file must not get its name before its content, whatever happens to the machine.
+    /// Flushes to disk, so that after a crash no file has its final name without its content.
     fn close(self) -> Result<(), HubError> {
         self.out
             .sync_all()

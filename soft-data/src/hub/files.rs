@@ -1,7 +1,6 @@
-//! Which files of a repository a model folder consists of.
+//! Selects the files of a repository that make up a model folder.
 //!
-//! The readers decide: what is listed here is what some reader of this workspace opens, and
-//! nothing that can hold a program. Knows no network and no cache.
+//! Lists only files that this workspace reads, and none that can execute code.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,14 +8,14 @@ use serde::Deserialize;
 
 use super::{HubError, HubName};
 
-/// The file that every model has.
+/// Required in every model.
 pub(super) const CONFIG: &str = "config.json";
-/// Weights in one file.
+/// Weights in a single file.
 pub(super) const SINGLE: &str = "model.safetensors";
-/// The list of files that weights are spread over.
+/// Index of sharded weights.
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 
-/// Files beside the weights, those that a repository has.
+/// Optional files.
 const BESIDE: [&str; 14] = [
     "generation_config.json",
     "tokenizer.json",
@@ -34,21 +33,18 @@ const BESIDE: [&str; 14] = [
     "adapter/adapter_model.safetensors",
 ];
 
-/// Endings of files that hold pickled weights.
+/// Extensions of pickled weights.
 const PICKLES: [&str; 6] = [".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"];
 
-/// The files to fetch before the weights.
 pub(super) struct Selection {
-    /// In the order in which they are fetched.
+    /// In download order, without the weights.
     pub(super) files: Vec<&'static str>,
-    /// [`SINGLE`] or [`INDEX`]. Fetched last, so that a snapshot with weights has all the rest.
+    /// [`SINGLE`] or [`INDEX`]. Downloaded last, so that a snapshot with weights is complete.
     pub(super) weights: &'static str,
 }
 
-/// Chooses from the files of a repository.
-///
-/// Where weights are there both in one file and in shards, the one file is taken, as the reader
-/// of the folder does.
+/// Selects the files to download. A single weight file takes precedence over shards, as in the
+/// reader of the folder.
 pub(super) fn select(name: &HubName, listed: &[String]) -> Result<Selection, HubError> {
     let has = |file: &&str| listed.iter().any(|listed| listed == file);
     let lacks = |expected: &str| HubError::NoSuchFile {
@@ -78,16 +74,16 @@ struct ShardIndex {
     weight_map: BTreeMap<String, String>,
 }
 
-/// The files that an index names; `None` when the text is no index of safetensors.
+/// The weight files in an index; `None` if it is not an index of safetensors files.
 pub(super) fn shards(index: &str) -> Option<Vec<String>> {
     let index: ShardIndex = serde_json::from_str(index).ok()?;
     let shards: BTreeSet<_> = index.weight_map.into_values().collect();
-    // An index comes from strangers, and what it names becomes a path.
+    // The index is untrusted, and the names become paths.
     let harmless = |shard: &String| is_inside(shard) && shard.ends_with(".safetensors");
     (!shards.is_empty() && shards.iter().all(harmless)).then(|| shards.into_iter().collect())
 }
 
-/// Whether a name with slashes stays inside the folder that it is joined to.
+/// Whether a relative path with slashes stays inside its folder.
 fn is_inside(file: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     let inside = |part: &str| !part.is_empty() && !part.starts_with('.') && part.chars().all(plain);

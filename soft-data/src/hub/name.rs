@@ -1,14 +1,14 @@
-//! `org/name[@revision]`: a model on a hub, by its name.
+//! Model names on a hub: `org/name[@revision]`.
 //!
-//! Knows what a name may look like, since parts of it become folders of the cache and parts of
-//! URLs; knows neither. Follows `validate_repo_id` of Python's huggingface_hub.
+//! Names are validated because they become parts of cache paths and URLs. Follows
+//! `validate_repo_id` of Python's huggingface_hub.
 
 use std::fmt::{self, Display, Formatter};
 use std::str::FromStr;
 
 use super::HubError;
 
-/// A model on a hub: `org/name`, or `org/name@revision` with a branch, a tag or a commit.
+/// The name of a model on a hub: `org/name`, or `org/name@revision` with a branch, tag or commit.
 ///
 /// ```
 /// use soft_data::HubName;
@@ -21,15 +21,15 @@ use super::HubError;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct HubName {
-    /// With the revision, named or not. In one piece, since every error carries a name.
+    /// Always with the revision. A single string keeps errors small, as most contain a name.
     text: Box<str>,
-    /// Place of the `@`.
+    /// Offset of the `@`.
     at: usize,
 }
 
-/// The branch that is meant when none is named.
+/// The branch used if no revision is given.
 const DEFAULT_REVISION: &str = "main";
-/// The hub's own limit.
+/// Limit of the hub.
 const LONGEST_REPO: usize = 96;
 
 impl HubName {
@@ -38,12 +38,11 @@ impl HubName {
         &self.text[..self.at]
     }
 
-    /// The branch, tag or commit; `main` when none was named.
+    /// The branch, tag or commit; defaults to `main`.
     pub fn revision(&self) -> &str {
         &self.text[self.at + 1..]
     }
 
-    /// Whether the revision is a commit, which never changes, and not a branch or a tag.
     pub(super) fn is_commit(&self) -> bool {
         is_commit(self.revision())
     }
@@ -65,7 +64,7 @@ impl FromStr for HubName {
             found: text.to_owned(),
             expected,
         };
-        // No `@` can be part of a repository's name; a tag may have one.
+        // `@` can occur in a tag, but not in a repository name.
         let (repo, revision) = text.split_once('@').unwrap_or((text, DEFAULT_REVISION));
         let slash = "exactly one slash, as in org/name";
         let (org, name) = repo.split_once('/').ok_or_else(|| refused(slash))?;
@@ -100,14 +99,14 @@ fn check_part(part: &str) -> Result<(), &'static str> {
     if part.starts_with(['-', '.']) || part.ends_with(['-', '.']) {
         return Err("parts that neither start nor end with `-` or `.`");
     }
-    // The cache writes `--` for the slash.
+    // The cache replaces the slash by `--`.
     if part.contains("--") || part.contains("..") {
         return Err("no `--` and no `..`");
     }
     Ok(())
 }
 
-/// What git allows as a name, since a revision becomes a path below `refs` of the cache.
+/// Applies git's rules for names, since the revision becomes a path within `refs`.
 fn check_revision(revision: &str) -> Result<(), &'static str> {
     let forbidden = |c: char| c.is_whitespace() || c.is_control() || "~^:?*[\\".contains(c);
     if revision.is_empty() {

@@ -1,11 +1,12 @@
-//! Asking a hub: for the files of a revision, a file's content hash and size, its bytes.
+//! HTTP requests to a hub.
 //!
-//! Knows no cache. Paths and headers are those of huggingface.co, see `get_hf_file_metadata` and
-//! `repo_info` of Python's huggingface_hub.
+//! Paths and headers are those of huggingface.co; see `get_hf_file_metadata` and `repo_info` of
+//! Python's huggingface_hub.
 //!
-//! The crate hf-hub 0.5.0 was tried first. Against a loopback server it sent the token to the other
-//! host that a redirect named, took a file for whole that a server without ranges had sent anew
-//! behind the beginning of it, and never got over a download that was whole but not yet renamed.
+//! The crate hf-hub 0.5.0 was rejected after tests against a loopback server. It sent the token to
+//! another host named in a redirect. When a server without range support resent the whole file, it
+//! appended that to the partial file and took the result as complete. It never recovered from a
+//! download that was complete but not yet renamed.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -19,11 +20,10 @@ use super::answer::{FileInfo, Listing, header};
 use super::{HubConfig, HubError, HubName};
 
 const CONNECT: Duration = Duration::from_secs(10);
-/// A connection that is silent for so long is dead.
+/// Time without data after which a connection counts as dead.
 const SILENCE: Duration = Duration::from_secs(60);
 const MOST_REDIRECTS: usize = 10;
 
-/// A hub somewhere.
 pub(super) struct Remote {
     agent: Agent,
     endpoint: String,
@@ -31,12 +31,11 @@ pub(super) struct Remote {
 }
 
 impl Remote {
-    /// Asks nothing yet.
     pub(super) fn new(config: &HubConfig) -> Self {
         let agent = Agent::config_builder()
-            // Statuses are read here, with the server's words.
+            // Statuses are handled here, to report the server's message.
             .http_status_as_error(false)
-            // Files lie on other hosts, which the token is no business of.
+            // Files are on other hosts, which must not receive the token.
             .redirect_auth_headers(RedirectAuthHeaders::SameHost)
             .timeout_connect(Some(CONNECT))
             .timeout_per_read(Some(SILENCE))
@@ -72,8 +71,8 @@ impl Remote {
         file: &str,
     ) -> Result<FileInfo, HubError> {
         let mut url = self.file_url(name, commit, file);
-        // Within the hub redirects are followed, as where a model was renamed. The one to another
-        // host, where large files lie, has the headers that describe the file.
+        // Redirects within the hub, for renamed models, are followed. The redirect to another host,
+        // for large files, has the headers that describe the file.
         for _ in 0..MOST_REDIRECTS {
             let request = self.with_token(self.agent.head(&url));
             let request = request.header("Accept-Encoding", "identity");
@@ -96,8 +95,7 @@ impl Remote {
         })
     }
 
-    /// The bytes of a file from `start`, or from 0 where the server does not know ranges; the
-    /// number says from where.
+    /// The content of a file and its offset: `start`, or 0 if the server does not support ranges.
     pub(super) fn bytes(
         &self,
         name: &HubName,
@@ -117,7 +115,7 @@ impl Remote {
             StatusCode::PARTIAL_CONTENT if starts_at(&response, start) => {
                 Ok((start, response.into_body()))
             }
-            // Not from there: then all of it.
+            // The range is unavailable; request the whole file.
             StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE if start > 0 => {
                 self.bytes(name, commit, file, 0)
             }
@@ -183,7 +181,7 @@ impl Remote {
         }
     }
 
-    /// What a server says about its refusal, in one line, without the token.
+    /// The server's error message in one line, without the token.
     fn words(&self, mut response: Response<Body>) -> String {
         let text = match header(&response, "x-error-message") {
             Some(message) => message.to_owned(),
@@ -214,7 +212,7 @@ fn broken(url: &str, error: &ureq::Error) -> HubError {
     }
 }
 
-/// `https://host:port` of an address.
+/// The `https://host:port` of a URL.
 fn origin(endpoint: &str) -> &str {
     let host = endpoint.find("://").map_or(0, |scheme| scheme + 3);
     let end = endpoint[host..]
@@ -223,7 +221,7 @@ fn origin(endpoint: &str) -> &str {
     &endpoint[..end]
 }
 
-/// A text as a part of a URL; a path keeps its slashes.
+/// Percent-encodes a part of a URL; `path` keeps slashes.
 fn escaped(text: &str, path: bool) -> String {
     let mut url = String::new();
     for byte in text.bytes() {

@@ -1,10 +1,10 @@
-//! Laws of the order of rows, and what the loader refuses.
+//! Invariants of the order of rows, and errors of the loader.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// Rows that can be told apart by their first token.
+/// Rows with distinct first tokens.
 fn examples(lengths: &[usize]) -> Vec<Example> {
     let row = |(id, &length): (usize, &usize)| {
         let mut tokens = vec![1; length];
@@ -72,7 +72,7 @@ proptest! {
             seen.sort_unstable();
             prop_assert!(seen.into_iter().eq(0..lengths.len() as u32));
         }
-        // Epochs may have different numbers of batches: seeking counts those of its own.
+        // The number of batches may differ between epochs.
         let mut undisturbed = packed();
         for _ in 0..steps {
             undisturbed.next_batch().unwrap();

@@ -1,4 +1,4 @@
-//! Streams of the two toy tokenizers and of copies of them with other decoders.
+//! Streams with the two toy tokenizers and variants with other decoders.
 
 use std::fs;
 use std::sync::OnceLock;
@@ -12,7 +12,6 @@ fn folder(name: &str) -> String {
     format!("{}/tests/tokenizers/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The tokenizer `pieces` with another decoder.
 fn with_decoder(decoder: &Value) -> Tokenizer {
     let copy = tempfile::tempdir().unwrap();
     for file in ["tokenizer.json", "tokenizer_config.json", "config.json"] {
@@ -26,7 +25,7 @@ fn with_decoder(decoder: &Value) -> Tokenizer {
     Tokenizer::from_folder(copy.path(), 1000).unwrap()
 }
 
-/// The toy tokenizers, then one for every kind of joint and of strip at the start.
+/// The toy tokenizers and one for each other kind of [`Joints`] and of leading strip.
 fn tokenizers() -> &'static [Tokenizer] {
     static TOKENIZERS: OnceLock<Vec<Tokenizer>> = OnceLock::new();
     TOKENIZERS.get_or_init(|| {
@@ -49,7 +48,7 @@ fn tokenizers() -> &'static [Tokenizer] {
     })
 }
 
-/// What each token adds, and the end.
+/// The text returned for each token and at the end.
 fn streamed(mut stream: TextStream, tokens: &[u32]) -> Vec<String> {
     let mut texts: Vec<_> = tokens
         .iter()
@@ -152,7 +151,7 @@ proptest! {
         }
     }
 
-    /// Few different tokens: spaces, bytes of two characters and of none, special tokens.
+    /// Few distinct tokens: spaces, bytes that form characters or malformed text, special tokens.
     #[test]
     fn hard_tokens_give_the_text_of_decode(
         picks in prop::collection::vec(0_usize..10, 0..16),

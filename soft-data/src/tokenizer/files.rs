@@ -1,4 +1,4 @@
-//! Finding a folder's tokenizer, and refusing files that the tokenizer library cannot survive.
+//! Finds the tokenizer of a folder and rejects files that abort the tokenizers library.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use crate::DataError;
 use crate::guard::is_cut_off;
 use crate::rows::{if_there, read_json};
 
-/// Refuses character maps for which more memory would be taken than they have bytes.
+/// Rejects character maps that announce a longer table, which the library would allocate.
 pub(crate) fn check_character_maps(text: &str) -> tokenizers::Result<()> {
     const KEY: &str = "precompiled_charsmap";
     fn cut_off(value: &Value) -> bool {
@@ -21,18 +21,17 @@ pub(crate) fn check_character_maps(text: &str) -> tokenizers::Result<()> {
             _ => false,
         }
     }
-    // Parsing a large file once more is for the few that have one.
+    // Few files have the key, so only those are parsed a second time.
     if text.contains(KEY) && cut_off(&serde_json::from_str(text)?) {
         return Err(format!("{KEY} is cut off").into());
     }
     Ok(())
 }
 
-/// Bases of an adapter that are adapters themselves; more can only be a circle.
+/// Maximum length of a chain of adapters; a longer one must be a cycle.
 pub(crate) const MOST_BASES: usize = 8;
 
-/// The folder that holds the tokenizer: `folder`, or that of the base model where it holds an
-/// adapter only.
+/// The folder with the tokenizer: `folder` or, for an adapter, that of its base model.
 pub(crate) fn folder_with_tokenizer(folder: &Path) -> Result<PathBuf, DataError> {
     let mut base = folder.to_owned();
     for _ in 0..MOST_BASES {

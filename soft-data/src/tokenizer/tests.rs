@@ -1,4 +1,4 @@
-//! The two toy tokenizers of `tests/tokenizers`, and folders that differ from them in one entry.
+//! The two toy tokenizers in `tests/tokenizers`, and variants that differ in one entry.
 
 use std::fs;
 use std::path::PathBuf;
@@ -19,8 +19,7 @@ fn tokenizer(name: &str) -> Tokenizer {
     Tokenizer::from_folder(folder(name), 1000).unwrap()
 }
 
-/// A copy of a toy folder with entries of its configuration files replaced; `file: null` leaves
-/// the file out.
+/// A copy of a toy folder with changed configuration entries; `file: null` omits the file.
 fn changed(name: &str, changes: Value) -> TempDir {
     let copy = tempfile::tempdir().unwrap();
     for file in ["tokenizer.json", "tokenizer_config.json", "config.json"] {
@@ -84,8 +83,7 @@ fn tokens_are_those_of_transformers() {
         for (text, tokens) in texts.iter().zip(variant["tokens"].as_array().unwrap()) {
             let text = text.as_str().unwrap();
             let mut wanted: Vec<u32> = serde_json::from_value(tokens.clone()).unwrap();
-            // Differs from transformers: a text that begins with the begin-of-text token gets no
-            // second.
+            // Unlike transformers, no second begin-of-text token is added.
             if wanted.len() > 1 && tokenizer.bos() == Some(wanted[1]) {
                 wanted.remove(0);
             }
@@ -95,7 +93,7 @@ fn tokens_are_those_of_transformers() {
                 "{text:?} by {name} with {}",
                 variant["entries"]
             );
-            // Without control tokens in it, a text has these tokens whatever is asked of them.
+            // Text without control tokens is encoded the same in both modes.
             if tokenizer.controls.find(text).next().is_none() {
                 let plain = tokenizer.clone().with_control_text(ControlText::Characters);
                 assert_eq!(plain.encode_start(text).unwrap(), wanted, "{text:?}");
@@ -301,7 +299,7 @@ fn refuses_tokens_that_do_not_exist_or_do_not_fit() {
     ));
 }
 
-/// Files that the tokenizers library panics on, while it reads them or at the first text.
+/// Files on which the tokenizers library panics, either when it reads them or on the first text.
 #[test]
 fn files_that_break_the_library_are_errors() {
     let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
@@ -321,7 +319,7 @@ fn files_that_break_the_library_are_errors() {
         let copy = changed("bytes", json!({ "tokenizer.json": part }));
         let tokens = Tokenizer::from_folder(copy.path(), 1000)
             .and_then(|tokenizer| tokenizer.encode_start("a text 日本"));
-        // Some of them are harmless; none may panic.
+        // Not all of them fail, but none may panic.
         if let Err(error) = tokens {
             let error = error.to_string();
             assert!(error.contains("tokenizer.json: "), "{error}");
@@ -329,7 +327,7 @@ fn files_that_break_the_library_are_errors() {
     }
 }
 
-/// `SOFT_MODEL=path/to/model cargo test -p soft-data -- --ignored`, with any real model folder.
+/// `SOFT_MODEL=path/to/model cargo test -p soft-data -- --ignored`, with any model folder.
 #[test]
 #[ignore = "needs a model folder"]
 fn a_real_tokenizer_loads() {

@@ -1,4 +1,4 @@
-//! Operators of templates, by filters that check the size of what they make.
+//! Operators as filters that check the size of their result.
 
 use std::sync::LazyLock;
 
@@ -13,7 +13,6 @@ const MULTIPLY: &str = "__multiply";
 const REMAINDER: &str = "__remainder";
 const SLICE: &str = "__slice";
 
-/// Adds the filters that stand for operators.
 pub(super) fn add_filters(environment: &mut Environment<'static>) {
     environment.add_filter(ADD, add);
     environment.add_filter(CONCAT, concat);
@@ -22,10 +21,7 @@ pub(super) fn add_filters(environment: &mut Environment<'static>) {
     environment.add_filter(SLICE, slice);
 }
 
-/// The instructions with operators by filters, which are limited.
-///
-/// # Errors
-/// When a constant of the template is too large.
+/// Replaces operators with checked filters. Fails if a constant is too large.
 pub(in crate::chat) fn limited<'a>(
     instructions: Instructions<'a>,
 ) -> Result<Instructions<'a>, Error> {
@@ -46,7 +42,7 @@ pub(in crate::chat) fn limited<'a>(
             }
             _ => continue,
         };
-        // No place in the cache of filters: looked up by name.
+        // `!0`: not cached, looked up by name.
         *instruction = Instruction::ApplyFilter(by_filter.0, Some(by_filter.1), !0);
     }
     Ok(instructions)
@@ -56,20 +52,19 @@ fn both<T>(a: Option<T>, b: Option<T>) -> Option<(T, T)> {
     Some((a?, b?))
 }
 
-/// What minijinja itself makes of an expression over `a`, `b`, `c` and `d`.
+/// Evaluates an expression over `a`, `b`, `c` and `d` in an unmodified minijinja environment.
 fn evaluated(expression: &str, [a, b, c, d]: [&Value; 4]) -> Result<Value, Error> {
     static PLAIN: LazyLock<Environment<'static>> = LazyLock::new(Environment::new);
     let found = PLAIN
         .compile_expression(expression)
         .and_then(|compiled| compiled.eval(minijinja::context! { a, b, c, d }));
-    // Without the place, which is one in that expression.
+    // Drops the location, which refers to `expression`.
     found.map_err(|error| {
         let detail = error.detail().unwrap_or_default().to_owned();
         Error::new(error.kind(), detail)
     })
 }
 
-/// `a OP b`.
 fn operator(expression: &str, a: &Value, b: &Value) -> Result<Value, Error> {
     evaluated(expression, [a, b, &Value::UNDEFINED, &Value::UNDEFINED])
 }
@@ -100,7 +95,7 @@ fn multiply(a: &Value, b: &Value) -> Result<Value, Error> {
     noted(operator("a * b", a, b)?)
 }
 
-/// The remainder of numbers; of a text and values, the text formatted as Python does.
+/// The remainder of numbers, or `text % values` as in Python.
 fn remainder(state: &State, a: &Value, b: &Value) -> Result<Value, Error> {
     let Some(format) = a.as_str() else {
         return operator("a % b", a, b);

@@ -1,14 +1,13 @@
-//! Chat templates that would run or grow without end are refused.
+//! Templates that run or grow without bound are rejected.
 
 use std::time::Instant;
 
 use super::super::run::render_plain;
 
-/// What the template is refused for.
 fn refusal(template: &str) -> String {
     let started = Instant::now();
     let error = render_plain(template).expect_err(template);
-    // Far from a bar on speed: what is refused must not run for minutes first.
+    // Not a performance test: templates must be rejected within a minute.
     assert!(started.elapsed().as_secs() < 60, "{template}");
     error.to_string()
 }
@@ -66,7 +65,7 @@ fn texts_and_lists_do_not_explode() {
         assert!(refusal(template).contains("takes too much"), "{template}");
     }
     assert!(refusal("{{ [1]|tojson(indent=10000000000) }}").contains("at most 1000"));
-    // The template's own text, again and again.
+    // Repeated literal text.
     let raw = "a".repeat(1_000_000);
     let raw = format!("{{% for i in range(2000) %}}{raw}{{% endfor %}}");
     assert!(refusal(&raw).contains("fuel"));
