@@ -4,8 +4,7 @@ use burn::tensor::Device;
 
 use crate::error::Error;
 
-/// The backends on this machine that a build may have: name, cargo feature, whether this build has
-/// it.
+/// Local backends: name, cargo feature, and whether this build includes them.
 const BACKENDS: [(&str, &str, bool); 8] = [
     ("cpu", "flex", cfg!(feature = "flex")),
     ("ndarray", "ndarray", cfg!(feature = "ndarray")),
@@ -17,16 +16,16 @@ const BACKENDS: [(&str, &str, bool); 8] = [
     ("torch-cuda", "tch", cfg!(feature = "tch")),
 ];
 
-/// Backends with one device.
+/// Backends with a single device.
 const SINGLE: [&str; 3] = ["cpu", "ndarray", "torch-cpu"];
 
 /// The device called `name`: `cpu` (or `flex`), `ndarray`, `torch-cpu`; `wgpu`, `vulkan`, `metal`,
-/// `cuda` or `torch-cuda`, also with a number as [`list_devices`] counts them (`cuda:1`); or the
-/// address of a compute server, `ws://host:port`; each when its cargo feature is on.
+/// `cuda` or `torch-cuda`, optionally with an index as in [`list_devices`] (`cuda:1`); or the
+/// address of a compute server, `ws://host:port`. Each requires its cargo feature.
 ///
 /// # Errors
-/// [`Error::Device`] for a name that is none; [`Error::NotCompiled`] for a backend that this build
-/// does not have; [`Error::NoSuchDevice`] for hardware that is not there; [`Error::Connect`] when a
+/// [`Error::Device`] for an unknown name; [`Error::NotCompiled`] for a backend that this build does
+/// not include; [`Error::NoSuchDevice`] when the hardware is not found; [`Error::Connect`] when a
 /// server does not answer.
 pub fn device(name: &str) -> Result<Device, Error> {
     if name.starts_with("ws://") {
@@ -84,13 +83,12 @@ fn remote(address: &str) -> Result<Device, Error> {
     })
 }
 
-/// The devices of a backend that is compiled in, in the backend's own order.
 fn of_backend(kind: &str) -> Vec<Device> {
     match kind {
         #[cfg(feature = "flex")]
         "cpu" => vec![Device::flex()],
         #[cfg(feature = "ndarray")]
-        #[allow(deprecated)] // upstream prefers flex; people have ndarray
+        #[allow(deprecated)] // deprecated in favor of flex; still in use
         "ndarray" => vec![Device::ndarray()],
         #[cfg(feature = "wgpu")]
         "wgpu" => found(burn::tensor::DeviceType::Wgpu),
@@ -101,7 +99,7 @@ fn of_backend(kind: &str) -> Vec<Device> {
         #[cfg(feature = "cuda")]
         "cuda" => found(burn::tensor::DeviceType::Cuda),
         #[cfg(feature = "tch")]
-        #[allow(deprecated)] // upstream prefers CubeCL; this one compiles no kernels
+        #[allow(deprecated)] // deprecated in favor of CubeCL; LibTorch compiles no kernels
         "torch-cpu" => vec![Device::libtorch()],
         #[cfg(feature = "tch")]
         "torch-cuda" => found(burn::tensor::DeviceType::LibTorch),
@@ -109,7 +107,7 @@ fn of_backend(kind: &str) -> Vec<Device> {
     }
 }
 
-/// The hardware that a backend finds. Without its driver Burn panics, which means none.
+/// The hardware found by a backend. Burn panics without the driver, which counts as none.
 #[cfg(any(
     feature = "wgpu",
     feature = "vulkan",
@@ -120,13 +118,12 @@ fn of_backend(kind: &str) -> Vec<Device> {
 fn found(kind: burn::tensor::DeviceType) -> Vec<Device> {
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
-    // Nothing is seen of a kind that was moved in; those of the feature `remote` are not known to
-    // be safe to unwind past.
+    // No state is shared with the closure, so none is visible after a panic. The variants of
+    // feature `remote` are not `UnwindSafe`.
     let found = AssertUnwindSafe(move || Device::enumerate(kind).into_iter().collect());
     catch_unwind(found).unwrap_or_default()
 }
 
-/// `cuda`, `cuda:1` and on.
 fn names_of(kind: &str, number: usize) -> Vec<String> {
     let name = |index: usize| match index {
         0 => kind.to_owned(),
@@ -135,26 +132,25 @@ fn names_of(kind: &str, number: usize) -> Vec<String> {
     (0..number).map(name).collect()
 }
 
-/// The names of all devices that this build finds on this machine. Asks every driver, which takes a
-/// moment.
+/// The names of all devices found on this machine. Queries every driver, which takes a moment.
 pub fn list_devices() -> Vec<String> {
     let compiled = BACKENDS.iter().filter(|(_, _, compiled)| *compiled);
     let devices = compiled.flat_map(|(kind, _, _)| names_of(kind, of_backend(kind).len()));
     devices.collect()
 }
 
-/// The devices of a list, "cuda:0,cuda:1": the model lives on the first, the others compute a share
-/// of every step.
+/// The devices of a comma-separated list (`cuda:0,cuda:1`). The model is placed on the first; the
+/// others compute a share of every step.
 ///
 /// # Errors
-/// As [`device`]'s.
+/// The same as for [`device`].
 pub fn devices(names: &str) -> Result<(Device, Vec<Device>), Error> {
     let mut names = names.split(',').map(str::trim);
     let first = device(names.next().unwrap_or_default())?;
     Ok((first, names.map(device).collect::<Result<_, _>>()?))
 }
 
-/// The names that [`device`] knows in this build; `:N` where there may be several of a kind.
+/// The names accepted by [`device`] in this build; `:N` where a backend may have several devices.
 pub fn device_names() -> Vec<&'static str> {
     let all = BACKENDS.iter().filter(|(_, _, compiled)| *compiled);
     let mut names: Vec<&'static str> = all

@@ -1,4 +1,4 @@
-//! Errors of devices: memory that runs out and lost devices, which backends report by a panic.
+//! Device errors that backends report by a panic: out of memory and lost devices.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -7,32 +7,31 @@ use burn::tensor::Device;
 
 use crate::error::Error;
 
-/// What a backend said in a panic because memory ran out, on one line; nothing for any other panic.
+/// The message of a panic caused by lack of memory, on one line; `None` for any other panic.
 ///
-/// [`Run`](crate::Run) and [`Trainer`](crate::Trainer) return
-/// [`Error::OutOfMemory`](crate::Error::OutOfMemory) by it; for programs that decode.
+/// [`Run`](crate::Run) and [`Trainer`](crate::Trainer) use it to return
+/// [`Error::OutOfMemory`](crate::Error::OutOfMemory). Programs that decode can call it themselves.
 pub fn out_of_memory(panic: &(dyn Any + Send)) -> Option<String> {
     let said = message(panic);
     let lower = said.to_lowercase();
     let ran_out = SIGNS.iter().any(|sign| lower.contains(sign));
-    // LibTorch appends the stack of its C++.
+    // LibTorch appends a C++ stack trace.
     let said = said.split("Exception raised from").next()?;
     let said = said.rsplit("Torch(\"").next()?;
     let line = said.replace("\\n", " ").replace('\n', " ");
     ran_out.then(|| line.trim().to_owned())
 }
 
-/// Of LibTorch on CUDA and on the CPU, of CubeCL and of drivers.
+/// Parts of the messages of LibTorch on CUDA and on the CPU, of CubeCL and of drivers.
 const SIGNS: [&str; 3] = ["out of memory", "can't allocate memory", "outofmemory"];
 
-/// What a panic said.
 fn message(panic: &(dyn Any + Send)) -> &str {
     let said = panic.downcast_ref::<String>().map(String::as_str);
     let said = said.or_else(|| panic.downcast_ref::<&str>().copied());
     said.unwrap_or("no reason given")
 }
 
-/// Whether the device is on another machine, which may go away.
+/// Whether the device is on another machine, which may disconnect.
 fn is_remote(device: &Device) -> bool {
     #[cfg(feature = "remote")]
     if let burn::backend::DispatchDevice::Remote(_) = device.clone().inner().as_dispatch() {
@@ -42,9 +41,9 @@ fn is_remote(device: &Device) -> bool {
     false
 }
 
-/// `work` on a device that may run out of memory or go away, which Burn tells by a panic.
+/// Runs `work` and converts panics due to lack of memory or a lost remote device into errors.
 ///
-/// Any other panic on a device of this process is a bug, and stays one.
+/// Any other panic on a local device is a bug and is propagated.
 pub(crate) fn guarded<T>(
     device: &Device,
     work: impl FnOnce() -> Result<T, Error>,
@@ -72,7 +71,7 @@ pub(crate) fn lost(device: &Device, reason: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)] // a test's way to fail
+    #![allow(clippy::unwrap_used)] // tests fail by panicking
 
     use super::*;
 

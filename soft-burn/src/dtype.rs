@@ -1,7 +1,6 @@
-//! Number types: weights may be bf16, what is sensitive to rounding is computed in f32.
+//! Number types. Weights may be bf16 or f16; operations sensitive to rounding run in f32.
 //!
-//! Norms, rotary positions, softmax, losses and the optimizer's state stay f32, as in transformers
-//! and torch's mixed precision.
+//! Norms, rotary embeddings, softmax, losses and optimizer state stay f32, as in mixed precision.
 
 use burn::tensor::{DType as TensorDType, FloatDType, Tensor};
 use serde::{Deserialize, Serialize};
@@ -10,17 +9,17 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DType {
-    /// 32 bits: what training starts from.
+    /// Single precision, 32 bits; the default.
     #[default]
     F32,
-    /// The upper half of those.
+    /// bfloat16, the upper half of an f32.
     Bf16,
-    /// 16 bits with more digits and a smaller range (65,504): to compute with, not to train.
+    /// Half precision: more digits than bf16, smaller range (65,504). For inference, not training.
     F16,
 }
 
 impl DType {
-    /// All of them.
+    /// All variants.
     pub const ALL: [Self; 3] = [Self::F32, Self::Bf16, Self::F16];
 
     /// The name in settings and on command lines.
@@ -32,7 +31,6 @@ impl DType {
         }
     }
 
-    /// The name in config.json.
     pub(crate) fn torch_name(self) -> &'static str {
         match self {
             Self::F32 => "float32",
@@ -48,7 +46,7 @@ impl std::fmt::Display for DType {
     }
 }
 
-/// `compute` of `x` in f32, given back in the type of `x`.
+/// Applies `compute` to `x` in f32 and casts the result back to the type of `x`.
 pub(crate) fn in_f32<const D: usize>(
     x: Tensor<D>,
     compute: impl FnOnce(Tensor<D>) -> Tensor<D>,
@@ -59,7 +57,6 @@ pub(crate) fn in_f32<const D: usize>(
     }
 }
 
-/// `x` as f32.
 pub(crate) fn to_f32<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     match x.dtype() {
         TensorDType::F32 => x,

@@ -1,4 +1,4 @@
-//! The error type of this crate: what, where, expected and found.
+//! The error type of this crate. Messages say what failed, what was expected and what was found.
 
 use std::path::PathBuf;
 
@@ -12,33 +12,33 @@ use crate::dtype::DType;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A device of a backend that this build does not have.
+    /// The device's backend is not compiled into this build.
     #[error("device {name:?} needs the cargo feature `{feature}`, which this build is without; it has {}", expected.join(", "))]
     NotCompiled {
-        /// The name.
+        /// The device name.
         name: String,
-        /// The feature.
+        /// The cargo feature.
         feature: &'static str,
-        /// Names that this build knows.
+        /// Device names of this build.
         expected: Vec<&'static str>,
     },
-    /// Hardware that is not there.
+    /// The hardware does not exist.
     #[error("device {name:?} does not exist: found {}", if found.is_empty() { "none of its kind".to_owned() } else { found.join(", ") })]
     NoSuchDevice {
-        /// The name.
+        /// The device name.
         name: String,
-        /// The devices of this backend.
+        /// Devices found for this backend.
         found: Vec<String>,
     },
-    /// A device name that is none.
+    /// An unknown device name.
     #[error("device {name:?} is not available: expected one of {}", expected.join(", "))]
     Device {
         /// The name given.
         name: String,
-        /// Names this build accepts.
+        /// Names accepted by this build.
         expected: Vec<&'static str>,
     },
-    /// A compute server that cannot be reached, or refuses.
+    /// A compute server cannot be reached or refuses the connection.
     #[error("cannot connect to the compute server at {address}: {reason}")]
     Connect {
         /// Its address, as given.
@@ -49,26 +49,26 @@ pub enum Error {
     /// A file or folder could not be read or written.
     #[error("cannot {action} {}: {reason}", path.display())]
     Io {
-        /// What was tried: "read", "write", ...
+        /// The attempted action: "read", "write", ...
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
         /// The reason.
         reason: std::io::Error,
     },
-    /// An output folder is there already and would be overwritten.
+    /// The output folder already exists.
     #[error("{} is there already: name a new folder, or remove it first", path.display())]
     OutputExists {
         /// The folder.
         path: PathBuf,
     },
-    /// Another process works on an output folder.
+    /// Another process is writing to the output folder.
     #[error("{} is in use: another process works on it", path.display())]
     InUse {
         /// The folder.
         path: PathBuf,
     },
-    /// A checkpoint whose files contradict each other.
+    /// The files of a checkpoint contradict each other.
     #[error("{}: {reason}: the checkpoint is damaged; remove its folder to go on from an earlier one", path.display())]
     DamagedCheckpoint {
         /// The file.
@@ -76,7 +76,7 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
-    /// A JSON file that is malformed or lacks something.
+    /// A JSON file is malformed or lacks a field.
     #[error("{}: {reason}", path.display())]
     Json {
         /// The file.
@@ -84,29 +84,29 @@ pub enum Error {
         /// What serde found, with line and column.
         reason: serde_json::Error,
     },
-    /// A list of draft tokens that the model does not have.
+    /// The list of draft tokens is empty or has tokens outside the model's vocabulary.
     #[error("{}: expected token ids below {vocab}, found {found}", path.display())]
     DraftTokens {
         /// The file.
         path: PathBuf,
-        /// Number of tokens of the model.
+        /// Vocabulary size of the model.
         vocab: usize,
-        /// What is there.
+        /// The first invalid token, or "none" for an empty list.
         found: String,
     },
-    /// A config.json of a model that this library does not compute.
+    /// config.json describes a model that this library does not support.
     #[error("{}: {key} is {found}: expected {expected}", path.display())]
     Config {
         /// The config file.
         path: PathBuf,
         /// The key at fault.
         key: &'static str,
-        /// What is there.
+        /// Its value.
         found: String,
-        /// What would be accepted.
+        /// Accepted values.
         expected: String,
     },
-    /// A file that is no valid safetensors file.
+    /// A malformed safetensors file.
     #[error("{} is not a valid safetensors file: {reason}", path.display())]
     Safetensors {
         /// The file.
@@ -114,27 +114,27 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// A tensor the configuration calls for is absent.
+    /// A tensor required by the configuration is missing.
     #[error("{}: tensor {name} is missing: expected shape {expected:?}", path.display())]
     MissingTensor {
         /// File or folder searched.
         path: PathBuf,
         /// The tensor.
         name: String,
-        /// Its shape by the configuration.
+        /// Its shape according to the configuration.
         expected: Vec<usize>,
     },
-    /// A folder without safetensors.
+    /// A folder without safetensors weights.
     #[error("{}: expected model.safetensors or model.safetensors.index.json, found {found}: {advice}", folder.display())]
     NoWeights {
         /// The folder.
         folder: PathBuf,
-        /// What is there instead.
+        /// What the folder contains instead.
         found: String,
-        /// What to do.
+        /// How to fix it.
         advice: &'static str,
     },
-    /// A folder of an adapter whose base model is not known.
+    /// The base model of an adapter folder was not found.
     #[error(
         "{} is a PEFT adapter, not a model: expected its base model {}, found no such folder; put the adapter into the base's folder, as \
          `adapter`",
@@ -144,34 +144,34 @@ pub enum Error {
     AdapterAlone {
         /// The folder.
         folder: PathBuf,
-        /// The base that it names.
+        /// The base model named by the adapter.
         base: Option<String>,
     },
-    /// A tensor holds a number that is not finite.
+    /// A tensor contains a value that is not finite.
     #[error("{}: tensor {name} holds {value} at {index}: the file is damaged, or training had failed", path.display())]
     DamagedTensor {
         /// The file that holds it.
         path: PathBuf,
         /// The tensor.
         name: String,
-        /// The number.
+        /// The value.
         value: f32,
-        /// Its place in the tensor, row by row from 0.
+        /// Its row-major index in the tensor, from 0.
         index: usize,
     },
-    /// A tensor has another shape than the configuration says.
+    /// The shape of a tensor differs from the configuration.
     #[error("{}: tensor {name} has shape {found:?}: expected {expected:?}", path.display())]
     TensorShape {
         /// The file that holds it.
         path: PathBuf,
         /// The tensor.
         name: String,
-        /// Its shape by the configuration.
+        /// Its shape according to the configuration.
         expected: Vec<usize>,
         /// Its shape in the file.
         found: Vec<usize>,
     },
-    /// A tensor has a number type that weights do not have.
+    /// A tensor has an unsupported number type.
     #[error("{}: tensor {name} holds {found}: expected F32, F16 or BF16", path.display())]
     TensorType {
         /// The file that holds it.
@@ -181,7 +181,7 @@ pub enum Error {
         /// Its number type.
         found: String,
     },
-    /// A tensor that no part of the model takes.
+    /// A tensor that the model does not use.
     #[error("{}: tensor {name} belongs to no part of a model of this configuration", path.display())]
     UnexpectedTensor {
         /// The file that holds it.
@@ -194,10 +194,10 @@ pub enum Error {
     Read {
         /// The tensor.
         name: String,
-        /// What the backend said.
+        /// The backend's message.
         reason: String,
     },
-    /// The scores of the next token are no finite numbers.
+    /// The logits of the next token are not finite.
     #[error("the scores of the next token are not finite: the model's weights are damaged")]
     ScoresNotFinite,
     /// Exits that do not fit the model.
@@ -206,28 +206,28 @@ pub enum Error {
     /// A batch that does not fit the model.
     #[error(transparent)]
     Batch(#[from] BatchError),
-    /// Blocks that the model does not have.
+    /// A range of blocks outside the model.
     #[error("blocks {start}..{end} of a model of {depth} blocks")]
     NoSuchBlocks {
-        /// First block asked for.
+        /// First block requested.
         start: usize,
         /// One past the last.
         end: usize,
         /// The model's depth.
         depth: usize,
     },
-    /// A cache for more positions than the model was made for.
+    /// A cache capacity above the model's maximum number of positions.
     #[error("a cache of {capacity} positions: the model was made for {most}")]
     CacheBeyondModel {
-        /// Positions asked for.
+        /// Positions requested.
         capacity: usize,
-        /// Most that the model was made for.
+        /// Maximum of the model.
         most: usize,
     },
-    /// A pass that does not fit its cache.
+    /// A pass does not fit its cache.
     #[error(transparent)]
     Cache(#[from] CacheError),
-    /// Rows of tokens that do not make a rectangle.
+    /// Token rows that are empty or of unequal length.
     #[error("row {row} has {found} tokens: expected {expected}, and at least 1")]
     UnevenRows {
         /// The row at fault.
@@ -245,7 +245,7 @@ pub enum Error {
         /// What does not fit.
         reason: String,
     },
-    /// An exit with a block of its own was to be decoded as part of the whole model.
+    /// An exit with its own block (Balcony) cannot be decoded as part of the whole model.
     #[error(
         "exit {exit} has a block of its own (Balcony), whose keys and values no cache of the whole model holds: \
          make it a model of its own with `soft extract`"
@@ -254,14 +254,14 @@ pub enum Error {
         /// Depth of the exit.
         exit: usize,
     },
-    /// A number type that a device does not compute with.
+    /// A number type that the device does not support.
     #[error("{device} does not compute in {found}: expected {}", expected.iter().map(|one| one.name()).collect::<Vec<_>>().join(", "))]
     NumberType {
-        /// What was asked for.
+        /// The requested type.
         found: DType,
         /// The device.
         device: String,
-        /// What it computes in.
+        /// Supported types.
         expected: Vec<DType>,
     },
     /// A setting outside its range.
@@ -271,10 +271,10 @@ pub enum Error {
         key: &'static str,
         /// Its value.
         found: String,
-        /// What would be accepted.
+        /// Accepted values.
         expected: &'static str,
     },
-    /// A loss that is no finite number.
+    /// The loss is not finite.
     #[error(
         "step {step}: the loss at exit {exit} is {value}; {}",
         last_checkpoint(checkpoint)
@@ -289,7 +289,7 @@ pub enum Error {
         /// Step of the newest checkpoint on disk, if there is one.
         checkpoint: Option<u64>,
     },
-    /// A gradient that is no finite number.
+    /// A gradient is not finite.
     #[error(
         "step {step}: the gradient of {tensor} is not finite (losses: {losses}); {}",
         last_checkpoint(checkpoint)
@@ -297,24 +297,24 @@ pub enum Error {
     GradientNotFinite {
         /// The optimizer step, counted from 1.
         step: u64,
-        /// First tensor, in the order of names, whose gradient is not finite.
+        /// The first such tensor, in order of names.
         tensor: String,
-        /// The loss at each exit of that step, finite all of them.
+        /// The losses of that step at each exit, all of them finite.
         losses: String,
         /// Step of the newest checkpoint on disk, if there is one.
         checkpoint: Option<u64>,
     },
-    /// A device stopped answering in the middle of a step.
+    /// A device stopped responding during a step.
     #[error("device {device} failed: {reason}; {}", last_checkpoint(checkpoint))]
     DeviceLost {
         /// The device.
         device: String,
-        /// What the backend said.
+        /// The backend's message.
         reason: String,
         /// Step of the newest checkpoint on disk, if there is one.
         checkpoint: Option<u64>,
     },
-    /// A device has not the memory for what was asked of it.
+    /// A device ran out of memory.
     #[error(
         "device {device} ran out of memory: {reason}; smaller batches with more accumulation take less; {}",
         last_checkpoint(checkpoint)
@@ -322,18 +322,18 @@ pub enum Error {
     OutOfMemory {
         /// The device.
         device: String,
-        /// What the backend said, with sizes.
+        /// The backend's message, with sizes.
         reason: String,
         /// Step of the newest checkpoint on disk, if there is one.
         checkpoint: Option<u64>,
     },
-    /// A weight that is no finite number: such a model is not written.
+    /// A weight is not finite; such a model is not written.
     #[error(
         "step {step}: tensor {tensor} holds a weight that is not finite; {}",
         last_checkpoint(checkpoint)
     )]
     WeightsNotFinite {
-        /// Optimizer steps done.
+        /// Optimizer steps completed.
         step: u64,
         /// The tensor.
         tensor: String,
@@ -343,23 +343,22 @@ pub enum Error {
     /// The stream of training batches failed.
     #[error("cannot read training data: {0}")]
     Data(Box<dyn std::error::Error + Send + Sync>),
-    /// An optimizer batch without anything to learn.
+    /// An optimizer batch without supervised tokens.
     #[error("step {step}: the batches hold no supervised token")]
     NothingToLearn {
         /// The optimizer step, counted from 1.
         step: u64,
     },
-    /// A run cannot be continued as asked.
+    /// A run cannot be resumed.
     #[error("cannot resume from {}: {reason}", path.display())]
     Resume {
         /// The run's folder.
         path: PathBuf,
-        /// Why not.
+        /// The reason.
         reason: String,
     },
 }
 
-/// What an error says about where one can continue from.
 fn last_checkpoint(step: &Option<u64>) -> String {
     match step {
         Some(step) => format!("the last good checkpoint is step {step}"),
@@ -368,7 +367,6 @@ fn last_checkpoint(step: &Option<u64>) -> String {
 }
 
 impl Error {
-    /// Says in errors about numbers which checkpoint is the newest on disk.
     pub(crate) fn with_checkpoint(mut self, newest: Option<u64>) -> Self {
         if let Self::LossNotFinite { checkpoint, .. }
         | Self::GradientNotFinite { checkpoint, .. }

@@ -1,8 +1,8 @@
-//! LLaMA on [Burn](https://burn.dev), cut at any depth and trained with the sorted loss.
+//! LLaMA on [Burn](https://burn.dev) with exits at any depth, trained with the sorted loss.
 //!
-//! Load a Hugging Face folder, fine-tune it so that several of its depths are models of their own,
-//! save it as a folder that transformers loads. The same code runs on every Burn backend; a
-//! [`device`](device()) is chosen by name at run time.
+//! Loads a Hugging Face folder, fine-tunes it so that several of its depths can be used as models
+//! of their own, and saves a folder that transformers loads. The same code runs on every Burn
+//! backend; [`device`](device()) selects one by name at run time.
 //!
 //! ```
 //! use soft_burn::{Llama, LlamaConfig, Method, RopeScaling, TrainSettings, Trainer, device};
@@ -24,7 +24,7 @@
 //!     assert_eq!(model.sub_model(&tokens, exit)?.dims(), [1, 3, 32]);
 //! }
 //!
-//! // And one loss trains them all.
+//! // One loss trains all of them.
 //! let mut trainer = Trainer::new(model, TrainSettings::new(Method::soft(), exits, 10))?;
 //! let batch = Batch::from_examples(&[&Example::text(vec![1, 2, 3])])?;
 //! let losses = trainer.validate(&[batch])?;

@@ -1,7 +1,7 @@
-//! Model folders that are no model folders: one clear error each, naming file and tensor, what was
-//! expected and what was found; and output that is there already stays as it is.
+//! Invalid model folders: each gives one clear error with the file, the tensor, what was expected
+//! and what was found. Existing output is left unchanged.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test's way to fail
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // tests fail by panicking
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 use soft_burn::{Llama, SaveOptions, device};
 use tempfile::TempDir;
 
-/// A copy of a fixture to damage.
 fn copy_of(fixture: &str) -> TempDir {
     let source = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("tests/fixtures")
@@ -23,7 +22,7 @@ fn copy_of(fixture: &str) -> TempDir {
     folder
 }
 
-/// The error of loading `folder`, which must name all of `parts`.
+/// Asserts that loading `folder` fails with an error that contains all of `parts`.
 #[track_caller]
 fn refused(folder: &Path, parts: &[&str]) {
     let error = match Llama::from_pretrained(folder, &device("cpu").unwrap()) {
@@ -42,7 +41,6 @@ fn edit_config(folder: &Path, key: &str, value: Value) {
     fs::write(path, config.to_string()).unwrap();
 }
 
-/// Rewrites the header of a safetensors file.
 fn edit_header(path: &Path, edit: impl FnOnce(&mut Value)) {
     let bytes = fs::read(path).unwrap();
     let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
@@ -120,8 +118,7 @@ fn files_outside_the_folder_and_files_that_are_none() {
     refused(folder.path(), &[WEIGHTS, "not a regular file"]);
 }
 
-/// What reads a pipe that nobody writes to waits forever; what follows a loop of links finds
-/// nothing.
+/// Reading a pipe without a writer blocks forever; following a loop of links finds nothing.
 #[cfg(unix)]
 #[test]
 fn pipes_and_loops_of_links() {
@@ -306,8 +303,7 @@ fn output_that_exists_is_left_alone() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
 }
 
-/// A file where a folder is needed cannot be written into, whoever runs the test (root may write
-/// into read-only folders).
+/// Writing below a regular file fails for every user; root may write into read-only folders.
 #[test]
 fn output_that_cannot_be_written() {
     let model =

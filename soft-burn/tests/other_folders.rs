@@ -1,7 +1,6 @@
-//! Model folders in the shapes that other programs leave them in: each is the model that
-//! transformers, or PEFT, makes of it.
+//! Model folders that other programs write give the models that transformers or PEFT loads.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test's way to fail
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // tests fail by panicking
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,7 +22,7 @@ fn load(folder: &Path) -> Llama {
     Llama::from_pretrained(folder, &device("cpu").unwrap()).unwrap()
 }
 
-/// Logits at the full depth for the ids that the fixtures are for.
+/// Logits at full depth for the token ids of the fixtures.
 fn logits(model: &Llama) -> Vec<f32> {
     let tokens: Vec<i64> = (0..9).map(|i| (5 * i + 2) % 23).collect();
     let tokens = Tensor::<1, Int>::from_data(tokens.as_slice(), &model.device());
@@ -51,7 +50,6 @@ fn assert_near(found: &[f32], wanted: &[f32]) {
     }
 }
 
-/// A copy of a fixture to change.
 fn copy_of(name: &str) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     copy(&fixture(name), folder.path());
@@ -66,7 +64,7 @@ fn copy(source: &Path, target: &Path) {
     }
 }
 
-/// Renames the tensors of a folder; those that become "" are left out.
+/// Renames the tensors of a folder; those renamed to "" are left out.
 fn rename(folder: &Path, name: impl Fn(&str) -> String) {
     let path = folder.join("model.safetensors");
     let bytes = fs::read(&path).unwrap();
@@ -107,7 +105,7 @@ fn adapters_of_every_kind_say_what_they_say_in_peft() {
             .merged();
         assert_near(&logits(&merged), &wanted);
 
-        // In its base's folder, beside its files, and alone.
+        // In a subfolder of its base, beside the files of its base, and alone.
         let base = copy_of(base_name);
         copy(&adapter, &base.path().join("adapter"));
         assert_near(&logits(&load(base.path())), &wanted);
@@ -121,7 +119,7 @@ fn adapters_of_every_kind_say_what_they_say_in_peft() {
         });
         assert_near(&logits(&load(alone.path())), &wanted);
 
-        // Written again, it is the same adapter.
+        // Saving the adapter again preserves it.
         let read = Adapter::load(&adapter).unwrap();
         let again = base.path().join("again");
         read.save(&again, None).unwrap();
@@ -134,8 +132,7 @@ fn adapters_of_every_kind_say_what_they_say_in_peft() {
     }
 }
 
-/// As where LoRA was trained on a base that is an adapter itself: each is put onto what the one
-/// before it made.
+/// LoRA may be trained on a base that is an adapter itself: adapters are merged in order.
 #[test]
 fn an_adapter_may_be_for_an_adapter() {
     let [first, second] =
@@ -221,7 +218,7 @@ fn a_head_that_differs_from_the_embedding_it_should_be_is_kept() {
     assert_eq!(logits(&load(&saved)), found);
 }
 
-/// One file with all tensors of a fixture in shards.
+/// A fixture in shards as a single file.
 fn joined(name: &str) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let model = load(&fixture(name));
@@ -279,7 +276,7 @@ fn what_wrappers_put_in_front_of_names_is_taken_off() {
             wrapped("model.norm.weight")
         );
     }
-    // Two tensors for one place are one too many.
+    // Two tensors of the same name without wrappers are refused.
     let folder = copy_of("untied_mha");
     rename(folder.path(), |name| match name {
         "lm_head.weight" => "_orig_mod.model.norm.weight".to_owned(),

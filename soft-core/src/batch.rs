@@ -1,20 +1,19 @@
-//! Training rows and the batches they are packed into, as plain vectors.
+//! Training rows and batches of them, as plain vectors.
 //!
-//! The one place where data and models meet: soft-data makes batches, a backend turns them into
-//! tensors. Knows no tokenizer and no tensor.
+//! The interface between data and models: soft-data makes batches, and a backend turns them into
+//! tensors. Independent of tokenizers and tensors.
 //!
-//! Rows are ragged: they lie one after the other without padding. A backend that computes
-//! rectangles pads on the right ([`Batch::padded`]): under causal attention no token attends to
-//! what comes after it, so padding needs no mask.
+//! Rows are ragged, concatenated without padding. A backend that needs rectangles pads on the right
+//! ([`Batch::padded`]); with causal attention this needs no mask.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// Rows that make no training example or batch.
+/// An invalid training example or batch.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum BatchError {
-    /// A row needs a token for every mark and the reverse.
+    /// Tokens and supervision marks differ in number.
     #[error("an example of {tokens} tokens has {marks} supervision marks: expected one per token")]
     MarksMismatch {
         /// Number of tokens.
@@ -22,19 +21,19 @@ pub enum BatchError {
         /// Number of supervision marks.
         marks: usize,
     },
-    /// Nothing precedes the first token, so nothing predicts it.
+    /// The first token is supervised, but no position predicts it.
     #[error("the first token of an example is marked as supervised, but no position predicts it")]
     FirstTokenSupervised,
-    /// A batch of no rows.
+    /// A batch without rows.
     #[error("a batch needs at least one example")]
     NoRows,
-    /// A row of no tokens.
+    /// A row without tokens.
     #[error("example {row} of the batch has no tokens")]
     EmptyRow {
         /// Index of the row in the batch.
         row: usize,
     },
-    /// A token that the model cannot embed.
+    /// A token outside the model's vocabulary.
     #[error(
         "row {row}, position {position}: token id {token} is outside the vocabulary of {vocab}"
     )]
@@ -45,14 +44,14 @@ pub enum BatchError {
         position: usize,
         /// The token id found.
         token: u32,
-        /// Number of tokens the model knows.
+        /// Vocabulary size of the model.
         vocab: usize,
     },
 }
 
 /// One training row.
 ///
-/// Where `supervised[i]` holds, token `i` is to be predicted from position `i - 1`.
+/// If `supervised[i]` is true, token `i` is predicted from position `i - 1`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Example {
     tokens: Vec<u32>,
@@ -60,10 +59,10 @@ pub struct Example {
 }
 
 impl Example {
-    /// A row of `tokens`, of which those marked in `supervised` are learned.
+    /// A row of `tokens`, of which those marked in `supervised` are targets.
     ///
     /// # Errors
-    /// When the lengths differ, or the first token, which nothing predicts, is marked.
+    /// When the lengths differ, or the first token is marked.
     pub fn new(tokens: Vec<u32>, supervised: Vec<bool>) -> Result<Self, BatchError> {
         if tokens.len() != supervised.len() {
             return Err(BatchError::MarksMismatch {
@@ -77,7 +76,7 @@ impl Example {
         Ok(Self { tokens, supervised })
     }
 
-    /// A row of plain text: every token but the first is learned (pre-training, perplexity).
+    /// A row of plain text: every token but the first is a target (pre-training, perplexity).
     pub fn text(tokens: Vec<u32>) -> Self {
         let supervised = (0..tokens.len()).map(|position| position > 0).collect();
         Self { tokens, supervised }
@@ -88,7 +87,7 @@ impl Example {
         &self.tokens
     }
 
-    /// For every token, whether it is learned.
+    /// For every token, whether it is a target.
     pub fn supervised(&self) -> &[bool] {
         &self.supervised
     }
@@ -98,29 +97,29 @@ impl Example {
         self.tokens.len()
     }
 
-    /// Whether there is no token.
+    /// Whether there are no tokens.
     pub fn is_empty(&self) -> bool {
         self.tokens.is_empty()
     }
 
-    /// Number of tokens that are learned.
+    /// Number of targets.
     pub fn supervised_tokens(&self) -> usize {
         self.supervised.iter().filter(|&&marked| marked).count()
     }
 }
 
-/// A position of a batch and the token it has to predict.
+/// A position of a batch and its target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target {
     /// Row of the batch.
     pub row: usize,
-    /// Position whose hidden state makes the prediction.
+    /// Position whose hidden state predicts the token.
     pub position: usize,
-    /// The next token, which it should predict.
+    /// The next token.
     pub token: u32,
 }
 
-/// Rows of tokens, one after the other, with the positions to learn from.
+/// Concatenated rows of tokens, with the positions to train on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
     tokens: Vec<u32>,
@@ -132,7 +131,7 @@ impl Batch {
     /// The rows of `examples`.
     ///
     /// # Errors
-    /// When there is no example, or one without tokens.
+    /// When there are no examples, or one has no tokens.
     pub fn from_examples(examples: &[&Example]) -> Result<Self, BatchError> {
         if examples.is_empty() {
             return Err(BatchError::NoRows);
@@ -164,7 +163,7 @@ impl Batch {
         self.lengths.iter().copied().max().unwrap_or(0)
     }
 
-    /// Token ids, row after row.
+    /// Token ids, row by row.
     pub fn tokens(&self) -> &[u32] {
         &self.tokens
     }
@@ -174,7 +173,7 @@ impl Batch {
         &self.lengths
     }
 
-    /// Index in [`tokens`](Self::tokens) at which each row begins.
+    /// Index in [`tokens`](Self::tokens) at which each row starts.
     pub fn starts(&self) -> Vec<usize> {
         let starts = self.lengths.iter().scan(0, |next, &length| {
             let start = *next;
@@ -190,28 +189,27 @@ impl Batch {
         rows.map(|(start, &length)| &self.tokens[start..start + length])
     }
 
-    /// The rows as a rectangle: each filled up to [`seq`](Self::seq) tokens with `pad`, one after
-    /// the other.
+    /// The rows, each padded to [`seq`](Self::seq) tokens with `pad`, concatenated.
     pub fn padded(&self, pad: u32) -> Vec<u32> {
         let seq = self.seq();
         let fill = |row: &[u32]| [row, &vec![pad; seq - row.len()]].concat();
         self.row_tokens().flat_map(fill).collect()
     }
 
-    /// The targets, row after row.
+    /// The targets, row by row.
     pub fn targets(&self) -> &[Target] {
         &self.targets
     }
 
-    /// Number of predictions to learn from.
+    /// Number of targets.
     pub fn supervised_tokens(&self) -> usize {
         self.targets.len()
     }
 
-    /// Refuses tokens that a model of `vocab` tokens does not know.
+    /// Checks that every token is in a vocabulary of `vocab` tokens.
     ///
     /// # Errors
-    /// [`BatchError::OutsideVocabulary`] naming the first such token and its place.
+    /// [`BatchError::OutsideVocabulary`] with the first such token and its place.
     pub fn check_vocabulary(&self, vocab: usize) -> Result<(), BatchError> {
         let outside = |&token: &u32| token as usize >= vocab;
         for (row, tokens) in self.row_tokens().enumerate() {
@@ -241,19 +239,19 @@ fn row_targets(row: usize, example: &Example) -> impl Iterator<Item = Target> + 
 
 /// An endless, resumable stream of micro-batches, epoch after epoch.
 ///
-/// What it yields after [`seek`](BatchStream::seek) depends on the position alone, so that a
-/// resumed run sees what the uninterrupted run would have seen.
+/// The batches after [`seek`](BatchStream::seek) depend only on the position, so that a resumed run
+/// gets the same batches as an uninterrupted one.
 pub trait BatchStream {
     /// Errors while reading.
     type Error: std::error::Error + Send + Sync + 'static;
 
-    /// The batch at the current position; moves on by one, into the next epoch after the last.
+    /// Returns the current batch and advances, to the next epoch after the last one.
     ///
     /// # Errors
     /// When the rows cannot be read.
     fn next_batch(&mut self) -> Result<Batch, Self::Error>;
 
-    /// Where the next batch is taken from.
+    /// The position of the next batch.
     fn position(&self) -> StreamPosition;
 
     /// Continues from `position`.
@@ -263,11 +261,11 @@ pub trait BatchStream {
     fn seek(&mut self, position: StreamPosition) -> Result<(), Self::Error>;
 }
 
-/// A place in a [`BatchStream`].
+/// A position in a [`BatchStream`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StreamPosition {
-    /// How many times the data were gone through, from 0.
+    /// Number of completed passes over the data.
     pub epoch: u64,
     /// Index of the next batch within the epoch.
     pub batch: u64,

@@ -1,6 +1,6 @@
-//! Exits: the depths at which a nested model may be cut.
+//! Exits: the depths of a nested model's sub-models.
 //!
-//! Knows nothing of models or tensors; a depth counts decoder blocks. Source: Sorted LLaMA
+//! Independent of models and tensors; a depth is a number of decoder blocks. Source: Sorted LLaMA
 //! (arXiv 2309.08968), section 3, where the set of depths is called B.
 
 use std::{fmt, num::NonZeroUsize, ops::Range, str::FromStr};
@@ -8,26 +8,26 @@ use thiserror::Error;
 
 use serde::{Deserialize, Serialize};
 
-/// A list of exits that is none, or does not fit the model.
+/// Invalid exits, weights or schedules, or exits that do not fit the model.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum ExitError {
-    /// No exit was named.
+    /// No exit was given.
     #[error("no exit given: expected at least one depth, such as \"12,16,20..40\"")]
     Empty,
-    /// Depth 0 keeps no block.
+    /// Depth 0 has no blocks.
     #[error("exit 0 is not a sub-model: depths count decoder blocks from 1")]
     ZeroDepth,
-    /// A step of 0 never ends.
+    /// A step of 0 between exits.
     #[error("a step of 0 between exits: expected 1 or more")]
     ZeroStep,
-    /// More blocks than any model has: a slip, refused before memory is taken for it.
+    /// More blocks than any model has; refused before memory is allocated.
     #[error("exit {depth} is deeper than any model: expected at most 100000")]
     TooDeep {
         /// The depth.
         depth: usize,
     },
-    /// Depths must strictly increase.
+    /// The depths do not strictly increase.
     #[error("exits must strictly increase: {after} comes after {before}")]
     Unsorted {
         /// The depth that comes first.
@@ -35,7 +35,7 @@ pub enum ExitError {
         /// The depth that follows and is not larger.
         after: usize,
     },
-    /// A part of the text is no depth and no range.
+    /// A part of the text is neither a depth nor a range.
     #[error(
         "cannot read exits from {part:?}: expected a depth (12), a range (20..40) or a stepped range (12:30:3)"
     )]
@@ -51,7 +51,7 @@ pub enum ExitError {
         /// The model's depth.
         depth: usize,
     },
-    /// The last exit has to be the full model.
+    /// The last exit is not the full model.
     #[error("the last exit must be the full model: it is {last}, the model has {depth} blocks")]
     NotTheFullModel {
         /// The deepest exit given.
@@ -59,7 +59,7 @@ pub enum ExitError {
         /// The model's depth.
         depth: usize,
     },
-    /// Weights of the exits that weigh nothing, or make no sense.
+    /// Invalid weights of the exits.
     #[error(
         "weights of the exits: expected finite numbers, none negative, one above 0; found {found}"
     )]
@@ -67,7 +67,7 @@ pub enum ExitError {
         /// The weights.
         found: String,
     },
-    /// No weights by depth go by this name.
+    /// An unknown name of weights by depth.
     #[error(
         "no weights of the exits are called {found:?}: expected equal, linear, quadratic, square-root or inverse"
     )]
@@ -75,18 +75,18 @@ pub enum ExitError {
         /// The name.
         found: String,
     },
-    /// A curriculum that never moves.
+    /// A curriculum with a period or duration of 0.
     #[error("{found}: expected at least 1")]
     Curriculum {
-        /// What it would do.
+        /// Description of the curriculum.
         found: &'static str,
     },
-    /// No exit is to be drawn.
+    /// No exit is drawn per micro-batch.
     #[error("0 exits sampled per micro-batch: expected at least 1")]
     NothingSampled,
 }
 
-/// The number of decoder blocks a sub-model keeps, at least one.
+/// The number of decoder blocks of a sub-model, at least one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Exit(NonZeroUsize);
@@ -95,14 +95,14 @@ impl Exit {
     /// The exit after `depth` blocks.
     ///
     /// # Errors
-    /// [`ExitError::ZeroDepth`] when `depth` is 0: a model without blocks is none.
+    /// [`ExitError::ZeroDepth`] when `depth` is 0.
     pub fn new(depth: usize) -> Result<Self, ExitError> {
         NonZeroUsize::new(depth)
             .map(Self)
             .ok_or(ExitError::ZeroDepth)
     }
 
-    /// How many blocks are run before this exit.
+    /// Number of blocks before this exit.
     pub fn depth(self) -> usize {
         self.0.get()
     }
@@ -116,8 +116,8 @@ impl fmt::Display for Exit {
 
 /// Strictly increasing exits, at least one; the last is the full model.
 ///
-/// Written as depths and ranges: `"12,16,20..40"` lists 12, 16 and every depth from 20 to 40;
-/// `"12:30:3"` goes from 12 to 30 in steps of 3. Both ends of a range belong to it.
+/// Text consists of depths and ranges: `"12,16,20..40"` lists 12, 16 and every depth from 20 to 40;
+/// `"12:30:3"` goes from 12 to 30 in steps of 3. Ranges include both ends.
 ///
 /// ```
 /// use soft_core::Exits;
@@ -136,7 +136,7 @@ impl Exits {
     /// Exits at these depths.
     ///
     /// # Errors
-    /// When the list is empty, holds a zero, or is not strictly increasing.
+    /// When the list is empty, contains 0, or is not strictly increasing.
     pub fn new(depths: impl IntoIterator<Item = usize>) -> Result<Self, ExitError> {
         let exits = depths
             .into_iter()
@@ -154,7 +154,7 @@ impl Exits {
         Ok(Self(exits))
     }
 
-    /// The full model alone: plain fine-tuning.
+    /// Only the full model: plain fine-tuning.
     ///
     /// # Errors
     /// [`ExitError::ZeroDepth`] when `depth` is 0.
@@ -162,10 +162,10 @@ impl Exits {
         Self::new([depth])
     }
 
-    /// Every `step`-th depth of `range`, and always its end, the full depth.
+    /// Every `step`-th depth of `range`, and its end, which is the full depth.
     ///
     /// # Errors
-    /// When `step` is 0, the range is empty or starts at 0, or a depth is beyond all reason.
+    /// When `step` is 0, the range is empty or starts at 0, or a depth is above 100,000.
     pub fn every(step: usize, range: std::ops::RangeInclusive<usize>) -> Result<Self, ExitError> {
         if step == 0 {
             return Err(ExitError::ZeroStep);
@@ -181,11 +181,10 @@ impl Exits {
         Self::new(depths)
     }
 
-    /// Accepts these exits for a model of `depth` blocks.
+    /// Checks that these are exits for a model of `depth` blocks.
     ///
     /// # Errors
-    /// [`ExitError::NotTheFullModel`] unless the last exit is the full model; this is where an
-    /// exit beyond the model is refused too.
+    /// [`ExitError::NotTheFullModel`] unless the last exit is the full model.
     pub fn for_depth(self, depth: usize) -> Result<Self, ExitError> {
         let last = self.last().depth();
         if last == depth {
@@ -195,11 +194,11 @@ impl Exits {
         }
     }
 
-    /// Checks that a model of `depth` blocks has all these exits, whether or not its full depth is
-    /// one of them: enough for looking, not for training.
+    /// Checks that a model of `depth` blocks has all these exits. Its full depth need not be one of
+    /// them, which suffices for evaluation but not for training.
     ///
     /// # Errors
-    /// [`ExitError::BeyondTheModel`] naming the first exit that is too deep.
+    /// [`ExitError::BeyondTheModel`] with the first exit that is too deep.
     pub fn check_within(&self, depth: usize) -> Result<(), ExitError> {
         match self.iter().find(|exit| exit.depth() > depth) {
             None => Ok(()),
@@ -215,7 +214,7 @@ impl Exits {
         self.0.iter().copied()
     }
 
-    /// How many exits there are, |B| in the paper.
+    /// Number of exits, |B| in the paper.
     #[allow(clippy::len_without_is_empty)] // never empty
     pub fn len(&self) -> usize {
         self.0.len()
@@ -236,8 +235,7 @@ impl Exits {
         self.0.binary_search(&exit).is_ok()
     }
 
-    /// The block ranges between successive exits, starting from the embedding. Run in order they
-    /// visit every block once.
+    /// The block ranges between successive exits, from the embedding on. Each block occurs once.
     pub fn segments(&self) -> impl Iterator<Item = Range<usize>> + '_ {
         let starts = std::iter::once(0).chain(self.iter().map(Exit::depth));
         starts
@@ -268,7 +266,7 @@ impl FromStr for Exits {
     }
 }
 
-/// Appends what one comma-separated part names: `7`, `20..40`, `12:30:3`.
+/// Appends the depths of one comma-separated part: `7`, `20..40`, `12:30:3`.
 fn extend_with_part(depths: &mut Vec<usize>, part: &str) -> Result<(), ExitError> {
     let malformed = || ExitError::Malformed {
         part: part.to_owned(),
@@ -284,7 +282,7 @@ fn extend_with_part(depths: &mut Vec<usize>, part: &str) -> Result<(), ExitError
         let depth = number(part)?;
         (depth, depth, 1)
     };
-    // A range is bounded before it is expanded: depths beyond this are slips of the keyboard.
+    // Checked before the range is expanded: larger depths are typing errors.
     if step == 0 || start > end || end > MAX_DEPTH {
         return Err(malformed());
     }
@@ -292,7 +290,7 @@ fn extend_with_part(depths: &mut Vec<usize>, part: &str) -> Result<(), ExitError
     Ok(())
 }
 
-/// No published decoder comes near this depth; it keeps a mistyped range from eating the memory.
+/// Above the depth of any published decoder; keeps a mistyped range from exhausting memory.
 const MAX_DEPTH: usize = 100_000;
 
 impl TryFrom<Vec<usize>> for Exits {

@@ -1,8 +1,7 @@
-//! Reproducible random numbers: what a seed means never changes with a library upgrade.
+//! Reproducible random numbers: the stream of a seed does not change with a library upgrade.
 //!
-//! [`Random`] (ChaCha8) is for everything that is drawn during training and decoding;
-//! [`SplitMix64`] is smaller, can skip ahead, and fills weights and generated data. Knows nothing
-//! of what is drawn.
+//! [`Random`] (ChaCha8) is for all draws in training and decoding. [`SplitMix64`] is smaller, can
+//! skip ahead, and generates weights and data.
 //!
 //! Sources: Bernstein, *ChaCha*, 2008; Steele, Lea and Flood, *Fast splittable pseudorandom number
 //! generators*, 2014; Durstenfeld, *Algorithm 235*, 1964 (the shuffle).
@@ -12,19 +11,19 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 /// A stream of random numbers: ChaCha8 with a key of four words.
 ///
-/// Different keys give unrelated streams, so `seed + row` serves a batch. A row that owns its
-/// generator draws the same numbers whatever the other rows of the batch do.
+/// Different keys give independent streams, so a batch can use `seed + row`. A row with its own
+/// generator draws the same numbers regardless of the other rows of the batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Random(ChaCha8Rng);
 
 impl Random {
-    /// The stream of `seed` that samplers use.
+    /// The stream of `seed`, as used by samplers.
     pub fn new(seed: u64) -> Self {
         Self::keyed([seed, 0, tag(b"sampling"), 0])
     }
 
-    /// The stream of a key, by convention `[seed, step or epoch, purpose, item]`: the purpose, a
-    /// [`tag`], keeps streams of one seed apart.
+    /// The stream of a key, by convention `[seed, step or epoch, purpose, item]`. The purpose, a
+    /// [`tag`], separates the streams of one seed.
     pub fn keyed(words: [u64; 4]) -> Self {
         let mut key = [0; 32];
         for (bytes, word) in key.chunks_exact_mut(8).zip(words) {
@@ -39,7 +38,7 @@ impl Random {
         (self.0.next_u64() >> 11) as f64 * STEP
     }
 
-    /// A number below `bound`, all equally likely. `bound` must not be 0.
+    /// A uniform number below `bound`, which must not be 0.
     pub fn below(&mut self, bound: usize) -> usize {
         // Draws from the incomplete last run of the remainders are rejected.
         let bound = bound as u64;
@@ -58,14 +57,14 @@ pub const fn tag(purpose: &[u8; 8]) -> u64 {
     u64::from_le_bytes(*purpose)
 }
 
-/// Puts `items` into random order (Fisher-Yates); `below` draws a number below its argument.
+/// Shuffles `items` (Fisher-Yates); `below` draws a number below its argument.
 pub fn shuffle<T>(items: &mut [T], mut below: impl FnMut(usize) -> usize) {
     for last in (1..items.len()).rev() {
         items.swap(last, below(last + 1));
     }
 }
 
-/// A SplitMix64 stream: the seed is the whole state. Not for statistics.
+/// A SplitMix64 stream, whose state is the seed. Not for statistics.
 #[derive(Clone, Debug)]
 pub struct SplitMix64(u64);
 
@@ -77,7 +76,7 @@ impl SplitMix64 {
         Self(seed)
     }
 
-    /// The stream without its next `numbers` numbers.
+    /// The stream after the next `numbers` numbers.
     #[must_use]
     pub fn skip(&self, numbers: usize) -> Self {
         Self(self.0.wrapping_add(Self::STEP.wrapping_mul(numbers as u64)))
@@ -89,7 +88,7 @@ impl SplitMix64 {
         Self::mix(self.0)
     }
 
-    /// Its finalizer: a bijection that spreads every bit over all others.
+    /// The finalizer: a bijection in which every bit affects all others.
     pub fn mix(mut z: u64) -> u64 {
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
@@ -101,8 +100,8 @@ impl SplitMix64 {
 mod tests {
     use super::*;
 
-    /// Never change these: answers that people want to repeat depend on them. From an
-    /// independent implementation: `tests/fixtures/uniform.py`.
+    /// These must not change, since reproducing earlier answers depends on them. Source: an
+    /// independent implementation, `tests/fixtures/uniform.py`.
     #[test]
     fn streams_are_pinned() {
         let first = |seed| {
@@ -145,7 +144,7 @@ mod tests {
         for _ in 0..100_000 {
             counts[(random.uniform() * 10.0) as usize] += 1;
         }
-        // Mean 10000, standard deviation 95: five of them.
+        // Mean 10000, standard deviation 95; the bounds are five of them away.
         assert!(counts.iter().all(|count| (9525..=10475).contains(count)));
     }
 
@@ -159,7 +158,7 @@ mod tests {
                 counts[item][place] += 1;
             }
         }
-        // Mean 1000, standard deviation 27: six of them.
+        // Mean 1000, standard deviation 27; the bounds are six of them away.
         let mut counts = counts.as_flattened().iter();
         assert!(counts.all(|count| (836..=1164).contains(count)));
     }

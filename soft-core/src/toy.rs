@@ -1,8 +1,8 @@
 //! A nested language model in plain `f64` loops, for tests and documentation.
 //!
-//! Small enough to check by hand, yet with everything that makes laws worth testing: blocks that
-//! look back over earlier positions through a cache, a final norm, a tied head. Block l maps
-//! x_t to x_t + tanh(W_l · (x_t + mean of x_s over s ≤ t)); its "keys and values" are the x_s.
+//! Small enough to check by hand, but with all features that the laws test: blocks that use earlier
+//! positions through a cache, a final norm, and a tied head. Block l maps x_t to x_t + tanh(W_l ·
+//! (x_t + mean of x_s over s ≤ t)); its "keys and values" are the x_s.
 
 mod decode;
 
@@ -21,14 +21,14 @@ use crate::model::decode_model::DecodeModel;
 use crate::model::nested::{BatchModel, NestedModel, Past, TargetScore, TrainModel};
 use crate::random::SplitMix64;
 
-/// What the toy model refuses.
+/// Errors of the toy model.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum ToyError {
-    /// Blocks that the model does not have.
+    /// Blocks outside the model.
     #[error("blocks {range:?} of a model of {depth} blocks")]
     NoSuchBlocks {
-        /// The blocks asked for.
+        /// The requested blocks.
         range: Range<usize>,
         /// The model's depth.
         depth: usize,
@@ -36,13 +36,13 @@ pub enum ToyError {
     /// A pass that does not fit its cache.
     #[error(transparent)]
     Cache(#[from] CacheError),
-    /// Hidden states of several rows where packed ones should come.
+    /// Hidden states of several rows instead of packed ones.
     #[error("{rows} rows of states: packed states are one")]
     NotPacked {
-        /// Rows that came.
+        /// Number of rows.
         rows: usize,
     },
-    /// A batch that does not fit.
+    /// A batch that does not fit the model.
     #[error(transparent)]
     Batch(#[from] BatchError),
 }
@@ -59,7 +59,7 @@ pub struct ToyModel {
 }
 
 impl ToyModel {
-    /// A model with weights drawn from `seed`, uniform in [-1, 1].
+    /// A model with weights drawn from `seed`, uniform in [-1, 1).
     pub fn new(depth: usize, d_model: usize, vocab: usize, seed: u64) -> Self {
         let mut random = SplitMix64::new(seed);
         let mut matrix = |rows: usize| -> Vec<Vec<f64>> {
@@ -76,9 +76,8 @@ impl ToyModel {
         }
     }
 
-    /// The same model with its head turned by one token, so that a state close to a token's
-    /// embedding names the token after it: its texts wander, where those of a tied head soon repeat
-    /// one token.
+    /// Rotates the head by one token, so that a state close to a token's embedding gives the next
+    /// id. Texts then vary, whereas those of a tied head soon repeat one token.
     #[must_use]
     pub fn restless(mut self) -> Self {
         self.head.rotate_right(1);
@@ -180,7 +179,7 @@ impl NestedModel for ToyModel {
     }
 }
 
-/// One block at one position; `seen` gains the position's input.
+/// One block at one position, whose input is appended to `seen`.
 fn toy_block(weight: &[Vec<f64>], state: &[f64], seen: &mut Vec<Vec<f64>>) -> Vec<f64> {
     seen.push(state.to_vec());
     let context = |index: usize| {
@@ -196,7 +195,6 @@ fn toy_block(weight: &[Vec<f64>], state: &[f64], seen: &mut Vec<Vec<f64>>) -> Ve
         .collect()
 }
 
-/// Cross-entropy of a token under its logits.
 fn nats(logits: &[f64], token: u32) -> f64 {
     let normalizer: f64 = logits.iter().map(|logit| logit.exp()).sum();
     normalizer.ln() - logits[token as usize]
@@ -260,7 +258,7 @@ impl Observed for ToyModel {
     }
 }
 
-/// Index of the highest score, the first of several.
+/// Index of the highest score, the first of equal ones.
 fn best_token(scores: &[f64]) -> u32 {
     let higher = |best: usize, next: usize| {
         if scores[next] > scores[best] {

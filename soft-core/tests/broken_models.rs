@@ -1,6 +1,6 @@
-//! The laws are useless unless models that break them are caught: one defect for each.
+//! Each of these defects of a model must violate its law, or the laws would be useless.
 
-#![allow(clippy::unwrap_used)] // a test's way to fail
+#![allow(clippy::unwrap_used)] // tests fail by panicking
 
 use std::ops::Range;
 
@@ -15,31 +15,31 @@ use soft_core::{
 enum Defect {
     /// Mixes the next token into every embedding.
     SeesTheFuture,
-    /// Runs blocks without looking at the cache.
+    /// Runs blocks without the cache.
     IgnoresTheCache,
-    /// Reads the first stale position in place of the last valid one.
+    /// Reads the first stale position instead of the last valid one.
     ReadsStalePositions,
     /// Counts every token twice.
     DoublesTheLoss,
-    /// Computes other states when a pass stops at an exit on its way.
+    /// Computes other states when a pass stops at an exit.
     StumblesAtExits,
-    /// Learns what fills short rows.
+    /// Trains on padding.
     LearnsFromPadding,
     /// Loses the last valid position when it overwrites stale ones.
     OverwritesTooMuch,
     /// Gathers states in another order than requested.
     GathersInItsOwnOrder,
-    /// Puts the last part first.
+    /// Concatenates parts in reverse order.
     ConcatenatesBackwards,
-    /// Scores many tokens alike, and names the highest id of several.
+    /// Gives many tokens equal scores, and returns the highest id of equal ones.
     NamesTheLastOfEqual,
-    /// The same scores, but the lowest id: no defect.
+    /// The same scores with the lowest id, which is not a defect.
     ScoresAlike,
-    /// Is surer than its logits say.
+    /// Reports higher probabilities than its logits imply.
     Overconfident,
-    /// Assigns the logits of a draft head to other tokens of it.
+    /// Assigns the logits of a draft head to other tokens.
     ShiftsDraftTokens,
-    /// None.
+    /// No defect.
     Sound,
 }
 
@@ -100,7 +100,7 @@ impl NestedModel for Broken {
 }
 
 impl Broken {
-    /// Damages what the store holds of rows with stale positions.
+    /// Damages the stored values of rows with stale positions.
     fn damage(&self, past: &mut Past<ToyStore>, range: &Range<usize>) -> Result<(), ToyError> {
         // Appending nothing returns the store.
         let nothing = vec![0; past.query_lens.len()];
@@ -282,7 +282,7 @@ fn laws(model: &Broken) -> Laws<'_, Broken> {
         model,
         rows: vec![vec![1, 2, 3, 4, 5], vec![5, 4, 3, 2, 6]],
         exits: Exits::new([1, 2, 4]).unwrap(),
-        // Logit rows are of single precision.
+        // Logit rows are in single precision.
         tolerance: 1e-6,
     }
 }

@@ -1,6 +1,6 @@
-//! The decoder obeys its laws on random toy models, and what the laws were tried on is counted.
+//! The decoder satisfies its laws on random toy models, with sufficient coverage of the laws.
 
-#![allow(clippy::unwrap_used)] // a test's way to fail
+#![allow(clippy::unwrap_used)] // tests fail by panicking
 
 use std::cell::RefCell;
 
@@ -11,7 +11,7 @@ use soft_core::decode::{DraftLength, Speculation};
 use soft_core::toy::ToyModel;
 use soft_core::{DecodeSettings, Decoder, Exit, Exits, Mode, Prompt, Sampling};
 
-/// Random models differ in size; so do the exits, prompts and settings tried on them.
+/// Size and seed of a random model, and exits, prompts and settings to test with it.
 #[derive(Clone, Debug)]
 struct World {
     model: (usize, usize, u64),
@@ -99,7 +99,7 @@ fn the_decoder_obeys_its_laws_on_random_models() {
     let covered = RefCell::new(Coverage::default());
     let usual = Config::default();
     let config = Config {
-        // `PROPTEST_CASES=10000` tries more worlds.
+        // `PROPTEST_CASES=10000` tries more cases.
         cases: usual.cases / 2,
         failure_persistence: None,
         ..usual
@@ -113,7 +113,7 @@ fn the_decoder_obeys_its_laws_on_random_models() {
         .unwrap();
     let covered = covered.into_inner();
     assert!(covered.sequences >= 10_000, "{covered:?}");
-    // Texts were such that the laws had something to say.
+    // The texts must exercise the laws.
     let acceptance = covered.accepted as f64 / covered.checked as f64;
     assert!((0.1..0.9).contains(&acceptance), "{covered:?}");
     let total: u64 = covered.dynamic_by_depth.values().sum();
@@ -127,7 +127,7 @@ fn the_decoder_obeys_its_laws_on_random_models() {
     assert!(covered.filled_the_context >= 500, "{covered:?}");
 }
 
-/// Tokens drafted, tokens checked and the answers with drafts this long.
+/// Drafted tokens, verified tokens and answers with this draft length.
 fn speculated(length: DraftLength) -> (u64, u64, Vec<Vec<u32>>) {
     let model = ToyModel::new(4, 5, 11, 8).restless();
     let prompts: Vec<Prompt> = [vec![1, 2, 3], vec![7]].map(Prompt::from).into();
@@ -144,7 +144,7 @@ fn speculated(length: DraftLength) -> (u64, u64, Vec<Vec<u32>>) {
 fn confident_drafts_hold_what_is_likely_and_nothing_else() {
     let confident = |least| speculated(DraftLength::Confident { least, most: 3 });
     let (all, some, none) = (confident(0.0), confident(0.4), confident(1.0));
-    // No toy is certain of a token, so nothing is drafted; and nothing is less likely than 0.
+    // The toy model is never certain, so nothing is drafted at 1; nothing is below 0.
     assert_eq!(none.0, 0);
     assert_eq!(all, speculated(DraftLength::Fixed(3)));
     assert!(0 < some.0 && some.0 < all.0, "{} of {}", some.0, all.0);

@@ -1,8 +1,8 @@
-//! Samples have the distribution they should: chi-square tests with fixed seeds.
+//! Samples have the right distribution: chi-square tests with fixed seeds.
 //!
-//! Wrong rules are tested too, since a test that cannot fail shows nothing.
+//! Wrong rules are tested as well, to show that the tests can fail.
 
-#![allow(clippy::unwrap_used)] // a test's way to fail
+#![allow(clippy::unwrap_used)] // tests fail by panicking
 
 mod chi_square;
 
@@ -13,10 +13,10 @@ use soft_core::sampling::{Distribution, Verification, verify_draft};
 
 const DRAWS: u32 = 200_000;
 
-/// Tokens have ids below this.
+/// Token ids are below this.
 const VOCAB: u32 = 12;
 
-/// How far `counts` are from draws of `expected`: below 1 when they may be some.
+/// How far `counts` are from draws of `expected`: below 1 when they may be such draws.
 fn deviation(counts: &[u32], expected: &Distribution) -> f64 {
     let expected: Vec<f64> = (0..VOCAB).map(|t| expected.probability(t)).collect();
     chi_square::deviation(counts, &expected)
@@ -30,10 +30,8 @@ fn counts(mut draw: impl FnMut() -> u32) -> Vec<u32> {
     counts
 }
 
-/// Which tokens have a chance.
 type Tokens = fn(u32) -> bool;
 
-/// A random distribution over the tokens that are `possible`.
 fn distribution(rng: &mut Random, temperature: f64, possible: Tokens) -> Distribution {
     let mut logit = |token| {
         let logit = 6.0 * rng.uniform() - 3.0;
@@ -51,7 +49,7 @@ fn distribution(rng: &mut Random, temperature: f64, possible: Tokens) -> Distrib
     sampling.distribution(&logits, &[]).unwrap()
 }
 
-/// Drafts and full distributions: alike, apart, sharper, flatter, overlapping, disjoint, certain.
+/// Draft and full distributions: equal, unrelated, sharp, flat, overlapping, disjoint, certain.
 fn pairs() -> Vec<(&'static str, Distribution, Distribution)> {
     let mut rng = Random::new(20_230_908);
     let mut made = |temperature, possible| distribution(&mut rng, temperature, possible);
@@ -76,7 +74,7 @@ fn pairs() -> Vec<(&'static str, Distribution, Distribution)> {
     ]
 }
 
-/// The token that comes out of drafting and checking.
+/// The token that results from drafting and verification.
 fn speculated(draft: &Distribution, full: &Distribution, rng: &mut Random) -> u32 {
     let drafted = draft.sample(rng);
     match verify_draft(drafted, draft, full, rng) {
@@ -85,7 +83,7 @@ fn speculated(draft: &Distribution, full: &Distribution, rng: &mut Random) -> u3
     }
 }
 
-/// The approximation errs on the lenient side, by less than 3 in 100 from 4 degrees on.
+/// The approximation is too high, by less than 3 % from 4 degrees of freedom on.
 #[test]
 fn critical_values_are_those_of_tables() {
     for (freedom, tabulated) in [(4.0, 23.513), (10.0, 35.564), (11.0, 37.367)] {
@@ -114,7 +112,7 @@ fn drafting_and_checking_has_the_full_distribution() {
     }
 }
 
-/// What decides on one token must not tell about the next.
+/// The decision on one token must not depend on that on the previous one.
 #[test]
 fn successive_tokens_are_independent_draws() {
     let mut made = Random::new(77);
@@ -173,8 +171,7 @@ fn wrong_rules_are_caught() {
     }
 }
 
-/// Drawing the best token a little too seldom, 3 in 100 times once more, is within the test's
-/// reach.
+/// The test detects that the best token is drawn again in 3 % of the cases.
 #[test]
 fn small_flaws_are_caught() {
     let mut rng = Random::new(3);

@@ -1,8 +1,7 @@
-//! Sampled self-speculation draws answers with the distribution of plain sampling: chi-square tests
-//! of the first tokens of many answers against the exact distribution, by enumeration on a toy
-//! model.
+//! Sampled self-speculation has the distribution of plain sampling: chi-square tests of the first
+//! tokens of many answers against the exact distribution, enumerated on a toy model.
 
-#![allow(clippy::unwrap_used)] // a test's way to fail
+#![allow(clippy::unwrap_used)] // tests fail by panicking
 
 mod chi_square;
 
@@ -16,7 +15,7 @@ use soft_core::{
 
 const VOCAB: usize = 6;
 const DEPTH: usize = 4;
-/// Tokens of an answer that are looked at.
+/// Number of tokens of an answer that are compared.
 const LOOK: usize = 3;
 const ANSWERS: u64 = 20_000;
 
@@ -26,7 +25,7 @@ fn model() -> ToyModel {
 
 const PROMPT: [u32; 3] = [1, 4, 2];
 
-/// A short answer is one outcome with a digit beyond the vocabulary for what did not come.
+/// The index of an answer among all outcomes; a missing token has the digit `VOCAB`.
 fn outcome(answer: &[u32]) -> usize {
     let digit = |index| answer.get(index).map_or(VOCAB, |&token| token as usize);
     (0..LOOK).fold(0, |number, index| number * (VOCAB + 1) + digit(index))
@@ -67,18 +66,17 @@ struct Case {
     sampling: Sampling,
     stop_tokens: Vec<u32>,
     draft_tokens: Option<Vec<u32>>,
-    /// Rows of a batch; the second brings another prompt, as company.
+    /// Rows of a batch; the second has another prompt.
     rows: usize,
 }
 
-/// Counts of outcomes over seeded answers. They are longer than what is looked at, so that drafts
-/// reach beyond it.
+/// Counts of outcomes. Answers are longer than the compared part, so that drafts go beyond it.
 fn counts(case: &Case) -> (Vec<u32>, Statistics) {
     let model = model();
     let mut counts = vec![0; (VOCAB + 1).pow(LOOK as u32)];
     let mut statistics = Statistics::default();
     let (mut seed, mut drawn) = (0, 0);
-    // Automatic mode first measures; it drafts when it continues with what it learned.
+    // Automatic mode measures first; it drafts when it continues with its measurements.
     let mut tuner: Option<Tuner> = None;
     while drawn < ANSWERS {
         let prompt = |row: usize| Prompt {
@@ -276,7 +274,7 @@ fn policies_and_heads() -> Vec<Case> {
     ]
 }
 
-/// Checks every case of `cases`; returns the accepted share of their drafts.
+/// Checks every case of `cases`; returns the accepted share of the drafts.
 fn draw_what_the_full_model_draws(cases: &[Case]) -> f64 {
     let mut total = Statistics::default();
     for case in cases {
@@ -306,7 +304,7 @@ fn drafts_of_policies_and_cut_down_heads_draw_what_the_full_model_draws() {
     assert!((0.2..0.8).contains(&accepted), "{accepted}");
 }
 
-/// Leaving without a check, or sampling a little colder, is within the test's reach.
+/// The test detects exits without verification, and slightly colder sampling.
 #[test]
 fn what_is_not_the_full_model_is_caught() {
     let unchecked = || {

@@ -1,9 +1,9 @@
-//! What `Sampling` makes of logits: against transformers, by hand, and against the definitions.
+//! The distributions of `Sampling` compared with transformers, by hand, and with the definitions.
 //!
 //! `fixtures/sampling.json` is written by `fixtures/make_sampling.py`, which runs the logits
 //! processors of transformers.
 
-#![allow(clippy::unwrap_used)] // a test's way to fail
+#![allow(clippy::unwrap_used)] // tests fail by panicking
 
 use proptest::prelude::*;
 use serde::Deserialize;
@@ -18,7 +18,7 @@ struct Golden {
 #[derive(Deserialize)]
 struct Case {
     sampling: Sampling,
-    /// `null` is -inf, which JSON does not know.
+    /// `null` is -inf, which JSON cannot represent.
     logits: Vec<Option<f32>>,
     seen: Vec<u32>,
     probabilities: Vec<(u32, f64)>,
@@ -32,7 +32,7 @@ fn distributions_are_those_of_transformers() {
         let logit = |logit: &Option<f32>| logit.unwrap_or(f32::NEG_INFINITY);
         let logits: Vec<f32> = case.logits.iter().map(logit).collect();
         let made = case.sampling.distribution(&logits, &case.seen).unwrap();
-        // The tokens too: one that is barely possible may not be lost, nor one be gained.
+        // The tokens must match too: none that is barely possible may be lost or added.
         let tokens = |(token, _): &(u32, f64)| *token;
         let expected: Vec<u32> = case.probabilities.iter().map(tokens).collect();
         let found: Vec<u32> = made.iter().map(|pair| tokens(&pair)).collect();
@@ -45,7 +45,7 @@ fn distributions_are_those_of_transformers() {
     }
 }
 
-/// Plain sampling, to be changed in one setting.
+/// Plain sampling, from which tests change single settings.
 fn plain() -> Sampling {
     Sampling {
         temperature: 1.0,
@@ -119,7 +119,6 @@ fn temperatures_near_zero_and_beyond_reason_overflow_nothing() {
     assert_eq!(flat.iter().collect::<Vec<_>>(), [(0, 0.5), (1, 0.5)]);
 }
 
-/// Settings with every filter on or off.
 fn settings() -> impl Strategy<Value = Sampling> {
     let parts = (
         0.05..5.0,
@@ -151,8 +150,8 @@ fn logits() -> impl Strategy<Value = Vec<f32>> {
     })
 }
 
-/// The definitions one after the other, each a full sort and a new softmax, in the order of
-/// transformers; the probability of every token.
+/// Applies the definitions in the order of transformers, each with a full sort and a new softmax;
+/// returns the probability of every token.
 fn by_definition(sampling: &Sampling, logits: &[f32], seen: &[u32]) -> Vec<f64> {
     let mut scores: Vec<f64> = logits.iter().map(|&logit| f64::from(logit)).collect();
     for (token, score) in scores.iter_mut().enumerate() {
@@ -237,7 +236,7 @@ proptest! {
         sampling in settings(),
         order in Just((0_i16..40).collect::<Vec<_>>()).prop_shuffle(),
     ) {
-        // Scores without ties, of which top-k would keep several.
+        // Scores without ties, which top-k would keep.
         let logits: Vec<f32> = order.into_iter().map(|rank| f32::from(rank) / 8.0 - 2.0).collect();
         let top_1 = Sampling { top_k: Some(1), repetition_penalty: 1.0, ..sampling };
         let greedy = Sampling::greedy().distribution(&logits, &[]).unwrap();

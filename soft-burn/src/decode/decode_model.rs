@@ -1,4 +1,4 @@
-//! What decoding needs from LLaMA: packed states, heads of which only scores are read back.
+//! `DecodeModel` for LLaMA: packed hidden states, and heads that return scores only.
 
 use burn::tensor::{Int, Tensor, TensorData};
 use soft_core::model::{Head, Score};
@@ -10,7 +10,7 @@ use crate::model::llama::Llama;
 use crate::ops::head::{HeadTensors, unreadable};
 use crate::ops::kv_store::KvStore;
 
-/// The weight of a head restricted to some tokens, `[tokens, d_model]`.
+/// The weight of a head restricted to some tokens of the vocabulary, `[tokens, d_model]`.
 #[derive(Clone, Debug)]
 pub struct DraftHead(Tensor<2>);
 
@@ -26,7 +26,7 @@ impl Llama {
         }
     }
 
-    /// Norm and head, and packed states `[n, d_model]`.
+    /// The final norm with the head, and the packed states as `[n, d_model]`.
     fn head_and_states(
         &self,
         hidden: &Tensor<3>,

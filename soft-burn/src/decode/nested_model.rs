@@ -1,4 +1,4 @@
-//! LLaMA as soft-core sees it: embedding, blocks with or without a cache, logits of an exit.
+//! `NestedModel` for LLaMA: embedding, blocks with or without a cache, logits of an exit.
 
 use std::ops::Range;
 
@@ -47,8 +47,7 @@ impl NestedModel for Llama {
         Ok(states.reshape([rows, seq, d_model]))
     }
 
-    /// An exit with a block of its own (Balcony) needs whole rows, `[batch, seq, d_model]` from
-    /// position 0 on.
+    /// An exit with a block (Balcony) needs full rows, `[batch, seq, d_model]` from position 0.
     fn logits(&self, hidden: &Tensor<3>, exit: Exit) -> Result<Tensor<3>, Error> {
         let [rows, seq, d_model] = hidden.dims();
         let states = self.at_exit(hidden, exit).reshape([rows * seq, d_model]);

@@ -1,8 +1,8 @@
-//! Packed states of ragged rows through blocks and a cache.
+//! Forward pass with a KV cache over packed states of rows of unequal length.
 //!
-//! The CPU kernels take them as they are. Elsewhere linear layers run on the packed states, and
-//! attention on rows padded to one length, whose padding is computed, never read, and overwritten
-//! in the cache by what comes next.
+//! The CPU kernels process packed states directly. Elsewhere, linear layers run on packed states
+//! and attention on rows padded to a common length. Results for padding are never read, and later
+//! positions overwrite them in the cache.
 
 use std::ops::Range;
 
@@ -18,7 +18,7 @@ use crate::ops::kv_store::KvStore;
 use crate::ops::tensor_store::{Span, TensorStore};
 
 impl Llama {
-    /// Packed states `[1, n, d_model]` through the blocks of `range`.
+    /// Runs packed states `[1, n, d_model]` through the blocks of `range`.
     pub(crate) fn packed_blocks(
         &self,
         hidden: Tensor<3>,
@@ -46,7 +46,7 @@ impl Llama {
         Ok(x.reshape([rows, states, d_model]))
     }
 
-    /// The definition of the pass, by tensor operations.
+    /// Reference implementation with tensor operations.
     fn padded_blocks(
         &self,
         x: Tensor<2>,

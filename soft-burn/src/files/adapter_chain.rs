@@ -1,4 +1,4 @@
-//! Where the weights of a folder are, when it or one of its bases is an adapter.
+//! Finds the weights and adapters of a model folder, which may itself be a PEFT adapter.
 
 use std::path::{Path, PathBuf};
 
@@ -8,30 +8,28 @@ use crate::error::Error;
 use crate::files::folder::{exists, read_json};
 use crate::files::safetensors::WeightFiles;
 
-/// The folder of an adapter, beside the weights it is for.
+/// Subfolder with an adapter for the weights beside it.
 pub(crate) const ADAPTER: &str = "adapter";
 
-/// What makes a folder an adapter's.
 const ADAPTER_CONFIG: &str = "adapter_config.json";
 
-/// The adapters of a model folder, in the order in which they are put onto its weights.
+/// The adapters of a model folder, in the order in which they are applied to its weights.
 pub(crate) fn adapters(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(chain(folder)?.1)
 }
 
-/// Where the weights are: in `folder`, or in that of the base model where `folder` holds an adapter
-/// only.
+/// The folder of the weights: `folder`, or its base model if `folder` holds only an adapter.
 ///
 /// # Errors
-/// [`Error::AdapterAlone`] when the base is no folder here.
+/// [`Error::AdapterAlone`] when the base model is not a local folder.
 pub(crate) fn weights_folder(folder: &Path) -> Result<PathBuf, Error> {
     Ok(chain(folder)?.0)
 }
 
-/// Bases that are adapters themselves; more can only be a circle.
+/// Maximum length of a chain of adapters; a longer one is taken for a cycle.
 const MOST_BASES: usize = 8;
 
-/// The folder with the weights, and the adapters for them, outermost last.
+/// The folder of the weights, and the adapters for them, innermost first.
 fn chain(folder: &Path) -> Result<(PathBuf, Vec<PathBuf>), Error> {
     let mut folder = folder.to_owned();
     let mut adapters = Vec::new();
@@ -49,7 +47,7 @@ fn chain(folder: &Path) -> Result<(PathBuf, Vec<PathBuf>), Error> {
                 return Err(Error::AdapterMismatch { module, reason });
             }
             (true, false) => adapters.push(within),
-            // As transformers takes it, beside the weights or without.
+            // transformers also accepts an adapter beside the weights.
             (false, true) => adapters.push(folder.clone()),
             (false, false) => {}
         }

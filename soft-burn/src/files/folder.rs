@@ -1,7 +1,7 @@
-//! Folders that appear whole or not at all.
+//! Atomic creation and replacement of folders and files.
 //!
-//! A new folder is filled under another name beside its final one and renamed at the end, so
-//! that neither a crash nor a full disk leaves half a checkpoint under a name someone trusts.
+//! A new folder is filled under a temporary name and then renamed, so that a crash or a full disk
+//! never leaves an incomplete checkpoint under its final name.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read};
@@ -11,11 +11,11 @@ use serde::Serialize;
 
 use crate::error::Error;
 
-/// Makes `path`, filled by `fill`, which is given the folder to write into.
+/// Creates `path`. `fill` writes the content into the temporary folder it is given.
 ///
 /// # Errors
-/// [`Error::OutputExists`] when `path` is there already; what `fill` returns; I/O errors. On any
-/// of them nothing is left behind.
+/// [`Error::OutputExists`] when `path` exists; errors of `fill`; I/O errors. The temporary folder
+/// is removed on failure.
 pub(crate) fn new_folder(
     path: &Path,
     fill: impl FnOnce(&Path) -> Result<(), Error>,
@@ -34,15 +34,15 @@ pub(crate) fn new_folder(
         fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
     }
     let partial = hidden_name(path, PARTIAL);
-    // Held while the folder is filled, so that no other process takes it for left over.
+    // Held while the folder is filled, so that no other process removes it as a leftover.
     let lock = Lock::take(&hidden_name(path, LOCK), path)?;
-    // Another process may have been faster.
+    // Another process may have created it in the meantime.
     if let Err(error) = absent() {
         lock.remove();
         return Err(error);
     }
     if exists(&partial)? {
-        // Left by a run that was killed while writing.
+        // Left by a process that was killed while writing.
         fs::remove_dir_all(&partial).map_err(Error::io("remove", &partial))?;
     }
     fs::create_dir_all(&partial).map_err(Error::io("create", &partial))?;
@@ -54,7 +54,7 @@ pub(crate) fn new_folder(
             .map_or(Ok(()), sync)
     });
     if filled.is_err() {
-        // The first error is the one to report; a leftover is removed by the next attempt.
+        // Report the first error; the next attempt removes what is left.
         let _ = fs::remove_dir_all(&partial);
     }
     lock.remove();
@@ -65,25 +65,23 @@ const PARTIAL: &str = "partial";
 const REMOVED: &str = "removed";
 const LOCK: &str = "lock";
 
-/// `runs/a` is filled as `runs/.a.partial`.
+/// `runs/a` with the ending `partial` becomes `runs/.a.partial`.
 fn hidden_name(path: &Path, ending: &str) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.{ending}"))
 }
 
-/// The name of the file or folder that a hidden entry of this module stands beside; none for
-/// entries of others.
+/// The name that a hidden entry of this module belongs to; `None` for other entries.
 pub(crate) fn hidden_for(entry: &str) -> Option<&str> {
     let (name, ending) = entry.strip_prefix('.')?.rsplit_once('.')?;
     [PARTIAL, REMOVED, LOCK].contains(&ending).then_some(name)
 }
 
-/// A file that one process holds at a time, until it is dropped or the process ends, however it
-/// ends.
+/// A lock file, held by one process until the lock is dropped or the process ends.
 #[derive(Debug)]
 pub(crate) struct Lock {
     path: PathBuf,
-    /// None where the file system has no locks: nothing is protected there.
+    /// `None` on file systems without locks, where nothing is protected.
     _file: Option<File>,
 }
 
@@ -94,7 +92,7 @@ impl Lock {
     /// [`Error::InUse`] when another process holds it; I/O errors.
     pub fn take(path: &Path, what: &Path) -> Result<Self, Error> {
         if exists(path)? {
-            // A pipe would wait.
+            // Opening a pipe would block.
             open_regular(path)?;
         }
         let opened = File::options()
@@ -118,13 +116,12 @@ impl Lock {
         })
     }
 
-    /// Gives the lock back and removes its file.
     fn remove(self) {
         let _ = fs::remove_file(&self.path);
     }
 }
 
-/// Names in a folder survive a power cut only once the folder itself is written.
+/// Flushes a folder. Without it, new names may be lost in a power failure.
 fn sync(folder: &Path) -> Result<(), Error> {
     if cfg!(unix) {
         let synced = File::open(folder).and_then(|folder| folder.sync_all());
@@ -133,36 +130,35 @@ fn sync(folder: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Writes `value` as indented JSON.
 pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), Error> {
     let mut text = serde_json::to_string_pretty(value).map_err(Error::json(path))?;
     text.push('\n');
     write_text(path, &text)
 }
 
-/// Writes a text that survives a power cut.
+/// Writes a text file and flushes it to disk.
 pub(crate) fn write_text(path: &Path, text: &str) -> Result<(), Error> {
     let written = fs::write(path, text).and_then(|()| File::open(path)?.sync_all());
     written.map_err(Error::io("write", path))
 }
 
-/// Writes a file that may be there already: it is replaced whole or left as it was.
+/// Writes a JSON file, replacing an existing one atomically.
 pub(crate) fn replace_json(path: &Path, value: &impl Serialize) -> Result<(), Error> {
     let partial = path.with_extension("partial");
     write_json(&partial, value)?;
     fs::rename(&partial, path).map_err(Error::io("rename", &partial))
 }
 
-/// Removes a folder under another name, so that no half of it is ever seen under its own.
+/// Renames a folder before removing it, so that its name never refers to a partly removed one.
 pub(crate) fn remove_folder(path: &Path) -> Result<(), Error> {
     let doomed = hidden_name(path, REMOVED);
     let removed = fs::rename(path, &doomed).and_then(|()| fs::remove_dir_all(&doomed));
     removed.map_err(Error::io("remove", path))
 }
 
-/// Opens a file to read. Only regular ones: a pipe may never end, a device has no size.
+/// Opens a regular file for reading. A pipe may never end, and a device has no size.
 pub(crate) fn open_regular(path: &Path) -> Result<File, Error> {
-    // Before it is opened: a pipe without a writer would wait.
+    // Checked before opening, which would block on a pipe without a writer.
     let metadata = fs::metadata(path).map_err(Error::io("read", path))?;
     if !metadata.is_file() {
         let cause = io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file");
@@ -171,10 +167,10 @@ pub(crate) fn open_regular(path: &Path) -> Result<File, Error> {
     File::open(path).map_err(Error::io("read", path))
 }
 
-/// Bytes of the largest text that is read: far beyond any configuration or log.
+/// Maximum size of a text file in bytes, far above any configuration or log.
 const MAX_TEXT: u64 = 1 << 30;
 
-/// The text of a file.
+/// Reads a text file of at most `MAX_TEXT` bytes.
 pub(crate) fn read_text(path: &Path) -> Result<String, Error> {
     let mut text = String::new();
     let mut file = open_regular(path)?.take(MAX_TEXT + 1);
@@ -187,16 +183,15 @@ pub(crate) fn read_text(path: &Path) -> Result<String, Error> {
     Ok(text)
 }
 
-/// Whether something is there. A loop of links is an error, not nothing.
+/// Whether `path` exists. A loop of symbolic links is an error.
 pub(crate) fn exists(path: &Path) -> Result<bool, Error> {
     match path.try_exists() {
-        // Below a file there is nothing.
+        // Part of the path is a regular file.
         Err(cause) if cause.kind() == io::ErrorKind::NotADirectory => Ok(false),
         there => there.map_err(Error::io("read", path)),
     }
 }
 
-/// Reads JSON into one of our own structs.
 pub(crate) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, Error> {
     let text = read_text(path)?;
     serde_json::from_str(&text).map_err(Error::json(path))
@@ -233,7 +228,7 @@ mod tests {
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
     }
 
-    /// A pipe would wait for one who reads it.
+    /// Opening a pipe for writing would block until it has a reader.
     #[cfg(unix)]
     #[test]
     fn a_lock_is_a_regular_file() {

@@ -1,4 +1,4 @@
-//! Folders and files: written whole or not at all, read within limits. Knows no model.
+//! Files and folders: atomic writes and bounded reads, independent of models.
 
 pub(crate) mod adapter_chain;
 pub(crate) mod folder;

@@ -1,7 +1,6 @@
 //! Named tensors on disk: one safetensors file, or several with an index.
 //!
-//! Reads and writes numbers and shapes; knows nothing of models. Source: Hugging Face's
-//! `model.safetensors.index.json`.
+//! Independent of models. Source: Hugging Face's `model.safetensors.index.json`.
 
 mod file;
 mod write;
@@ -17,22 +16,18 @@ use crate::files::folder::{exists, read_text};
 use file::WeightFile;
 pub(crate) use write::{NamedTensor, write_weights};
 
-/// The tensors of a checkpoint folder, read one by one as they are asked for.
+/// The tensors of a checkpoint folder, each read on request.
 #[derive(Debug)]
 pub(crate) struct WeightFiles {
-    /// The folder or file, for messages.
     path: PathBuf,
     files: Vec<WeightFile>,
-    /// By the name it is asked for; taken out when read.
+    /// Keyed by the name a tensor is requested by; removed when read.
     unread: BTreeMap<String, Place>,
 }
 
-/// Where a tensor lies.
 #[derive(Clone, Debug)]
 struct Place {
-    /// Index in `files`.
     file: usize,
-    /// Its name there.
     stored: String,
 }
 
@@ -46,8 +41,7 @@ const INDEX: &str = "model.safetensors.index.json";
 
 impl WeightFiles {
     /// Opens `model.safetensors` or the shards of `model.safetensors.index.json` in `folder`.
-    /// Tensors are known by the names that `LlamaForCausalLM` gives them, whatever wrappers have
-    /// put in front.
+    /// Tensors get the names of `LlamaForCausalLM`, without the prefixes of wrapper modules.
     pub fn open_folder(folder: &Path) -> Result<Self, Error> {
         let (single, index) = (folder.join(SINGLE), folder.join(INDEX));
         let mut opened = match (exists(&single)?, exists(&index)?) {
@@ -59,7 +53,7 @@ impl WeightFiles {
         opened.without_wrappers()
     }
 
-    /// Whether `folder` has weights in a form that is read.
+    /// Whether `folder` has weights in a supported format.
     pub fn are_in(folder: &Path) -> Result<bool, Error> {
         Ok(exists(&folder.join(SINGLE))? || exists(&folder.join(INDEX))?)
     }
@@ -127,7 +121,7 @@ impl WeightFiles {
         })
     }
 
-    /// The same tensors by the names they have in a model that nothing wraps.
+    /// Renames the tensors as in a model without wrappers.
     fn without_wrappers(mut self) -> Result<Self, Error> {
         let mut unread = BTreeMap::new();
         for (name, place) in std::mem::take(&mut self.unread) {
@@ -144,14 +138,14 @@ impl WeightFiles {
         Ok(self)
     }
 
-    /// Gives the tensor `name` the name `new`.
+    /// Renames tensor `name` to `new`.
     pub fn rename(&mut self, name: &str, new: &str) {
         if let Some(place) = self.unread.remove(name) {
             self.unread.insert(new.to_owned(), place);
         }
     }
 
-    /// Whether tensors `a` and `b`, both there and unread, hold the same numbers.
+    /// Whether tensors `a` and `b` are present, unread and equal.
     pub fn are_equal(&mut self, a: &str, b: &str) -> Result<bool, Error> {
         let shape = |name| self.shape(name).map(<[usize]>::to_vec);
         let (Some(of_a), Some(of_b)) = (shape(a), shape(b)) else {
@@ -169,19 +163,19 @@ impl WeightFiles {
         self.unread.keys().cloned().collect()
     }
 
-    /// Forgets `name`, so that [`finish`](Self::finish) does not count it as unexpected.
+    /// Drops `name`, so that [`finish`](Self::finish) does not report it as unexpected.
     pub fn skip(&mut self, name: &str) {
         self.unread.remove(name);
     }
 
-    /// Takes tensor `name`, which must have `shape`, as f32.
+    /// Reads tensor `name`, which must have `shape`, as f32 and removes it.
     pub fn take(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
         let values = self.peek(name, shape)?;
         self.unread.remove(name);
         Ok(values)
     }
 
-    /// Reads tensor `name` and leaves it there.
+    /// Reads tensor `name` without removing it.
     fn peek(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
         match self.unread.get(name) {
             Some(place) => self.files[place.file].read(&place.stored, shape),
@@ -202,7 +196,7 @@ impl WeightFiles {
             .map(|info| info.shape.as_slice())
     }
 
-    /// Refuses tensors that were not read.
+    /// Returns an error if tensors are left unread.
     pub fn finish(self) -> Result<(), Error> {
         match self.unread.into_iter().next() {
             None => Ok(()),
@@ -214,15 +208,14 @@ impl WeightFiles {
     }
 }
 
-/// Whether a tensor follows from the configuration: the rotary frequencies that old converters
-/// kept.
+/// Whether a tensor follows from the configuration: the rotary frequencies of old converters.
 pub(crate) fn is_derived(name: &str) -> bool {
     name.ends_with("rotary_emb.inv_freq")
 }
 
-/// The name of a tensor without what wrappers leave: torch.compile `_orig_mod.`, data parallelism
-/// `module.`, a module that holds the model `model.`; and with the `model.` that a headless
-/// `LlamaModel` is saved without.
+/// The name of a tensor without the prefixes of wrappers: `_orig_mod.` of torch.compile, `module.`
+/// of data parallelism, `model.` of a module that holds the model. Adds the `model.` that is
+/// missing when a headless `LlamaModel` was saved.
 fn unwrapped(name: &str) -> String {
     let name = name.replace("_orig_mod.", "");
     let name = name.strip_prefix("module.").unwrap_or(&name);
@@ -241,14 +234,14 @@ fn unwrapped(name: &str) -> String {
     }
 }
 
-/// Whether an index may name this file: one within the folder.
+/// Whether `name` is a file within the folder of the index.
 fn is_within(name: &str) -> bool {
     let mut parts = Path::new(name).components();
     let normal = parts.all(|part| matches!(part, std::path::Component::Normal(_)));
     normal && !name.is_empty() && !name.contains('\\')
 }
 
-/// What a folder without safetensors holds instead, and what to do with it.
+/// The error for a folder without safetensors: what it holds instead, and how to fix it.
 fn no_weights(folder: &Path) -> Error {
     let names = fs::read_dir(folder).into_iter().flatten().flatten();
     let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());

@@ -1,4 +1,4 @@
-//! What a model folder says about its decoding: exits, draft tokens, calibrated rules.
+//! The decoding settings of a model folder: exits, draft tokens, calibrated rules.
 
 use std::path::Path;
 
@@ -10,25 +10,24 @@ use crate::io::draft_tokens::{DRAFT_TOKENS_FILE, draft_tokens};
 use crate::io::pretrained::SoftInfo;
 use crate::model::config::LlamaConfig;
 
-/// The decoding settings that a model folder brings along, from `soft.json` and
-/// `draft_tokens.json`.
+/// The decoding settings stored in a model folder, in `soft.json` and `draft_tokens.json`.
 #[derive(Clone, Debug)]
 pub struct DecodingDefaults {
     /// Number of blocks.
     pub depth: usize,
-    /// The exits the model was trained at; none without a `soft.json`.
+    /// The exits the model was trained at; `None` without a `soft.json`.
     pub exits: Option<Exits>,
-    /// Frequent tokens to draft with; none when the folder lists none.
+    /// Frequent tokens for drafting; `None` when the folder has no list.
     pub draft_tokens: Option<Vec<u32>>,
     /// Rules with calibrated thresholds, the preferred one first.
     pub calibrated: Vec<CalibratedExits>,
 }
 
 impl DecodingDefaults {
-    /// Reads them from the folder of a model of this shape.
+    /// Reads them from the folder of a model with this configuration.
     ///
     /// # Errors
-    /// When a file is malformed, or lists draft tokens that the model does not have, or none.
+    /// When a file is malformed, or the draft tokens are empty or outside the vocabulary.
     pub fn load(folder: impl AsRef<Path>, config: &LlamaConfig) -> Result<Self, Error> {
         let folder = folder.as_ref();
         let draft_tokens = draft_tokens(folder)?;

@@ -1,8 +1,9 @@
-//! The tokens that drafts are made of, stored with the checkpoint: `draft_tokens.json`.
+//! The draft vocabulary stored with a checkpoint: `draft_tokens.json`.
 //!
-//! A JSON array of token ids, most frequent first. A draft head of few thousand tokens costs a
-//! fraction of the full head and loses nothing, since the full head checks; the list is counted
-//! from data (soft-data's `frequent_tokens`). transformers ignores the file.
+//! A JSON array of token ids, most frequent first, counted from data (soft-data's
+//! `frequent_tokens`). A draft head of a few thousand tokens costs a fraction of the full head. It
+//! does not change the output, since the full head verifies every draft. transformers ignores the
+//! file.
 
 use std::path::Path;
 
@@ -11,10 +12,10 @@ use crate::files::folder::{exists, read_json, replace_json};
 
 pub(crate) const DRAFT_TOKENS_FILE: &str = "draft_tokens.json";
 
-/// The draft tokens of a model folder; none when it has no list.
+/// The draft tokens of a model folder; `None` when it has no list.
 ///
 /// # Errors
-/// When the file is no JSON array of token ids.
+/// When the file is not a JSON array of token ids.
 pub fn draft_tokens(folder: impl AsRef<Path>) -> Result<Option<Vec<u32>>, Error> {
     let path = folder.as_ref().join(DRAFT_TOKENS_FILE);
     if exists(&path)? {
@@ -24,7 +25,7 @@ pub fn draft_tokens(folder: impl AsRef<Path>) -> Result<Option<Vec<u32>>, Error>
     }
 }
 
-/// Writes the draft tokens of a model folder, in place of those it had.
+/// Writes the draft tokens of a model folder, replacing an existing list.
 ///
 /// # Errors
 /// I/O errors.

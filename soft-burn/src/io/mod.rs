@@ -1,4 +1,4 @@
-//! Models as folders.
+//! Reading and writing model folders.
 
 pub(crate) mod decoding_defaults;
 pub(crate) mod draft_tokens;

@@ -1,8 +1,8 @@
 //! Models as Hugging Face folders: `from_pretrained` and `save_pretrained`.
 //!
-//! What is written loads in transformers; `soft.json` beside it says how the model was trained, and
-//! heads and blocks of single exits lie in files of their own that transformers does not look at.
-//! No weight is permuted or renamed on the way.
+//! A saved folder loads in transformers. `soft.json` records how the model was trained. Heads and
+//! blocks of single exits are in separate files, which transformers ignores. Weights are neither
+//! permuted nor renamed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -34,7 +34,7 @@ use crate::model::placement::Placement;
 const EXIT_HEADS_FILE: &str = "exit_heads.safetensors";
 const EXIT_BLOCKS_FILE: &str = "exit_blocks.safetensors";
 const SOFT_FILE: &str = "soft.json";
-/// Files of a model folder that are not weights and travel with the model unchanged.
+/// Files other than weights that are copied with a model.
 const COMPANIONS: [&str; 9] = [
     "tokenizer.json",
     "tokenizer_config.json",
@@ -55,15 +55,15 @@ pub struct SoftInfo {
     pub exits: Exits,
     /// Training method: "soft", "sft", "ict" or "balcony".
     pub method: String,
-    /// Where it comes from: base model, data, settings. Free form.
+    /// Origin: base model, data, settings. Free form.
     #[serde(default)]
     pub provenance: Value,
-    /// Exit thresholds with a promise, the rule to prefer first; none until they are calibrated.
+    /// Exit thresholds with a calibrated guarantee, preferred rule first; empty until calibrated.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub calibrated: Vec<CalibratedExits>,
 }
 
-/// What to write beside the weights.
+/// What to write beside the weights, and the number type of the weights.
 #[derive(Clone, Copy, Debug)]
 pub struct SaveOptions<'a> {
     /// Number type of the weights.
@@ -72,7 +72,7 @@ pub struct SaveOptions<'a> {
     pub soft: Option<&'a SoftInfo>,
     /// A model folder whose tokenizer and generation files are copied along.
     pub companions: Option<&'a Path>,
-    /// Further files, written in place of companions of the same name.
+    /// Further files, which replace companions of the same name.
     pub files: &'a [CompanionFile],
 }
 
@@ -97,14 +97,14 @@ impl Default for SaveOptions<'_> {
 }
 
 impl Llama {
-    /// Loads a `LlamaForCausalLM` folder, with f32 weights whatever the file holds, or of the type
-    /// that `place` says: `&device`, or `(&device, DType::Bf16)`. An adapter in it, as in the
-    /// checkpoints of a run that trains one, is merged.
+    /// Loads a `LlamaForCausalLM` folder. Weights are converted to f32, or to the type given in
+    /// `place`: `&device`, or `(&device, DType::Bf16)`. An adapter in the folder, as in the
+    /// checkpoints of a LoRA run, is merged.
     ///
     /// # Errors
-    /// When a file is missing or corrupt, the architecture is another, or a tensor is missing,
-    /// unexpected or of another shape than config.json says; when the device does not compute in
-    /// the number type.
+    /// When a file is missing or corrupt, the architecture is not supported, a tensor is missing,
+    /// unexpected or not of the shape given by config.json, or the device does not compute in the
+    /// number type.
     pub fn from_pretrained(
         folder: impl AsRef<Path>,
         place: impl Into<Placement>,
@@ -113,7 +113,7 @@ impl Llama {
         if adapters(folder)?.is_empty() {
             return Self::without_adapter(folder, &place);
         }
-        // Merged in f32, rounded once.
+        // Merged in f32 and rounded once.
         place.check()?;
         let llama = Self::with_adapter_apart(folder, &place.device)?.merged();
         Ok(llama.with_weights(place.dtype))
@@ -132,7 +132,7 @@ impl Llama {
         llama.load_exit_heads(folder)?.load_exit_blocks(folder)
     }
 
-    /// In f32, with the adapter beside the weights.
+    /// Loads in f32 and leaves the last adapter unmerged.
     pub(crate) fn with_adapter_apart(folder: &Path, device: &Device) -> Result<Self, Error> {
         let mut llama = Self::without_adapter(&weights_folder(folder)?, &device.into())?;
         for adapter in adapters(folder)? {
@@ -169,12 +169,12 @@ impl Llama {
 
     /// Writes a new folder that [`from_pretrained`](Self::from_pretrained) and transformers load.
     ///
-    /// The folder is filled beside its final name and renamed. An adapter is left out:
-    /// [`merged`](Self::merged) it belongs to the weights, [`adapter`](Self::adapter) it is kept
-    /// apart.
+    /// The folder is written under a temporary name and renamed. An adapter is not saved: include
+    /// it in the weights with [`merged`](Self::merged), or save it apart with
+    /// [`adapter`](Self::adapter).
     ///
     /// # Errors
-    /// [`Error::OutputExists`] when `folder` is there already; I/O errors.
+    /// [`Error::OutputExists`] when `folder` exists; I/O errors.
     pub fn save_pretrained(
         &self,
         folder: impl AsRef<Path>,
@@ -213,7 +213,7 @@ impl Llama {
     }
 }
 
-/// The exits whose tensors a file holds, named `{prefix}{depth}.` and on.
+/// The exits in a file whose tensors are named `{prefix}{depth}.` and so on.
 fn exits_of(files: &WeightFiles, path: &Path, prefix: &str) -> Result<Exits, Error> {
     let depth = |name: &String| {
         let (depth, _) = name.strip_prefix(prefix)?.split_once('.')?;
@@ -247,7 +247,7 @@ impl SoftInfo {
         }
     }
 
-    /// Writes `soft.json` of `folder`; one that is there is replaced whole or left as it was.
+    /// Writes `soft.json` of `folder`, replacing an existing one atomically.
     ///
     /// # Errors
     /// I/O errors.
@@ -256,8 +256,7 @@ impl SoftInfo {
     }
 }
 
-/// Tokenizer and generation files, those that are there; of an adapter's folder its own before its
-/// base's.
+/// The companion files that exist. In an adapter folder, its own come before those of its base.
 fn companions(source: &Path) -> Result<Vec<(&'static str, PathBuf)>, Error> {
     let base = weights_folder(source)?;
     let mut found = Vec::new();
@@ -271,10 +270,10 @@ fn companions(source: &Path) -> Result<Vec<(&'static str, PathBuf)>, Error> {
     Ok(found)
 }
 
-/// Refuses companions that cannot be copied later, when it would cost what was trained.
+/// Checks before training that the companion files can be copied after it.
 ///
 /// # Errors
-/// When one is no regular file or cannot be read.
+/// When one is not a regular file or cannot be read.
 pub(crate) fn check_companions(source: &Path) -> Result<(), Error> {
     let files = companions(source)?;
     files
@@ -293,8 +292,8 @@ fn copy_companions(source: &Path, target: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether the head of a model that says so is its embedding. One that was saved alone is taken for
-/// both; one that differs, as after an adapter was merged into it, is the model's head.
+/// Whether a model with tied weights in its config has a tied head. A head stored alone is used for
+/// both. A head that differs, as after merging an adapter into it, is kept untied.
 fn tie_head(files: &mut WeightFiles) -> Result<bool, Error> {
     let is_there = |files: &WeightFiles, name| files.shape(name).is_some();
     match (is_there(files, EMBEDDING), is_there(files, HEAD)) {

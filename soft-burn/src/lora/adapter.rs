@@ -1,6 +1,6 @@
-//! An adapter as a value, and on disk as PEFT keeps it.
+//! An adapter in host memory, and its PEFT format on disk.
 //!
-//! Knows names, shapes and numbers; knows no tensor. Source: PEFT's `adapter_config.json` and
+//! Holds names, shapes and values; independent of tensors. Source: PEFT's `adapter_config.json` and
 //! `adapter_model.safetensors`; Kalajdzievski, *A rank stabilization scaling factor* (arXiv
 //! 2312.03732).
 
@@ -19,15 +19,14 @@ use crate::error::Error;
 use crate::files::folder::{new_folder, write_json};
 use crate::files::safetensors::{NamedTensor, WeightFiles, write_weights};
 
-/// The low-rank factors of some weights, and weights that were trained whole beside them, on the
-/// host.
+/// The low-rank factors of some weights, and weights trained in full, in host memory.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Adapter {
     pub(super) rank: usize,
     pub(super) alpha: f64,
-    /// By the module whose weight is adapted.
+    /// Keyed by the module whose weight is adapted.
     pub(super) factors: BTreeMap<String, Factors>,
-    /// By the name of the weight that they replace: PEFT's `modules_to_save`.
+    /// Keyed by the name of the weight they replace: PEFT's `modules_to_save`.
     pub(super) whole: BTreeMap<String, WholeWeight>,
 }
 
@@ -61,7 +60,7 @@ impl Adapter {
         self.rank
     }
 
-    /// Numbers that are trained.
+    /// Number of trained parameters.
     pub fn parameters(&self) -> usize {
         let count = |factors: &Factors| factors.a.len() + factors.b.len();
         let whole = self.whole.values().map(|whole| whole.values.len());
@@ -95,7 +94,7 @@ impl Adapter {
             }
         }
         for (name, WholeWeight { shape, values }) in &self.whole {
-            // Of an adapted module it is the weight below its factors.
+            // The full weight of an adapted module is its base layer.
             let name = if self.factors.contains_key(module_of(name)) {
                 format!("{}.base_layer.weight", module_of(name))
             } else {
@@ -121,16 +120,16 @@ impl Adapter {
         let mut targets: Vec<String> = self.factors.keys().map(target).collect();
         targets.sort();
         targets.dedup();
-        // Layers would leave out what lies outside of them.
+        // `None` when a module lies outside the blocks, which `layers_to_transform` would exclude.
         let layers: Option<BTreeSet<usize>> = self.factors.keys().map(layer).collect();
-        // What differs from the adapter's rank and alpha is said module by module.
+        // Modules whose rank or alpha differs from the adapter's are listed by name.
         let alpha = |factors: &Factors| factors.scale * factors.rank as f64;
         let differs = |factors: &Factors| (alpha(factors) - self.alpha).abs() > 1e-9 * self.alpha;
         let other_rank = self.factors.iter().filter(|(_, it)| it.rank != self.rank);
         let other_alpha = self.factors.iter().filter(|(_, it)| differs(it));
         let whole = self.whole.keys().map(|name| module_of(name));
         let whole = whole.filter(|module| !self.factors.contains_key(*module));
-        // Whole names: PEFT goes by their ends.
+        // Full names, since PEFT matches by suffix.
         let whole: Vec<String> = whole.map(str::to_owned).collect();
         PeftConfig {
             rank_pattern: other_rank
@@ -152,19 +151,18 @@ impl Adapter {
         }
     }
 
-    /// Whether both adapt the same modules in the same way; their values may differ.
+    /// Whether both adapt the same modules with the same rank and alpha; values may differ.
     pub(crate) fn is_like(&self, other: &Self) -> bool {
         let shape = |adapter: &Self| (adapter.rank, adapter.alpha);
         shape(self) == shape(other) && self.factors.keys().eq(other.factors.keys())
     }
 
-    /// Reads a folder that [`save`](Self::save) or PEFT wrote: LoRA and rank-stabilized LoRA on the
-    /// linear maps of the blocks, the embedding and the head, with ranks and alphas of single
-    /// modules, and weights saved whole.
+    /// Loads a folder written by [`save`](Self::save) or PEFT: LoRA and rank-stabilized LoRA on the
+    /// linear layers of the blocks, the embedding and the head, with ranks and alphas per module,
+    /// and weights saved in full.
     ///
     /// # Errors
-    /// When a file is missing or malformed, the adapter is of another kind, or a factor lacks its
-    /// other half.
+    /// When a file is missing or malformed, the adapter is of another kind, or a factor is missing.
     pub fn load(folder: impl AsRef<Path>) -> Result<Self, Error> {
         let config = LoadedConfig::read(&folder.as_ref().join(CONFIG))?;
         let path = folder.as_ref().join(WEIGHTS);
@@ -195,7 +193,7 @@ impl Adapter {
                     let whole = WholeWeight { shape, values };
                     adapter.whole.insert(weight.to_owned(), whole);
                 }
-                // With its A, or left over.
+                // Read together with its A; `finish` reports it if there is none.
                 Part::B => {}
                 _ => return Err(unexpected()),
             }

@@ -1,4 +1,4 @@
-//! An adapter on a model: attached, read back, merged and taken out again.
+//! Attaches an adapter to a model, reads it back, merges it and removes it.
 
 use std::collections::BTreeMap;
 
@@ -14,11 +14,11 @@ use crate::model::layers::Projection;
 use crate::model::llama::Llama;
 use crate::model::parameters::{map_parameters, named_tensors};
 
-/// Attaches factors to the weights they are named for; everything else is frozen.
+/// Attaches factors to the weights they are named after and freezes all weights.
 struct Attach<'a> {
     factors: BTreeMap<&'a String, &'a Factors>,
     device: Device,
-    /// Modules not met yet.
+    /// Modules not visited yet.
     left: Vec<&'a String>,
     misfit: Option<Error>,
 }
@@ -64,17 +64,17 @@ fn misfit(module: &str, reason: String) -> Error {
     }
 }
 
-/// What stands between a module's name and its factor in the path of a parameter.
+/// Separates the module's name from the factor in the path of a parameter.
 pub(crate) const LORA: &str = ".weight.lora.";
 
 impl Llama {
-    /// Attaches an adapter; the model's own weights are frozen. In training only the adapter moves.
+    /// Attaches an adapter to the blocks and freezes the model's own weights, so that only the
+    /// adapter is trained. An adapter without factors in the blocks freezes nothing.
     ///
-    /// Weights that the adapter has whole replace the model's, and factors of the embedding and of
-    /// the head are put into those at once.
+    /// Full weights replace the model's; factors of embedding and head are merged at once.
     ///
     /// # Errors
-    /// When the model has one already, or the adapter is for other modules or shapes.
+    /// When the model already has an adapter, or the adapter has other modules or shapes.
     pub fn with_adapter(self, adapter: &Adapter) -> Result<Self, Error> {
         if self.has_adapter() {
             let reason = "it has an adapter already: merge that one first".to_owned();
@@ -105,12 +105,12 @@ impl Llama {
         }
     }
 
-    /// The model with the adapter's whole weights in place of its own.
+    /// Replaces weights by those that the adapter holds in full.
     fn with_whole_weights(self, adapter: &Adapter) -> Result<Self, Error> {
         if adapter.whole.is_empty() {
             return Ok(self);
         }
-        // In PEFT too a tied head stays what it was when the embedding is replaced.
+        // PEFT also leaves a tied head unchanged when the embedding is replaced.
         let of_both = ["lm_head.weight", "model.embed_tokens.weight"];
         let model = if of_both.iter().any(|name| adapter.whole.contains_key(*name)) {
             self.untied()
@@ -143,7 +143,7 @@ impl Llama {
         }
     }
 
-    /// The model with scale · B·A added to the weight of a module outside the blocks.
+    /// Adds scale · B·A to the weight of a module outside the blocks.
     fn with_product(self, module: &str, factors: &Factors) -> Result<Self, Error> {
         let mut model = self.untied();
         let device = model.device();
@@ -166,7 +166,7 @@ impl Llama {
         Ok(model)
     }
 
-    /// The model with a head of its own, at first a copy of the embedding where it was that.
+    /// Gives a tied model its own head, a copy of the embedding.
     fn untied(mut self) -> Self {
         if self.lm_head.is_none() {
             let weight = Param::from_tensor(self.model.embed_tokens.weight.val());
@@ -176,7 +176,7 @@ impl Llama {
         self
     }
 
-    /// The factors as they are now; none without an adapter.
+    /// The current factors; `None` without an adapter.
     ///
     /// # Errors
     /// When they cannot be read from the device.
@@ -205,7 +205,7 @@ impl Llama {
                 continue;
             };
             let entry = factors.entry(module.to_owned()).or_default();
-            // Burn's a is B, its b is A.
+            // Burn's `a` is B, its `b` is A.
             match factor {
                 "a" => entry.b = tensor.values,
                 _ => entry.a = tensor.values,
@@ -219,16 +219,14 @@ impl Llama {
         }))
     }
 
-    /// Whether any weight has an adapter.
     pub(crate) fn has_adapter(&self) -> bool {
         let mut projections = self.model.layers.iter().flat_map(Block::projections);
         projections.any(|projection| projection.weight.adapter().is_some())
     }
 
-    /// Adds the adapter to the weights, which can be trained again; without one, the model as it
-    /// is.
+    /// Merges the adapter into the weights, which become trainable again; a no-op without adapter.
     ///
-    /// Merge before decoding: the kernels read whole weights.
+    /// Merge before decoding: the kernels read merged weights.
     pub fn merged(self) -> Self {
         if self.has_adapter() {
             self.materialize().unfreeze()
@@ -237,11 +235,11 @@ impl Llama {
         }
     }
 
-    /// Takes `adapter` out of the weights that it was merged into, and attaches it: what
-    /// [`merged`](Self::merged) undoes, to rounding.
+    /// Subtracts `adapter` from the weights it was merged into and attaches it. Reverses
+    /// [`merged`](Self::merged) up to rounding.
     ///
     /// # Errors
-    /// As [`with_adapter`](Self::with_adapter).
+    /// The same as for [`with_adapter`](Self::with_adapter).
     pub fn unmerged(self, adapter: &Adapter) -> Result<Self, Error> {
         let mut opposite = adapter.clone();
         for factors in opposite.factors.values_mut() {

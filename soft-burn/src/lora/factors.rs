@@ -1,6 +1,6 @@
-//! The numbers of an adapter: factors of a weight, or a whole weight.
+//! The values of an adapter: factors of a weight, or a full weight.
 
-/// A, `[rank, d_in]`, and B, `[d_out, rank]`, row by row. The weight is read as W + scale · B·A.
+/// A, `[rank, d_in]`, and B, `[d_out, rank]`, row-major. The adapted weight is W + scale · B·A.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Factors {
     pub a: Vec<f32>,
@@ -10,13 +10,13 @@ pub(super) struct Factors {
 }
 
 impl Factors {
-    /// `[d_out, d_in]` of the weight they are for.
+    /// `[d_out, d_in]` of the adapted weight.
     pub(super) fn shape(&self) -> [usize; 2] {
         [self.b.len() / self.rank, self.a.len() / self.rank]
     }
 }
 
-/// A weight, row by row.
+/// A full weight, row-major.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct WholeWeight {
     pub shape: Vec<usize>,

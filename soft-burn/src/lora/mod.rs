@@ -1,11 +1,11 @@
-//! Low-rank adapters: a frozen weight W is read as W + α/r · B·A, and only A and B are trained.
+//! Low-rank adapters: a frozen weight W becomes W + α/r · B·A, and only A and B are trained.
 //!
-//! An [`Adapter`] is a value beside the model: drawn afresh, attached, merged into the weights and
-//! taken out of them again, kept on disk as PEFT keeps it. The product B·A is never formed in
-//! training: states go through A, then through B.
+//! An [`Adapter`] is stored apart from the model. It is initialized, attached, merged into the
+//! weights and removed again, and saved in PEFT's format. Training does not form the product B·A:
+//! states are multiplied by A, then by B.
 //!
-//! Source: Hu et al., *LoRA* (arXiv 2106.09685); names, files and first values of PEFT (A uniform
-//! within 1/√d_in, B zero, so that the model's output is unchanged at first). Burn's `LoraAdapter`
+//! Source: Hu et al., *LoRA* (arXiv 2106.09685). Names, files and initial values follow PEFT (A
+//! uniform within 1/√d_in, B zero, so that the output is unchanged at first). Burn's `LoraAdapter`
 //! computes `a · b` for a weight `[d_in, d_out]`; ours are `[d_out, d_in]`, so its `a` is PEFT's
 //! `lora_B` and its `b` is `lora_A`.
 
@@ -30,7 +30,7 @@ pub use adapter::Adapter;
 pub(crate) use attach::LORA;
 use factors::Factors;
 
-/// What is adapted, and how.
+/// Which weights are adapted, and how.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Lora {
@@ -39,19 +39,19 @@ pub struct Lora {
     /// α: the product of the factors is scaled by α / r. Default 16.
     #[serde(default = "sixteen")]
     pub alpha: f64,
-    /// Which weights of a block: `q_proj`, `k_proj`, `v_proj`, `o_proj`, `gate_proj`, `up_proj`,
-    /// `down_proj`. Default: all of them.
+    /// Adapted weights of a block: `q_proj`, `k_proj`, `v_proj`, `o_proj`, `gate_proj`, `up_proj`,
+    /// `down_proj`. Default: all.
     #[serde(default = "all_targets")]
     pub targets: Vec<String>,
-    /// Which blocks, counted from 0. Default: all.
+    /// Adapted blocks, counted from 0. Default: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layers: Option<Vec<usize>>,
-    /// Seed of the first values.
+    /// Seed of the initial values.
     #[serde(default)]
     pub seed: u64,
 }
 
-/// Beyond the width of any weight.
+/// Larger than the width of any weight.
 const MAX_RANK: usize = 1 << 16;
 
 fn sixteen() -> f64 {
@@ -63,7 +63,7 @@ fn all_targets() -> Vec<String> {
 }
 
 impl Lora {
-    /// Adapters of this rank on every weight of every block, α = 16.
+    /// Adapters of this rank on every projection of every block, α = 16.
     pub fn new(rank: usize) -> Self {
         Self {
             rank,
@@ -74,7 +74,7 @@ impl Lora {
         }
     }
 
-    /// Refuses what no model could have.
+    /// Checks the settings without a model.
     ///
     /// # Errors
     /// [`Error::Setting`] naming the setting.
@@ -103,10 +103,10 @@ impl Lora {
         })
     }
 
-    /// Refuses what a model of this shape does not have.
+    /// Checks the settings for a model of this configuration.
     ///
     /// # Errors
-    /// As [`validate`](Self::validate), and for a block that is not there.
+    /// As for [`validate`](Self::validate); a block outside the model; a rank above a width.
     pub fn check_within(&self, config: &LlamaConfig) -> Result<(), Error> {
         self.validate()?;
         let narrowest = self
@@ -137,10 +137,10 @@ impl Lora {
         }
     }
 
-    /// Adapters that change nothing yet.
+    /// Creates an adapter with initial values, which does not change the output of a model.
     ///
     /// # Errors
-    /// As [`check_within`](Self::check_within).
+    /// The same as for [`check_within`](Self::check_within).
     pub fn fresh(&self, config: &LlamaConfig) -> Result<Adapter, Error> {
         self.check_within(config)?;
         let mut numbers = SplitMix64::new(self.seed);

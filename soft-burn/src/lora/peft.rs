@@ -1,4 +1,4 @@
-//! PEFT's files of an adapter: names of tensors, and what its configuration means.
+//! PEFT's adapter files: names of tensors, and the meaning of the configuration.
 
 use std::path::Path;
 
@@ -19,19 +19,18 @@ pub(super) const EMBEDDING_B: &str = "lora_embedding_B";
 pub(super) const EMBEDDING: &str = "model.embed_tokens";
 pub(super) const HEAD: &str = "lm_head";
 
-/// What a tensor of an adapter's file is.
 pub(super) enum Part<'a> {
-    /// Factor A of a module, and how its B is called.
+    /// Factor A of a module, and the names of its factors.
     A {
         module: &'a str,
         names: FactorNames,
     },
     B,
-    /// A weight by its name in the model.
+    /// A full weight, by its name in the model.
     Whole(&'a str),
 }
 
-/// A linear map's factors, or an embedding's, which lie the other way round.
+/// Names of the factors of a linear layer, or of an embedding, whose factors are transposed.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum FactorNames {
     Linear,
@@ -56,7 +55,7 @@ impl<'a> Part<'a> {
     }
 }
 
-/// Whether `model.layers.3.mlp.up_proj` and its like, the embedding or the head.
+/// Whether `module` is a projection (`model.layers.3.mlp.up_proj`), the embedding or the head.
 pub(super) fn is_adaptable(module: &str) -> bool {
     let rest = module.strip_prefix("model.layers.");
     let in_block = rest
@@ -67,18 +66,18 @@ pub(super) fn is_adaptable(module: &str) -> bool {
     in_block || [EMBEDDING, HEAD].contains(&module)
 }
 
-/// The part of PEFT's configuration that determines how an adapter is computed. Fields that ask for
-/// another computation are refused, all others are ignored.
+/// The part of PEFT's configuration that determines the computation. Fields that require another
+/// computation are refused; all others are ignored.
 pub(super) struct LoadedConfig {
     pub(super) rank: usize,
     pub(super) alpha: f64,
     /// Ranks of single modules.
     other_ranks: Vec<u64>,
-    /// Scaled by α / √r instead of α / r.
+    /// The scale is α / √r instead of α / r.
     is_rank_stabilised: bool,
-    /// Other alphas, by the ends of module names.
+    /// Alphas of single modules, by suffix of the module name.
     alphas: Vec<(String, f64)>,
-    /// Ends of the names of modules that are saved whole, with all they hold.
+    /// Suffixes of the names of modules that are saved in full, submodules included.
     whole: Vec<String>,
 }
 
@@ -106,7 +105,7 @@ impl LoadedConfig {
                 return Err(refusal(key, field(key), "none: LoRA as it was published"));
             }
         }
-        // Some ways to draw the first values change the base model's weights too.
+        // Some initialization methods change the base model's weights too.
         match field("init_lora_weights") {
             Value::Null | Value::Bool(_) => {}
             Value::String(way) if way == "gaussian" || way == "orthogonal" => {}
@@ -170,7 +169,7 @@ impl LoadedConfig {
         })
     }
 
-    /// α / r of a module, or α / √r.
+    /// α / r of a module, or α / √r if rank-stabilized.
     pub(super) fn scale(&self, module: &str, rank: usize) -> f64 {
         let is_of = |key: &str| {
             let before = module.strip_suffix(key);
@@ -185,8 +184,8 @@ impl LoadedConfig {
         }
     }
 
-    /// Takes both factors of a module, `name` being that of its A. Their rank is that of their
-    /// shapes, if it is one that the configuration gives.
+    /// Reads both factors of a module, where `name` is that of A. Their rank follows from the
+    /// shapes and must be one of those in the configuration.
     pub(super) fn factors(
         &self,
         module: &str,
@@ -219,14 +218,14 @@ impl LoadedConfig {
         let scale = self.scale(module, rank);
         let (a, b) = match names {
             FactorNames::Linear => (a, b),
-            // An embedding's weight is the transpose of what its factors make.
+            // An embedding's weight is the transpose of the product of its factors.
             FactorNames::Embedding => (transposed(&b, rank), transposed(&a, d_in)),
         };
         Ok(Factors { a, b, rank, scale })
     }
 
-    /// Whether a weight was saved whole: its module, or one that holds it, has such a name.
-    /// Embeddings that were adapted are saved with their adapter.
+    /// Whether a weight was saved in full: `modules_to_save` names its module or one that contains
+    /// it. PEFT also saves embedding and head in full when they are adapted.
     pub(super) fn keeps_whole(&self, weight: &str) -> bool {
         let module = module_of(weight);
         let ends = module.match_indices('.').map(|(end, _)| end);
@@ -236,7 +235,6 @@ impl LoadedConfig {
     }
 }
 
-/// The module that a weight is of.
 pub(super) fn module_of(weight: &str) -> &str {
     weight.strip_suffix(".weight").unwrap_or(weight)
 }
@@ -245,14 +243,14 @@ pub(super) fn last_part(module: &str) -> &str {
     module.rsplit('.').next().unwrap_or(module)
 }
 
-/// The transpose of a matrix with rows of `width`.
+/// The transpose of a row-major matrix with rows of `width`.
 pub(super) fn transposed(values: &[f32], width: usize) -> Vec<f32> {
     let width = width.max(1);
     let columns = (0..width).flat_map(|column| values.iter().skip(column).step_by(width));
     columns.copied().collect()
 }
 
-/// Fields of PEFT's that are empty or false for LoRA as it was published.
+/// Fields of PEFT's configuration that are empty or false for LoRA as published.
 const PLAIN_WITHOUT: [&str; 9] = [
     "use_dora",
     "use_qalora",

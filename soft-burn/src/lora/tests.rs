@@ -1,6 +1,6 @@
-//! Adapters against dense weights, against themselves, and against PEFT.
+//! Adapters against dense weights, after a round trip, and against PEFT.
 
-#![allow(clippy::unwrap_used)] // a test's way to fail
+#![allow(clippy::unwrap_used)] // tests fail by panicking
 
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -38,7 +38,7 @@ fn model() -> Llama {
     Llama::random(config(), 3, &test_device()).unwrap()
 }
 
-/// Adapters on some weights of two blocks, both factors filled.
+/// An adapter for some weights of two blocks, with both factors nonzero.
 fn adapter() -> Adapter {
     let lora = Lora {
         alpha: 3.0,
@@ -102,8 +102,8 @@ fn merged_says_what_attached_says_and_can_be_undone() {
     assert_near(&logits(&without), &said, 4e-5);
 }
 
-/// dA = s · Bᵀ · dW and dB = s · dW · Aᵀ, with dW the gradient into the merged weight; nothing else
-/// moves.
+/// dA = s · Bᵀ · dW and dB = s · dW · Aᵀ, where dW is the gradient of the merged weight. No other
+/// parameter has a gradient.
 #[test]
 fn factors_get_their_share_of_the_weights_gradient() {
     let exits = Exits::new([1, 3]).unwrap();
@@ -156,7 +156,6 @@ fn on_disk_and_back() {
     adapter().save(&path, None).unwrap();
     assert_eq!(Adapter::load(&path).unwrap(), adapter());
     assert!(adapter().save(&path, None).is_err());
-    // What this library does not compute is refused.
     let config = path.join("adapter_config.json");
     let text = std::fs::read_to_string(&config).unwrap();
     let refused = |added: &str, part: &str| {
@@ -176,7 +175,7 @@ fn on_disk_and_back() {
     assert_eq!(Adapter::load(&path).unwrap(), adapter());
 }
 
-/// Names, shapes and numbers of the file that PEFT wrote, written again.
+/// Saving an adapter that PEFT wrote reproduces its names, shapes and values.
 #[test]
 fn what_is_written_is_what_peft_writes() {
     let fixture = fixture("lora");
@@ -213,7 +212,7 @@ fn what_is_written_is_what_peft_writes() {
     assert_eq!(sorted(&ours), sorted(&theirs));
 }
 
-/// `tests/fixtures/make_lora.py`: what PEFT wrote is read, and says what it says there.
+/// An adapter that PEFT wrote gives PEFT's logits. Source: `tests/fixtures/make_lora.py`.
 #[test]
 fn an_adapter_of_peft_says_what_it_says_there() {
     let model = Llama::from_pretrained(fixture("untied_mha"), &test_device()).unwrap();

@@ -1,5 +1,4 @@
-//! An attention layer: projections, rotary positions, cache, and rows of different lengths. The
-//! attention itself is `ops::attention`.
+//! Attention layer: projections, rotary embedding, cache, padding. Operation: `ops::attention`.
 
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -9,7 +8,6 @@ use crate::ops::attention::{CausalMask, Heads, attend};
 use crate::ops::rope::Rotation;
 use crate::ops::tensor_store::{Span, TensorStore};
 
-/// The four projections of an attention layer and its head counts.
 #[derive(Module, Debug)]
 pub(crate) struct Attention {
     pub q_proj: Projection,
@@ -20,23 +18,23 @@ pub(crate) struct Attention {
     pub heads: Heads,
 }
 
-/// What the blocks of one forward pass share: computed once, used by every layer.
+/// Data of a forward pass that all blocks share.
 pub(crate) struct Pass {
     /// Number of rows of the batch.
     pub rows: usize,
-    /// Positions computed in this pass.
+    /// Positions per row computed in this pass.
     pub seq: usize,
-    /// How packed states become such rows; none when they are such rows.
+    /// Converts packed states to rows; `None` when the states already form rows.
     pub padding: Option<Padding>,
     /// Rotary angles of those positions.
     pub rotation: Rotation,
-    /// Which keys each position sees; none needed when it sees all.
+    /// Which keys each position attends to; `None` when it attends to all.
     pub mask: Option<CausalMask>,
 }
 
 impl Attention {
-    /// States `[n, d_model]` to the same: rows of `seq` states, or packed ones. With a store, which
-    /// is that of this block, the new keys and values go there.
+    /// Maps states `[n, d_model]`, packed or in rows of `seq`, to the same shape. With the store of
+    /// this block, new keys and values are appended to it.
     pub fn forward(
         &self,
         x: Tensor<2>,
@@ -61,7 +59,7 @@ impl Attention {
         })
     }
 
-    /// Turned keys and values of states `[n, d_model]`, `[rows, n_kv_heads, seq, head_dim]` each.
+    /// Rotated keys, and values, of states `[n, d_model]`, as `[rows, n_kv_heads, seq, head_dim]`.
     fn keys_and_values(&self, x: Tensor<2>, pass: &Pass) -> (Tensor<4>, Tensor<4>) {
         let heads = self.heads.key_value;
         let k = pass.split(self.k_proj.forward(x.clone()), heads);
@@ -82,16 +80,16 @@ impl Pass {
     }
 }
 
-/// How packed states of ragged rows become rows of equal length and back.
+/// Index maps between packed states of rows of unequal length and padded rows.
 pub(crate) struct Padding {
-    /// For every place of the padded rows a packed state; any where there is none.
+    /// For each padded position, its packed state; arbitrary for padding.
     unpack: Tensor<1, Int>,
-    /// For every packed state its place in the padded rows.
+    /// For each packed state, its padded position.
     pack: Tensor<1, Int>,
 }
 
 impl Padding {
-    /// For rows of these many states, padded to `seq`; none when all have as many.
+    /// For rows with these numbers of states, padded to `seq`; `None` when all have `seq` states.
     pub fn new(counts: &[usize], seq: usize, device: &Device) -> Option<Self> {
         if counts.iter().all(|&count| count == seq) {
             return None;

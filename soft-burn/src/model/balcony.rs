@@ -1,14 +1,14 @@
-//! Blocks and norms of single exits, beside the model's own.
+//! Blocks and norms of single exits, in addition to those of the model.
 //!
-//! Balcony gives every intermediate exit of an unchanged model one more decoder block and a norm,
-//! which are trained to predict what the full depth predicts; the head stays shared. The gradient
-//! of such an exit ends at its own block: it does not train the blocks before, whether these are
-//! frozen or trained by the full depth. An exit at depth n with a block of its own is an ordinary
-//! LLaMA of n + 1 blocks: [`Llama::extract`] makes it one.
+//! Balcony adds one decoder block and a norm to every intermediate exit of an unchanged model. They
+//! are trained to predict the output of the full depth; the head is shared. The gradient of such an
+//! exit stops at its own block and does not train the preceding blocks, whether these are frozen or
+//! trained by the full depth. An exit at depth n with its own block is an ordinary LLaMA of n + 1
+//! blocks, which [`Llama::extract`] returns.
 //!
 //! Source: Jamialahmadi et al., *Balcony* (arXiv 2503.05005). Differs from the Sorted LLaMA paper,
-//! which adds nothing to a model. Block and norm start as copies of the model's last block and
-//! final norm.
+//! which adds nothing to a model. Block and norm start as copies of the last block and the final
+//! norm.
 
 use burn::tensor::Tensor;
 use soft_core::{Exit, Exits};
@@ -19,12 +19,10 @@ use crate::model::exit_blocks::{EXIT_BLOCKS, ExitBlock, ExitBlocks};
 use crate::model::layers::RmsNorm;
 use crate::model::llama::Llama;
 
-/// The norm in front of every head.
 pub(crate) const FINAL_NORM: &str = "model.norm.weight";
 
 impl Llama {
-    /// Gives every intermediate exit a block and a norm of its own, copies of the last block and
-    /// the final norm.
+    /// Gives every intermediate exit copies of the last block and the final norm.
     ///
     /// # Errors
     /// When the last of `exits` is not the full model.
@@ -45,12 +43,12 @@ impl Llama {
         Ok(self)
     }
 
-    /// The exits that have a block of their own, shallowest first.
+    /// The exits with their own block, shallowest first.
     pub fn exits_with_blocks(&self) -> &[Exit] {
         &self.exit_blocks.exits
     }
 
-    /// The norm in front of the head at `exit`, with the name of its parameter.
+    /// The norm before the head at `exit`, and the name of its parameter.
     pub(crate) fn norm_of(&self, exit: Exit) -> (String, &RmsNorm) {
         match self.exit_blocks.index(exit) {
             None => (FINAL_NORM.to_owned(), &self.model.norm),
@@ -61,7 +59,7 @@ impl Llama {
         }
     }
 
-    /// States `[n, d_model]` of whole rows through the exit's own block, if it has one.
+    /// Runs states `[n, d_model]` of full rows through the exit's own block, if it has one.
     pub(crate) fn through_exit_block(
         &self,
         states: Tensor<2>,
@@ -74,7 +72,7 @@ impl Llama {
         }
     }
 
-    /// The same for rows of one length, `[rows, seq, d_model]`, which begin at position 0.
+    /// The same for rows of equal length, `[rows, seq, d_model]`, from position 0.
     pub(crate) fn at_exit(&self, hidden: &Tensor<3>, exit: Exit) -> Tensor<3> {
         let shape @ [rows, seq, d_model] = hidden.dims();
         if self.exit_blocks.get(exit).is_none() {
@@ -85,7 +83,7 @@ impl Llama {
         self.through_exit_block(states, exit, &pass).reshape(shape)
     }
 
-    /// Refuses an exit whose block would need keys and values that no cache holds.
+    /// Returns an error for an exit with its own block, whose keys and values no cache holds.
     pub(crate) fn check_decodable(&self, exit: Exit) -> Result<(), Error> {
         match self.exit_blocks.get(exit) {
             None => Ok(()),

@@ -19,19 +19,17 @@ pub(crate) struct Block {
     pub post_attention_layernorm: RmsNorm,
 }
 
-/// A linear map of a block.
 pub(crate) struct ProjectionSpec {
     /// Its name in PEFT's `target_modules`.
     pub target: &'static str,
-    /// Its path below the block.
+    /// Its path within the block.
     pub path: &'static str,
     /// `[d_out, d_in]`.
     pub shape: fn(&LlamaConfig) -> [usize; 2],
 }
 
-/// The linear maps of a block: the one list from which they are initialized, loaded, saved, adapted
-/// and handed to the decoding kernels. [`Block::build`] and [`Block::projections`] keep their
-/// order.
+/// The linear layers of a block, as initialized, loaded, saved, adapted and passed to the decoding
+/// kernels. [`Block::build`] and [`Block::projections`] use the same order.
 pub(crate) const PROJECTIONS: [ProjectionSpec; 7] = [
     projection("q_proj", "self_attn.q_proj", |it| [queries(it), it.d_model]),
     projection("k_proj", "self_attn.k_proj", |it| [keys(it), it.d_model]),
@@ -69,8 +67,7 @@ fn keys(config: &LlamaConfig) -> usize {
 }
 
 impl Block {
-    /// A block whose linear maps come from `projection`, with the norms before attention and before
-    /// the feed-forward.
+    /// Builds a block: linear layers from `projection`, norms before attention and feed-forward.
     pub(crate) fn build<E>(
         config: &LlamaConfig,
         norms: [RmsNorm; 2],
@@ -96,7 +93,7 @@ impl Block {
         })
     }
 
-    /// Its linear maps, in the order of [`PROJECTIONS`].
+    /// The linear layers, in the order of [`PROJECTIONS`].
     pub(crate) fn projections(&self) -> [&Projection; 7] {
         let (attention, mlp) = (&self.self_attn, &self.mlp);
         [
@@ -110,7 +107,6 @@ impl Block {
         ]
     }
 
-    /// Its weights as plain tensors.
     pub(crate) fn tensors(&self) -> BlockTensors {
         BlockTensors {
             projections: self.projections().map(|it| it.weight.val()),
@@ -119,7 +115,7 @@ impl Block {
         }
     }
 
-    /// States `[n, d_model]` to the same. With a store, new keys and values go there.
+    /// Maps states `[n, d_model]` to the same shape. New keys and values are appended to a store.
     pub(crate) fn forward(
         &self,
         x: Tensor<2>,
@@ -137,7 +133,6 @@ impl Block {
     }
 }
 
-/// How an attention layer of this shape splits its width.
 pub(crate) fn heads_of(config: &LlamaConfig) -> Heads {
     Heads {
         query: config.n_heads,

@@ -1,9 +1,8 @@
-//! The shape of a LLaMA, read from a Hugging Face config.json.
+//! The configuration of a LLaMA, read from a Hugging Face config.json.
 //!
-//! Both forms in use are understood: transformers 4 (`rope_theta` and `rope_scaling` at the top)
-//! and transformers 5 (`rope_parameters`, `dtype`). Keys at their defaults may be absent; the
-//! defaults are those of transformers' `LlamaConfig`. Keys this library does not need are kept
-//! and written back. Knows nothing of weights.
+//! Reads the formats of transformers 4 (`rope_theta` and `rope_scaling` at the top level) and
+//! transformers 5 (`rope_parameters`, `dtype`). Absent keys have the defaults of transformers'
+//! `LlamaConfig`. Keys that this library does not use are kept and written back.
 
 use std::path::Path;
 
@@ -16,15 +15,14 @@ use crate::files::adapter_chain::weights_folder;
 use crate::files::folder::read_text;
 use crate::model::rope::RopeScaling;
 
-/// The shape of a LLaMA. Made by [`LlamaConfig::load`] or by hand, then checked by
-/// [`LlamaConfig::validate`].
+/// The configuration of a LLaMA. [`LlamaConfig::validate`] checks one that was not loaded.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LlamaConfig {
-    /// Number of tokens.
+    /// Vocabulary size.
     pub vocab: usize,
     /// Width of the residual stream.
     pub d_model: usize,
-    /// Width inside the feed-forward part.
+    /// Width of the feed-forward layer.
     pub d_feed_forward: usize,
     /// Number of decoder blocks.
     pub n_layers: usize,
@@ -38,19 +36,19 @@ pub struct LlamaConfig {
     pub norm_eps: f64,
     /// Base of the rotary frequencies.
     pub rope_theta: f64,
-    /// How the rotary frequencies are stretched for long texts.
+    /// Scaling of the rotary frequencies for long texts.
     pub rope_scaling: RopeScaling,
-    /// Most positions the model was made for.
+    /// Maximum number of positions.
     pub max_positions: usize,
-    /// Whether the head is the embedding.
+    /// Whether the head shares the weight of the embedding.
     pub tied: bool,
-    /// Standard deviation of freshly drawn weights.
+    /// Standard deviation of initial weights.
     pub initializer_range: f64,
-    /// Every key of config.json, those above included, as last read.
+    /// All keys of config.json as last read, including those above.
     pub other: Map<String, Value>,
 }
 
-/// config.json as it stands in the file. Unknown keys are wanted: other programs put them there.
+/// The content of config.json. Unknown keys are allowed, since other programs add them.
 #[derive(Deserialize)]
 struct ConfigFile {
     model_type: Option<String>,
@@ -86,10 +84,10 @@ struct ConfigFile {
     quantization_config: Option<Value>,
 }
 
-/// Beyond any model; products of three such sizes still fit 64 bits.
+/// Larger than in any model; the product of three such sizes fits in 64 bits.
 const MAX_SIZE: usize = 1 << 20;
 
-/// Beyond any model's context. Nothing is kept per position before it is there.
+/// Longer than any model's context. Memory is not reserved per position.
 const MAX_POSITIONS: usize = 1 << 32;
 
 /// The defaults of transformers' `LlamaConfig`.
@@ -121,12 +119,11 @@ mod defaults {
 }
 
 impl LlamaConfig {
-    /// Reads `config.json` in `folder`, or in that of its base where `folder` holds an adapter
-    /// only.
+    /// Reads `config.json` in `folder`, or in its base's folder if `folder` holds only an adapter.
     ///
     /// # Errors
-    /// When the file is missing or malformed, is of another architecture, or asks for something
-    /// that is not computed here (biases, another activation, an unknown rope type).
+    /// When the file is missing or malformed, or describes another architecture or an unsupported
+    /// variant (biases, another activation, an unknown rope type, quantized weights).
     pub fn load(folder: &Path) -> Result<Self, Error> {
         let path = weights_folder(folder)?.join("config.json");
         let text = read_text(&path)?;
@@ -139,7 +136,7 @@ impl LlamaConfig {
         Ok(config)
     }
 
-    /// Refuses a configuration that describes no model.
+    /// Checks that the configuration describes a model.
     ///
     /// # Errors
     /// [`Error::Config`] naming the key; the path in it is "config.json".
@@ -195,8 +192,7 @@ impl LlamaConfig {
             .map_err(|problem| refuse.because(problem.key, problem.found, problem.expected))
     }
 
-    /// config.json to write: the keys last read, brought up to date, in the transformers 4 form
-    /// that transformers 5 reads as well.
+    /// The keys last read, updated, in the format of transformers 4, which 5 also reads.
     pub(crate) fn to_json(&self, dtype: &str) -> Value {
         let mut json = self.other.clone();
         json.remove("rope_parameters");
@@ -224,8 +220,7 @@ impl LlamaConfig {
         Value::Object(json)
     }
 
-    /// Floating-point operations of the matrix products of decoding, where drafts read a head of
-    /// `draft_tokens` tokens.
+    /// Floating-point operations of matrix products in decoding, given the number of draft tokens.
     pub fn operation_costs(&self, draft_tokens: usize) -> OperationCosts {
         let attention = self.n_heads * self.head_dim;
         let heads = 2 * attention + 2 * self.n_kv_heads * self.head_dim;
@@ -239,7 +234,7 @@ impl LlamaConfig {
         }
     }
 
-    /// Number of parameters, of which a tied head counts none.
+    /// Number of parameters; a tied head is not counted.
     pub fn parameters(&self) -> usize {
         let heads = 2 * self.n_heads + 2 * self.n_kv_heads;
         let block = self.d_model * (heads * self.head_dim + 3 * self.d_feed_forward + 2);
@@ -255,7 +250,7 @@ impl ConfigFile {
             return Err(refuse.because("model_type", found, "llama"));
         }
         let architectures = self.architectures.as_deref().unwrap_or_default();
-        // Saved without its head, which a tied one can do without.
+        // `LlamaModel` is saved without a head, which a tied model does not need.
         let known = |name: &String| [llama, "LlamaModel"].contains(&name.as_str());
         if !architectures.is_empty() && !architectures.iter().any(known) {
             return Err(refuse.because("architectures", architectures.join(", "), llama));
@@ -288,7 +283,7 @@ impl ConfigFile {
         other: Map<String, Value>,
         refuse: &Refusal,
     ) -> Result<LlamaConfig, Error> {
-        // transformers 5 keeps theta among the rope parameters; 4 keeps it at the top.
+        // transformers 5 stores theta in the rope parameters, transformers 4 at the top level.
         let rope = self.rope_parameters.or(self.rope_scaling);
         let rope_theta = match rope.as_ref().and_then(|rope| rope.get("rope_theta")) {
             Some(theta) => match theta.as_f64() {
@@ -321,7 +316,7 @@ impl ConfigFile {
     }
 }
 
-/// Makes config errors that name the file.
+/// Creates config errors that name the file.
 struct Refusal<'a> {
     path: &'a Path,
 }
@@ -342,19 +337,19 @@ impl Refusal<'_> {
     }
 }
 
-/// What the token ids with a meaning are called in config.json.
+/// The ids of special tokens in config.json.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SpecialTokens {
-    /// Starts a text.
+    /// Start of a text.
     pub bos_token_id: Option<u32>,
-    /// Ends a text.
+    /// End of a text.
     pub eos_token_id: Option<u32>,
-    /// Fills short rows.
+    /// Padding of short rows.
     pub pad_token_id: Option<u32>,
 }
 
 impl SpecialTokens {
-    /// These ids as keys of config.json, for [`LlamaConfig::other`].
+    /// The ids as keys of config.json, for [`LlamaConfig::other`].
     pub fn to_keys(&self) -> Map<String, Value> {
         let pairs = [
             ("bos_token_id", self.bos_token_id),

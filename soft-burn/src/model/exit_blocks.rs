@@ -6,17 +6,16 @@ use soft_core::Exit;
 use crate::model::block::Block;
 use crate::model::layers::RmsNorm;
 
-/// Prefix of the blocks of single exits.
 pub(crate) const EXIT_BLOCKS: &str = "exit_blocks.";
 
-/// One more block, and the norm in front of the head.
+/// An additional block, and the norm before the head.
 #[derive(Module, Debug)]
 pub(crate) struct ExitBlock {
     pub block: Block,
     pub norm: RmsNorm,
 }
 
-/// The exits that have a block of their own, and those blocks in the same order.
+/// The exits with their own block, and the blocks in the same order.
 #[derive(Module, Debug)]
 pub(crate) struct ExitBlocks {
     pub blocks: Vec<ExitBlock>,
@@ -25,7 +24,7 @@ pub(crate) struct ExitBlocks {
 }
 
 impl ExitBlocks {
-    /// No exit has a block of its own.
+    /// No exit has its own block.
     pub fn none() -> Self {
         Self {
             blocks: Vec::new(),

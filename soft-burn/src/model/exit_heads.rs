@@ -5,10 +5,9 @@ use soft_core::Exit;
 
 use crate::model::layers::Projection;
 
-/// Prefix of the heads of single exits.
 pub(crate) const EXIT_HEADS: &str = "exit_heads.";
 
-/// The exits that have a head of their own, and those heads in the same order.
+/// The exits with their own head, and the heads in the same order.
 #[derive(Module, Debug)]
 pub(crate) struct ExitHeads {
     pub heads: Vec<Projection>,
@@ -17,7 +16,7 @@ pub(crate) struct ExitHeads {
 }
 
 impl ExitHeads {
-    /// No exit has a head of its own.
+    /// No exit has its own head.
     pub fn none() -> Self {
         Self {
             heads: Vec::new(),
@@ -25,7 +24,7 @@ impl ExitHeads {
         }
     }
 
-    /// Which of the heads serves `exit`; none when the shared one does.
+    /// Index of the head of `exit`; `None` when it uses the shared head.
     pub fn index(&self, exit: Exit) -> Option<usize> {
         self.exits.iter().position(|&candidate| candidate == exit)
     }

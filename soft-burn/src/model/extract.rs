@@ -1,8 +1,8 @@
-//! A sub-model as a model of its own.
+//! Extracts a sub-model as a model of its own.
 //!
 //! Source: Sorted LLaMA, section 4.1, baseline "Extracted Fine-Tuning": the first n blocks, the
-//! norm and the head are taken out and fine-tuned as any model. What comes out knows nothing of
-//! exits.
+//! norm and the head are extracted and fine-tuned like any model. The result has no exits of its
+//! own.
 
 use soft_core::{Exit, Exits};
 
@@ -12,15 +12,14 @@ use crate::model::exit_heads::ExitHeads;
 use crate::model::llama::Llama;
 
 impl Llama {
-    /// The first blocks up to `exit`, with the model's norm and with the head that serves this
-    /// exit.
+    /// The blocks up to `exit`, with the model's norm and the head of this exit.
     ///
-    /// Its logits at full depth are this model's at `exit`. A head of the exit's own (SFT+ICT)
-    /// becomes the model's, untied from the embedding; a block and a norm of the exit's own
-    /// (Balcony) become the last block and the final norm.
+    /// Its logits at full depth equal those of this model at `exit`. The exit's own head (SFT+ICT)
+    /// becomes the model's, untied from the embedding. The exit's own block and norm (Balcony)
+    /// become the last block and the final norm.
     ///
     /// # Errors
-    /// When the model has no such exit.
+    /// When the exit is deeper than the model.
     pub fn extract(mut self, exit: Exit) -> Result<Self, Error> {
         let depth = exit.depth();
         Exits::new([depth])?.check_within(self.config.n_layers)?;
@@ -43,7 +42,7 @@ impl Llama {
 
 #[cfg(all(test, feature = "flex"))]
 mod tests {
-    #![allow(clippy::unwrap_used)] // a test's way to fail
+    #![allow(clippy::unwrap_used)] // tests fail by panicking
 
     use burn::tensor::{Int, Tensor};
     use soft_core::{DecodeSettings, Decoder, Mode, NestedModel, Prompt};
@@ -82,7 +81,7 @@ mod tests {
         logits.into_data().try_to_vec().unwrap()
     }
 
-    /// On disk and back, every extracted model is what its exit was.
+    /// An extracted model that was saved and loaded gives the logits of its exit.
     #[test]
     fn an_extracted_model_says_what_its_exit_says() {
         let exits = Exits::new([1, 3, 4]).unwrap();
@@ -92,7 +91,7 @@ mod tests {
                 let mut whole = model(tied);
                 if own_heads {
                     whole = whole.with_exit_heads(&exits).unwrap();
-                    // Other than the shared one, so that they can be told apart.
+                    // Differs from the shared head, so that the two can be told apart.
                     let other = model(tied).model.embed_tokens.weight.val().mul_scalar(-0.5);
                     whole.exit_heads.heads[0].weight = burn::module::Param::from_tensor(other);
                 }
@@ -110,7 +109,7 @@ mod tests {
         }
     }
 
-    /// A block of the exit's own becomes the last block; the whole folder keeps it too.
+    /// An exit's own block becomes the last block. Saving the full model keeps it too.
     #[test]
     fn an_exit_with_a_block_of_its_own_is_one_block_deeper() {
         let exits = Exits::new([1, 3, 4]).unwrap();
@@ -139,7 +138,7 @@ mod tests {
         }
     }
 
-    /// No cache holds the keys of an exit's own block: it is refused, the full depth is not.
+    /// The exit is refused, since no cache holds the keys of its block; the full depth is decoded.
     #[test]
     fn an_exit_with_a_block_of_its_own_is_decoded_by_itself() {
         let exits = Exits::new([2, 4]).unwrap();

@@ -1,9 +1,9 @@
-//! Heads of single exits, beside the shared one.
+//! Heads of single exits, in addition to the shared head.
 //!
-//! SoFT reads every sub-model through the model's own head. The baseline SFT+ICT (Early-Exit)
-//! freezes the blocks and trains one more head per intermediate exit; each starts as a copy of
-//! the shared head. The final norm stays shared and frozen: the paper counts (|B| − 1)·d·V added
-//! parameters, which leaves no room for norms.
+//! In SoFT all sub-models share the model's head. The baseline SFT+ICT (Early-Exit) freezes the
+//! blocks and trains one additional head per intermediate exit, initialized with the shared head.
+//! The final norm stays shared and frozen: the paper counts (|B| − 1)·d·V added parameters, which
+//! excludes norms.
 
 use burn::module::Param;
 use burn::tensor::Tensor;
@@ -15,13 +15,13 @@ use crate::model::layers::Projection;
 use crate::model::llama::Llama;
 use crate::ops::linear::project;
 
-/// Norm and head of a model: the shared head, or an exit's own where it has one.
+/// Norm and head of a model: the shared head, or an exit's own.
 #[derive(Clone, Copy, Debug)]
 pub struct LlamaHead<'a>(&'a Llama);
 
 impl LlamaHead<'_> {
-    /// Hidden states `[n, d_model]`, not normed yet, to scores `[n, vocab]`. Where the exit has a
-    /// block of its own, the states are those behind it.
+    /// Maps hidden states `[n, d_model]`, before the norm, to scores `[n, vocab]`. For an exit with
+    /// its own block, the states are the output of that block.
     pub fn logits(&self, states: Tensor<2>, exit: Exit) -> Tensor<2> {
         let (_, norm) = self.0.norm_of(exit);
         let normed = norm.forward(states);
@@ -43,7 +43,7 @@ impl Llama {
         self.head_parameter(None).1
     }
 
-    /// The head of this index, the shared one if none, with the name of its parameter.
+    /// The head at this index, or the shared head for `None`, with the name of its parameter.
     pub(crate) fn head_parameter(&self, index: Option<usize>) -> (String, Tensor<2>) {
         match (index, &self.lm_head) {
             (Some(index), _) => {
@@ -58,8 +58,7 @@ impl Llama {
         }
     }
 
-    /// Gives every intermediate exit a head of its own, a copy of the shared one; the full model
-    /// keeps the shared head.
+    /// Gives every intermediate exit a copy of the shared head, which the full model keeps.
     ///
     /// # Errors
     /// When the last of `exits` is not the full model.
@@ -77,7 +76,7 @@ impl Llama {
         Ok(self)
     }
 
-    /// The exits that have a head of their own, shallowest first.
+    /// The exits with their own head, shallowest first.
     pub fn exits_with_heads(&self) -> &[Exit] {
         &self.exit_heads.exits
     }

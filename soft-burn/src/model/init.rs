@@ -1,7 +1,6 @@
-//! One walk over the tensors of a LLaMA, shared by loading and drawing fresh weights.
+//! Construction of a LLaMA from its tensors, for loading and random initialization.
 //!
-//! The walk names every tensor as Hugging Face does and asks a source for its values; what the
-//! source is, a file or a random generator, is all that differs.
+//! Every tensor is requested by its Hugging Face name from a source, a file or a random generator.
 
 use burn::module::Param;
 use burn::tensor::Tensor;
@@ -17,12 +16,11 @@ use crate::model::layers::{Embedding, Projection, RmsNorm};
 use crate::model::llama::{Body, Llama};
 use crate::model::placement::Placement;
 
-/// Where weights come from: `(name, shape)` to values, row by row.
+/// A source of weights: maps `(name, shape)` to values, row-major.
 pub(crate) trait WeightSource {
     fn values(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error>;
 }
 
-/// Builds a model of this shape, every weight from `source`.
 pub(crate) fn construct(
     config: LlamaConfig,
     source: &mut impl WeightSource,
@@ -141,12 +139,11 @@ impl<S: WeightSource> Walk<'_, S> {
 }
 
 impl Llama {
-    /// A model with fresh weights: matrices normal with the config's `initializer_range`, norms 1,
-    /// all drawn from `seed` the same way on every device.
+    /// A model with random weights: matrices are normal with the config's `initializer_range`,
+    /// norms are 1. A seed gives the same weights on every device.
     ///
     /// # Errors
-    /// When the configuration describes no model, or the device does not compute in the number
-    /// type.
+    /// When the configuration is invalid, or the device does not compute in the number type.
     pub fn random(
         config: LlamaConfig,
         seed: u64,
@@ -170,13 +167,13 @@ pub(crate) fn uniform(random: &mut SplitMix64) -> f64 {
     ((random.next_u64() >> 11) + 1) as f64 / (1u64 << 53) as f64
 }
 
-/// Normal numbers, by Box and Muller: two uniform ones each.
+/// Normal random numbers by the Box-Muller transform, each from two uniform ones.
 struct Normal {
     random: SplitMix64,
     deviation: f32,
 }
 
-/// Numbers that are worth a thread.
+/// Minimum number of values per thread.
 const SHARE: usize = 1 << 20;
 
 impl Normal {
@@ -186,8 +183,7 @@ impl Normal {
         (radius * angle.cos()) as f32 * self.deviation
     }
 
-    /// The next `count` numbers, shares of which are drawn at a time: the same whatever the
-    /// threads.
+    /// The next `count` numbers, drawn in parallel. They do not depend on the number of threads.
     fn many(&mut self, count: usize) -> Vec<f32> {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let share = count.div_ceil(threads).max(SHARE);
@@ -209,7 +205,7 @@ impl Normal {
 impl WeightSource for Normal {
     fn values(&mut self, _name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
         let count = shape.iter().product();
-        // The only tensors of one dimension are norm weights.
+        // Only norm weights are one-dimensional.
         Ok(match shape.len() {
             1 => vec![1.0; count],
             _ => self.many(count),

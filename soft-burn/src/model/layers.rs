@@ -1,8 +1,7 @@
-//! The parts of a decoder block, with the field names of Hugging Face checkpoints.
+//! The layers of a decoder block.
 //!
-//! Field names and weight layouts are those of transformers' `modeling_llama`, so that a module's
-//! path is the name of the tensor in the file. Layers hold weights only: positions, masks and
-//! caches come from outside.
+//! Field names and weight layouts follow transformers' `modeling_llama`, so that a module's path is
+//! the name of its tensor. Layers hold only weights; positions, masks and caches are passed in.
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
@@ -17,15 +16,14 @@ pub(crate) struct Embedding {
     pub weight: Param<Tensor<2>>,
 }
 
-/// A linear map without bias; `weight` is `[d_out, d_in]`, as torch keeps it.
+/// A linear layer without bias; `weight` is `[d_out, d_in]`, as in PyTorch.
 #[derive(Module, Debug)]
 pub(crate) struct Projection {
     pub weight: Param<Tensor<2>>,
 }
 
 impl Projection {
-    /// `x · weightᵀ`: `[rows, d_in]` to `[rows, d_out]`; with an adapter, what it adds takes the
-    /// short way through its factors.
+    /// `x · weightᵀ`: `[rows, d_in]` to `[rows, d_out]`. An adapter is applied factor by factor.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         let Some(adapter) = self.weight.adapter() else {
             return project(x, self.weight.val());
@@ -45,7 +43,7 @@ pub(crate) struct RmsNorm {
 }
 
 impl RmsNorm {
-    /// Norms every row of `[rows, d_model]`.
+    /// Normalizes every row of `[rows, d_model]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         rms_norm(x, self.weight.val(), self.eps)
     }
@@ -60,7 +58,7 @@ pub(crate) struct FeedForward {
 }
 
 impl FeedForward {
-    /// `[rows, d_model]` to the same.
+    /// Maps `[rows, d_model]` to the same shape.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         let gate = self.gate_proj.forward(x.clone());
         self.down_proj

@@ -1,9 +1,8 @@
-//! LLaMA as published, cut at any depth.
+//! LLaMA with a sub-model at every depth.
 //!
-//! Sub-model f_n is the embedding, the first n blocks, the final norm and the head (Sorted LLaMA,
-//! section 3). Source of the architecture: Touvron et al., LLaMA 2 (arXiv 2307.09288), and
-//! transformers' `modeling_llama`. A model holds weights and its shape, no state: cache, schedule
-//! and tokenizer live elsewhere.
+//! Sub-model f_n consists of the embedding, the first n blocks, the final norm and the head (Sorted
+//! LLaMA, section 3). Architecture: Touvron et al., LLaMA 2 (arXiv 2307.09288), and transformers'
+//! `modeling_llama`. A model holds no state such as a cache.
 
 use std::ops::Range;
 
@@ -24,21 +23,21 @@ use crate::ops::attention::CausalMask;
 use crate::ops::rope::Rotation;
 use crate::ops::tensor_store::Span;
 
-/// A LLaMA whose first n blocks are models of their own.
+/// A LLaMA with a sub-model at every depth.
 #[derive(Module, Debug)]
 pub struct Llama {
     pub(crate) model: Body,
-    /// The language-model head; none when it is the embedding.
+    /// The language-model head; `None` when tied to the embedding.
     pub(crate) lm_head: Option<Projection>,
-    /// Heads of single exits, for SFT+ICT; none for SoFT.
+    /// Heads of single exits, for SFT+ICT; empty for SoFT.
     pub(crate) exit_heads: ExitHeads,
-    /// Blocks of single exits, for Balcony; none for SoFT.
+    /// Blocks of single exits, for Balcony; empty for SoFT.
     pub(crate) exit_blocks: ExitBlocks,
     #[module(skip)]
     pub(crate) config: LlamaConfig,
 }
 
-/// Everything below the head; the name in checkpoints is `model`.
+/// Everything except the heads; called `model` in checkpoints.
 #[derive(Module, Debug)]
 pub(crate) struct Body {
     pub embed_tokens: Embedding,
@@ -47,7 +46,7 @@ pub(crate) struct Body {
 }
 
 impl Llama {
-    /// The same shape without weights, to stand in for a model while its weights are changed.
+    /// The same configuration without weights, to replace a model while its weights are changed.
     pub(crate) fn placeholder(&self) -> Self {
         Self {
             model: Body {
@@ -64,17 +63,17 @@ impl Llama {
         }
     }
 
-    /// The model's shape.
+    /// The model's configuration.
     pub fn config(&self) -> &LlamaConfig {
         &self.config
     }
 
-    /// Where the weights are; autodiff is on for a model in training.
+    /// The device of the weights; with autodiff for a model in training.
     pub fn device(&self) -> Device {
         self.model.embed_tokens.weight.val().device()
     }
 
-    /// Rows of `seq` token ids each, one after the other, on the model's device: `[rows, seq]`.
+    /// Concatenated rows of `seq` token ids as a tensor on the model's device, `[rows, seq]`.
     pub(crate) fn token_tensor(&self, tokens: &[u32], seq: usize) -> Result<Tensor<2, Int>, Error> {
         let vocab = self.config.vocab;
         if let Some(index) = tokens.iter().position(|&token| token as usize >= vocab) {
@@ -95,16 +94,14 @@ impl Llama {
         ))
     }
 
-    /// Angular frequencies of the rotary positions.
     pub(crate) fn frequencies(&self) -> Vec<f32> {
         let config = &self.config;
         rope::frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
     }
 
-    /// What the blocks share when every row brings as many of the span's positions as `counts`
-    /// says.
+    /// The data shared by all blocks when row i has `counts[i]` of the span's positions.
     pub(crate) fn pass(&self, counts: &[usize], span: &Span) -> Pass {
-        // Rows that continue at one position share angles and mask.
+        // Rows that continue at the same position share angles and mask.
         let common = span.common_start().map(|start| [start]);
         let starts = common
             .as_ref()
@@ -119,14 +116,12 @@ impl Llama {
         }
     }
 
-    /// The pass of rows of these lengths from their first position on, one after the other without
-    /// padding.
+    /// The pass of packed rows of these lengths, each from position 0.
     pub(crate) fn whole_rows(&self, lengths: &[usize]) -> Pass {
         let seq = lengths.iter().copied().max().unwrap_or(0);
         self.pass(lengths, &Span::new(vec![0; lengths.len()], seq))
     }
 
-    /// Refuses blocks that are not there.
     pub(crate) fn check_blocks(&self, range: &Range<usize>) -> Result<(), Error> {
         let (&Range { start, end }, depth) = (range, self.config.n_layers);
         if end > depth || start > end {
@@ -137,7 +132,7 @@ impl Llama {
 }
 
 impl Llama {
-    /// Where the model is, for parts that are added to it.
+    /// Device and number type of the model, for parts that are added to it.
     pub(crate) fn placement(&self) -> Placement {
         Placement {
             device: self.device(),

@@ -1,4 +1,4 @@
-//! LLaMA and what it is made of. Knows no file and no loss.
+//! LLaMA and its components.
 
 pub(crate) mod attention;
 pub(crate) mod balcony;

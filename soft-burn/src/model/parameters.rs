@@ -1,7 +1,7 @@
-//! Walks over a model's parameters by their names in checkpoints.
+//! Traversal of a model's parameters by name.
 //!
-//! A module's path is the Hugging Face name of its tensor; only heads and blocks of single exits
-//! are numbered by position in the module and by depth on disk.
+//! A module's path is the Hugging Face name of its tensor. Only heads and blocks of single exits
+//! differ: they are numbered by position in the module and by depth on disk.
 
 use std::collections::BTreeMap;
 
@@ -15,13 +15,11 @@ use crate::model::exit_blocks::EXIT_BLOCKS;
 use crate::model::exit_heads::EXIT_HEADS;
 use crate::model::llama::Llama;
 
-/// A gradient as optimizers take it.
 pub(crate) fn flat_gradient<const D: usize>(gradient: Tensor<D>) -> Tensor<1> {
     let length = gradient.shape().num_elements();
     gradient.reshape([length])
 }
 
-/// Keeps the path while a walk goes down and up the module tree.
 #[derive(Default)]
 struct Path(Vec<String>);
 
@@ -33,12 +31,11 @@ impl Path {
     }
 }
 
-/// An operation on each parameter, of any rank.
 trait Visit {
     fn parameter<const D: usize>(&mut self, name: String, value: Tensor<D>);
 }
 
-/// Visits all parameters of `model` in the order of its fields, by their names in the model.
+/// Visits all parameters of `model` in the order of its fields, with their names in the model.
 fn visit<V: Visit>(model: &Llama, visit: V) -> V {
     struct Walk<V> {
         path: Path,
@@ -63,7 +60,7 @@ fn visit<V: Visit>(model: &Llama, visit: V) -> V {
     walk.visit
 }
 
-/// All weights of `model` on the host, named as in checkpoints.
+/// All weights of `model` on the host, with their names on disk.
 pub(crate) fn named_tensors(model: &Llama) -> Result<Vec<NamedTensor>, Error> {
     #[derive(Default)]
     struct Collect {
@@ -98,7 +95,7 @@ pub(crate) fn named_tensors(model: &Llama) -> Result<Vec<NamedTensor>, Error> {
     Ok(tensors)
 }
 
-/// How many numbers every parameter has, by its name in the model.
+/// The number of elements of every parameter, by its name in the model.
 pub(crate) fn lengths(model: &Llama) -> BTreeMap<String, usize> {
     struct Lengths(BTreeMap<String, usize>);
     impl Visit for Lengths {
@@ -109,8 +106,8 @@ pub(crate) fn lengths(model: &Llama) -> BTreeMap<String, usize> {
     visit(model, Lengths(BTreeMap::new())).0
 }
 
-/// `exit_heads.0.weight` is `exit_heads.12.weight` on disk when the first head serves exit 12; none
-/// for other names.
+/// The name on disk of a tensor of a single exit: `exit_heads.0.weight` becomes
+/// `exit_heads.12.weight` when the first head belongs to exit 12. `None` for other names.
 fn name_on_disk(model: &Llama, name: &str) -> Option<String> {
     let of_exits = [
         (EXIT_HEADS, &model.exit_heads.exits),
@@ -123,7 +120,6 @@ fn name_on_disk(model: &Llama, name: &str) -> Option<String> {
     })
 }
 
-/// A tensor's numbers on the host, as f32.
 pub(crate) fn host_values<const D: usize>(
     tensor: Tensor<D>,
     name: &str,
@@ -136,7 +132,7 @@ pub(crate) fn host_values<const D: usize>(
         })
 }
 
-/// Takes the gradient of every trained parameter out of `gradients`, flattened, by name.
+/// Removes the gradients of all trained parameters from `gradients`; flattened, by name.
 pub(crate) fn named_gradients(
     model: &Llama,
     gradients: &mut Gradients,
@@ -156,9 +152,9 @@ pub(crate) fn named_gradients(
     visit(model, Take { gradients, found }).found
 }
 
-/// Replaces every parameter by what `change` makes of its name, rank and value, flattened and
-/// without autodiff. Whether a parameter is trained stays as it was. The value is handed over, not
-/// lent, so that it can be changed in place.
+/// Replaces every parameter by the result of `change` for its name, rank and value, flattened and
+/// without autodiff. Whether a parameter is trained does not change. The value is passed by
+/// ownership, so that it can be changed in place.
 pub(crate) fn map_parameters(
     model: Llama,
     change: impl FnMut(&str, usize, Tensor<1>) -> Tensor<1>,
@@ -198,12 +194,12 @@ pub(crate) fn map_parameters(
     })
 }
 
-/// Name of the first parameter that holds a number that is not finite.
+/// Name of the first parameter with a value that is not finite.
 pub(crate) fn not_finite(model: &Llama) -> Option<String> {
     struct Find(Option<String>);
     impl Visit for Find {
         fn parameter<const D: usize>(&mut self, name: String, value: Tensor<D>) {
-            // 0 · x is 0 for every finite x and NaN for every other.
+            // 0 · x is 0 for every finite x and NaN otherwise.
             let sum: f32 = value.inner().mul_scalar(0.0).sum().into_scalar();
             if sum.is_nan() && self.0.is_none() {
                 self.0 = Some(name);

@@ -1,20 +1,18 @@
-//! Where a model goes and in which numbers.
+//! Device and number type of a model.
 
 use burn::tensor::{DType as TensorDType, Device, Tensor};
 
 use crate::dtype::{DType, float_type};
 use crate::error::Error;
 
-/// A device, and the number type of the weights there: f32 from `&device`, any from
-/// `(&device, DType::Bf16)`.
+/// A device, and the number type of the weights there: `&device` (f32) or `(&device, DType::Bf16)`.
 ///
-/// States have the type of the weights; norms, rotary positions, softmax, losses and scores are
-/// computed in f32.
+/// States have the type of the weights; norms, rotary embeddings, softmax and losses are in f32.
 #[derive(Clone, Debug)]
 pub struct Placement {
-    /// Where.
+    /// The device.
     pub device: Device,
-    /// In which numbers.
+    /// The number type of the weights.
     pub dtype: DType,
 }
 
@@ -34,12 +32,11 @@ impl From<(&Device, DType)> for Placement {
 }
 
 impl Placement {
-    /// Refuses a number type that the device does not compute with.
     pub(crate) fn check(&self) -> Result<(), Error> {
         check_supported(self.dtype, &self.device)
     }
 
-    /// The tensor there; cast on the device, where that is fast.
+    /// A tensor on the device. The cast runs there, where it is fast.
     pub(crate) fn put<const D: usize>(&self, values: Vec<f32>, shape: [usize; D]) -> Tensor<D> {
         let data = burn::tensor::TensorData::new(values, shape);
         let tensor = Tensor::from_data(data, (&self.device, TensorDType::F32));
@@ -50,7 +47,7 @@ impl Placement {
     }
 }
 
-/// Refuses a number type that `device` does not compute with.
+/// Returns an error when `device` does not compute in the number type.
 pub(crate) fn check_supported(dtype: DType, device: &Device) -> Result<(), Error> {
     if device.supports_dtype(float_type(dtype)) {
         Ok(())
@@ -63,7 +60,6 @@ pub(crate) fn check_supported(dtype: DType, device: &Device) -> Result<(), Error
     }
 }
 
-/// The number types that `device` computes with.
 fn supported(device: &Device) -> Vec<DType> {
     let all = DType::ALL.into_iter();
     all.filter(|&one| device.supports_dtype(float_type(one)))

@@ -1,34 +1,32 @@
-//! Frequencies of the rotary position embedding, and how they are scaled for longer contexts.
+//! Frequencies of the rotary position embedding and their scaling for longer contexts.
 //!
-//! Source: transformers' `modeling_rope_utils` for the llama3 and linear scalings. The rotation
-//! itself is `ops::rope`.
+//! Source: transformers' `modeling_rope_utils`. The rotation is in `ops::rope`.
 
 use serde_json::{Value, json};
 
-/// How rotary frequencies are stretched for texts longer than those of pre-training.
+/// Scaling of the rotary frequencies for texts longer than in pre-training.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum RopeScaling {
-    /// As they are.
+    /// No scaling.
     None,
-    /// All divided by one factor.
+    /// All frequencies are divided by one factor.
     Linear {
         /// The divisor.
         factor: f64,
     },
-    /// LLaMA 3: low frequencies divided, high ones kept, a ramp between.
+    /// LLaMA 3: low frequencies are divided, high ones are kept, with a ramp in between.
     Llama3 {
         /// The divisor of low frequencies.
         factor: f64,
-        /// Wavelengths longer than the original context over this are divided.
+        /// Wavelengths above the original context divided by this are scaled.
         low_freq_factor: f64,
-        /// Wavelengths shorter than the original context over this are kept.
+        /// Wavelengths below the original context divided by this are kept.
         high_freq_factor: f64,
         /// Context length of pre-training.
         original_max_positions: usize,
     },
 }
 
-/// What is wrong with the rope entry of a config.
 pub(crate) struct RopeProblem {
     pub key: &'static str,
     pub found: String,
@@ -91,7 +89,7 @@ impl RopeScaling {
         Ok(scaling)
     }
 
-    /// Refuses factors that are no positive numbers, and a llama3 ramp that does not climb.
+    /// Returns an error for factors that are not positive and for a llama3 ramp that does not rise.
     pub(crate) fn check(self) -> Result<(), RopeProblem> {
         let positive = |key, value: f64| {
             let good = value.is_finite() && value > 0.0;
@@ -117,7 +115,7 @@ impl RopeScaling {
                     "original_max_position_embeddings",
                     original_max_positions as f64,
                 )?;
-                // The ramp divides by the difference of its ends.
+                // The ramp divides by this difference.
                 positive(
                     "high_freq_factor - low_freq_factor",
                     high_freq_factor - low_freq_factor,
@@ -171,7 +169,7 @@ impl RopeScaling {
     }
 }
 
-/// The angular frequencies of one head, `head_dim / 2` of them in radians per position.
+/// The `head_dim / 2` angular frequencies of one head, in radians per position.
 pub(crate) fn frequencies(head_dim: usize, theta: f64, scaling: RopeScaling) -> Vec<f32> {
     (0..head_dim / 2)
         .map(|pair| {

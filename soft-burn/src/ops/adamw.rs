@@ -12,7 +12,7 @@ use crate::ops::flex;
 use step::{AdamWStep, Moving};
 
 impl AdamWStep {
-    /// Moves a parameter in f32: by the kernel where there is one, else by Burn's optimizer.
+    /// Updates a parameter in f32, by the CPU kernel or else by Burn's optimizer.
     pub fn apply(&self, gradient: Tensor<1>, moving: Moving) -> Moving {
         #[cfg(feature = "flex")]
         if flex::is_flex_f32(&moving.value) {
@@ -54,7 +54,6 @@ impl AdamWStep {
     }
 }
 
-/// The sum of the squares of each gradient's numbers.
 pub(crate) fn squares(gradients: &[&Tensor<1>]) -> Vec<f64> {
     #[cfg(feature = "flex")]
     if gradients.iter().all(|one| flex::is_flex_f32(one)) {
@@ -64,7 +63,7 @@ pub(crate) fn squares(gradients: &[&Tensor<1>]) -> Vec<f64> {
             return squares;
         }
     }
-    // One reading for all: each would wait for everything that the device has yet to compute.
+    // One read for all, since every read waits for the device to finish.
     let sums = gradients.iter().map(|&one| one.clone().square().sum());
     if gradients.is_empty() {
         Vec::new()
@@ -78,11 +77,11 @@ pub(crate) fn squares(gradients: &[&Tensor<1>]) -> Vec<f64> {
 
 #[cfg(all(test, feature = "flex"))]
 mod tests {
-    #![allow(clippy::unwrap_used)] // a test's way to fail
+    #![allow(clippy::unwrap_used)] // tests fail by panicking
 
     use super::*;
 
-    /// Other backends take Burn's way: the same numbers come out of both.
+    /// Burn's optimizer, which other backends use, gives the same values as the kernel.
     #[test]
     fn both_ways_agree() {
         let device = crate::device::device("cpu").unwrap();

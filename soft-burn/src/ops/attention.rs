@@ -1,14 +1,13 @@
 //! Causal grouped-query attention.
 //!
 //! Source: Ainslie et al., GQA (arXiv 2305.13245); with as many key heads as query heads it is
-//! multi-head attention. Keys and values are never repeated: the query heads that share a key
-//! head are computed as further rows of one product.
+//! multi-head attention. Keys and values are not repeated: the query heads that share a key head
+//! are additional rows of one matrix product.
 
 use burn::tensor::{Device, Tensor, TensorData, activation};
 
 use crate::dtype::in_f32;
 
-/// How an attention layer splits its width.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Heads {
     pub query: usize,
@@ -16,19 +15,18 @@ pub(crate) struct Heads {
     pub dim: usize,
 }
 
-/// Which keys a position sees.
 #[derive(Clone, Debug)]
 pub(crate) struct CausalMask {
-    /// Added to attention scores: 0 where a key is seen, -∞ where not; `[rows or 1, 1, seq, keys]`.
+    /// Added to attention scores: 0 for visible keys, -∞ for others; `[rows or 1, 1, seq, keys]`.
     added: Tensor<4>,
-    /// Whether all rows start at position 0, so that position i sees keys 0 to i.
+    /// Whether all rows start at position 0, so that position i attends to keys 0 to i.
     #[cfg(feature = "flex")]
     from_the_start: bool,
 }
 
 impl CausalMask {
-    /// Position i of a row that starts at s sees keys 0 to s + i. One start serves all rows.
-    /// `None` when every position sees every key.
+    /// Position i of a row that starts at s attends to keys 0 to s + i. A single start applies to
+    /// all rows. `None` when every position attends to every key.
     pub fn new(starts: &[usize], seq: usize, keys: usize, device: &Device) -> Option<Self> {
         if seq == 1 && starts.iter().all(|start| start + 1 == keys) {
             return None;
@@ -55,9 +53,8 @@ impl CausalMask {
     }
 }
 
-/// Queries `[rows, n_heads, seq, head_dim]` over keys and values
-/// `[rows, n_kv_heads, keys, head_dim]`: mixed values in the shape of the queries. Without a mask
-/// every position sees every key.
+/// Attention of queries `[rows, n_heads, seq, head_dim]`, as in the result, over the keys and
+/// values `[rows, n_kv_heads, keys, head_dim]`. Without a mask all keys are visible.
 pub(crate) fn attend(
     q: Tensor<4>,
     (k, v): (Tensor<4>, Tensor<4>),
@@ -78,7 +75,7 @@ pub(crate) fn attend(
     weights.matmul(v).reshape([rows, heads, seq, dim])
 }
 
-/// `softmax(scale · scores)` over the keys that each position sees, `[rows, heads, seq, keys]`.
+/// `softmax(scale · scores)` over the keys each position attends to, `[rows, heads, seq, keys]`.
 fn masked_softmax(scores: Tensor<4>, scale: f64, mask: &CausalMask) -> Tensor<4> {
     #[cfg(feature = "flex")]
     if mask.from_the_start

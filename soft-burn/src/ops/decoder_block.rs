@@ -1,8 +1,8 @@
 //! Decoder blocks over packed states and a cache.
 //!
-//! The definition is `Block::forward` in `model::block`, which comes in as a closure; this file
-//! chooses between it and the CPU kernels, which run all blocks of a pass over slices.
-//! `decode::packed` tests that they agree.
+//! The reference implementation is `Block::forward` in `model::block`, passed in as a closure. This
+//! module chooses between it and the CPU kernels, which run all blocks of a pass on slices.
+//! `tests::laws` checks that they agree.
 
 use std::ops::Range;
 
@@ -13,15 +13,13 @@ use crate::ops::attention::Heads;
 use crate::ops::kv_store::{KvStore, Storage};
 use crate::ops::tensor_store::TensorStore;
 
-/// The weights of a block.
 pub(crate) struct BlockTensors {
-    /// Queries, keys, values, attention output, gate, up and down, each `[d_out, d_in]`.
+    /// Query, key, value, attention output, gate, up and down, each `[d_out, d_in]`.
     pub projections: [Tensor<2>; 7],
     /// Before attention and before the feed-forward, `[d_model]` each.
     pub norms: [Tensor<1>; 2],
 }
 
-/// One pass of packed states.
 pub(crate) struct DecodePass<'a> {
     pub heads: Heads,
     pub norm_eps: f32,
@@ -33,8 +31,8 @@ pub(crate) struct DecodePass<'a> {
     pub query_lens: &'a [usize],
 }
 
-/// Packed states `[n, d_model]` through the blocks of `range`; new keys and values go to `store`.
-/// `weights` gives those of a block, `reference` runs the blocks by tensor operations.
+/// Runs packed states `[n, d_model]` through the blocks of `range` and appends keys and values to
+/// `store`. `weights` returns those of a block; `reference` runs the blocks with tensor operations.
 pub(crate) fn decode_blocks(
     (x, pass): (Tensor<2>, &DecodePass),
     (store, range): (&mut KvStore, Range<usize>),

@@ -1,4 +1,4 @@
-//! Final norm and head on packed states, read back as best tokens, scores or logits.
+//! Final norm and head on packed states: best tokens, scores or logits.
 
 use burn::tensor::{Tensor, activation};
 use soft_core::model::Score;
@@ -10,7 +10,6 @@ use crate::ops::flex::with_head;
 use crate::ops::linear::project;
 use crate::ops::rms_norm::rms_norm;
 
-/// The tensors of a norm and a head.
 pub(crate) struct HeadTensors {
     /// `[d_model]`.
     pub norm: Tensor<1>,
@@ -20,8 +19,7 @@ pub(crate) struct HeadTensors {
 }
 
 impl HeadTensors {
-    /// Logits of states `[n, d_model]`, `[n, tokens]` in f32: an index beside them in one tensor
-    /// must be exact.
+    /// Logits of states `[n, d_model]`: `[n, tokens]` in f32, to keep an index beside them exact.
     fn logits(&self, states: Tensor<2>) -> Tensor<2> {
         let normed = rms_norm(states, self.norm.clone(), self.norm_eps);
         to_f32(project(normed, self.weight.clone()))
@@ -30,7 +28,7 @@ impl HeadTensors {
     /// The logits of every state.
     ///
     /// # Errors
-    /// [`Error::ScoresNotFinite`] when a row has no finite highest logit.
+    /// [`Error::ScoresNotFinite`] when a highest logit is not finite or a logit is NaN.
     pub fn logit_rows(&self, states: Tensor<2>) -> Result<Vec<Vec<f32>>, Error> {
         let tokens = self.weight.dims()[0];
         #[cfg(feature = "flex")]
@@ -49,10 +47,10 @@ impl HeadTensors {
         }
     }
 
-    /// Index of the highest logit of every state, the lowest of several.
+    /// Index of the highest logit of every state, the lowest index of equal ones.
     ///
     /// # Errors
-    /// As [`logit_rows`](Self::logit_rows).
+    /// See [`logit_rows`](Self::logit_rows).
     pub fn best(&self, states: Tensor<2>) -> Result<Vec<u32>, Error> {
         #[cfg(feature = "flex")]
         if let Some(best) = with_head(self, &states, |head, states| head.best(states))? {
@@ -60,7 +58,7 @@ impl HeadTensors {
         }
         let logits = self.logits(states);
         let highest = logits.clone().max_dim(1);
-        // Indices as numbers, exact up to 2^24: one reading for both.
+        // Indices as floats, exact up to 2^24, so that one read returns both.
         let both = Tensor::cat(vec![logits.argmax(1).float(), highest], 1);
         let both: Vec<f32> = both.try_into_vec_as().map_err(unreadable)?;
         check_finite(&both)?;
@@ -70,7 +68,7 @@ impl HeadTensors {
     /// The score of every state; `token` is an index as in [`best`](Self::best).
     ///
     /// # Errors
-    /// As [`logit_rows`](Self::logit_rows).
+    /// See [`logit_rows`](Self::logit_rows).
     pub fn scores(&self, states: Tensor<2>) -> Result<Vec<Score>, Error> {
         #[cfg(feature = "flex")]
         if let Some(scores) = with_head(self, &states, |head, states| head.scores(states))? {
@@ -78,7 +76,7 @@ impl HeadTensors {
         }
         let logs = activation::log_softmax(self.logits(states), 1);
         let tokens = logs.dims()[1];
-        // Of several best tokens `argmax` gives the first, sorting any.
+        // `argmax` returns the first of several equal tokens, sorting any of them.
         let best = logs.clone().argmax(1).float();
         let highest = logs.clone().topk(tokens.min(2), 1);
         let entropy = (logs.clone().exp() * logs).sum_dim(1).neg();
@@ -96,14 +94,13 @@ impl HeadTensors {
     }
 }
 
-/// Whether all are numbers and the highest is finite. Without early exits, so that it takes a
-/// vector at a time.
+/// Whether no value is NaN and the highest is finite. Without early exit, so that it is vectorized.
 pub(super) fn has_best(row: &[f32]) -> bool {
     let highest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     highest.is_finite() && !row.iter().fold(false, |nan, value| nan | value.is_nan())
 }
 
-/// Refuses numbers that damaged weights give.
+/// Returns an error for values that are not finite, which damaged weights cause.
 fn check_finite(numbers: &[f32]) -> Result<(), Error> {
     if numbers.iter().all(|number| number.is_finite()) {
         Ok(())
@@ -112,7 +109,6 @@ fn check_finite(numbers: &[f32]) -> Result<(), Error> {
     }
 }
 
-/// Scores that cannot be read back from the device.
 pub(crate) fn unreadable(source: impl std::fmt::Display) -> Error {
     Error::Read {
         name: "scores".to_owned(),

@@ -1,16 +1,15 @@
-//! Losses of a linear head and their gradients in one go, a few positions at a time.
+//! Losses of a linear head and their gradients, a few positions at a time.
 //!
-//! The logits of a large vocabulary are the widest tensor of training: one state of SmolLM2 has
-//! 49,152 of them beside 576 numbers of its own. The gradient of a cross-entropy is known in closed
-//! form, softmax(z) − one-hot(target), so they need not wait for a backward pass: here they live
-//! for as long as one chunk of positions needs them.
+//! The logits of a large vocabulary are the widest tensor of training: a state of SmolLM2 has 576
+//! elements and 49,152 logits. The gradient of a cross-entropy is known, softmax(z) −
+//! one-hot(target), so that logits are kept for one chunk of positions only.
 //!
-//! Beside the target, an exit may follow the full model (self-distillation): T² · KL(p ‖ q) with p
-//! and q the probabilities of the full model and of the exit at temperature T, whose gradient into
-//! the exit's logits is T · (q − p). The T² keeps gradients of one size at all temperatures.
-//! Source: Hinton et al., *Distilling the Knowledge in a Neural Network* (arXiv 1503.02531).
+//! An exit can also be trained on the output of the full model (self-distillation): T² · KL(p ‖ q),
+//! with p and q the probabilities of full model and exit at temperature T. The gradient with
+//! respect to the exit's logits is T · (q − p); T² keeps its size independent of T. Source: Hinton
+//! et al., *Distilling the Knowledge in a Neural Network* (arXiv 1503.02531).
 //!
-//! Knows tensors without autodiff; knows no model.
+//! Operates on tensors without autodiff.
 
 pub(crate) mod terms;
 
@@ -22,10 +21,10 @@ use crate::ops::flex;
 use crate::ops::linear::project;
 use terms::{HeadGradients, HeadLearns, Predictions, Teacher, Term};
 
-/// Logits that may be held at a time, in numbers: 64 MB in f32.
+/// Maximum number of logits held at a time: 64 MB in f32.
 const LOGITS: usize = 1 << 24;
 
-/// Losses and gradients of `predictions` by the head `weight`, `[vocab, d_model]`.
+/// Losses and gradients of `predictions` with the head `weight`, `[vocab, d_model]`.
 pub(crate) fn head_gradients(
     predictions: Predictions,
     weight: Tensor<2>,
@@ -40,7 +39,7 @@ pub(crate) fn head_gradients(
     in_chunks(predictions, weight, learns, positions)
 }
 
-/// By the kernel, when everything lies in the host's memory as f32.
+/// Runs the CPU kernel; `None` unless all tensors are f32 on flex.
 #[cfg(feature = "flex")]
 fn on_host(
     predictions: &Predictions,
@@ -92,7 +91,7 @@ fn on_host(
     })
 }
 
-/// By tensor operations, `positions` at a time.
+/// Runs tensor operations, `positions` at a time.
 fn in_chunks(
     predictions: Predictions,
     weight: Tensor<2>,
@@ -111,7 +110,7 @@ fn in_chunks(
         states: predictions.states.clone(),
         weight: None,
     };
-    // Read at the end, not chunk by chunk: each reading waits for the device.
+    // Read at the end instead of chunk by chunk, since each read waits for the device.
     let (mut hard, mut soft, mut states) = (Vec::new(), Vec::new(), Vec::new());
     for start in (0..n).step_by(positions) {
         let part = start..n.min(start + positions);
@@ -144,8 +143,7 @@ fn in_chunks(
     found
 }
 
-/// The gradient of the head, `[vocab, d_model]`, from the logits' gradients and the states of some
-/// rows.
+/// The gradient of the head, `[vocab, d_model]`, from those of the logits and from the states.
 fn moving(
     gradient: &Tensor<2>,
     x: &Tensor<2>,
@@ -166,7 +164,7 @@ fn moving(
     Some(gradient.transpose().matmul(x))
 }
 
-/// One number per exit, for rows that go position by position: `[n · exits, 1]`.
+/// The value of each row's exit, `[n · exits, 1]`, for rows ordered by position and then by exit.
 fn per_row(of_exit: impl Fn(&Term) -> f32, terms: &[Term], like: &Tensor<2>) -> Tensor<2> {
     let [rows, _] = like.dims();
     let values: Vec<f32> = terms.iter().map(of_exit).collect();
@@ -177,7 +175,7 @@ fn per_row(of_exit: impl Fn(&Term) -> f32, terms: &[Term], like: &Tensor<2>) -> 
     repeated.reshape([rows, 1])
 }
 
-/// Adds the losses of several chunks up, `[1, exits]` each.
+/// Adds the losses of several chunks, `[1, exits]` each.
 fn add_per_exit(sums: &mut [f64], chunks: Vec<Tensor<2>>) {
     if chunks.is_empty() {
         return;
@@ -189,8 +187,8 @@ fn add_per_exit(sums: &mut [f64], chunks: Vec<Tensor<2>>) {
     }
 }
 
-/// −log softmax(logits)\[token\], `[n, exits]`, and the gradient of the scaled sum into the logits,
-/// `[n · exits, vocab]`.
+/// −log softmax(logits)\[token\], `[n, exits]`, and the gradient of the scaled sum with respect to
+/// the logits, `[n · exits, vocab]`.
 fn cross_entropy(
     logits: Tensor<2>,
     tokens: Tensor<1, Int>,
@@ -212,7 +210,7 @@ fn cross_entropy(
 }
 
 /// KL(teacher ‖ exit) at these positions, `[n, exits]`, 0 where the term has no soft part, and the
-/// gradient of the scaled sum into the logits, `[n · exits, vocab]`.
+/// gradient of the scaled sum with respect to the logits, `[n · exits, vocab]`.
 fn divergence(
     logits: Tensor<2>,
     teacher: &Teacher,

@@ -1,4 +1,4 @@
-//! Keys and values of all blocks, in tensors, or on the host for the CPU kernels.
+//! Keys and values of all blocks, in tensors or, for the CPU kernels, on the host.
 
 use burn::tensor::Tensor;
 
@@ -7,22 +7,21 @@ use crate::ops::attention::Heads;
 use crate::ops::flex::{HostStore, is_flex_f32};
 use crate::ops::tensor_store::TensorStore;
 
-/// Keys and values of every block and row; how far they are filled is counted by soft-core's
-/// `KvCache`.
+/// Keys and values of every block and row. soft-core's `KvCache` counts the filled positions.
 #[derive(Clone, Debug)]
 pub struct KvStore(pub(super) Storage);
 
 #[derive(Clone, Debug)]
 pub(super) enum Storage {
-    /// Block by block.
+    /// One per block.
     Tensors(Vec<TensorStore>),
     #[cfg(feature = "flex")]
     Host(HostStore),
 }
 
 impl KvStore {
-    /// An empty store for a model with this final norm, whose place and dtype decide where keys and
-    /// values are kept. Memory is taken as positions come.
+    /// An empty store for a model with this final norm, whose device and number type determine
+    /// where keys and values are kept. Memory is allocated as positions are added.
     pub(crate) fn new(norm: &Tensor<1>, blocks: usize, rows: usize, heads: Heads) -> Self {
         #[cfg(feature = "flex")]
         if is_flex_f32(norm) {
@@ -31,7 +30,7 @@ impl KvStore {
         Self::in_tensors(norm, blocks, rows, heads)
     }
 
-    /// An empty store in tensors, wherever the model is.
+    /// An empty store in tensors on the model's device.
     pub(crate) fn in_tensors(norm: &Tensor<1>, blocks: usize, rows: usize, heads: Heads) -> Self {
         let block = TensorStore::new(rows, heads, norm.device());
         Self(Storage::Tensors(vec![block; blocks]))

@@ -1,4 +1,4 @@
-//! A linear map without bias.
+//! A linear layer without bias.
 
 use burn::tensor::Tensor;
 

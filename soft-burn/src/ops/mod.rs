@@ -1,6 +1,5 @@
-//! Operations with fast versions: each one in plain tensor operations, which every backend runs,
-//! and the choice of a kernel where there is one. Kernels for the CPU are in [`flex`]. Imports
-//! nothing of `model` or above.
+//! Operations, each in tensor operations, which every backend runs, and with a kernel where there
+//! is one. CPU kernels are in [`flex`]. Independent of `model` and the modules above it.
 
 pub(crate) mod adamw;
 pub(crate) mod attention;

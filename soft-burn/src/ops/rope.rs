@@ -1,8 +1,8 @@
 //! Rotary position embedding in the rotate-half layout of Hugging Face checkpoints.
 //!
 //! Position p rotates the pair (x_i, x_{i+d/2}) of a head by the angle p · f_i. Source: Su et al.,
-//! RoFormer (arXiv 2104.09864). Angles and their sines are computed in f32 as the reference does,
-//! since at large positions the rounding of the angle is visible in the logits.
+//! RoFormer (arXiv 2104.09864). Angles, sines and cosines are computed in f32 like the reference,
+//! since the rounding of large angles is visible in the logits.
 
 use burn::tensor::{Device, Tensor, TensorData};
 
@@ -16,7 +16,7 @@ pub(crate) struct Rotation {
 }
 
 impl Rotation {
-    /// For rows whose `seq` positions start at `starts`; one start serves all rows.
+    /// For rows whose `seq` positions start at `starts`; a single start applies to all rows.
     pub(crate) fn new(frequencies: &[f32], starts: &[usize], seq: usize, device: &Device) -> Self {
         let positions = starts.iter().flat_map(|&start| start..start + seq);
         let angles: Vec<f32> = positions

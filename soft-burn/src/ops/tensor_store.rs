@@ -1,14 +1,14 @@
 //! Keys and values of one block in tensors on the device.
 //!
-//! `[rows, n_kv_heads, slots, head_dim]` each; position p of a row lies in slot p. Slots beyond a
-//! row's fill hold leftovers that no mask lets through and that the next positions overwrite. Slots
-//! are added by doubling, so that appending a token copies the cache only now and then.
+//! Each is `[rows, n_kv_heads, slots, head_dim]`; position p of a row is in slot p. Slots beyond
+//! the filled part of a row hold stale values, which are masked and later overwritten. The number
+//! of slots is doubled when needed, so that appending a token rarely copies the cache.
 
 use burn::tensor::{DType as TensorDType, Device, Tensor};
 
 use crate::ops::attention::Heads;
 
-/// Keys and values; none before the first position.
+/// Keys and values of one block; `None` before the first position.
 #[derive(Clone, Debug)]
 pub(crate) struct TensorStore {
     stored: Option<(Tensor<4>, Tensor<4>)>,
@@ -17,25 +17,25 @@ pub(crate) struct TensorStore {
     device: Device,
 }
 
-/// Where a pass goes: the same number of positions for every row, some of which may be padding.
+/// The positions of a pass: the same number for every row, some of which may be padding.
 #[derive(Clone, Debug)]
 pub(crate) struct Span {
     /// First new position of each row.
     pub starts: Vec<usize>,
     /// Number of new positions, the same for all rows.
     pub seq: usize,
-    /// Keys that any row may see afterwards.
+    /// Maximum number of keys that a row can attend to after the pass.
     pub keys: usize,
 }
 
 impl Span {
-    /// `seq` positions after those that each row has.
+    /// The `seq` positions that follow those of each row.
     pub fn new(starts: Vec<usize>, seq: usize) -> Self {
         let keys = starts.iter().max().map_or(seq, |most| most + seq);
         Self { starts, seq, keys }
     }
 
-    /// Whether all rows continue at one position.
+    /// The start that all rows have in common, if any.
     pub fn common_start(&self) -> Option<usize> {
         let first = *self.starts.first()?;
         let same = self.starts.iter().all(|&start| start == first);
@@ -44,7 +44,7 @@ impl Span {
 }
 
 impl TensorStore {
-    /// Holds nothing yet.
+    /// An empty store.
     pub fn new(rows: usize, heads: Heads, device: Device) -> Self {
         Self {
             stored: None,
@@ -54,8 +54,8 @@ impl TensorStore {
         }
     }
 
-    /// Stores new keys and values, `[rows, n_kv_heads, seq, head_dim]`, and returns all that any
-    /// row may see, `[rows, n_kv_heads, keys, head_dim]`.
+    /// Stores new keys and values, `[rows, n_kv_heads, seq, head_dim]`, and returns all that a row
+    /// can attend to, `[rows, n_kv_heads, keys, head_dim]`.
     pub fn append(&mut self, span: &Span, k: Tensor<4>, v: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
         let (keys, values) = self.with_room_for(span.keys, k.dtype());
         let (keys, values) = (write(keys, span, k), write(values, span, v));
@@ -65,7 +65,7 @@ impl TensorStore {
         visible
     }
 
-    /// What is stored, taken out, with at least so many slots.
+    /// Takes out the stored tensors, extended to at least `keys` slots.
     fn with_room_for(&mut self, keys: usize, dtype: TensorDType) -> (Tensor<4>, Tensor<4>) {
         let slots = self.stored.as_ref().map_or(0, |(keys, _)| keys.dims()[2]);
         let wanted = keys.max(2 * slots).max(MIN_SLOTS);
@@ -83,10 +83,10 @@ impl TensorStore {
     }
 }
 
-/// Slots taken at first: small enough to cost nothing, large enough for a short answer.
+/// Initial number of slots: small enough to cost nothing, large enough for a short answer.
 const MIN_SLOTS: usize = 64;
 
-/// Puts `new` at each row's start; in place where the backend can.
+/// Writes `new` at each row's start, in place where the backend supports it.
 fn write(stored: Tensor<4>, span: &Span, new: Tensor<4>) -> Tensor<4> {
     let [rows, heads, _, dim] = stored.dims();
     if let Some(start) = span.common_start() {

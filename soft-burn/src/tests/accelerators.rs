@@ -1,9 +1,8 @@
-//! The same code on every device but the default that this build finds on this machine,
-//! accelerators first of all: the laws, logits and training steps beside the CPU's, greedy answers
-//! token for token. Where there is none, the tests say so and pass:
-//! `cargo test -p soft-burn --features wgpu accelerators -- --nocapture` shows on what they ran.
+//! Every device except the default, primarily accelerators: the laws, and logits, training steps
+//! and greedy answers compared with the CPU. Without a device the tests print a note and pass;
+//! `cargo test -p soft-burn --features wgpu accelerators -- --nocapture` shows the devices used.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test's way to fail
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // tests fail by panicking
 
 use burn::tensor::Device;
 use soft_core::conformance::{DecodingLaws, Equality, Laws};
@@ -21,7 +20,6 @@ use crate::train::method::Method;
 use crate::train::settings::TrainSettings;
 use crate::train::trainer::Trainer;
 
-/// Every device but the default one, by name.
 fn accelerators() -> Vec<(String, Device)> {
     let names = list_devices().into_iter();
     let names = names.filter(|name| name != "cpu");
@@ -38,8 +36,7 @@ fn accelerators() -> Vec<(String, Device)> {
     found
 }
 
-/// A small LLaMA with grouped queries, a tied head and llama3's rotary positions, made by
-/// transformers.
+/// A small LLaMA by transformers with grouped queries, a tied head and llama3 rope scaling.
 fn small(device: &Device) -> Llama {
     Llama::from_pretrained(fixture("tied_gqa_llama3"), device).unwrap()
 }
@@ -63,8 +60,7 @@ fn laws() {
         };
         laws.check()
             .unwrap_or_else(|broken| panic!("{name}: {broken}"));
-        // Few and short: software drivers take minutes for what the CPU's own tests try in a
-        // second.
+        // Few and short prompts: software drivers take minutes for what the CPU does in a second.
         let prompts = rows(&model).into_iter().take(2).map(Prompt::from).collect();
         let laws = DecodingLaws {
             tolerance: 1e-3,
@@ -127,7 +123,6 @@ fn greedy_answers_are_those_of_the_cpu() {
     }
 }
 
-/// The same batch forever.
 struct Same(Batch);
 
 impl BatchStream for Same {
@@ -146,7 +141,7 @@ impl BatchStream for Same {
     }
 }
 
-/// Losses of three steps at every exit, then the weights.
+/// Losses of three steps at every exit, and the weights afterwards.
 fn trained(device: &Device) -> (Vec<f64>, Vec<f32>) {
     let model = small(device);
     let examples: Vec<_> = rows(&model).into_iter().map(Example::text).collect();

@@ -1,11 +1,11 @@
-//! Models in bf16 and f16, on every device that computes in them, beside f32 on the CPU.
+//! Models in bf16 and f16 on every device that supports them, compared with f32 on the CPU.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::print_stdout
-)] // a test's way to fail
+)] // tests fail by panicking
 
 use std::path::PathBuf;
 
@@ -25,7 +25,7 @@ fn small() -> PathBuf {
     fixture("tied_gqa_llama3")
 }
 
-/// Every device here with every type; what a device does not compute in, it must refuse.
+/// The model on every device in every type. A device must refuse a type it does not support.
 fn loaded() -> Vec<(String, DType, Llama)> {
     let mut models = Vec::new();
     for name in list_devices() {
@@ -75,7 +75,7 @@ fn logits_are_those_of_f32_to_rounding() {
                 |values: &mut dyn Iterator<Item = f32>| values.map(|x| x * x).sum::<f32>();
             let apart = squares(&mut wanted.iter().zip(&found).map(|(a, b)| a - b));
             let relative = (apart / squares(&mut wanted.iter().copied())).sqrt();
-            // No less, or the type was not used.
+            // A smaller difference would mean that the type was not used.
             assert!(
                 (least..most).contains(&relative),
                 "{name}, {dtype}, exit {depth}: {relative}"

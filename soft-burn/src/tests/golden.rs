@@ -1,8 +1,8 @@
-//! Golden tests: logits, losses, gradients and AdamW steps against torch and transformers.
+//! Golden tests: logits, losses, gradients and AdamW steps against PyTorch and transformers.
 //!
-//! The expected values and the script that made them are in `tests/fixtures`.
+//! The expected values and the script that created them are in `tests/fixtures`.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test's way to fail
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // tests fail by panicking
 
 use std::collections::BTreeMap;
 
@@ -24,7 +24,6 @@ use crate::train::settings::Objective;
 
 const FOLDERS: [&str; 3] = ["untied_mha", "tied_gqa_llama3", "odd_head_dim"];
 
-/// What torch computed, by name.
 struct Expected {
     floats: BTreeMap<String, Vec<f32>>,
     integers: BTreeMap<String, Vec<i64>>,
@@ -65,7 +64,7 @@ impl Expected {
         self.floats[name][0].into()
     }
 
-    /// Tensors whose name starts with `prefix`, without it.
+    /// Tensors whose name starts with `prefix`, which is removed.
     fn group<'a>(&'a self, prefix: &str) -> BTreeMap<&'a str, &'a Vec<f32>> {
         let strip =
             |(name, values): (&'a String, &'a Vec<f32>)| Some((name.strip_prefix(prefix)?, values));
@@ -76,14 +75,14 @@ impl Expected {
         Exits::new(self.integers["exits"].iter().map(|&depth| depth as usize)).unwrap()
     }
 
-    /// The batch: two rows, the second one padded by three.
+    /// The batch: two rows, the second padded by three.
     fn batch(&self) -> Batch {
         let (ids, targets) = (&self.integers["input_ids"], &self.integers["targets"]);
         let rows: Vec<Example> = [0..11, 11..19]
             .into_iter()
             .map(|range| {
                 let tokens = ids[range.clone()].iter().map(|&id| id as u32).collect();
-                // targets[t] is what position t predicts: token t + 1.
+                // targets[t] is the target of position t: token t + 1.
                 let marks =
                     std::iter::once(false).chain(targets[range].iter().map(|&target| target >= 0));
                 let mut marks: Vec<bool> = marks.collect();
@@ -116,7 +115,7 @@ fn largest_difference(expected: &[f32], found: &[f32]) -> f32 {
     })
 }
 
-/// Largest difference, as a part of the largest expected value of the tensor.
+/// Largest difference, relative to the largest expected value of the tensor.
 fn relative_difference(expected: &[f32], found: &[f32]) -> f32 {
     let scale = expected
         .iter()
@@ -133,7 +132,7 @@ fn logits_at_every_exit() {
     check_logits(&test_device(), 1e-4);
 }
 
-/// On this device they are transformers', to this.
+/// Asserts that logits on this device match transformers within `tolerance`.
 pub(crate) fn check_logits(device: &burn::tensor::Device, tolerance: f32) {
     for folder in FOLDERS {
         let model = Llama::from_pretrained(fixture(folder), device).unwrap();
@@ -182,14 +181,13 @@ fn loss_at_every_exit() {
 
 const OBJECTIVES: [Objective; 2] = [Objective::Flat, Objective::Plain];
 
-/// Every fixture with every objective.
 fn both() -> impl Iterator<Item = (&'static str, Objective)> {
     FOLDERS
         .into_iter()
         .flat_map(|folder| OBJECTIVES.map(|objective| (folder, objective)))
 }
 
-/// Loss of `batch` with the weights that `schedule` gives the exits; adds its gradients.
+/// Loss of `batch` with the exit weights of `schedule`; adds its gradients to `gradients`.
 fn differentiate(
     model: &Llama,
     batch: &Batch,
@@ -210,7 +208,6 @@ fn differentiate(
     weighing.total(&losses.unwrap())
 }
 
-/// Loss and gradients of the fixture's batch.
 fn backward(
     model: &Llama,
     expected: &Expected,
@@ -269,7 +266,7 @@ fn gradients_of_plain_fine_tuning() {
     }
 }
 
-/// Accumulating one row at a time is the same as both rows at once: the normalizer sees to it.
+/// Accumulation row by row equals both rows at once, because of the normalizer.
 #[test]
 fn gradients_accumulated_row_by_row() {
     for (folder, objective) in both() {
@@ -308,7 +305,7 @@ fn two_steps_of_adamw_the_second_one_clipped() {
         let model = optimizer.step(model, gradients, norm, 1e-2);
         assert_parameters(folder, &expected.group("adamw."), &model);
 
-        // The moments go to disk and back in between, as in a resumed run.
+        // The moments are saved and loaded in between, as in a resumed run.
         let folder_of_moments = tempfile::tempdir().unwrap();
         let path = folder_of_moments.path().join("optimizer.safetensors");
         optimizer.save(&path).unwrap();

@@ -1,6 +1,6 @@
-//! The laws of soft-core, obeyed by LLaMA on Burn.
+//! The laws of soft-core hold for LLaMA on Burn.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test's way to fail
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // tests fail by panicking
 
 use burn::tensor::{Device, Tensor};
 use proptest::prelude::*;
@@ -71,8 +71,8 @@ proptest! {
     }
 }
 
-/// Devices whose models run by the kernels, and by plain tensor operations as on every other
-/// backend.
+/// The test device, with kernels if it is flex, and the same with autodiff, where models run on
+/// tensor operations as on every other backend.
 fn devices() -> [(Device, Equality); 2] {
     let device = test_device();
     let has_kernels = device == Device::flex();
@@ -100,8 +100,8 @@ proptest! {
         with_heads: bool,
     ) {
         for (device, equality) in devices() {
-            // Autodiff keeps every operation until a backward pass, which decoding has none of:
-            // fewer rows and shorter answers there.
+            // Autodiff keeps every operation until a backward pass, which decoding does not run. So
+            // fewer rows and shorter answers are used there.
             let keeps_graph = equality == Equality::WithinRounding;
             let (rows, context) = if keeps_graph { (2, 14) } else { (4, 24) };
             let exits = Exits::every(1, 1..=n_layers).unwrap();
@@ -136,7 +136,7 @@ fn plain_tensor_operations_obey_the_laws() {
     .unwrap();
 }
 
-/// The kernels for decoding passes = the definition, on ragged rows in several pieces.
+/// The decoding kernels match the reference on rows of unequal length in several passes.
 #[test]
 fn decoding_passes_are_those_of_tensor_operations() {
     for (device, _) in devices() {

@@ -1,6 +1,6 @@
-//! What tests share.
+//! Shared test helpers.
 
-#![allow(clippy::unwrap_used)] // a test's way to fail
+#![allow(clippy::unwrap_used)] // tests fail by panicking
 
 #[cfg(any(
     feature = "ndarray",
@@ -21,15 +21,13 @@ use burn::tensor::Device;
 
 use crate::device::device;
 
-/// Where the tests run that hold on every device: `cpu`, or the device that `SOFT_TEST_DEVICE`
-/// names.
+/// The device of tests that hold on every device: `cpu`, or the one named by `SOFT_TEST_DEVICE`.
 pub(crate) fn test_device() -> Device {
     let name = std::env::var("SOFT_TEST_DEVICE").unwrap_or_else(|_| "cpu".to_owned());
     device(&name).unwrap()
 }
 
-/// A folder of `tests/fixtures`. That of this package where cargo runs the test, which need not be
-/// where it was built.
+/// A folder of `tests/fixtures` where cargo runs the test, which may not be where it was built.
 pub(crate) fn fixture(name: &str) -> PathBuf {
     let built = env!("CARGO_MANIFEST_DIR").into();
     let package = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or(built);

@@ -1,5 +1,4 @@
-//! Sums of losses and gradients over the micro-batches of one optimizer step, on one device or
-//! several.
+//! Sums of losses and gradients over the micro-batches of a step, on one or several devices.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +13,6 @@ use crate::train::optimizer::NamedGradients;
 use crate::train::settings::TrainSettings;
 use crate::train::training_pass::Skipping;
 
-/// One micro-batch and how it weighs the exits.
 pub(crate) struct Job<'a> {
     pub at: MicroBatch,
     pub batch: &'a Batch,
@@ -22,17 +20,16 @@ pub(crate) struct Job<'a> {
     pub weights: Vec<f64>,
 }
 
-/// Sums over micro-batches.
 #[derive(Default)]
 pub(crate) struct Accumulated {
     pub gradients: NamedGradients,
-    /// Sums of each exit that counted in a micro-batch.
+    /// Sums of each exit that had a weight in a micro-batch.
     pub losses: BTreeMap<Exit, ExitTotal>,
     /// The loss that was differentiated.
     pub total: f64,
 }
 
-/// Sums over the micro-batches in which an exit counted.
+/// Sums over the micro-batches in which an exit had a weight.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct ExitTotal {
     pub nats: f64,
@@ -40,8 +37,8 @@ pub(crate) struct ExitTotal {
     pub supervised: usize,
 }
 
-/// Losses and summed gradients of `jobs`, computed on the model's device and `further` ones; sums
-/// are divided by `normalizer`.
+/// Summed losses and gradients of `jobs`, computed on the model's device and on `further` devices.
+/// Gradients and the differentiated loss are divided by `normalizer`.
 ///
 /// # Errors
 /// When a batch does not fit the model, a loss is not finite, or a device fails.
@@ -97,7 +94,7 @@ impl Accumulated {
         Ok(())
     }
 
-    /// Adds what another device found; its gradients move to `home`.
+    /// Adds the results of another device; its gradients move to `home`.
     fn joined(mut self, other: Self, home: &Device) -> Self {
         self.gradients.add_from(other.gradients, home);
         for (exit, part) in other.losses {
@@ -111,7 +108,6 @@ impl Accumulated {
     }
 }
 
-/// Refuses a loss that is no finite number.
 pub(crate) fn finite(loss: f64, exit: Exit, step: u64) -> Result<f64, Error> {
     if loss.is_finite() {
         return Ok(loss);

@@ -1,8 +1,8 @@
-//! Limits on what intermediate exits may change of the weights they share with the full depth.
+//! Limits on how intermediate exits change the weights they share with the full depth.
 //!
-//! Untrained exits start with losses several times the full model's, and their gradients into the
-//! shared blocks, norm and head are as much larger, which costs the full depth accuracy (the
-//! full-depth tax). Each remedy here is off by default, since the paper's loss has none.
+//! Untrained exits start with losses several times the full model's. Their gradients into the
+//! shared blocks, norm and head are larger by as much, which costs accuracy at full depth (the
+//! full-depth tax). The remedies here are off by default, since the paper's loss has none.
 //!
 //! Differs from the paper: everything in this file.
 
@@ -14,39 +14,38 @@ use crate::model::parameters::flat_gradient;
 use crate::ops::adamw::squares;
 use crate::ops::head_loss::terms::HeadLearns;
 
-/// How much the intermediate exits may move of what they share with the full depth. Needs the
+/// Limits on how intermediate exits change the weights they share with the full depth. Requires the
 /// memory-flat objective.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Balance {
-    /// Largest norm of the gradient that an intermediate exit sends into its hidden states, and
-    /// with it into the final norm, as a multiple of the full depth's in the same micro-batch, each
-    /// per unit of its weight in the loss. Larger ones are scaled down. Default: no limit.
+    /// Largest norm of the gradient of an intermediate exit with respect to its hidden states, as a
+    /// multiple of the full depth's in the same micro-batch, each per unit of its weight in the
+    /// loss. Larger gradients are scaled down, including that of the final norm. Default: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<f64>,
-    /// The first step with the limit: exits may learn unhindered before, and the full depth
-    /// recovers after. Default: the first of all.
+    /// First step with the limit: exits train unrestricted before it, and the full depth recovers
+    /// after it. Default: the first step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit_from: Option<u64>,
-    /// Who moves the final norm and the shared head.
+    /// Which exits train the final norm and the shared head.
     #[serde(default)]
     pub shared_head: SharedHead,
 }
 
-/// Who moves the final norm and the shared head.
+/// Which exits train the final norm and the shared head.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SharedHead {
-    /// All exits: the paper's way.
+    /// All exits, as in the paper.
     #[default]
     AllExits,
-    /// The full depth only: exits learn to speak through it as it is. A tied head continues
-    /// learning as the embedding.
+    /// Only the full depth. A tied head is still trained as the embedding.
     FullDepth,
 }
 
 impl Balance {
-    /// What holds at `step`, counted from 1.
+    /// The limits in effect at `step`, counted from 1.
     pub(crate) fn at(self, step: u64) -> Self {
         let begun = self.limit_from.is_none_or(|from| step >= from);
         Self {
@@ -57,13 +56,12 @@ impl Balance {
 }
 
 impl SharedHead {
-    /// Whether the loss at `exit` moves norm and shared head.
+    /// Whether the loss at `exit` trains the final norm and the shared head.
     pub(crate) fn moved_by(self, exit: Exit, full: Exit) -> bool {
         self == Self::AllExits || exit == full
     }
 
-    /// What a head learns from the exits that go through it, the deepest last; a head of a single
-    /// exit is not shared.
+    /// Which exits train a head used by `group`, deepest last. A single exit's is not `shared`.
     pub(crate) fn learns(
         self,
         group: impl IntoIterator<Item = Exit>,
@@ -80,7 +78,7 @@ impl SharedHead {
     }
 }
 
-/// What an exit sends into its hidden states.
+/// The gradient of an exit with respect to its hidden states.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ExitGradient {
     pub exit: Exit,
@@ -89,9 +87,8 @@ pub(crate) struct ExitGradient {
     pub weight: f64,
 }
 
-/// The factors of the exits' gradients, so that no norm is above `limit` times the full
-/// depth's, each per unit of its weight. Without the full depth among them there is nothing to
-/// measure by, and no limit.
+/// Factors of the exits' gradients such that no norm exceeds `limit` times the full depth's, each
+/// per unit of its weight. Without the full depth in `sent` there is no limit.
 pub(crate) fn factors(sent: &[ExitGradient], full: Exit, limit: f64) -> Vec<f64> {
     let of_full = sent.iter().find(|sent| sent.exit == full);
     let per_weight = of_full.map_or(f64::INFINITY, |full| limit * full.norm / full.weight);
@@ -106,7 +103,6 @@ pub(crate) fn factors(sent: &[ExitGradient], full: Exit, limit: f64) -> Vec<f64>
     sent.iter().map(factor).collect()
 }
 
-/// The L2 norm of all numbers of a gradient.
 pub(crate) fn norm_of(gradient: &Tensor<2>) -> f64 {
     squares(&[&flat_gradient(gradient.clone())])
         .iter()

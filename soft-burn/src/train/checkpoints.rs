@@ -1,7 +1,6 @@
-//! The checkpoints of a run: model folders with optimizer and place in the data.
+//! The checkpoints of a run: model folders with optimizer state and data position.
 //!
-//! `step-000100` is whole or not there; so is what replaces it. Knows nothing of logs or when a
-//! checkpoint is due.
+//! Checkpoints, such as `step-000100`, are created and removed atomically.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -24,15 +23,14 @@ use crate::train::trainer::Trainer;
 const OPTIMIZER: &str = "optimizer.safetensors";
 const PROGRESS: &str = "progress.json";
 
-/// Where a checkpoint stands.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Progress {
     steps_done: u64,
     position: StreamPosition,
-    /// Steps that each parameter has moments of.
+    /// Number of steps of each parameter's moments.
     moments: BTreeMap<String, usize>,
-    /// CRC-32C of the above.
+    /// CRC-32C of the fields above.
     checksum: String,
 }
 
@@ -54,8 +52,8 @@ impl Progress {
 pub(crate) struct Checkpoints(pub PathBuf);
 
 impl Checkpoints {
-    /// Writes the trainer's state, and the place its next batch comes from, unless that step has
-    /// a checkpoint already; then keeps the newest `keep`.
+    /// Writes the trainer's state and the data position of its next batch, unless that step already
+    /// has a checkpoint. Then removes all but the newest `keep` checkpoints.
     pub fn save(
         &self,
         trainer: &Trainer,
@@ -84,12 +82,12 @@ impl Checkpoints {
         Ok(path)
     }
 
-    /// The newest checkpoint's step and folder.
+    /// Step and folder of the newest checkpoint.
     pub fn newest(&self) -> Result<Option<(u64, PathBuf)>, Error> {
         Ok(self.list()?.pop())
     }
 
-    /// Reads the checkpoint of `step` in `folder`.
+    /// Loads the checkpoint of `step` from `folder`.
     pub fn load(
         step: u64,
         folder: &Path,
@@ -125,7 +123,7 @@ impl Checkpoints {
         Ok((trainer, progress.position))
     }
 
-    /// Removes partial checkpoints left by a crash, and nothing else.
+    /// Removes partial checkpoints left by a crash.
     pub fn sweep(&self) -> Result<(), Error> {
         for path in self.entries()? {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -141,7 +139,7 @@ impl Checkpoints {
         Ok(())
     }
 
-    /// Whole checkpoints, oldest first, each with its step.
+    /// Complete checkpoints with their steps, oldest first.
     fn list(&self) -> Result<Vec<(u64, PathBuf)>, Error> {
         let step = |path: &PathBuf| step_of(path.file_name()?.to_str()?);
         let mut found: Vec<(u64, PathBuf)> = self
@@ -164,7 +162,6 @@ impl Checkpoints {
     }
 }
 
-/// The step of a checkpoint's name.
 fn step_of(name: &str) -> Option<u64> {
     let digits = name.strip_prefix("step-")?;
     let is_number = digits.bytes().all(|byte| byte.is_ascii_digit());

@@ -1,10 +1,9 @@
-//! The micro-batches of a step over several devices.
+//! Distribution of the micro-batches of a step over several devices.
 //!
-//! The model lives on one device, which also moves it; the others get a copy of its weights at
-//! every step, compute the gradients of their share of the micro-batches, and send those back.
-//! Results are those of one device to rounding. Burn's collectives are for CUDA and remote devices
-//! only; this way needs nothing but tensors that can go from one device to another, local or
-//! remote.
+//! The model is on one device, which also updates it. At every step the others get a copy of its
+//! weights, compute the gradients of their share of the micro-batches, and send those back. Results
+//! equal those of one device up to rounding. Burn's collectives support only CUDA and remote
+//! devices; this only requires that tensors can be moved between devices, local or remote.
 
 use std::panic::resume_unwind;
 
@@ -15,10 +14,10 @@ use crate::device_errors::guarded;
 use crate::error::Error;
 use crate::model::llama::Llama;
 
-/// The result of `work` on each device's share of `jobs`, the model's own first.
+/// The results of `work` on each device's share of `jobs`, the model's own device first.
 ///
 /// # Errors
-/// The first device's that failed; a device that went away is one.
+/// The error of the first device that failed or was lost.
 pub(crate) fn spread<Job: Sync, T: Send>(
     model: &Llama,
     further: &[Device],

@@ -1,7 +1,6 @@
-//! Training settings on one level, as `run.json`, recipes and flags have them.
+//! Training settings on one level, as in `run.json`, recipes and flags.
 //!
-//! Here options can contradict the method and each other; [`TrainSettings`] cannot, and the
-//! conversion refuses what does.
+//! Options can contradict each other here but not in [`TrainSettings`]; the conversion then fails.
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -21,7 +20,7 @@ use crate::train::refusal::refuse;
 use crate::train::schedule::Schedule;
 use crate::train::settings::{Objective, TrainSettings};
 
-/// Training settings on one level; fields as in [`TrainSettings`] and the options of [`Method`].
+/// Training settings on one level: those of [`TrainSettings`] and the options of [`Method`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FlatSettings {
@@ -29,27 +28,27 @@ pub struct FlatSettings {
     pub method: MethodName,
     /// Exits to train and to validate.
     pub exits: Exits,
-    /// Optimizer steps in all.
+    /// Total number of optimizer steps.
     pub steps: u64,
     /// Micro-batches per optimizer step.
     pub accumulation: usize,
-    /// Learning rate over the steps.
+    /// Learning rate schedule.
     pub schedule: Schedule,
     /// The optimizer.
     pub optimizer: AdamWSettings,
     /// How the loss is differentiated.
     #[serde(default)]
     pub objective: Objective,
-    /// SoFT, SFT: train so many of the last blocks.
+    /// SoFT, SFT: train only this many of the last blocks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_blocks: Option<usize>,
-    /// Balcony: train the model too.
+    /// Balcony: also train the model.
     #[serde(default, skip_serializing_if = "is_default")]
     pub train_body: bool,
-    /// SoFT, SFT: train adapters.
+    /// SoFT, SFT: train low-rank adapters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lora: Option<Lora>,
-    /// SoFT, SFT: rows skip blocks.
+    /// SoFT, SFT: layer dropout.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layer_dropout: Option<LayerDropout>,
     /// Number type of the weights.
@@ -61,19 +60,19 @@ pub struct FlatSettings {
     /// SoFT: weights of the exits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_weights: Option<Weights>,
-    /// SoFT: which exits count when.
+    /// SoFT: which exits are trained at which step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub curriculum: Option<Curriculum>,
-    /// SoFT: exits drawn per micro-batch.
+    /// SoFT: number of exits drawn per micro-batch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sampled_exits: Option<SampledPerBatch>,
-    /// All but SFT: exits learn from the full depth.
+    /// All but SFT: distill the exits from the full depth.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub distillation: Option<Distillation>,
-    /// SoFT: limits of what exits may move.
+    /// SoFT: limits on how exits change shared weights.
     #[serde(default, skip_serializing_if = "is_default")]
     pub balance: Balance,
-    /// Name of a loss schedule of the caller's own.
+    /// Name of a custom loss schedule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_schedule: Option<String>,
 }
@@ -135,7 +134,7 @@ impl From<TrainSettings> for FlatSettings {
 impl TryFrom<FlatSettings> for TrainSettings {
     type Error = Error;
 
-    /// Refuses options that do not go with the method or with each other.
+    /// Returns an error for options that contradict the method or each other.
     fn try_from(flat: FlatSettings) -> Result<Self, Error> {
         Ok(Self {
             method: flat.typed_method()?,

@@ -1,12 +1,12 @@
-//! Rows that skip blocks in training, the deeper the more often.
+//! Layer dropout: in training, rows skip blocks, deeper ones more often.
 //!
-//! Block l of L is skipped with probability p · (2^(l / (L − 1)) − 1): never the first, with p the
-//! last. What a row skips depends on seed, step, micro-batch, block and row alone, so that a
-//! resumed run continues as it would have. Kept blocks are not scaled up.
+//! Block l of L is skipped with probability p · (2^(l / (L − 1)) − 1): 0 for the first, p for the
+//! last. Whether a row skips a block depends only on seed, step, micro-batch, block and row, so
+//! that a resumed run continues unchanged. Kept blocks are not scaled up.
 //!
 //! Source: Elhoushi et al., *LayerSkip* (arXiv 2404.16710), section 4.1, with the same rate at
-//! every step, its choice for fine-tuning. Differs from the Sorted LLaMA paper, which drops
-//! nothing.
+//! every step, as there for fine-tuning. Differs from the Sorted LLaMA paper, which has no layer
+//! dropout.
 
 use serde::{Deserialize, Serialize};
 use soft_core::MicroBatch;
@@ -29,7 +29,6 @@ impl LayerDropout {
         self.rate * ((layer as f64 / last as f64).exp2() - 1.0)
     }
 
-    /// Whether `row` skips `layer` of `depth` in this micro-batch.
     pub(crate) fn drops(&self, at: MicroBatch, (layer, depth): (usize, usize), row: usize) -> bool {
         const DROP: u32 = u32::from_le_bytes(*b"drop");
         let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
@@ -71,7 +70,7 @@ mod tests {
             let draws = (0..4000).map(|step| drops(step, layer, step % 7));
             let share = draws.filter(|&dropped| dropped).count() as f64 / 4000.0;
             let rate = DROPOUT.rate_of(layer, 5);
-            // Four standard deviations at most.
+            // Within four standard deviations.
             assert!((share - rate).abs() < 0.031, "{layer}: {share} for {rate}");
         }
         assert!((0..99).all(|step| drops(step, 4, 1) == drops(step, 4, 1)));

@@ -1,7 +1,7 @@
 //! The log of a run: one JSON object per line.
 //!
-//! Lines are only appended. A line that a crash cut short is ignored, and lines after the
-//! checkpoint that a run is resumed from are cut off, since those steps are taken again.
+//! Lines are only appended. A line that a crash cut short is ignored. Resuming from a checkpoint
+//! removes the lines of later steps, which are repeated.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -19,9 +19,9 @@ use crate::train::trainer::{ExitLoss, StepReport};
 pub enum LogLine {
     /// An optimizer step.
     Train(StepReport),
-    /// Loss at every exit after some step.
+    /// Loss at every exit after a step.
     Validation {
-        /// The step after which it was measured; 0 is before training.
+        /// The step after which it was measured; 0 means before training.
         step: u64,
         /// Mean loss per exit.
         exits: Vec<ExitLoss>,
@@ -37,7 +37,6 @@ impl LogLine {
     }
 }
 
-/// An open log.
 #[derive(Debug)]
 pub(crate) struct Log {
     path: PathBuf,
@@ -45,7 +44,7 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// Makes an empty log.
+    /// Creates an empty log.
     pub fn create(path: &Path) -> Result<(), Error> {
         File::create(path)
             .map(drop)
@@ -61,7 +60,7 @@ impl Log {
         })
     }
 
-    /// The lines that are whole, as they are in the file and as what they say.
+    /// The complete lines, as text and parsed.
     pub fn read(path: &Path) -> Result<Vec<(String, LogLine)>, Error> {
         let text = read_text(path)?;
         let lines = text.split_inclusive('\n');
@@ -71,7 +70,7 @@ impl Log {
         lines.collect()
     }
 
-    /// Opens the log as it was after step `steps_done`, with the lines that stay.
+    /// Opens the log, truncated to the state after step `steps_done`, and returns its lines.
     pub fn rewind(path: PathBuf, steps_done: u64) -> Result<(Self, Vec<LogLine>), Error> {
         let mut lines = Self::read(&path)?;
         lines.retain(|(_, line)| line.step() <= steps_done);
@@ -82,7 +81,7 @@ impl Log {
         Ok((Self::open(path)?, lines))
     }
 
-    /// Appends `line`, whole and at once.
+    /// Appends `line` in a single write.
     pub fn write(&mut self, line: &LogLine) -> Result<(), Error> {
         let mut text = serde_json::to_string(line).map_err(Error::json(&self.path))?;
         text.push('\n');
@@ -91,7 +90,7 @@ impl Log {
             .map_err(Error::io("write", &self.path))
     }
 
-    /// Makes what was written survive a power cut.
+    /// Flushes the log to disk.
     pub fn sync(&self) -> Result<(), Error> {
         self.file
             .sync_data()

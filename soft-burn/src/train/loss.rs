@@ -1,7 +1,7 @@
-//! Cross-entropy of a sub-model at supervised positions only.
+//! Cross-entropy of a sub-model at supervised positions.
 //!
-//! The hidden states of supervised positions are gathered before norm and head: on TriviaQA
-//! five positions in six carry no target, and the head is the widest layer there is.
+//! The hidden states of supervised positions are gathered before norm and head: on TriviaQA five of
+//! six positions have no target, and the head is the widest layer.
 
 use burn::tensor::{Int, Tensor, activation};
 use soft_core::model::TargetScore;
@@ -18,7 +18,7 @@ impl Llama {
     /// Logits at the supervised positions, `[n, vocab]`.
     ///
     /// # Errors
-    /// As the head's.
+    /// None at present.
     pub fn target_logits(
         &self,
         hidden: &Tensor<3>,
@@ -66,7 +66,7 @@ impl BatchModel for Llama {
         scores_of(self.target_logits(hidden, exit, targets)?, targets)
     }
 
-    /// Rows stay ragged: nothing is computed for padding.
+    /// Computes nothing for padding outside of attention.
     fn batch_scores(&self, batch: &Batch, exits: &Exits) -> Result<Vec<Vec<TargetScore>>, Error> {
         let (pass, states) = TrainingPass::new(self, batch, None)?;
         let mut scores = Vec::with_capacity(exits.len());
@@ -86,7 +86,7 @@ impl BatchModel for Llama {
     }
 }
 
-/// Loss and right prediction of every target, from its logits `[n, vocab]`.
+/// Loss and correctness of the prediction of every target, from its logits `[n, vocab]`.
 fn scores_of(logits: Tensor<2>, targets: &Targets) -> Result<Vec<TargetScore>, Error> {
     if targets.is_empty() {
         return Ok(Vec::new());

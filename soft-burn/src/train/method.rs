@@ -1,7 +1,6 @@
-//! Training methods, each with the options that go with it.
+//! Training methods and their options.
 //!
-//! Options that a method has no use for cannot be given to it. How methods are written in files and
-//! as flags is in `flat_settings`.
+//! A method has only the options it uses. Its form in files and flags is in `flat_settings`.
 
 use serde::{Deserialize, Serialize};
 use soft_core::loss::{
@@ -30,7 +29,7 @@ pub enum MethodName {
 }
 
 impl MethodName {
-    /// Every method.
+    /// All methods.
     pub const ALL: [Self; 4] = [Self::Soft, Self::Sft, Self::Ict, Self::Balcony];
 
     /// "soft", "sft", "ict" or "balcony".
@@ -47,16 +46,15 @@ impl MethodName {
 /// A training method and its options.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Method {
-    /// Sorted fine-tuning: every exit counts, the model is trained.
+    /// Sorted fine-tuning: the model is trained at every exit.
     Soft(SoftOptions),
-    /// Standard fine-tuning: the full model alone counts.
+    /// Standard fine-tuning: the model is trained at full depth only.
     Sft(BodyOptions),
     /// Early-Exit (ICT): the model is frozen, one head per intermediate exit is trained.
     Ict(ExitOptions),
-    /// Balcony: one more block and a norm per intermediate exit are trained.
+    /// Balcony: an additional block and norm per intermediate exit are trained.
     Balcony {
-        /// Train the model itself too, by its full depth alone: SFT beside the exits. Otherwise it
-        /// is frozen.
+        /// Also train the model, at full depth only (SFT beside the exits). Otherwise it is frozen.
         train_body: bool,
         /// Options of the exits.
         exits: ExitOptions,
@@ -66,14 +64,13 @@ pub enum Method {
 /// Options of sorted fine-tuning.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SoftOptions {
-    /// Weights of the exits. Default: all the same.
+    /// Weights of the exits. Default: equal.
     pub exit_weights: Option<Weights>,
-    /// Which exits count at which step. Default: all at every one.
+    /// Which exits are trained at which step. Default: all at every step.
     pub curriculum: Option<Curriculum>,
-    /// Train this many exits per micro-batch, drawn by their weights. Default: all.
+    /// Number of exits trained per micro-batch, drawn by their weights. Default: all.
     pub sampled_exits: Option<SampledPerBatch>,
-    /// How much the intermediate exits may move of what they share with the full depth. Default: no
-    /// limit.
+    /// Limits on how exits change weights shared with the full depth. Default: no limit.
     pub balance: Balance,
     /// Options of the intermediate exits.
     pub exits: ExitOptions,
@@ -84,16 +81,16 @@ pub struct SoftOptions {
 /// Options of intermediate exits.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ExitOptions {
-    /// Intermediate exits also learn from the full depth. Default: from the targets alone.
+    /// Distillation from the full depth. Default: exits are trained on the targets only.
     pub distillation: Option<Distillation>,
 }
 
-/// Options of a model in training.
+/// Options for training the model itself.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct BodyOptions {
     /// Which weights are trained.
     pub trained: TrainedWeights,
-    /// Rows skip blocks, deeper ones more often. Default: none.
+    /// Rows skip blocks, deeper ones more often. Default: no layer dropout.
     pub layer_dropout: Option<LayerDropout>,
 }
 
@@ -103,9 +100,9 @@ pub enum TrainedWeights {
     /// All of them.
     #[default]
     All,
-    /// The last blocks, as many as given, the final norm and an untied head.
+    /// This many of the last blocks, the final norm and an untied head.
     LastBlocks(usize),
-    /// Low-rank adapters beside them.
+    /// Low-rank adapters; the weights are frozen.
     Lora(Lora),
 }
 
@@ -113,45 +110,45 @@ pub enum TrainedWeights {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Weights {
-    /// By depth, from a formula.
+    /// A formula of the depth.
     ByDepth(DepthWeights),
     /// One per exit, shallowest first, summing to 1.
     PerExit(Vec<f64>),
 }
 
-/// Which exits count at which step (soft-core's [`Rotational`], [`Gradual`] and [`Ramp`]).
+/// Which exits are trained at which step (soft-core's [`Rotational`], [`Gradual`] and [`Ramp`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
 pub enum Curriculum {
-    /// Each n-th intermediate exit, in turns.
+    /// Every n-th intermediate exit, in rotation.
     Rotational {
         /// n.
         every: u64,
     },
-    /// Exits join one by one, the deepest first.
+    /// Exits are added one by one, the deepest first.
     Gradual {
-        /// Steps after which all count.
+        /// Steps after which all are trained.
         steps: u64,
     },
     /// The weights of all intermediate exits grow from 0.
     Ramp {
-        /// Steps after which they count in full.
+        /// Steps after which they are at full weight.
         steps: u64,
     },
 }
 
-/// Self-distillation: each intermediate exit also learns the full depth's distribution on the same
-/// micro-batch; the full depth learns from the targets alone.
+/// Self-distillation: each intermediate exit is also trained on the full depth's distribution for
+/// the same micro-batch. The full depth is trained on the targets only.
 ///
 /// The loss of such an exit is (1 − share) · cross-entropy + share · T² · KL(full depth ‖ exit),
 /// with the logits of both divided by the temperature T and no gradient into the full depth.
 /// Source: Hinton et al. (arXiv 1503.02531).
 ///
-/// Differs from the paper, which has none.
+/// Differs from the paper, which has no distillation.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Distillation {
-    /// Share of the divergence in an exit's loss, above 0; at 1 intermediate exits see no target.
+    /// Share of the divergence in an exit's loss, above 0; at 1 the targets are not used.
     pub share: f64,
     /// Temperature, above 0. Default 1.
     #[serde(default = "one")]
@@ -162,7 +159,7 @@ fn one() -> f64 {
     1.0
 }
 
-/// How many exits a micro-batch trains, and the seed they are drawn with.
+/// Number of exits trained per micro-batch, and the seed of the draws.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SampledPerBatch {
@@ -227,7 +224,7 @@ impl Method {
         }
     }
 
-    /// Options of the model, for methods that train it alone or with its exits.
+    /// Options for training the model itself; `None` for ICT and Balcony.
     pub fn body(&self) -> Option<&BodyOptions> {
         match self {
             Self::Soft(SoftOptions { body, .. }) | Self::Sft(body) => Some(body),
@@ -243,7 +240,6 @@ impl Method {
         }
     }
 
-    /// Whether Balcony trains the model too.
     pub(crate) fn trains_body_beside_exits(&self) -> bool {
         matches!(
             self,
@@ -254,8 +250,7 @@ impl Method {
         )
     }
 
-    /// How much the exits may move at `step`. Beside a body in training, exits with blocks of their
-    /// own do not move the head.
+    /// The limits at `step`. When Balcony also trains the model, the exits do not train the head.
     pub(crate) fn balance_at(&self, step: u64) -> Balance {
         match self {
             Self::Soft(soft) => soft.balance.at(step),
@@ -269,7 +264,7 @@ impl Method {
         }
     }
 
-    /// The weights of the exits by step.
+    /// The weights of the exits at every step.
     ///
     /// # Errors
     /// When weights, curriculum or samples do not fit the exits.
@@ -307,7 +302,6 @@ impl SoftOptions {
     }
 }
 
-/// The exits before the last.
 pub(crate) fn intermediate(exits: &Exits) -> Vec<soft_core::Exit> {
     exits.iter().take(exits.len() - 1).collect()
 }

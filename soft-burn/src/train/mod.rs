@@ -1,4 +1,4 @@
-//! Training: single steps, runs of many, and the files of a run.
+//! Training: single steps, runs, and the files of a run.
 
 pub(crate) mod accumulation;
 pub(crate) mod balance;

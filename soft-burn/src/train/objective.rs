@@ -1,11 +1,11 @@
 //! Losses at the exits and the gradients of their weighted sum.
 //!
-//! Two ways that agree to rounding. The plain one is soft-core's `sorted_loss` and one backward
-//! pass, the equations as they are: the logits of all exits are held until that pass. The
-//! memory-flat one differentiates norm and heads by themselves, a few positions at a time, keeps of
-//! every exit only the gradient into its hidden states, and sends those through the blocks in one
-//! backward pass: its memory hardly grows with the number of exits, and what an exit sends into the
-//! blocks is at hand, to be limited ([`Balance`](crate::Balance)).
+//! Two implementations agree up to rounding. The plain one is soft-core's `sorted_loss` with one
+//! backward pass; it holds the logits of all exits until then. The memory-flat one differentiates
+//! norm and heads separately, a few positions at a time, keeps only the gradient of each exit with
+//! respect to its hidden states, and propagates these through the blocks in one backward pass. Its
+//! memory hardly grows with the number of exits, and the gradient of each exit can be limited
+//! ([`Balance`](crate::Balance)).
 
 use std::collections::BTreeMap;
 
@@ -24,17 +24,17 @@ use crate::train::settings::Objective;
 use crate::train::targets::Targets;
 use crate::train::training_pass::{Skipping, TrainingPass};
 
-/// Weights of the exits, what they learn from, and the divisor of sums.
+/// Weights of the exits, options of the loss, and the divisor of sums.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LossTerms<'a> {
     pub exits: &'a Exits,
     /// One weight per exit.
     pub weights: &'a [f64],
-    /// Supervised tokens of the optimizer batch.
+    /// Number of supervised tokens of the optimizer batch.
     pub normalizer: f64,
     pub distillation: Option<Distillation>,
     pub balance: Balance,
-    /// Rows that skip blocks.
+    /// Layer dropout, if any.
     pub skipping: Option<Skipping>,
 }
 
@@ -44,7 +44,7 @@ pub(crate) struct ExitSum {
     pub exit: Exit,
     /// Cross-entropy in nats.
     pub nats: f64,
-    /// Divergence from the full depth in nats, when distilling.
+    /// Divergence from the full depth in nats; 0 without distillation.
     pub divergence: f64,
 }
 
@@ -57,7 +57,7 @@ impl LossTerms<'_> {
             .sum()
     }
 
-    /// The factors of the losses of `exit`; the full depth learns from the targets alone.
+    /// The loss factors of `exit`. The full depth is trained on the targets only.
     fn term(&self, exit: Exit) -> Term {
         let weight = self.weight(exit) / self.normalizer;
         let distillation = self.distillation.filter(|_| exit != self.exits.last());
@@ -70,7 +70,7 @@ impl LossTerms<'_> {
         }
     }
 
-    /// The part of the differentiated loss that these sums make up.
+    /// The contribution of these sums to the differentiated loss.
     pub fn total(&self, losses: &[ExitSum]) -> f64 {
         let temperature = self.distillation.map_or(1.0, |it| it.temperature);
         let weighed = losses.iter().map(|sum| {
@@ -83,8 +83,7 @@ impl LossTerms<'_> {
 }
 
 impl Objective {
-    /// Adds the gradients of one micro-batch's weighted losses; returns what each exit that counts
-    /// lost.
+    /// Adds the gradients of a micro-batch; returns the losses of each exit that has a weight.
     pub(crate) fn differentiate(
         self,
         model: &Llama,
@@ -164,14 +163,13 @@ struct Reached {
     exit: Exit,
     /// `[n, d_model]`, connected to the graph of the blocks.
     hidden: Tensor<2>,
-    /// The same without that connection: a graph for the norm alone starts here.
+    /// The same, detached: the graph of the norm starts here.
     leaf: Tensor<2>,
     /// After the norm, connected to `leaf`.
     normed: Tensor<2>,
 }
 
-/// Runs the blocks once and keeps the states of every exit with a weight, and of the full depth
-/// when it is the teacher.
+/// Runs the blocks once; keeps the states of exits with a weight and of the teacher.
 fn reached(
     model: &Llama,
     pass: &TrainingPass,
@@ -207,7 +205,7 @@ fn reached(
     Ok(reached)
 }
 
-/// Exits that count, by their head: those that share one go through it together.
+/// The exits with a weight, grouped by head.
 fn by_head(
     model: &Llama,
     reached: Vec<Reached>,
@@ -223,14 +221,13 @@ fn by_head(
     groups
 }
 
-/// Losses and gradients of the exits of one head.
 struct ThroughHead {
     losses: Vec<ExitSum>,
-    /// Gradient into each exit's normed states, `[n, d_model]`.
+    /// Gradient with respect to each exit's normalized states, `[n, d_model]`.
     states: Vec<Tensor<2>>,
 }
 
-/// Losses of the exits of one head and what would lower them; adds the head's gradient.
+/// Losses of the exits of one head and gradients of their states; adds the head's gradient.
 fn through_head(
     model: &Llama,
     (head, group): (Option<usize>, &[Reached]),
@@ -282,9 +279,9 @@ fn through_head(
     }
 }
 
-/// Takes the gradients into the normed states through the norm, adds the norm's own, and returns
-/// what has the gradients into the hidden states in the graph of the blocks, if anything there is
-/// trained.
+/// Propagates the gradients of the normalized states through the norm, whose gradient is added.
+/// Returns a surrogate loss with the resulting gradients with respect to the hidden states, or
+/// `None` when nothing below the norm is trained.
 fn through_norm(
     model: &Llama,
     sent: Vec<(Reached, Tensor<2>)>,

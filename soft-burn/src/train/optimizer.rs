@@ -1,8 +1,8 @@
-//! AdamW over named parameters, with gradients that several micro-batches add up.
+//! AdamW over named parameters, with gradients summed over micro-batches.
 //!
-//! The arithmetic is `ops::adamw`. This file decides what that leaves open: moments are kept by the
-//! names of checkpoints, so that they can be saved and found again; weight decay falls on matrices
-//! only, not on norms; clipping is by the global norm, as torch's `clip_grad_norm_`.
+//! The arithmetic is in `ops::adamw`. Here moments are stored by parameter name, so that they can
+//! be saved and loaded; weight decay applies to matrices only, not to norms; clipping is by the
+//! global norm, like PyTorch's `clip_grad_norm_`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -22,15 +22,15 @@ use crate::ops::adamw::step::{AdamWStep, Moving};
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AdamWSettings {
-    /// Decay of the mean gradient. Default 0.9.
+    /// Decay rate of the mean gradient. Default 0.9.
     pub beta1: f32,
-    /// Decay of the mean squared gradient. Default 0.999.
+    /// Decay rate of the mean squared gradient. Default 0.999.
     pub beta2: f32,
-    /// Added to the root of the latter. Default 1e-8.
+    /// Added to the root of the mean squared gradient. Default 1e-8.
     pub eps: f32,
     /// Decoupled weight decay of matrices; norms have none. Default 0.
     pub weight_decay: f32,
-    /// Largest global gradient norm; larger gradients are scaled down. Default 1.
+    /// Maximum global gradient norm; larger gradients are scaled down. Default 1.
     pub clip_norm: Option<f64>,
 }
 
@@ -46,7 +46,7 @@ impl Default for AdamWSettings {
     }
 }
 
-/// Gradients by parameter name, each flattened, summed over micro-batches.
+/// Flattened gradients by parameter name, summed over micro-batches.
 #[derive(Debug, Default)]
 pub(crate) struct NamedGradients(BTreeMap<String, Tensor<1>>);
 
@@ -73,7 +73,7 @@ impl NamedGradients {
         }
     }
 
-    /// The global L2 norm, or the name of the first tensor that is not finite.
+    /// The global L2 norm; as an error, the name of the first tensor that is not finite.
     pub fn norm(&self) -> Result<f64, String> {
         let gradients: Vec<_> = self.0.values().collect();
         let mut sum = 0.0;
@@ -92,13 +92,12 @@ impl NamedGradients {
         self.0.keys().cloned().collect()
     }
 
-    /// Gradient of `name`, flattened.
+    /// Removes the flattened gradient of `name`.
     pub fn take(&mut self, name: &str) -> Option<Tensor<1>> {
         self.0.remove(name)
     }
 }
 
-/// The moments of every trained parameter.
 #[derive(Debug)]
 pub(crate) struct NamedAdamW {
     settings: AdamWSettings,
@@ -108,17 +107,15 @@ pub(crate) struct NamedAdamW {
 /// Running means of gradient and squared gradient, flattened.
 #[derive(Debug)]
 struct Moments {
-    /// Steps this parameter took part in, for the bias correction.
+    /// Steps of this parameter, for the bias correction.
     steps: usize,
     first: Tensor<1>,
     second: Tensor<1>,
-    /// The parameter in f32 when the model holds it in fewer bits: steps smaller than its rounding
-    /// add up here.
+    /// The parameter in f32 if the model's has fewer bits: accumulates updates below its rounding.
     master: Option<Tensor<1>>,
 }
 
 impl Moments {
-    /// Before the first step.
     fn start(value: &Tensor<1>) -> Self {
         let whole = to_f32(value.clone());
         Self {
@@ -130,17 +127,17 @@ impl Moments {
     }
 }
 
-/// What differs from step to step and from parameter to parameter.
+/// Values that differ between steps and between parameters.
 #[derive(Clone, Copy)]
 struct StepScale {
-    /// Gradients are multiplied by it, for clipping.
+    /// Factor applied to the gradients, for clipping.
     scale: f64,
     rate: f64,
     decay: f32,
 }
 
 impl AdamWSettings {
-    /// Moves the master where there is one, and the parameter with it.
+    /// Updates the master weights, if any, and the parameter.
     fn moved(
         &self,
         value: Tensor<1>,
@@ -196,8 +193,7 @@ impl NamedAdamW {
         }
     }
 
-    /// One step: parameters with a gradient move, the others stay. `norm` is the gradients' global
-    /// norm before clipping.
+    /// Updates the parameters that have a gradient. `norm` is the global norm before clipping.
     pub fn step(
         &mut self,
         model: Llama,
@@ -227,11 +223,11 @@ impl NamedAdamW {
         })
     }
 
-    /// Writes the moments, named as torch names them.
+    /// Writes the moments with PyTorch's names.
     pub fn save(&self, path: &Path) -> Result<(), Error> {
         let mut tensors = Vec::with_capacity(3 * self.moments.len());
         for (parameter, moments) in &self.moments {
-            // f32 counts steps exactly up to 16 million, as torch's own counter does.
+            // f32 counts steps exactly up to 16 million, like PyTorch's own counter.
             let name = format!("{STEPS}{parameter}");
             tensors.push(NamedTensor {
                 name,
@@ -253,7 +249,7 @@ impl NamedAdamW {
         write_weights(path, &tensors, DType::F32)
     }
 
-    /// How many steps each parameter was moved by that was moved at all.
+    /// Number of steps of each parameter that was updated.
     pub fn steps(&self) -> BTreeMap<String, usize> {
         let steps = self.moments.iter();
         steps
@@ -261,8 +257,8 @@ impl NamedAdamW {
             .collect()
     }
 
-    /// What of the moments no run of `steps_done` steps could have left in a model with parameters
-    /// of these `lengths`.
+    /// Describes moments that cannot result from `steps_done` steps of a model with parameters of
+    /// these `lengths`; `None` when all can.
     pub fn problem(&self, lengths: &BTreeMap<String, usize>, steps_done: u64) -> Option<String> {
         let mut problems = self.moments.iter().filter_map(|(name, moments)| {
             let Some(&length) = lengths.get(name) else {
@@ -286,7 +282,7 @@ impl NamedAdamW {
         problems.next()
     }
 
-    /// Reads what [`save`](Self::save) wrote.
+    /// Reads moments that [`save`](Self::save) wrote.
     pub fn load(settings: AdamWSettings, path: &Path, device: &Device) -> Result<Self, Error> {
         let mut files = WeightFiles::open_file(path)?;
         let mut moments = BTreeMap::new();
@@ -300,7 +296,7 @@ impl NamedAdamW {
                 let name = format!("{prefix}{parameter}");
                 let shape = files.shape(&name).unwrap_or_default().to_vec();
                 let values = files.take(&name, &shape)?;
-                // Squares.
+                // Mean squares cannot be negative.
                 let negative = values.iter().position(|value| *value < 0.0);
                 if let Some(index) = negative.filter(|_| prefix == SECOND) {
                     return Err(Error::DamagedTensor {

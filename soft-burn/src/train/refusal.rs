@@ -1,8 +1,7 @@
-//! Refusing a setting.
+//! The error for a refused setting.
 
 use crate::error::Error;
 
-/// A setting's refusal.
 pub(crate) fn refuse<T>(
     key: &'static str,
     found: String,

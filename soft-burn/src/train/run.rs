@@ -1,4 +1,4 @@
-//! A training run on disk: log, checkpoints, the finished model, and how to continue after a stop.
+//! A training run on disk: log, checkpoints, finished model, and resumption.
 //!
 //! ```text
 //! OUT/run.json                 settings of the run, written once
@@ -9,8 +9,8 @@
 //! OUT/run.lock                 held by the process that works on the run
 //! ```
 //!
-//! A resumed run continues from the newest checkpoint exactly as if it had never stopped: weights,
-//! moments, step and place in the data are all the state there is.
+//! A resumed run continues from the newest checkpoint exactly as if it had not been stopped. Its
+//! state consists of weights, moments, step and data position.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -33,19 +33,19 @@ use crate::train::run_settings::{RunSettings, difference, more_steps};
 use crate::train::schedule::Decay;
 use crate::train::trainer::Trainer;
 
-/// What a run learns from and is validated on.
+/// Training and validation data of a run.
 #[derive(Debug)]
 pub struct RunData<S> {
     /// Training batches.
     pub stream: S,
-    /// Validation batches; without any there is no validation.
+    /// Validation batches; if empty, there is no validation.
     pub validation: Vec<Batch>,
 }
 
-/// A training run: an iterator over its log, which does the work as it is drawn from.
+/// A training run, as an iterator over its log that does the work on demand.
 ///
-/// Every item is one step taken or one validation; the caller shows it, or stops. Log and
-/// checkpoints are written on the way. After an error there are no more items.
+/// Every item is one training step or one validation. Log and checkpoints are written in between.
+/// The caller may stop at any item. After an error there are no more items.
 #[derive(Debug)]
 pub struct Run<S> {
     trainer: Trainer,
@@ -53,14 +53,13 @@ pub struct Run<S> {
     settings: RunSettings,
     folder: PathBuf,
     log: Log,
-    /// Step of the newest checkpoint.
     last_checkpoint: Option<u64>,
-    /// Step whose validation comes next; `None` when a training step does.
+    /// Step whose validation is due; `None` when a training step is next.
     validation_due: Option<u64>,
     failed: bool,
-    /// Files for the model's folder beside those of the base.
+    /// Files for the model's folder in addition to those of the base.
     files: Vec<CompanionFile>,
-    /// Held as long as the run is, so that no other process works on its folder.
+    /// Held for the lifetime of the run, so that no other process works on its folder.
     _lock: Lock,
 }
 
@@ -68,8 +67,7 @@ impl<S: BatchStream> Run<S> {
     /// Starts a run in the new folder `out`.
     ///
     /// # Errors
-    /// [`Error::OutputExists`] when `out` is there already; when model, settings and exits do not
-    /// fit together.
+    /// [`Error::OutputExists`] when `out` exists; when model, settings and exits do not match.
     pub fn start(
         out: &Path,
         model: Llama,
@@ -97,12 +95,12 @@ impl<S: BatchStream> Run<S> {
         })
     }
 
-    /// Continues the run in `out` from its newest checkpoint, on `device`; without one from its
-    /// start, with the weights of `settings.base`.
+    /// Continues the run in `out` from its newest checkpoint, on `device`. Without a checkpoint it
+    /// starts again with the weights of `settings.base`.
     ///
-    /// A run whose rate stays constant may be given more steps, finished or not; it is then the run
-    /// that it would have been with as many from the start. The model that it had finished with is
-    /// kept beside the new one, as `model-000200` of step 200.
+    /// A run with a constant learning rate, finished or not, can be extended to more steps, with
+    /// the same result as with that number of steps from the start. Its finished model is kept
+    /// under another name, such as `model-000200` for 200 steps.
     ///
     /// # Errors
     /// When `out` holds no run, one with other settings, or a finished one; when another process
@@ -118,7 +116,7 @@ impl<S: BatchStream> Run<S> {
             path: out.to_owned(),
             reason,
         };
-        // A folder without one is no run, and gets no lock.
+        // A folder without run.json is not a run and gets no lock.
         read_json::<Value>(&out.join(RUN))?;
         let lock = Lock::take(&out.join(LOCK), out)?;
         let before: Value = read_json(&out.join(RUN))?;
@@ -154,7 +152,7 @@ impl<S: BatchStream> Run<S> {
         };
         let steps_done = trainer.steps_done();
         Log::read(&out.join(LOG))?;
-        // From here on the run is another one: everything that could be refused is there.
+        // All checks of the settings have passed; the files of the run are changed from here on.
         if let Some(steps) = more {
             reopen(out, steps, &settings)?;
         }
@@ -172,18 +170,17 @@ impl<S: BatchStream> Run<S> {
             files: Vec::new(),
             _lock: lock,
         };
-        // The kill may have come between a step and its validation.
+        // The run may have been killed between a step and its validation.
         if run.is_validated(steps_done) && !lines.iter().any(validated) {
             run.validation_due = Some(steps_done);
         }
         Ok(run)
     }
 
-    /// Weighs the exits by a schedule of the caller's own ([`Trainer::with_loss_schedule`]); a
-    /// resumed run must be given the same again.
+    /// Uses a custom schedule ([`Trainer::with_loss_schedule`]); a resumed run needs it again.
     ///
     /// # Errors
-    /// When the settings name none.
+    /// When the settings do not name a loss schedule.
     pub fn with_loss_schedule(
         mut self,
         schedule: Box<dyn LossSchedule + Send>,
@@ -192,14 +189,13 @@ impl<S: BatchStream> Run<S> {
         Ok(self)
     }
 
-    /// Gives checkpoints and the finished model `files` beside those of the base model's folder, in
-    /// place of those of the same name.
+    /// Adds `files` to checkpoints and the finished model, replacing the base's of the same name.
     pub fn with_files(mut self, files: Vec<CompanionFile>) -> Self {
         self.files = files;
         self
     }
 
-    /// Lets `further` devices compute a share of every step ([`Trainer::with_devices`]). A run may
+    /// Computes a share of every step on `further` devices ([`Trainer::with_devices`]). A run may
     /// be resumed on other devices.
     ///
     /// # Errors
@@ -214,11 +210,10 @@ impl<S: BatchStream> Run<S> {
         &self.trainer
     }
 
-    /// Writes a checkpoint of the steps done so far, unless there is one, and removes old ones.
+    /// Writes a checkpoint of the current step, unless there is one, and removes old ones.
     ///
     /// # Errors
-    /// I/O errors; weights that are not finite. A checkpoint that was not written whole is not
-    /// there, and nothing older is removed for it.
+    /// I/O errors; weights that are not finite. On failure the older checkpoints remain.
     pub fn checkpoint(&mut self) -> Result<PathBuf, Error> {
         let home = self.trainer.model().device();
         guarded(&home, || self.write_checkpoint())
@@ -234,7 +229,7 @@ impl<S: BatchStream> Run<S> {
         Ok(path)
     }
 
-    /// Writes the finished model to `OUT/model` and returns its folder, and the trainer.
+    /// Writes the finished model to `OUT/model` and returns its folder and the trainer.
     ///
     /// # Errors
     /// I/O errors; weights that are not finite.
@@ -250,7 +245,7 @@ impl<S: BatchStream> Run<S> {
         let soft = self.soft_info();
         self.trainer.check_weights()?;
         if let Some(adapter) = self.trainer.model().adapter()? {
-            // Left by a run that was stopped between adapter and model.
+            // Left by a run that was stopped between writing adapter and model.
             let folder = self.folder.join(ADAPTER);
             if exists(&folder)? {
                 remove_folder(&folder)?;
@@ -286,7 +281,6 @@ impl<S: BatchStream> Run<S> {
         }
     }
 
-    /// The next validation or step.
     fn advance(&mut self) -> Result<Option<LogLine>, Error> {
         if let Some(step) = self.validation_due {
             let exits = self.trainer.validate(&self.data.validation)?;
@@ -306,14 +300,14 @@ impl<S: BatchStream> Run<S> {
         Ok(Some(line))
     }
 
-    /// Whether the run ends at `step` and could be given more: it continues from a checkpoint only.
+    /// Whether the run ends at `step` and can be extended, which requires a checkpoint.
     fn may_go_on_from(&self, step: u64) -> bool {
         let train = &self.settings.train;
         let is_end = step == train.steps && train.schedule.decay == Decay::Constant;
         is_end && self.settings.checkpoint_every.is_some()
     }
 
-    /// Whether the run is validated after `step`: at its start, its end and in between as set.
+    /// Whether the run is validated after `step`: at its start and end, and at the set interval.
     fn is_validated(&self, step: u64) -> bool {
         let at_an_end = step == 0 || step == self.settings.train.steps;
         !self.data.validation.is_empty() && (at_an_end || due(self.settings.validate_every, step))
@@ -350,7 +344,7 @@ fn due(every: Option<u64>, step: u64) -> bool {
     step > 0 && every.is_some_and(|every| step.is_multiple_of(every))
 }
 
-/// Makes a run of `steps` steps one of as many as the settings say, and keeps what it had finished.
+/// Extends a run of `steps` steps to those of `settings` and keeps what it had finished.
 fn reopen(out: &Path, steps: u64, settings: &RunSettings) -> Result<(), Error> {
     for name in [MODEL, ADAPTER] {
         let (finished, kept) = (out.join(name), out.join(format!("{name}-{steps:06}")));
@@ -361,6 +355,6 @@ fn reopen(out: &Path, steps: u64, settings: &RunSettings) -> Result<(), Error> {
             fs::rename(&finished, &kept).map_err(Error::io("rename", &finished))?;
         }
     }
-    // Last: a kill before it leaves a run that can be given more steps again.
+    // Last, so that a run that is killed before it can be extended again.
     replace_json(&out.join(RUN), settings)
 }

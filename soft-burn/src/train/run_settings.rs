@@ -1,5 +1,4 @@
-//! Settings of a run on disk, and in what a resumed run's must agree with those it was started
-//! with.
+//! Settings of a run on disk, and their comparison when a run is resumed.
 
 use std::path::PathBuf;
 
@@ -16,20 +15,20 @@ use crate::train::settings::TrainSettings;
 pub struct RunSettings {
     /// The training itself.
     pub train: TrainSettings,
-    /// Steps between validations, each logged. Without, only start and end are validated.
+    /// Steps between validations. If `None`, only start and end are validated.
     pub validate_every: Option<u64>,
-    /// Steps between checkpoints; none without.
+    /// Steps between checkpoints. If `None`, there are no checkpoints.
     pub checkpoint_every: Option<u64>,
-    /// How many checkpoints to keep, the newest. At least 1.
+    /// How many of the newest checkpoints to keep, at least 1.
     pub keep_checkpoints: usize,
-    /// Model folder the run starts from: source of the tokenizer files.
+    /// Model folder the run starts from, and source of the tokenizer files.
     pub base: PathBuf,
-    /// Whatever else identifies the run (data, seed, ...); a resumed run must agree on it.
+    /// Other properties of the run (data, seed, ...); a resumed run must have the same.
     pub provenance: Value,
 }
 
 impl RunSettings {
-    /// Refuses settings that train nothing or make no sense.
+    /// Checks that the settings are in range.
     ///
     /// # Errors
     /// [`Error::Setting`] naming the setting.
@@ -53,18 +52,16 @@ impl RunSettings {
     }
 }
 
-/// The steps that a run was started with, where it is now given more and its rate does not depend
-/// on how many there are.
+/// The original number of steps, if there are more now and the learning rate does not depend on it.
 pub(crate) fn more_steps(before: &Value, now: &RunSettings) -> Option<u64> {
     let steps = before.get("train")?.get("steps")?.as_u64()?;
     let is_constant = now.train.schedule.decay == Decay::Constant;
     (is_constant && now.train.steps > steps).then_some(steps)
 }
 
-/// The first setting in which two runs differ, as "key was this and is that"; but for the number of
-/// steps where there are `more`.
+/// The first setting that differs, as a message. With `more`, the number of steps is ignored.
 pub(crate) fn difference(before: &Value, now: &RunSettings, more: Option<u64>) -> Option<String> {
-    // Through text as the other side went, so that numbers are read alike.
+    // Converted to text and back like `before`, so that numbers compare equal.
     let mut now: Value = serde_json::from_str(&serde_json::to_string(now).ok()?).ok()?;
     if let Some(steps) = more {
         now["train"]["steps"] = steps.into();

@@ -1,18 +1,18 @@
-//! Learning rates as pure functions of the step.
+//! Learning rate schedules as pure functions of the step.
 //!
-//! Linear warm-up, then constant or a half cosine down towards 0 (Loshchilov and
-//! Hutter, arXiv 1608.03983, without restarts). Differs from transformers' schedulers: their
-//! first step has rate 0 and is lost; here step 1 of w warm-up steps has rate peak / w.
+//! Linear warm-up, then constant or half a cosine towards 0 (Loshchilov and Hutter, arXiv
+//! 1608.03983, without restarts). Differs from transformers' schedulers, whose first step has rate
+//! 0 and no effect: here step 1 of w warm-up steps has rate peak / w.
 
 use serde::{Deserialize, Serialize};
 
-/// What follows the warm-up.
+/// The learning rate after the warm-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Decay {
-    /// The peak rate to the end.
+    /// Constant at the peak.
     Constant,
-    /// Half a cosine from the peak towards 0, which a step after the last would reach.
+    /// Half a cosine from the peak towards 0, which it would reach one step after the last.
     Cosine,
 }
 
@@ -22,14 +22,14 @@ pub enum Decay {
 pub struct Schedule {
     /// Highest learning rate.
     pub peak: f64,
-    /// Steps to get there.
+    /// Number of warm-up steps.
     pub warmup_steps: u64,
-    /// What follows.
+    /// The rate after the warm-up.
     pub decay: Decay,
 }
 
 impl Schedule {
-    /// The rate of step `step`, counted from 1, of `total`.
+    /// The rate at `step`, counted from 1, of `total` steps.
     pub fn rate(&self, step: u64, total: u64) -> f64 {
         if step <= self.warmup_steps {
             return self.peak * step as f64 / self.warmup_steps as f64;

@@ -1,6 +1,6 @@
-//! Which values of training settings make sense, alone and for a model of some shape.
+//! Checks of training settings, alone and for a model configuration.
 //!
-//! Knows values only: everything here can be refused before a weight is read.
+//! Only values are used, so that settings can be refused before weights are read.
 
 use crate::dtype::DType;
 use crate::error::Error;
@@ -13,10 +13,10 @@ use crate::train::method::{
 use crate::train::refusal::refuse;
 use crate::train::settings::{Objective, TrainSettings};
 
-/// Most micro-batches of a step, which are held in memory together.
+/// Maximum number of micro-batches of a step, which are held in memory together.
 const MAX_ACCUMULATION: usize = 10_000;
 
-/// Refuses more last blocks than there are, and none.
+/// Returns an error unless `count` is 1 to `depth`.
 pub(crate) fn check_last_blocks(count: usize, depth: usize) -> Result<(), Error> {
     if (1..=depth).contains(&count) {
         return Ok(());
@@ -25,7 +25,7 @@ pub(crate) fn check_last_blocks(count: usize, depth: usize) -> Result<(), Error>
     refuse("last blocks to train", found, "1 to the number of blocks")
 }
 
-/// Refuses weights of exits that do not sum to 1.
+/// Returns an error for weights of exits that do not sum to 1.
 pub(crate) fn check_weights(weights: &[f64]) -> Result<(), Error> {
     let sum: f64 = weights.iter().sum();
     if (sum - 1.0).abs() <= 1e-6 {
@@ -36,14 +36,14 @@ pub(crate) fn check_weights(weights: &[f64]) -> Result<(), Error> {
 }
 
 impl TrainSettings {
-    /// Refuses settings that train nothing or make no sense.
+    /// Checks that the settings are in range and consistent.
     ///
     /// # Errors
     /// [`Error::Setting`] naming the setting.
     pub fn validate(&self) -> Result<(), Error> {
         self.check_numbers()?;
         if self.dtype == DType::F16 {
-            // Small gradients vanish in it without loss scaling, which bf16 does not need.
+            // Small gradients vanish in f16 without loss scaling, which bf16 does not need.
             let found = self.dtype.to_string();
             return refuse("the number type to train in", found, "f32 or bf16");
         }
@@ -60,11 +60,10 @@ impl TrainSettings {
         self.method.loss_schedule().map(drop)
     }
 
-    /// Refuses what a model of this shape does not have: for what can be known before its weights
-    /// are read.
+    /// Checks the settings for a model of this configuration, before its weights are read.
     ///
     /// # Errors
-    /// [`Error::Setting`] naming the setting; exits that do not fit.
+    /// [`Error::Setting`] naming the setting; exits that do not fit the model.
     pub fn check_within(&self, config: &LlamaConfig) -> Result<(), Error> {
         self.validate()?;
         self.exits.clone().for_depth(config.n_layers)?;
@@ -75,7 +74,7 @@ impl TrainSettings {
         }
     }
 
-    /// The plain objective has the paper's loss alone.
+    /// The plain objective supports only the paper's loss.
     fn check_plain_objective(&self) -> Result<(), Error> {
         if self.objective != Objective::Plain {
             return Ok(());

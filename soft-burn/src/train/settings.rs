@@ -1,6 +1,6 @@
-//! Settings of training: method, exits, steps, learning rate, optimizer.
+//! Training settings: method, exits, steps, learning rate, optimizer.
 //!
-//! Plain values; nothing here computes. Defaults are those of Sorted LLaMA, section 4.
+//! Plain values. Defaults are those of Sorted LLaMA, section 4.
 
 use serde::{Deserialize, Serialize};
 use soft_core::Exits;
@@ -10,49 +10,47 @@ use crate::train::method::Method;
 use crate::train::optimizer::AdamWSettings;
 use crate::train::schedule::{Decay, Schedule};
 
-/// Settings of training; on disk as [`FlatSettings`](crate::FlatSettings).
+/// Training settings; on disk as [`FlatSettings`](crate::FlatSettings).
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainSettings {
     /// Training method with its options.
     pub method: Method,
     /// Exits to train and to validate; the last is the full model.
     pub exits: Exits,
-    /// Optimizer steps in all.
+    /// Total number of optimizer steps.
     pub steps: u64,
     /// Micro-batches per optimizer step. Default 1.
     pub accumulation: usize,
-    /// Learning rate over the steps.
+    /// Learning rate schedule.
     pub schedule: Schedule,
     /// The optimizer.
     pub optimizer: AdamWSettings,
     /// How the loss is differentiated. Default memory-flat.
     pub objective: Objective,
-    /// Number type of the weights in training; losses and the optimizer's state, with a copy of the
-    /// weights, are f32. Default f32.
+    /// Number type of the weights in training. Losses and the optimizer's state, including a copy
+    /// of the weights, are f32. Default f32.
     pub dtype: DType,
-    /// Burn's gradient checkpointing: cheap operations are recomputed in the backward pass. Default
-    /// off.
+    /// Burn's gradient checkpointing, which recomputes cheap operations. Default off.
     pub gradient_checkpointing: bool,
-    /// Name of a loss schedule of the caller's own, in place of the method's, which
-    /// [`Trainer::with_loss_schedule`](crate::Trainer::with_loss_schedule) must then be given.
-    /// Default: none.
+    /// Name of a custom loss schedule, which replaces the method's and must be passed to
+    /// [`Trainer::with_loss_schedule`](crate::Trainer::with_loss_schedule). Default: none.
     pub loss_schedule: Option<String>,
 }
 
-/// How the sorted loss is differentiated; both ways agree to rounding.
+/// How the sorted loss is differentiated. Both variants agree up to rounding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Objective {
-    /// Memory-flat: the head's part by itself, in chunks.
+    /// Memory-flat: the head is differentiated separately, in chunks.
     #[default]
     Flat,
-    /// One graph over all exits, without distillation, balance, layer dropout or a body trained
-    /// beside its exits: for comparison.
+    /// A single graph over all exits, for comparison. Does not support distillation, balance, layer
+    /// dropout or a body trained beside its exits.
     Plain,
 }
 
 impl TrainSettings {
-    /// The paper's learning rate, 2e-5 with a cosine; everything else at its default.
+    /// The paper's learning rate, 2e-5 with a cosine, and defaults for everything else.
     pub fn new(method: impl Into<Method>, exits: Exits, steps: u64) -> Self {
         Self {
             method: method.into(),

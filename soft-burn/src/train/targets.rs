@@ -5,12 +5,12 @@ use soft_core::Batch;
 
 use crate::model::llama::Llama;
 
-/// The positions of a batch that carry targets, on the device.
+/// The supervised positions of a batch and their targets, on the device.
 #[derive(Clone, Debug)]
 pub struct Targets {
-    /// Index of each predicting position in the flattened batch, `[n]`.
+    /// Index of each supervised position in the flattened batch, `[n]`.
     positions: Tensor<1, Int>,
-    /// The token each must predict, `[n]`.
+    /// The target token of each position, `[n]`.
     tokens: Tensor<1, Int>,
 }
 
@@ -20,13 +20,12 @@ impl Targets {
         self.tokens.dims()[0]
     }
 
-    /// Whether there is nothing to predict.
+    /// Whether there are no targets.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The targets of `batch` on the model's device, when its rows begin at these places among the
-    /// states.
+    /// The targets of `batch` on the device; row r starts at index `firsts[r]` of the states.
     pub(crate) fn new(model: &Llama, batch: &Batch, firsts: &[usize]) -> Self {
         let targets = || batch.targets().iter();
         let position = |target: &soft_core::Target| firsts[target.row] + target.position;
@@ -36,18 +35,17 @@ impl Targets {
         }
     }
 
-    /// The states that predict, `[targets, d_model]`, out of `[n, d_model]`.
+    /// Selects the supervised states, `[targets, d_model]`, from `[n, d_model]`.
     pub(crate) fn among(&self, states: Tensor<2>) -> Tensor<2> {
         states.select(0, self.positions.clone())
     }
 
-    /// The same out of `[batch, seq, d_model]`.
+    /// The same from `[batch, seq, d_model]`.
     pub(crate) fn states(&self, hidden: &Tensor<3>) -> Tensor<2> {
         let [rows, seq, d_model] = hidden.dims();
         self.among(hidden.clone().reshape([rows * seq, d_model]))
     }
 
-    /// The token each must predict, `[n]`.
     pub(crate) fn tokens(&self) -> Tensor<1, Int> {
         self.tokens.clone()
     }

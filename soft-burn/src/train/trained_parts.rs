@@ -1,9 +1,7 @@
-//! The trained parts of a model: everything, its last blocks, adapters, or heads or blocks of its
-//! exits.
+//! The trained parts of a model: all weights, last blocks, adapters, or heads or blocks of exits.
 //!
-//! Gives a model the parts that a method calls for and freezes the rest. Frozen weights cost
-//! neither gradients nor optimizer state, and nothing is differentiated below the first weight that
-//! is trained.
+//! Adds the parts that a method requires and freezes the rest. Frozen weights need neither
+//! gradients nor optimizer state, and nothing below the first trained weight is differentiated.
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{GradientCheckpointingStrategy, Tensor};
@@ -18,7 +16,6 @@ use crate::train::refusal::refuse;
 use crate::train::setting_checks::check_last_blocks;
 use crate::train::settings::TrainSettings;
 
-/// The model ready to be trained with these settings.
 pub(crate) fn fitted(model: Llama, settings: &TrainSettings) -> Result<Llama, Error> {
     settings.check_within(model.config())?;
     let exits = settings.exits.clone().for_depth(model.depth())?;
@@ -66,8 +63,8 @@ pub(crate) fn fitted(model: Llama, settings: &TrainSettings) -> Result<Llama, Er
     }
 }
 
-/// The heads and blocks that `method` calls for: one for each intermediate exit under ICT and
-/// Balcony, else none beside the model's own.
+/// Adds heads (ICT) or blocks (Balcony) of the intermediate exits if `method` requires them. Those
+/// that the model already has must match the method and the exits.
 fn with_parts(method: MethodName, model: Llama, exits: &Exits) -> Result<Llama, Error> {
     let intermediate = intermediate(exits);
     let heads = ("heads", model.exits_with_heads(), method == MethodName::Ict);
@@ -104,7 +101,7 @@ fn listed(exits: &[Exit]) -> String {
     exits.join(", ")
 }
 
-/// The model with Burn's gradient checkpointing, where there is autodiff.
+/// Enables Burn's gradient checkpointing, where there is autodiff.
 fn checkpointed(model: Llama) -> Llama {
     struct Mark;
     impl ModuleMapper for Mark {
@@ -121,11 +118,10 @@ fn checkpointed(model: Llama) -> Llama {
 }
 
 impl Llama {
-    /// Freezes everything below the last `count` blocks: the embedding, which is the head when
-    /// tied, and the blocks before.
+    /// Freezes the blocks before the last `count` and the embedding, which is the head when tied.
     ///
     /// # Errors
-    /// When the model has not as many blocks, or none is asked for.
+    /// When `count` is 0 or exceeds the number of blocks.
     pub(crate) fn freeze_all_but_last(mut self, count: usize) -> Result<Self, Error> {
         let depth = self.config.n_layers;
         check_last_blocks(count, depth)?;
@@ -143,14 +139,12 @@ impl Llama {
         Ok(self)
     }
 
-    /// Freezes everything but the heads of single exits.
     pub(crate) fn freeze_all_but_exit_heads(mut self) -> Self {
         self.model = self.model.freeze();
         self.lm_head = self.lm_head.map(Module::freeze);
         self
     }
 
-    /// Freezes everything but blocks and norms of single exits.
     pub(crate) fn freeze_all_but_exit_blocks(mut self) -> Self {
         self.model = self.model.freeze();
         self.lm_head = self.lm_head.map(Module::freeze);

@@ -1,10 +1,9 @@
 //! One optimizer step of sorted fine-tuning, and the loss at every exit.
 //!
-//! The trainer holds the model, the optimizer and the settings; it writes nothing to disk. Every
-//! method goes through the same lines and differs in its weights per exit (soft-core's
-//! [`LossSchedule`]) and in what is frozen. The loss of a step is the mean over the supervised
-//! tokens of all its micro-batches together, not a mean of their means, so that accumulation
-//! computes what one large batch would.
+//! The trainer holds model, optimizer and settings; it writes nothing to disk. All methods use the
+//! same code and differ in their weights per exit (soft-core's [`LossSchedule`]) and in what is
+//! frozen. The loss of a step is the mean over the supervised tokens of all its micro-batches, not
+//! the mean of their means, so that accumulation equals one large batch.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -35,31 +34,31 @@ pub struct ExitLoss {
     pub exit: Exit,
     /// Mean cross-entropy in nats per supervised token.
     pub loss: f64,
-    /// Mean divergence from the full depth in nats per supervised token, when distilling.
+    /// Mean divergence from the full depth in nats per supervised token, with distillation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub divergence: Option<f64>,
 }
 
-/// What one optimizer step did.
+/// The report of one optimizer step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepReport {
     /// The step, counted from 1.
     pub step: u64,
     /// The loss that was differentiated: Σ weight · loss over the exits.
     pub loss: f64,
-    /// Mean loss at each exit that counts, before the step.
+    /// Mean loss at each exit with a weight, before the step.
     pub exits: Vec<ExitLoss>,
     /// Learning rate.
     pub learning_rate: f64,
     /// Global gradient norm before clipping.
     pub gradient_norm: f64,
-    /// Tokens read, without padding.
+    /// Tokens processed, without padding.
     pub tokens: u64,
-    /// Tokens learned from.
+    /// Supervised tokens.
     pub supervised_tokens: u64,
     /// Wall time of the step.
     pub seconds: f64,
-    /// Tokens read per second.
+    /// Tokens processed per second.
     pub tokens_per_second: f64,
 }
 
@@ -71,11 +70,11 @@ pub struct Trainer {
     settings: TrainSettings,
     schedule: WeightSchedule,
     steps_done: u64,
-    /// Devices beside the model's own that compute a share of every step.
+    /// Devices in addition to the model's own that compute a share of every step.
     further: Vec<Device>,
 }
 
-/// The weights of the exits by step; none while a schedule of the caller's own is missing.
+/// The weights of the exits at every step; `None` until a custom schedule is given.
 struct WeightSchedule(Option<Box<dyn LossSchedule + Send>>);
 
 impl std::fmt::Debug for WeightSchedule {
@@ -84,7 +83,6 @@ impl std::fmt::Debug for WeightSchedule {
     }
 }
 
-/// What a step found before it moved the model.
 struct StepOutcome {
     losses: BTreeMap<Exit, ExitTotal>,
     total: f64,
@@ -93,12 +91,12 @@ struct StepOutcome {
 }
 
 impl Trainer {
-    /// A trainer at step 0. Under [`Method::Ict`](crate::Method::Ict) the model gets heads for the
-    /// intermediate exits, under [`Method::Balcony`](crate::Method::Balcony) blocks, and with
-    /// [`Lora`](crate::Lora) an adapter, unless it has them already.
+    /// A trainer at step 0. Adds heads of the intermediate exits for
+    /// [`Method::Ict`](crate::Method::Ict), blocks for [`Method::Balcony`](crate::Method::Balcony),
+    /// and an adapter for [`Lora`](crate::Lora), unless the model already has them.
     ///
     /// # Errors
-    /// When settings or exits do not fit.
+    /// When settings or exits do not fit the model.
     pub fn new(model: Llama, settings: TrainSettings) -> Result<Self, Error> {
         let optimizer = NamedAdamW::new(settings.optimizer);
         Self::at_step(model, settings, optimizer, 0)
@@ -126,11 +124,11 @@ impl Trainer {
         })
     }
 
-    /// Weighs the exits by a schedule of the caller's own, which [`TrainSettings::loss_schedule`]
-    /// names, so that a run records it and is not resumed without it.
+    /// Uses a custom loss schedule. [`TrainSettings::loss_schedule`] must name it, so that a run
+    /// records it and is not resumed without it.
     ///
     /// # Errors
-    /// When the settings name none.
+    /// When the settings do not name a schedule.
     pub fn with_loss_schedule(
         mut self,
         schedule: Box<dyn LossSchedule + Send>,
@@ -143,12 +141,11 @@ impl Trainer {
         Ok(self)
     }
 
-    /// Lets `further` devices compute a share of every step's micro-batches, beside the model's
-    /// own. Accumulate at least as many micro-batches as there are devices. Results are those of
-    /// one device to rounding.
+    /// Computes a share of every step's micro-batches on `further` devices. Accumulate at least as
+    /// many micro-batches as there are devices. Results equal those of one device up to rounding.
     ///
     /// # Errors
-    /// When a device does not compute with the weights' number type.
+    /// When a device does not support the number type of the weights.
     pub fn with_devices(mut self, further: Vec<Device>) -> Result<Self, Error> {
         let weights = self.settings.dtype;
         further
@@ -163,12 +160,12 @@ impl Trainer {
         &self.model
     }
 
-    /// The model without autodiff, in f32 and with an adapter merged: for evaluation and saving.
+    /// The model without autodiff, in f32 and with an adapter merged, for evaluation and saving.
     pub fn trained(&self) -> Llama {
         self.snapshot().merged()
     }
 
-    /// The model without autodiff, in f32, an adapter apart.
+    /// The model without autodiff, in f32 and with an adapter unmerged.
     pub(crate) fn snapshot(&self) -> Llama {
         self.model.valid().with_weights(DType::F32)
     }
@@ -183,7 +180,7 @@ impl Trainer {
         self.steps_done
     }
 
-    /// Refuses to write a model with a weight that is not finite.
+    /// Checks that the model can be written: it was not lost, and its weights are finite.
     pub(crate) fn check_weights(&self) -> Result<(), Error> {
         let (step, checkpoint) = (self.steps_done, None);
         if self.model.model.layers.len() != self.model.config().n_layers {
@@ -210,9 +207,9 @@ impl Trainer {
     /// One optimizer step on the next micro-batches of `stream`.
     ///
     /// # Errors
-    /// When the stream fails, or a loss or gradient is not finite; the model is then as before the
-    /// step. [`Error::DeviceLost`] when a device fails, [`Error::OutOfMemory`] when it has too
-    /// little; the model may be lost with it, the last checkpoint is not.
+    /// When the stream fails, no token is supervised, or a loss or gradient is not finite; the
+    /// model is then unchanged. [`Error::DeviceLost`] when a device fails, [`Error::OutOfMemory`]
+    /// when it has too little memory; the model may then be lost, but the last checkpoint is not.
     pub fn step<S: BatchStream>(&mut self, stream: &mut S) -> Result<StepReport, Error> {
         let started = Instant::now();
         let step = self.steps_done + 1;
@@ -231,7 +228,7 @@ impl Trainer {
         let home = self.model.device();
         let moved = guarded(&home, || {
             let moved = self.moved(&batches, supervised)?;
-            // The time that the report gives is that of all the work.
+            // Waits for the device, so that the reported time covers all work.
             home.sync()
                 .map_err(|reason| lost(&home, &reason.to_string()))?;
             Ok(moved)
@@ -262,7 +259,6 @@ impl Trainer {
         })
     }
 
-    /// Moves the model by the gradients of all micro-batches.
     fn moved(&mut self, batches: &[Batch], supervised: usize) -> Result<StepOutcome, Error> {
         let step = self.steps_done + 1;
         let learning = (0..).zip(batches);
@@ -279,7 +275,7 @@ impl Trainer {
         let gradient_norm =
             norm.map_err(|tensor| self.bad_gradient(step, tensor, &found.losses))?;
         let learning_rate = self.settings.schedule.rate(step, self.settings.steps);
-        // Taken, not cloned: weights are changed in place only when nothing else holds them.
+        // Moved instead of cloned: weights are updated in place only if they are not shared.
         let placeholder = self.model.placeholder();
         let model = std::mem::replace(&mut self.model, placeholder);
         let optimizer = &mut self.optimizer;
@@ -292,7 +288,7 @@ impl Trainer {
         })
     }
 
-    /// The weights of the exits for a micro-batch; a schedule of the caller's own may be wrong.
+    /// The weights of the exits for a micro-batch, checked since a custom schedule may be wrong.
     fn checked_weights(&self, at: MicroBatch) -> Result<Vec<f64>, Error> {
         let Some(schedule) = &self.schedule.0 else {
             let name = self.settings.loss_schedule.as_deref().unwrap_or_default();
@@ -312,7 +308,7 @@ impl Trainer {
     }
 
     fn bad_gradient(&self, step: u64, tensor: String, losses: &BTreeMap<Exit, ExitTotal>) -> Error {
-        // Sums over targets, as they came.
+        // Sums over the targets, not means.
         let losses = losses
             .iter()
             .map(|(exit, total)| format!("exit {exit}: {:.4}", total.nats));
@@ -325,12 +321,12 @@ impl Trainer {
         }
     }
 
-    /// Mean loss of every exit over `batches`, for every method.
+    /// Mean loss of every exit over `batches`.
     ///
     /// # Errors
     /// When a batch does not fit the model, there is nothing to predict, or a loss is not finite.
     pub fn validate(&self, batches: &[Batch]) -> Result<Vec<ExitLoss>, Error> {
-        // An adapter stays apart: merging it would hold all its weights twice.
+        // The adapter is not merged, which would hold all adapted weights twice.
         let model = self.snapshot();
         let exits = &self.settings.exits;
         let mut sums = vec![ScoreSum::default(); exits.len()];

@@ -1,9 +1,7 @@
-//! One micro-batch on its way through the blocks in training: no padding, and rows that skip
-//! blocks.
+//! Forward pass of one micro-batch in training, with layer dropout.
 //!
-//! The states of all rows lie one row after the other; only attention sees rows, each its own
-//! alone. That is what packing rows into one sequence with block-diagonal attention computes,
-//! without the scores of pairs that do not see each other.
+//! States of all rows are concatenated without padding; only attention pads rows. This equals one
+//! packed sequence with block-diagonal attention, without scores between rows.
 
 use std::ops::Range;
 
@@ -16,7 +14,6 @@ use crate::model::llama::Llama;
 use crate::train::layer_dropout::LayerDropout;
 use crate::train::targets::Targets;
 
-/// Which rows skip which blocks.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Skipping {
     pub dropout: LayerDropout,
@@ -29,7 +26,7 @@ pub(crate) struct TrainingPass<'a> {
     lengths: &'a [usize],
     pass: Pass,
     skipping: Option<Skipping>,
-    /// Where the targets are predicted from, among the states.
+    /// The targets, and their positions among the states.
     pub targets: Targets,
 }
 
@@ -57,7 +54,7 @@ impl<'a> TrainingPass<'a> {
         Ok((pass, states))
     }
 
-    /// States `[n, d_model]` through the blocks of `range`.
+    /// Runs states `[n, d_model]` through the blocks of `range`.
     pub fn blocks(&self, states: Tensor<2>, range: Range<usize>) -> Tensor<2> {
         range.fold(states, |states, layer| {
             let block = &self.model.model.layers[layer];
@@ -75,7 +72,7 @@ impl<'a> TrainingPass<'a> {
         })
     }
 
-    /// The states that predict the targets at `exit`, `[targets, d_model]`, out of all of them.
+    /// The supervised states at `exit`, `[targets, d_model]`, of all states.
     pub fn at_exit(&self, states: &Tensor<2>, exit: Exit) -> Tensor<2> {
         let states = self
             .model
@@ -83,7 +80,6 @@ impl<'a> TrainingPass<'a> {
         self.targets.among(states)
     }
 
-    /// Rows that go through a block.
     fn kept(&self, layer: usize) -> Vec<usize> {
         let rows = 0..self.lengths.len();
         match self.skipping {
@@ -96,7 +92,7 @@ impl<'a> TrainingPass<'a> {
         }
     }
 
-    /// Where the states of some rows lie, and a pass of these rows alone.
+    /// The indices of the states of some rows, and a pass of these rows alone.
     fn part(&self, rows: &[usize]) -> (Tensor<1, Int>, Pass) {
         let firsts = firsts(self.lengths);
         let states = |&row: &usize| firsts[row]..firsts[row] + self.lengths[row];
@@ -106,7 +102,6 @@ impl<'a> TrainingPass<'a> {
     }
 }
 
-/// Where each row begins when they lie one after the other.
 fn firsts(lengths: &[usize]) -> Vec<usize> {
     let starts = lengths.iter().scan(0, |next, &length| {
         let start = *next;
@@ -117,7 +112,7 @@ fn firsts(lengths: &[usize]) -> Vec<usize> {
 }
 
 impl Llama {
-    /// Numbers as indices on the model's device.
+    /// An index tensor on the model's device.
     pub(crate) fn indices(&self, values: impl Iterator<Item = i64>) -> Tensor<1, Int> {
         let values: Vec<i64> = values.collect();
         let shape = [values.len()];

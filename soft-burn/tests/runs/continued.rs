@@ -1,12 +1,10 @@
-//! Runs that are continued: by one process at a time, from checkpoints that are whole, with more
-//! steps where the rate allows it.
+//! Continued runs: one process at a time, complete checkpoints, more steps at a constant rate.
 
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 
 use super::*;
 
-/// Settings of a run at a constant rate.
 fn constant(site: &Site, steps: u64) -> RunSettings {
     let mut settings = site.settings(MethodName::Soft);
     settings.train.schedule.decay = Decay::Constant;
@@ -17,7 +15,7 @@ fn constant(site: &Site, steps: u64) -> RunSettings {
 #[test]
 fn a_finished_run_at_a_constant_rate_goes_on_with_more_steps() {
     let site = Site::new();
-    // 7 is after the last checkpoint, 6 has one.
+    // Regular checkpoints include step 6 but not 7.
     for (name, first) in [("even", 6), ("odd", 7)] {
         let whole = site.whole(&format!("{name}-whole"), constant(&site, 10));
         finish(site.start(name, constant(&site, first)).unwrap());
@@ -25,7 +23,7 @@ fn a_finished_run_at_a_constant_rate_goes_on_with_more_steps() {
         finish(site.resume(name, constant(&site, 10)).unwrap());
         let (mut log, weights) = outcome(&site.path(name));
         assert!(weights == whole.1, "{name}: the weights differ");
-        // The end of the first run was validated, which the whole run had no reason to.
+        // The end of the first run was validated; the whole run has no validation at that step.
         let at_first_end =
             |line: &LogLine| matches!(line, LogLine::Validation { step, .. } if *step == first);
         let is_due = first % 3 == 0;
@@ -58,14 +56,14 @@ fn what_is_refused_leaves_a_finished_run_as_it_is() {
         .to_string();
     assert!(error.contains("the run is finished"), "{error}");
     fs::write(&progress, whole).unwrap();
-    // What stands where the first model would be kept is not replaced.
+    // A folder under the name for the first model is not replaced.
     fs::create_dir(site.path("run").join("model-000006")).unwrap();
     let error = site.resume("run", constant(&site, 8)).unwrap_err();
     assert!(matches!(error, Error::OutputExists { .. }), "{error}");
     assert!(site.path("run").join("model").exists());
 }
 
-/// A file that cannot be copied would cost the model when it is saved.
+/// Otherwise a file that cannot be copied would only be noticed when the model is saved.
 #[test]
 fn companions_are_looked_at_before_the_first_step() {
     let site = Site::new();
@@ -108,7 +106,7 @@ fn one_process_at_a_time_works_on_a_run() {
         .resume("run", site.settings(MethodName::Soft))
         .unwrap_err();
     assert!(matches!(error, Error::InUse { .. }), "{error}");
-    // What was refused has changed nothing.
+    // The refused call changed nothing.
     finish(run);
     assert_eq!(
         outcome(&site.path("run")),
@@ -187,7 +185,6 @@ fn checkpoints_that_contradict_themselves_are_refused() {
         ["it is of step 2, its folder of step 3", "damaged"],
     );
 
-    // The moments of a run that went further.
     let moments = stopped("steps").join("optimizer.safetensors");
     let mut run = site
         .start("longer", site.settings(MethodName::Soft))
@@ -200,7 +197,6 @@ fn checkpoints_that_contradict_themselves_are_refused() {
         ["steps, the checkpoint of 3", "optimizer.safetensors"],
     );
 
-    // One number that is none.
     let moments = stopped("nan").join("optimizer.safetensors");
     let mut bytes = fs::read(&moments).unwrap();
     let end = bytes.len();
@@ -208,7 +204,7 @@ fn checkpoints_that_contradict_themselves_are_refused() {
     fs::write(&moments, bytes).unwrap();
     refused("nan", ["optimizer.safetensors", "holds NaN"]);
 
-    // Moments of some weights only, and squares below 0.
+    // Moments of some weights only, and negative mean squares.
     let moments = stopped("some").join("optimizer.safetensors");
     let bytes = fs::read(&moments).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
@@ -234,7 +230,7 @@ fn checkpoints_that_contradict_themselves_are_refused() {
     fs::write(&moments, safetensors::serialize(changed, None).unwrap()).unwrap();
     refused("negative", ["exp_avg_sq", "holds -1"]);
 
-    // Another place in the data.
+    // Another position in the data.
     let progress = stopped("place").join("progress.json");
     let text = fs::read_to_string(&progress).unwrap();
     let other = text.replace("\"epoch\": ", "\"epoch\": 1");
@@ -242,7 +238,6 @@ fn checkpoints_that_contradict_themselves_are_refused() {
     fs::write(&progress, other).unwrap();
     refused("place", ["progress.json", "checksum"]);
 
-    // Moments of a model with other weights.
     let moments = stopped("others").join("optimizer.safetensors");
     let mut run = site.start("ict", site.settings(MethodName::Ict)).unwrap();
     draw(&mut run, 4);

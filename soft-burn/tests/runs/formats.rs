@@ -1,8 +1,8 @@
-//! Folders of earlier versions: a run that was stopped continues, a finished model loads.
+//! Folders of earlier versions: a stopped run continues, and a finished model loads.
 //!
 //! `fixtures/earlier_run` was written by the code of commit 45889db (2026-11-28) with `Site::start`
-//! and the settings of `Site::settings`, stopped after step 4; `finished` is the same run, not
-//! stopped.
+//! and the settings of `Site::settings`, and stopped after the validation of step 3. `finished` is
+//! the same run without the stop.
 
 use super::*;
 
@@ -50,7 +50,7 @@ fn a_run_of_an_earlier_version_goes_on() {
     assert_eq!(found.len(), wanted.len());
     let apart = found.iter().zip(&wanted).map(|(a, b)| (a - b).abs());
     let worst = apart.fold(0.0, f32::max);
-    // Written on a machine with AVX-512; others round sums differently.
+    // Written on a machine with AVX-512; other machines round sums differently.
     assert!(worst < 1e-4, "{worst}");
     let log = |out: &Path| {
         let log = fs::read_to_string(out.join("log.jsonl")).unwrap();

@@ -1,6 +1,6 @@
-//! Training runs on disk: resumed runs equal uninterrupted ones, and bad numbers stop a run safely.
+//! Training runs on disk: resumed runs equal uninterrupted ones, and bad values stop a run safely.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test's way to fail
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // tests fail by panicking
 
 use std::convert::Infallible;
 use std::fs;
@@ -46,13 +46,13 @@ fn model() -> Llama {
     Llama::random(config, 3, &test_device()).unwrap()
 }
 
-/// `cpu`, or the device that `SOFT_TEST_DEVICE` names.
+/// `cpu`, or the device named by `SOFT_TEST_DEVICE`.
 fn test_device() -> Device {
     let name = std::env::var("SOFT_TEST_DEVICE").unwrap_or_else(|_| "cpu".to_owned());
     device(&name).unwrap()
 }
 
-/// A stream whose batches are a function of the position.
+/// A stream whose batches are a function of its position.
 #[derive(Debug, Default)]
 struct Counting(StreamPosition);
 
@@ -92,7 +92,7 @@ impl BatchStream for Counting {
     }
 }
 
-/// A temporary folder with the model that runs start from.
+/// A temporary folder with the base model of the runs.
 struct Site {
     root: tempfile::TempDir,
 }
@@ -143,7 +143,7 @@ impl Site {
         Run::resume(&self.path(name), settings, data(), &test_device())
     }
 
-    /// SoFT with weights of its own, `draws` exits a step.
+    /// SoFT with these exit weights and `draws` exits per micro-batch.
     fn sampled(&self, weights: [f64; 3], draws: usize) -> RunSettings {
         edited(self.settings(MethodName::Soft), |train| {
             train.exit_weights = Some(Weights::PerExit(weights.to_vec()));
@@ -152,7 +152,6 @@ impl Site {
         .unwrap()
     }
 
-    /// Log and weights of a run that nothing disturbs.
     fn undisturbed(&self, name: &str, method: MethodName) -> (Vec<LogLine>, Vec<u8>) {
         self.whole(name, self.settings(method))
     }
@@ -163,7 +162,7 @@ impl Site {
     }
 }
 
-/// These settings, changed in the form that can contradict itself.
+/// Settings edited in their flat form, which allows contradictions.
 fn edited(
     settings: RunSettings,
     edit: impl FnOnce(&mut FlatSettings),
@@ -196,7 +195,7 @@ fn finish(mut run: Run<Counting>) {
     run.finish().unwrap();
 }
 
-/// The log without wall time, and the weights, which must be equal to the bit.
+/// The log without wall time, and the weights. Both must be bit-equal.
 fn outcome(out: &Path) -> (Vec<LogLine>, Vec<u8>) {
     let log = fs::read_to_string(out.join("log.jsonl")).unwrap();
     let untimed = |line: &str| match serde_json::from_str(line).unwrap() {
@@ -255,7 +254,7 @@ fn stopped_after_any_line_and_resumed_is_the_same_to_the_bit() {
     }
 }
 
-/// The ways beside the paper's own.
+/// Options beyond the paper's method.
 fn options_of_soft() -> [fn(&mut FlatSettings); 10] {
     [
         |train| train.last_blocks = Some(2),
@@ -282,7 +281,7 @@ fn options_of_soft() -> [fn(&mut FlatSettings); 10] {
     ]
 }
 
-/// No option does what another does, or nothing.
+/// Every option changes the result, and each in its own way.
 #[test]
 fn every_option_trains_another_model() {
     let site = Site::new();

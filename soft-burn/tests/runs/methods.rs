@@ -1,8 +1,8 @@
-//! What each method trains, and what it leaves as it was.
+//! What each method trains, and what it leaves unchanged.
 
 use super::*;
 
-/// What is frozen stays as it was, to the bit.
+/// Frozen weights are unchanged to the bit.
 #[test]
 fn only_the_parts_of_a_method_are_trained() {
     let site = Site::new();
@@ -48,7 +48,7 @@ fn ict_trains_the_new_heads_and_nothing_else() {
         site.settings(MethodName::Ict),
         "exit_heads.safetensors",
     );
-    // Both folders load again, without soft.json too, and the heads are where they were.
+    // Both folders load, even without soft.json, and the heads are at the same exits.
     for folder in ["run/model", "untrained"] {
         let loaded = Llama::from_pretrained(site.path(folder), &test_device()).unwrap();
         let depths: Vec<_> = loaded
@@ -60,7 +60,7 @@ fn ict_trains_the_new_heads_and_nothing_else() {
     }
 }
 
-/// From the targets, and from the full depth without a label; every one of the new parts moves.
+/// From the targets, and by distillation without targets. Every new parameter changes.
 #[test]
 fn balcony_trains_the_new_blocks_and_nothing_else() {
     for distillation in [
@@ -76,7 +76,7 @@ fn balcony_trains_the_new_blocks_and_nothing_else() {
         trains_only(&site, settings.clone(), "exit_blocks.safetensors");
         let mut trainer = Trainer::new(model(), settings.train).unwrap();
         let mut loss = || {
-            // From the start of the data each time: the same batches.
+            // Always from the start of the data, so that the batches are the same.
             let report = trainer.step(&mut Counting::default()).unwrap();
             assert_eq!(report.exits.len(), 2);
             report.loss
@@ -86,8 +86,7 @@ fn balcony_trains_the_new_blocks_and_nothing_else() {
     }
 }
 
-/// The body learns as under SFT, but for what clipping makes of the exits' gradients; its exits
-/// learn beside it.
+/// The body is trained as with SFT, except that clipping includes the exits' gradients.
 #[test]
 fn a_body_beside_balconies_is_trained_by_the_full_depth_alone() {
     let trained = |method, train_body| {
@@ -95,7 +94,7 @@ fn a_body_beside_balconies_is_trained_by_the_full_depth_alone() {
         let settings = edited(settings, |train| train.train_body = train_body);
         let mut settings = settings.unwrap().train;
         settings.optimizer.clip_norm = None;
-        // AdamW ignores the weight 1/3 but for this.
+        // Apart from eps, AdamW does not depend on the weight 1/3.
         settings.optimizer.eps = 1e-20;
         let mut trainer = Trainer::new(model(), settings).unwrap();
         let mut stream = Counting::default();
@@ -113,7 +112,7 @@ fn a_body_beside_balconies_is_trained_by_the_full_depth_alone() {
     assert!((full(&frozen) - wanted).abs() > 1e-3);
 }
 
-/// The run leaves the base as it was and moves every tensor of `parts`.
+/// Asserts that the run leaves the base unchanged and changes every tensor of `parts`.
 fn trains_only(site: &Site, settings: RunSettings, parts: &str) -> (Vec<LogLine>, Vec<u8>) {
     let outcome = site.whole("run", settings.clone());
     let file = |name: String| fs::read(site.path(&name)).unwrap();
@@ -138,7 +137,7 @@ fn trains_only(site: &Site, settings: RunSettings, parts: &str) -> (Vec<LogLine>
     outcome
 }
 
-/// A checkpoint of a run with an adapter is that model, for whoever loads it.
+/// A checkpoint of a run with an adapter loads as the adapted model.
 #[test]
 fn a_checkpoint_with_an_adapter_loads_as_it_is() {
     let site = Site::new();
@@ -164,8 +163,7 @@ fn a_checkpoint_with_an_adapter_loads_as_it_is() {
     assert_ne!(losses(load("base").unwrap()), finished);
 }
 
-/// What an exit that is not drawn costs: nothing; and what lies behind the drawn ones stays as it
-/// was.
+/// Exits that are not drawn have no effect, and blocks above the drawn exits are unchanged.
 #[test]
 fn a_step_trains_the_exits_it_draws() {
     let site = Site::new();
@@ -177,7 +175,7 @@ fn a_step_trains_the_exits_it_draws() {
             drawn.push(depths.collect::<Vec<_>>());
         }
     }
-    // Two micro-batches a step, each of which draws for itself.
+    // Each of the two micro-batches of a step draws its own exit.
     drawn.sort_unstable();
     drawn.dedup();
     assert_eq!(drawn, [vec![1], vec![1, 2], vec![2]]);

@@ -1,8 +1,8 @@
-//! Results of a step: on several devices, with gradient checkpointing, in bf16, when distilling.
+//! Results of steps: on several devices, with gradient checkpointing, in bf16, with distillation.
 
 use super::*;
 
-/// Three devices that share four micro-batches, and one that has them in one batch.
+/// Three devices that share four micro-batches, and one device with a single batch.
 #[test]
 fn several_devices_are_one_with_a_larger_batch() {
     struct Joined(Counting);
@@ -46,7 +46,6 @@ fn several_devices_are_one_with_a_larger_batch() {
     }
 }
 
-/// The rows of a batch of whole texts.
 fn rows_of(batch: &Batch) -> Vec<Example> {
     batch
         .row_tokens()
@@ -54,7 +53,7 @@ fn rows_of(batch: &Batch) -> Vec<Example> {
         .collect()
 }
 
-/// What is computed again is what would have been kept.
+/// Recomputed values equal stored ones.
 #[test]
 fn gradient_checkpointing_changes_no_result() {
     let losses = |checkpointing| {
@@ -76,7 +75,7 @@ fn gradient_checkpointing_changes_no_result() {
     }
 }
 
-/// Steps smaller than a bf16 weight's rounding add up in the f32 copy.
+/// Updates smaller than the rounding of a bf16 weight accumulate in the f32 copy.
 #[test]
 fn small_steps_are_not_lost_in_bf16() {
     let trained = |weights, peak| {
@@ -92,8 +91,7 @@ fn small_steps_are_not_lost_in_bf16() {
             .collect();
         losses
     };
-    // Weights are around 0.3, whose neighbors in bf16 are 0.002 apart: a step of 1e-4 is lost by
-    // itself.
+    // Weights are around 0.3, where bf16 values are 0.002 apart: a single update of 1e-4 is lost.
     let whole = trained(DType::F32, 1e-4);
     let half = trained(DType::Bf16, 1e-4);
     assert!((half[0] - whole[0]).abs() < 0.02 * whole[0]);
@@ -126,8 +124,8 @@ fn divergence_is_logged_when_distilling() {
     }
 }
 
-/// A rate of 1e30 makes weights that are useless at once: the run stops and says where, and no
-/// checkpoint of such weights ever replaces a good one.
+/// A learning rate of 1e30 ruins the weights at once. The run stops with an error that names the
+/// step, and no checkpoint of such weights replaces a good one.
 #[test]
 fn a_rate_that_blows_up_stops_and_leaves_the_good_checkpoint() {
     let site = Site::new();

@@ -1,4 +1,4 @@
-//! Settings that are refused, and schedules of the caller's own.
+//! Refused settings, and custom loss schedules.
 
 use super::*;
 
@@ -168,7 +168,7 @@ fn settings_that_make_no_sense_are_named() {
     );
 }
 
-/// Half on the first exit, half on the full depth; or weights that are wrong.
+/// This weight for the first exit and 0.5 for the full depth; any other than 0.5 is invalid.
 struct Halves(f64);
 
 impl LossSchedule for Halves {

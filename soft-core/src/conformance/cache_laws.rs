@@ -1,4 +1,4 @@
-//! Laws of the cache: positions in pieces, states that wait, truncation, ragged rows.
+//! Laws of the cache: feeding in pieces, deferred states, truncation, ragged rows.
 
 use std::ops::Range;
 
@@ -10,7 +10,7 @@ use crate::model::nested::Past;
 use crate::random::Random;
 
 impl<M: Observed> Laws<'_, M> {
-    /// Feeding positions in pieces through a cache = the whole sequence at once.
+    /// Feeding positions in pieces through a cache equals the whole sequence at once.
     pub(super) fn cached_is_uncached(&self) -> Result<(), LawBroken> {
         const LAW: &str = "cached = uncached";
         let seq = self.rows[0].len();
@@ -33,7 +33,7 @@ impl<M: Observed> Laws<'_, M> {
         Ok(())
     }
 
-    /// Tokens that exited at the first exit wait there; deeper blocks run on all of them later.
+    /// States are deferred at the first exit; deeper blocks run on all of them later.
     pub(super) fn late_blocks_catch_up(&self) -> Result<(), LawBroken> {
         const LAW: &str = "deep blocks run late = deep blocks run at once";
         let (first, last) = (first_exit(&self.exits), self.exits.last());
@@ -47,7 +47,7 @@ impl<M: Observed> Laws<'_, M> {
             let next = columns(&self.rows, position..position + 1);
             waiting.push(self.run(LAW, &next, 0..first.depth(), &mut cache)?);
         }
-        // From one position of all rows after the other to one row after the other.
+        // From position-major to row-major order.
         let rows = self.rows.len();
         let order: Vec<usize> = (0..rows)
             .flat_map(|row| (0..seq).map(move |position| position * rows + row))
@@ -69,7 +69,7 @@ impl<M: Observed> Laws<'_, M> {
         self.same(LAW, &whole, &found)
     }
 
-    /// After truncation the cache is as if the forgotten positions had never been.
+    /// A truncated cache behaves as if the removed positions had never been fed.
     pub(super) fn forgotten_positions_can_be_rewritten(&self) -> Result<(), LawBroken> {
         const LAW: &str = "truncated and rewritten = written once";
         let exit = self.exits.last();
@@ -121,8 +121,7 @@ impl<M: Observed> Laws<'_, M> {
     }
 }
 
-/// States that wait at exits in any mixture, and continue with whatever comes deeper next, end as
-/// if nothing had waited.
+/// States deferred at random exits that continue with a later one of their row equal an eager run.
 pub(super) fn staircases_catch_up<M: Observed>(
     model: &M,
     rows: &[Vec<u32>],
@@ -136,7 +135,7 @@ pub(super) fn staircases_catch_up<M: Observed>(
         .empty_cache(rows.len(), longest)
         .map_err(failed(LAW))?;
     let mut rng = Random::new(rows.len() as u64);
-    // What has run through so many segments, of each row, one state after the other.
+    // For each number of completed segments and each row, the states that wait there.
     let mut waiting: Vec<Vec<Vec<M::Hidden>>> = vec![vec![Vec::new(); rows.len()]; exits.len() + 1];
     for position in 0..longest {
         let mut reach = Vec::new();
@@ -196,7 +195,6 @@ pub(super) fn staircases_catch_up<M: Observed>(
     Ok(())
 }
 
-/// Single states, one after the other.
 fn joined<M: Observed>(model: &M, states: &[M::Hidden]) -> Result<M::Hidden, M::Error> {
     let parts: Vec<_> = states.iter().collect();
     let order: Vec<_> = (0..parts.len()).collect();

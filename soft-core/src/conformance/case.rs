@@ -1,4 +1,4 @@
-//! Cases for the decoding laws: modes, and policies under which some tokens exit early.
+//! Cases for the decoding laws: modes, and policies with which some tokens exit early.
 
 use super::uncached::Uncached;
 use super::{DecodingLaws, LawBroken, Observed};
@@ -14,19 +14,18 @@ use crate::policy::exit_policy::{
 use crate::policy::thresholds::Thresholds;
 use crate::sampling::sampler::Sampling;
 
-/// A way to decode.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Way {
     Static(Exit),
     Dynamic(Rule),
     /// Drafts at one exit.
     Draft(Exit, DraftLength),
-    /// Drafts where the policy says.
+    /// Drafts at the exits that the policy chooses.
     Both(Rule, DraftLength),
     Auto,
 }
 
-/// A policy, with thresholds that fit the model.
+/// A policy, with thresholds that suit the model.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Rule {
     Never,
@@ -41,7 +40,7 @@ pub(super) enum Rule {
 }
 
 impl Rule {
-    /// All under which some tokens exit early.
+    /// All rules with which some tokens exit early.
     pub const LEAVING: [Self; 8] = [
         Self::Confidence,
         Self::Margin,
@@ -54,7 +53,6 @@ impl Rule {
     ];
 }
 
-/// Everything the decoder is asked to do, and for which law.
 #[derive(Clone, Debug)]
 pub(super) struct Case {
     pub law: &'static str,
@@ -81,10 +79,10 @@ impl Case {
         matches!(self.way, Way::Draft(..) | Way::Both(..) | Way::Auto)
     }
 
-    /// Whether a row's text depends on the other rows.
+    /// Whether a row's tokens depend on the other rows.
     ///
-    /// Rows check their drafts together, so how many random numbers drafting takes depends on the
-    /// company: sampled speculation keeps the distribution of a row, not its draws.
+    /// Rows verify their drafts together, so the number of random draws for drafting depends on the
+    /// batch: sampled speculation preserves a row's distribution but not its draws.
     pub fn depends_on_company(&self) -> bool {
         self.speculative() && !self.sampling.is_greedy()
     }
@@ -106,14 +104,14 @@ impl Case {
     }
 }
 
-/// Per exit, which values the model's own texts show: probability, margin, entropy, cosine.
+/// Per exit, thresholds from the model's own texts: probability, margin, entropy, cosine.
 pub(super) struct Typical {
     exits: Exits,
     values: Vec<[f64; 4]>,
 }
 
 impl Typical {
-    /// Values such that the share `staying` of all tokens would stay at each exit.
+    /// Values such that a share `staying` of all tokens does not exit at each exit.
     pub fn of<M: Observed>(
         laws: &DecodingLaws<M>,
         law: &'static str,
@@ -135,7 +133,7 @@ impl Typical {
             }
         }
         let staying = laws.staying;
-        // Low entropies leave, high values of the others.
+        // Tokens exit at low entropies, but at high values of the others.
         let shares = [staying, staying, 1.0 - staying, staying];
         let values = seen.into_iter().map(|seen| {
             let mut share = shares.into_iter();
@@ -199,12 +197,12 @@ impl Typical {
     }
 }
 
-/// A value with the share `below` of `values` below it, in the middle between two of them.
+/// A value above the share `below` of `values`, midway between two of them.
 fn between(mut values: Vec<f32>, below: f64) -> f64 {
     values.sort_by(f32::total_cmp);
     let index = (below * values.len() as f64) as usize;
     let at = |index: usize| f64::from(values.get(index).or(values.last()).copied().unwrap_or(0.0));
     let middle = (at(index.saturating_sub(1)) + at(index)) / 2.0;
-    // Cosines may be negative; rounding may carry them, and entropies, beyond their range.
+    // Cosines may be negative, and rounding may move cosines and entropies out of their range.
     middle.max(-1.0)
 }

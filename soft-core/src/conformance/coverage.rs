@@ -1,4 +1,4 @@
-//! Coverage of the decoding laws: a run without a rejected draft does not test rejection.
+//! Coverage of the decoding laws: without a rejected draft, for example, rejection is not tested.
 
 use std::collections::BTreeMap;
 
@@ -11,23 +11,22 @@ use crate::exit::Exit;
 pub struct Coverage {
     /// Answers decoded.
     pub sequences: u64,
-    /// Tokens of dynamic exits, by the depth of the exit that named them.
+    /// Tokens of dynamic exits, by the depth of their exit.
     pub dynamic_by_depth: BTreeMap<usize, u64>,
-    /// Answers in which two tokens in a row left at one early exit: the case that breaks naive
-    /// code.
+    /// Answers with two consecutive tokens at the same early exit, which naive code gets wrong.
     pub two_in_a_row: u64,
-    /// Drafted tokens that were checked.
+    /// Drafted tokens that were verified.
     pub checked: u64,
-    /// Those that were accepted.
+    /// Drafted tokens that were accepted.
     pub accepted: u64,
-    /// Answers that a stop token ended.
+    /// Answers that ended with a stop token.
     pub stopped_by_token: u64,
     /// Answers that filled the context.
     pub filled_the_context: u64,
 }
 
 impl Coverage {
-    /// Adds what another check covered.
+    /// Adds the coverage of another check.
     pub fn add(&mut self, other: &Self) {
         self.sequences += other.sequences;
         for (&depth, &tokens) in &other.dynamic_by_depth {
@@ -45,7 +44,7 @@ impl Coverage {
         self.accepted += statistics.accepted;
     }
 
-    /// An answer of dynamic exits of a model whose full depth is `full`.
+    /// Counts an answer of dynamic exits; `full` is the full depth.
     pub(super) fn saw_exits(&mut self, steps: &[Step], full: Exit) {
         for step in steps {
             let tokens = self.dynamic_by_depth.entry(step.exit.depth());

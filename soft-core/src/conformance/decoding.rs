@@ -1,8 +1,7 @@
-//! The laws of decoding: in every mode, the tokens are those of the sub-models that they are
-//! attributed to.
+//! The laws of decoding: in every mode, each token is that of the sub-model it is attributed to.
 //!
-//! Sampled speculation keeps the distribution of the full model, which takes many draws to see:
-//! only that its tokens are possible is checked here.
+//! Sampled speculation preserves the distribution of the full model, which takes many draws to
+//! test. Here its tokens are only checked to be possible.
 
 use super::cache_laws::staircases_catch_up;
 use super::case::{Case, Rule, Typical, Way};
@@ -16,46 +15,43 @@ use crate::decode::step::Step;
 use crate::exit::Exits;
 use crate::sampling::sampler::Sampling;
 
-/// How alike two runs of the decoder must be.
+/// How closely two runs of the decoder must agree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Equality {
-    /// A row's answer does not depend on the other rows of the batch, to the bit: batch-invariant
-    /// kernels.
+    /// A row's answer does not depend on other rows, to the bit: needs batch-invariant kernels.
     ToTheBit,
-    /// Rounding may decide between tokens that score alike.
+    /// Rounding may decide between tokens with similar scores.
     WithinRounding,
 }
 
-/// One model under test, prompts, and what is tried on them.
+/// A model under test, prompts, and the parameters of the checks.
 #[derive(Clone, Debug)]
 pub struct DecodingLaws<'a, M> {
-    /// The model under test; best with a context of at most a few hundred positions, which are
-    /// filled.
+    /// The model under test. Its context is filled, so a few hundred positions at most are best.
     pub model: &'a M,
-    /// At least one, best of different lengths. With `max_new_tokens` below the model's context.
+    /// At least one, best of different lengths. Needs `max_new_tokens` below the model's context.
     pub prompts: Vec<Prompt>,
-    /// Where tokens may exit; the last is the full model.
+    /// The exits; the last is the full model.
     pub exits: Exits,
-    /// Most tokens of an answer, at least 2.
+    /// Maximum number of tokens of an answer, at least 2.
     pub max_new_tokens: usize,
-    /// How many tokens are drafted; at least one length.
+    /// Draft lengths, at least one.
     pub lengths: Vec<DraftLength>,
     /// The tokens of a restricted draft head.
     pub draft_tokens: Vec<u32>,
-    /// The sampler of the sampled laws. Its repetition penalty is tried greedily too.
+    /// The sampler of the sampled laws. Its repetition penalty is also checked greedily.
     pub sampling: Sampling,
-    /// The share of tokens that stay at an exit: thresholds of policies are set by what the model
-    /// shows.
+    /// The share of tokens that do not exit at an exit. Thresholds of policies are set accordingly.
     pub staying: f64,
-    /// By how much logits may be off through rounding: a token that scores lower than the best by
-    /// less may come in its place. With 0 sampled tokens are retraced as well.
+    /// Rounding error of logits: a token may replace the best one if it scores lower by less than
+    /// this. With 0, sampled tokens are checked as well.
     pub tolerance: f64,
-    /// How alike rows alone and in company must be.
+    /// How closely a row alone and the same row in a batch must agree.
     pub equality: Equality,
 }
 
 impl<'a, M: Observed> DecodingLaws<'a, M> {
-    /// Laws for a model without rounding, tried on answers of 12 tokens.
+    /// Laws for a model without rounding errors, with answers of 12 tokens.
     pub fn new(model: &'a M, prompts: Vec<Prompt>, exits: Exits) -> Self {
         Self {
             model,
@@ -84,10 +80,10 @@ impl<'a, M: Observed> DecodingLaws<'a, M> {
         }
     }
 
-    /// All laws in turn.
+    /// Checks all laws.
     ///
     /// # Errors
-    /// The first law that is broken.
+    /// The first law that is violated.
     pub fn check(&self) -> Result<Coverage, LawBroken> {
         let mut laws = Court::new(self)?;
         laws.states_catch_up()?;
@@ -104,16 +100,15 @@ impl<'a, M: Observed> DecodingLaws<'a, M> {
     }
 }
 
-/// The laws at work.
 struct Court<'a, M> {
     laws: &'a DecodingLaws<'a, M>,
     trial: Trial<'a, M>,
-    /// A token that the full model's answers have, to end answers with.
+    /// A token of the full model's answers, used as a stop token.
     stop_token: u32,
 }
 
 impl<'a, M: Observed> Court<'a, M> {
-    /// Decodes with the full model, to learn what is typical of it.
+    /// Decodes with the full model to find typical values.
     fn new(laws: &'a DecodingLaws<'a, M>) -> Result<Self, LawBroken> {
         const LAW: &str = "the full model decodes";
         let texts: Vec<_> = laws.prompts.iter().map(|p| p.tokens.clone()).collect();
@@ -160,7 +155,7 @@ impl<'a, M: Observed> Court<'a, M> {
         self.hold_in_variants(LAW, Way::Dynamic(Rule::Never))
     }
 
-    /// Also any token that runs to the full depth after others left before it: the cache is exact.
+    /// This includes tokens at full depth after others exited early: the cache is exact.
     fn dynamic_tokens_are_of_their_sub_models(&mut self) -> Result<(), LawBroken> {
         const LAW: &str =
             "a token that left early = its sub-model without a cache on the same text";
@@ -194,7 +189,7 @@ impl<'a, M: Observed> Court<'a, M> {
     fn automatic_is_the_full_model(&mut self) -> Result<(), LawBroken> {
         const LAW: &str = "automatic speculation = the full model";
         self.hold_in_variants(LAW, Way::Auto)?;
-        // Long enough for it to have learned something.
+        // Long enough for the tuner to adapt.
         let most = 3 * self.laws.max_new_tokens;
         self.trial.hold(&Case::greedy(LAW, Way::Auto, most))
     }
@@ -209,7 +204,7 @@ impl<'a, M: Observed> Court<'a, M> {
         Ok(())
     }
 
-    /// The last token of a text is never fed: a full context has room to name one more.
+    /// The last token of a text is never fed, so that a full context allows one more.
     fn contexts_may_be_filled(&mut self) -> Result<(), LawBroken> {
         const LAW: &str = "answers end where the context does";
         let context = self.laws.model.context();
@@ -240,7 +235,7 @@ impl<'a, M: Observed> Court<'a, M> {
         Ok(())
     }
 
-    /// Answers when `row` is stopped once `after` tokens of the batch's last row are there.
+    /// Answers when `row` is stopped after `after` tokens of the batch's last row.
     fn stopping(
         &mut self,
         case: &Case,
@@ -302,8 +297,7 @@ impl<'a, M: Observed> Court<'a, M> {
         Ok(())
     }
 
-    /// The way holds greedily, with a stop token, a repetition penalty, a cut-down draft head, and
-    /// sampled.
+    /// Checks a mode greedily, with a stop token, a penalty, a restricted draft head, and sampled.
     fn hold_in_variants(&mut self, law: &'static str, way: Way) -> Result<(), LawBroken> {
         let laws = self.laws;
         let plain = Case::greedy(law, way, laws.max_new_tokens);
@@ -334,7 +328,6 @@ impl<'a, M: Observed> Court<'a, M> {
         Ok(())
     }
 
-    /// One of each way.
     fn ways(&self) -> Vec<Way> {
         let long = DraftLength::Fixed(5);
         let mut ways = vec![

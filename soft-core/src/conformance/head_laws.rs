@@ -6,8 +6,7 @@ use super::{LawBroken, Observed, failed};
 use crate::model::decode_model::{Head, Score};
 
 impl<M: Observed> Laws<'_, M> {
-    /// Best tokens, scores and logit rows agree with the logits; a draft head has the logits of its
-    /// tokens.
+    /// Checks the heads of all exits, and draft heads, which have the logits of their tokens.
     pub(super) fn heads_agree(&self) -> Result<(), LawBroken> {
         const LAW: &str = "best tokens, scores and logit rows = what the logits say";
         let some: Vec<u32> = (0..self.model.vocab() as u32).skip(1).step_by(2).collect();
@@ -44,7 +43,7 @@ impl<M: Observed> Laws<'_, M> {
         for (position, expected) in logits.iter().enumerate() {
             let place = || format!("position {position}");
             for (&expected, &found) in expected.iter().zip(&rows[position]) {
-                // Logit rows are of single precision.
+                // Logit rows are in single precision.
                 let rounded = f64::from(expected as f32);
                 self.close_at(law, place, rounded, f64::from(found))?;
             }

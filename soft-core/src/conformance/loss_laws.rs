@@ -7,8 +7,7 @@ use crate::exit::Exits;
 use crate::loss::sorted::sorted_loss;
 
 impl<M: Observed> Laws<'_, M> {
-    /// The sorted loss is the mean of the sub-models' losses (equation 1), each computed here from
-    /// the logits of that sub-model alone.
+    /// The sorted loss is the mean of the losses of the sub-models' logits (equation 1).
     pub(super) fn sorted_loss_is_the_mean(&self) -> Result<(), LawBroken> {
         const LAW: &str = "sorted loss = mean of the sub-models' losses";
         let batch = self.batch(LAW, &self.rows)?;
@@ -65,7 +64,6 @@ impl<M: Observed> Laws<'_, M> {
     }
 }
 
-/// Mean of −log softmax at the targets, in nats.
 fn mean_cross_entropy(logits: &[Vec<Vec<f64>>], targets: &[Target]) -> f64 {
     let nats = |target: &Target| {
         let scores = &logits[target.row][target.position];

@@ -1,8 +1,7 @@
-//! The laws every backend must obey, as functions that its tests call.
+//! The laws that every backend must satisfy, as functions for its tests.
 //!
-//! A law is stated once and holds for every implementation of the traits: [`Laws`] of a model,
-//! [`DecodingLaws`] of what the decoder makes of it. Each check returns [`LawBroken`] with what
-//! differed and where.
+//! A law is stated once for all implementations of the traits: [`Laws`] of a model,
+//! [`DecodingLaws`] of the decoder. A check returns [`LawBroken`] with what differs and where.
 
 mod cache_laws;
 mod case;
@@ -25,7 +24,7 @@ use thiserror::Error;
 use crate::model::decode_model::DecodeModel;
 use crate::model::nested::BatchModel;
 
-/// What a law needs to see of a model: inputs made, outputs read.
+/// Access to the results of a model, for the laws.
 pub trait Observed: BatchModel + DecodeModel {
     /// Logits as numbers, `[batch][seq][vocab]`.
     ///
@@ -40,16 +39,16 @@ pub trait Observed: BatchModel + DecodeModel {
     fn loss_value(&self, loss: &Self::Loss) -> Result<f64, Self::Error>;
 }
 
-/// A law that a model does not obey.
+/// A law that a model violates.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum LawBroken {
-    /// The model failed where the law wants an answer.
+    /// The model returned an error.
     #[error("{law}: {source}")]
     Failed {
         /// The law.
         law: &'static str,
-        /// What the model said.
+        /// The model's error.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// Two numbers that should be equal are not.
@@ -57,21 +56,21 @@ pub enum LawBroken {
     Differs {
         /// The law.
         law: &'static str,
-        /// Where.
+        /// The location.
         place: String,
-        /// What the law wants.
+        /// The expected value.
         expected: f64,
-        /// What the model computed.
+        /// The value that the model computed.
         found: f64,
     },
-    /// What should hold does not.
+    /// A condition does not hold.
     #[error("{law}: {place}: {what}")]
     Untrue {
         /// The law.
         law: &'static str,
-        /// Where.
+        /// The location.
         place: String,
-        /// What is the case instead.
+        /// How it is violated.
         what: String,
     },
 }

@@ -1,17 +1,16 @@
-//! The laws of a model: one forward primitive, its cache, its heads, its loss.
+//! The laws of a model: forward pass, cache, heads, loss.
 //!
-//! The laws themselves are here and in `cache_laws`, `head_laws` and `loss_laws`; what decoding
-//! must keep besides is in `decoding`.
+//! More laws are in `cache_laws`, `head_laws` and `loss_laws`; those of decoding are in `decoding`.
 
 use super::cache_laws::{staircases_catch_up, truncated};
 use super::laws::Laws;
 use super::{LawBroken, Observed, failed};
 
 impl<M: Observed> Laws<'_, M> {
-    /// All laws in turn.
+    /// Checks all laws.
     ///
     /// # Errors
-    /// The first law that is broken.
+    /// The first law that is violated.
     pub fn check(&self) -> Result<(), LawBroken> {
         self.exits_share_one_pass()?;
         self.later_tokens_change_nothing()?;
@@ -25,7 +24,7 @@ impl<M: Observed> Laws<'_, M> {
         self.padding_changes_nothing()
     }
 
-    /// One pass that stops at every exit computes what each sub-model computes alone.
+    /// One pass that stops at every exit equals separate passes of the sub-models.
     fn exits_share_one_pass(&self) -> Result<(), LawBroken> {
         const LAW: &str = "one pass through all exits = each sub-model alone";
         let tokens = self.model.tokens(&self.rows).map_err(failed(LAW))?;
@@ -45,7 +44,6 @@ impl<M: Observed> Laws<'_, M> {
         Ok(())
     }
 
-    /// A position does not see what comes after it.
     fn later_tokens_change_nothing(&self) -> Result<(), LawBroken> {
         const LAW: &str = "later tokens change nothing earlier";
         let seq = self.rows[0].len();

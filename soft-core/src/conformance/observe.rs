@@ -1,4 +1,4 @@
-//! Running a model and comparing what it computed: what the laws are made of.
+//! Runs a model and compares its results.
 
 use std::ops::Range;
 
@@ -37,7 +37,7 @@ impl<M: Observed> Laws<'_, M> {
         self.unpacked(law, &hidden, &counts, exit)
     }
 
-    /// The next tokens of every row, packed, through the blocks in `range`.
+    /// Runs the next tokens of every row, packed, through the blocks in `range`.
     pub(super) fn run(
         &self,
         law: &'static str,
@@ -57,7 +57,7 @@ impl<M: Observed> Laws<'_, M> {
             .map_err(failed(law))
     }
 
-    /// Logits of packed states, row by row.
+    /// Logits of packed states, split into rows.
     pub(super) fn unpacked(
         &self,
         law: &'static str,
@@ -118,7 +118,7 @@ impl<M: Observed> Laws<'_, M> {
         expected: f64,
         found: f64,
     ) -> Result<(), LawBroken> {
-        // Written so that NaN is a difference.
+        // Written so that NaN counts as a difference.
         if (expected - found).abs() <= self.tolerance {
             return Ok(());
         }

@@ -1,5 +1,4 @@
-//! One trial: decodes, checks the statistics, and compares every token with the uncached
-//! sub-models.
+//! Decodes a case, checks the statistics, and compares every token with the uncached sub-models.
 
 use super::case::{Case, Rule, Typical, Way};
 use super::uncached::{Choice, Uncached};
@@ -12,7 +11,6 @@ use crate::decode::step::Step;
 use crate::exit::Exit;
 use crate::random::Random;
 
-/// What the decoder made of one prompt.
 #[derive(Clone, Debug)]
 pub(super) struct Answer {
     pub steps: Vec<Step>,
@@ -32,7 +30,7 @@ pub(super) struct Trial<'a, M> {
 }
 
 impl<M: Observed> Trial<'_, M> {
-    /// The case holds for the batch, and for each row alone.
+    /// Checks the case for the batch, and for each row alone.
     pub fn hold(&mut self, case: &Case) -> Result<(), LawBroken> {
         self.hold_for(case, &self.laws.prompts)
     }
@@ -52,7 +50,7 @@ impl<M: Observed> Trial<'_, M> {
         Ok(())
     }
 
-    /// Two runs of a row say the same; where tokens were drafted may differ.
+    /// Asserts that two runs of a row agree; the exits of drafts may differ.
     pub fn same(
         case: &Case,
         row: usize,
@@ -110,7 +108,7 @@ impl<M: Observed> Trial<'_, M> {
         }
     }
 
-    /// The answer is as long as its end says.
+    /// The length of the answer matches its finish reason.
     fn end_is_right(
         &self,
         case: &Case,
@@ -136,7 +134,6 @@ impl<M: Observed> Trial<'_, M> {
         })
     }
 
-    /// The statistics agree with the answers.
     fn books_balance(
         &self,
         case: &Case,
@@ -151,15 +148,14 @@ impl<M: Observed> Trial<'_, M> {
         let tokens = by_depth && statistics.tokens() == steps().count() as u64;
         case.ensure(tokens, 0, || tell("tokens by depth"))?;
         let accepted = steps().filter(|step| step.accepted).count() as u64;
-        // Accepted stop tokens belong to no answer.
+        // Accepted stop tokens are not part of an answer.
         let most = accepted + answers.len() as u64;
         let drafts = (accepted..=most).contains(&statistics.accepted)
             && statistics.accepted <= statistics.checked
             && statistics.checked <= statistics.drafted
             && (case.speculative() || statistics.drafted == 0);
         case.ensure(drafts, 0, || tell("accepted, checked, drafted"))?;
-        // The prompt's pass names a first token; each state fed after that names another or the
-        // end.
+        // The prompt's pass generates the first token, and each state fed later a token or the end.
         let stopped = |answer: &Answer| answer.finish == Some(Finish::StopToken);
         let named = |answer: &Answer| (answer.steps.len() + usize::from(stopped(answer))) as u64;
         let fed: u64 = answers
@@ -173,7 +169,7 @@ impl<M: Observed> Trial<'_, M> {
         })
     }
 
-    /// Fewest and most blocks times states for `fed` states.
+    /// Minimum and maximum of blocks times states for `fed` states.
     fn bounds(&self, case: &Case, fed: u64, statistics: &Statistics) -> [u64; 2] {
         let full = self.laws.exits.last().depth() as u64;
         let first = self.laws.exits.iter().next().map_or(full, depth_of);
@@ -181,7 +177,7 @@ impl<M: Observed> Trial<'_, M> {
             Way::Static(exit) => [fed * depth_of(exit); 2],
             Way::Dynamic(Rule::Never) => [fed * full; 2],
             Way::Dynamic(_) => [fed * first, fed * full],
-            // The full model reads the state behind every token, accepted ones too.
+            // The full model processes the state of every token, including accepted ones.
             Way::Draft(..) | Way::Both(..) | Way::Auto => {
                 let least = fed * full;
                 [least, (fed + statistics.drafted) * full]
@@ -189,7 +185,7 @@ impl<M: Observed> Trial<'_, M> {
         }
     }
 
-    /// Every token is what an uncached sub-model names, and that of the right exit.
+    /// Every token is that of an uncached sub-model, and of the right exit.
     fn verify(
         &self,
         case: &Case,
@@ -204,7 +200,7 @@ impl<M: Observed> Trial<'_, M> {
         }
         let mut text = [&prompt.tokens[..], &tokens].concat();
         if !stopped {
-            // It may not fit the context, and nothing follows it.
+            // The last token may not fit the context, and nothing follows it.
             text.pop();
         }
         let uncached = Uncached::of(case.law, self.laws.model, &self.laws.exits, &text)?;
@@ -239,7 +235,7 @@ impl<M: Observed> Trial<'_, M> {
         Ok(())
     }
 
-    /// The token that should have come instead; how sampled drafts draw is not retraced.
+    /// The token expected instead. The draws of sampled drafts are not reproduced.
     fn wanted(
         &self,
         case: &Case,
@@ -254,7 +250,7 @@ impl<M: Observed> Trial<'_, M> {
         choice.instead_of(found, rng).map_err(failed(case.law))
     }
 
-    /// The exits that may name the token of this index, the likeliest first.
+    /// The exits that may generate the token at this index, the most likely first.
     fn exits_of(
         &self,
         case: &Case,
@@ -265,13 +261,13 @@ impl<M: Observed> Trial<'_, M> {
         let full = self.laws.exits.last();
         match case.way {
             Way::Static(exit) => vec![exit],
-            // The prompt's pass runs through all blocks.
+            // The pass over the prompt runs all blocks.
             Way::Dynamic(rule) if index > 0 => self.within_rounding(rule, position, uncached),
             _ => vec![full],
         }
     }
 
-    /// Where a policy lets the token read at `position` leave, whichever way rounding tips it.
+    /// The exits at which a policy may let the token at `position` exit, given rounding.
     fn within_rounding(&self, rule: Rule, position: usize, uncached: &Uncached) -> Vec<Exit> {
         let mut policy = self.typical.policy(rule);
         let nudge = self.laws.tolerance as f32;

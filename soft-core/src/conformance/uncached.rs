@@ -1,7 +1,7 @@
 //! The reference for decoding: every sub-model on a whole text, without a cache.
 //!
-//! A model that does not see the future gives, at each position of one pass, what it would give for
-//! the text that ends there; so one pass per exit checks all tokens of an answer.
+//! A causal model gives, at each position of one pass, the result for the text that ends there. So
+//! one pass per exit checks all tokens of an answer.
 
 use super::{LawBroken, Observed, failed};
 use crate::exit::{Exit, Exits};
@@ -11,12 +11,11 @@ use crate::random::Random;
 use crate::sampling::sampler::Sampling;
 use crate::sampling::sampler::SamplingError;
 
-/// One text as every sub-model sees it.
 pub(super) struct Uncached {
     exits: Vec<Exit>,
     /// `[exit][position][vocab]`.
     logits: Vec<Vec<Vec<f64>>>,
-    /// Cosine to the exit before, `[exit][position]`.
+    /// Cosine similarity to the state at the previous exit, `[exit][position]`.
     cosine_similarities: Vec<Vec<f32>>,
 }
 
@@ -48,7 +47,7 @@ impl Uncached {
         })
     }
 
-    /// The logits of `exit` at `position`; empty for an exit that is not there.
+    /// The logits of `exit` at `position`; empty for an unknown exit.
     pub fn logits(&self, exit: Exit, position: usize) -> &[f64] {
         let index = self.exits.iter().position(|candidate| *candidate == exit);
         index.map_or(&[], |index| &self.logits[index][position])
@@ -61,7 +60,7 @@ impl Uncached {
         }
     }
 
-    /// Where the token at `position` exits under `policy`, with all confidences raised by `nudge`.
+    /// The exit of the token at `position` under `policy`, with all confidences raised by `nudge`.
     pub fn leaves_at(&self, policy: &mut dyn ExitPolicy, position: usize, nudge: f32) -> Exit {
         policy.next_token();
         let full = self.exits.len() - 1;
@@ -79,19 +78,19 @@ impl Uncached {
     }
 }
 
-/// How the token after a text is chosen, done the plain way.
+/// Reference implementation of the choice of the next token.
 pub(super) struct Choice<'a> {
     pub sampling: &'a Sampling,
-    /// What one row of logits says.
+    /// One row of logits.
     pub logits: &'a [f64],
     /// The text so far.
     pub seen: &'a [u32],
-    /// How far logits may be off.
+    /// Error allowed in logits.
     pub tolerance: f64,
 }
 
 impl Choice<'_> {
-    /// The token that should have come, if it is none of `found`.
+    /// The expected token, if it is not in `found`.
     pub fn instead_of(
         &self,
         found: &[u32],
@@ -101,11 +100,11 @@ impl Choice<'_> {
             return self.best_instead_of(found);
         }
         let wanted = self.distribution()?.sample(rng);
-        // Rounding may move the draw across a border: what was drawn instead cannot be told apart.
+        // Rounding may move the draw to a neighboring token, which cannot be detected.
         Ok((self.tolerance == 0.0 && !found.contains(&wanted)).then_some(wanted))
     }
 
-    /// Whether any of `found` can be drawn at all.
+    /// Whether any of `found` can be drawn.
     pub fn allows(&self, found: &[u32]) -> Result<bool, SamplingError> {
         let distribution = self.distribution()?;
         let possible = |&token: &u32| distribution.probability(token) > 0.0;
@@ -124,7 +123,7 @@ impl Choice<'_> {
         Ok((!found.iter().any(near)).then_some(best))
     }
 
-    /// The logits, or with a repetition penalty the logarithms of the probabilities that it leaves.
+    /// The logits or, with a repetition penalty, the logarithms of the resulting probabilities.
     fn scores(&self) -> Result<Vec<f64>, SamplingError> {
         if self.sampling.repetition_penalty == 1.0 {
             return Ok(self.logits.to_vec());
@@ -142,7 +141,7 @@ impl Choice<'_> {
     }
 }
 
-/// The first of the highest scores.
+/// Index of the highest score, the first of equal ones.
 pub(super) fn best_token(scores: &[f64]) -> u32 {
     let higher = |best: usize, next: usize| {
         if scores[next] > scores[best] {
@@ -154,7 +153,7 @@ pub(super) fn best_token(scores: &[f64]) -> u32 {
     (0..scores.len()).reduce(higher).unwrap_or(0) as u32
 }
 
-/// Logits as samplers and scores take them.
+/// Logits in the single precision of samplers and scores.
 pub(super) fn single(logits: &[f64]) -> Vec<f32> {
     logits.iter().map(|&logit| logit as f32).collect()
 }

@@ -1,9 +1,8 @@
 //! How often the full model agrees with an exit at a given confidence, learned while decoding.
 //!
-//! An exit's probability is not calibrated: it is compared here with how often its tokens are
-//! accepted. Knows neither model nor tokens.
+//! An exit's probability is not calibrated, so it is compared with the share of accepted tokens.
 
-/// Discounted counts of verified tokens and of those accepted.
+/// Discounted counts of verified and of accepted tokens.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Share {
     pub accepted: f64,
@@ -11,7 +10,7 @@ pub(crate) struct Share {
 }
 
 impl Share {
-    /// One more token: accepted (1), not (0), or how likely it would have been.
+    /// Adds a token: 1 if accepted, 0 if not, or the probability of its acceptance.
     pub fn add(&mut self, accepted: f64) {
         self.accepted += accepted;
         self.checked += 1.0;
@@ -23,24 +22,24 @@ impl Share {
     }
 }
 
-/// Accepted share by confidence, in bins of one tenth.
+/// Share of accepted tokens by confidence, in bins of one tenth.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Calibration([Share; BINS]);
 
 const BINS: usize = 10;
-/// Observations that the exit's own probability counts as.
+/// Weight of the exit's own probability, in observations.
 const TRUST: f64 = 4.0;
-/// Observations are forgotten slowly: the text changes.
+/// Discount of earlier observations, since the text changes.
 const MEMORY: f64 = 0.998;
 
 impl Calibration {
-    /// The chance that a token drafted with this confidence, 0 to 1, is accepted.
+    /// The probability that a token drafted with this confidence, 0 to 1, is accepted.
     pub fn chance(&self, confidence: f64) -> f64 {
         let Share { accepted, checked } = self.0[bin(confidence)];
         (accepted + TRUST * confidence) / (checked + TRUST)
     }
 
-    /// Learns from a token of this confidence.
+    /// Adds the result of a token of this confidence.
     pub fn learn(&mut self, confidence: f64, accepted: f64) {
         self.0.iter_mut().for_each(|share| share.forget(MEMORY));
         self.0[bin(confidence)].add(accepted);

@@ -1,13 +1,13 @@
-//! The floating-point operations of decoding, from its counts.
+//! The floating-point operations of decoding, computed from its statistics.
 //!
-//! Matrix products only, two operations for each weight and state; norms, softmax and rotary
-//! positions are a few per cent of that. The prompts' pass is not counted.
+//! Only matrix products are counted, with two operations per weight and state; norms, softmax and
+//! rotary embeddings add a few percent. The pass over the prompts is not counted.
 
 use serde::{Deserialize, Serialize};
 
 use crate::decode::statistics::Statistics;
 
-/// Floating-point operations of each thing that decoding counts.
+/// Floating-point operations per counted unit.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct OperationCosts {
     /// One block's weights applied to one state.
@@ -21,7 +21,7 @@ pub struct OperationCosts {
 }
 
 impl OperationCosts {
-    /// Operations per token, those of the prompts' pass aside.
+    /// Operations per token, without the pass over the prompts.
     pub fn per_token(&self, counted: &Statistics) -> f64 {
         let sum = self.block * counted.block_states as f64
             + self.attended * counted.attended as f64
@@ -41,9 +41,9 @@ mod tests {
 
     #[test]
     fn operations_of_a_plain_answer_by_hand() {
-        // Three blocks; prompts of 4 and 2 tokens, 3 new ones each: the prompts' pass generates the
-        // first, so that two states are fed per row, at positions 4, 5 and 2, 3. Each attends to
-        // itself and to what is before it.
+        // Three blocks; prompts of 4 and 2 tokens, 3 new tokens each. The pass over the prompts
+        // generates the first, so two states are fed per row, at positions 4, 5 and 2, 3. Each
+        // attends to itself and to earlier positions.
         let model = ToyModel::new(3, 4, 8, 9).restless();
         let prompts = [vec![1, 2, 3, 4], vec![5, 6]].map(Prompt::from);
         let settings = DecodeSettings::greedy(Mode::Static(Exit::new(3).unwrap()), 3);
@@ -70,7 +70,7 @@ mod tests {
             .unwrap()
             .answers()
             .unwrap();
-        // A token behind the first that no earlier one equals.
+        // A token after the first that differs from all earlier ones.
         let mut later = 1..20;
         let before = later.find(|&index| !answer[0][..index].contains(&answer[0][index]));
         let before = before.unwrap();
@@ -79,7 +79,7 @@ mod tests {
         decoder.run().unwrap();
         let counted = decoder.statistics();
         assert_eq!(counted.tokens(), before as u64);
-        // The prompt's pass generated the first; the stop token took a pass of its own.
+        // The pass over the prompt generated the first token; the stop token took its own pass.
         assert_eq!(counted.generated, before as u64);
         assert_eq!(counted.blocks_per_token(), 3.0);
     }

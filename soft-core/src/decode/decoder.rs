@@ -1,17 +1,17 @@
 //! The decoder: an iterator over the tokens of the answers, in every mode.
 //!
-//! A round feeds the newest token of every open row and takes it from exit to exit. States of
-//! tokens that exit early wait at their exit; the next token of their row that continues deeper
-//! takes them along in one pass, so that the cache is filled exactly, late and cheaply. A token
-//! that exits early belongs to the answer (dynamic exits) or is a draft that the full model
-//! verifies (self-speculation); with one exit only, decoding is plain. Rows have different lengths,
-//! exit at different exits and accept different numbers of drafts; nothing is padded. `conformance`
-//! states what holds of the answers.
+//! A round feeds the newest token of every open row and runs it from exit to exit. States of tokens
+//! that exit early are deferred at their exit. They run through deeper blocks in one pass with the
+//! next token of their row that continues, which fills the cache exactly and cheaply. A token that
+//! exits early is part of the answer (dynamic exits) or a draft that the full model verifies
+//! (self-speculation); with a single exit, decoding is plain. Rows may differ in length, exits and
+//! accepted drafts; nothing is padded. `conformance` states the properties of the answers.
 //!
-//! Calls go one way: this file and `round` → `early_exit` and `verify` → `engine` compute, and ask
-//! the `strategy` of the mode, which asks the exit policies. Knows no tensors and no text. Sources:
-//! Sorted LLaMA (arXiv 2309.08968), section 4.4; deferral, EE-LLM (arXiv 2312.04916) and FREE
-//! (arXiv 2310.05424); self-speculation that keeps states, LayerSkip (arXiv 2404.16710).
+//! Calls go in one direction: this file and `round` call `early_exit` and `verify`, which compute
+//! with `engine` and ask the mode's `strategy`, which asks the exit policies. Independent of
+//! tensors and text. Sources: Sorted LLaMA (arXiv 2309.08968), section 4.4; deferral, EE-LLM (arXiv
+//! 2312.04916) and FREE (arXiv 2310.05424); self-speculation that keeps states, LayerSkip (arXiv
+//! 2404.16710).
 
 use super::engine::Engine;
 use super::strategy::Strategy;
@@ -22,10 +22,9 @@ use crate::decode::step::Step;
 use crate::decode::tuner::Tuner;
 use crate::model::decode_model::DecodeModel;
 
-/// Decodes a batch of prompts: an iterator over the tokens of the answers as they become certain.
+/// Decodes a batch of prompts: an iterator over the tokens of the answers as they become final.
 ///
-/// Tokens of different rows come interleaved; those of one row in their order. After an error
-/// there is nothing more.
+/// Tokens of different rows interleave; those of one row are in order. An error ends the iterator.
 pub struct Decoder<'m, M: DecodeModel> {
     pub(super) engine: Engine<'m, M>,
     pub(super) strategy: Box<dyn Strategy>,
@@ -34,23 +33,22 @@ pub struct Decoder<'m, M: DecodeModel> {
 }
 
 impl<M: DecodeModel> Decoder<'_, M> {
-    /// The answer of `row` as returned so far.
+    /// The tokens of `row` returned so far.
     pub fn answer(&self, row: usize) -> &[u32] {
         let row = &self.engine.rows[row];
         &row.tokens[row.prompt..][..row.emitted]
     }
 
-    /// Why the answer of `row` ended; none while tokens of it are still to be returned.
+    /// Why the answer of `row` ended; `None` while tokens of it are still to be returned.
     pub fn finish(&self, row: usize) -> Option<Finish> {
         let row = &self.engine.rows[row];
         row.finish
             .filter(|_| row.prompt + row.emitted == row.committed)
     }
 
-    /// Ends the answer of `row`: what was returned stays, nothing more comes.
+    /// Ends the answer of `row`. Tokens already returned are kept.
     ///
-    /// Tokens that were certain but not returned yet are dropped; the statistics count what was
-    /// computed and keep them.
+    /// Final tokens that were not returned yet are dropped; the statistics still count them.
     pub fn stop(&mut self, row: usize) {
         if self.finish(row).is_none() {
             self.engine.steps.retain(|step| step.row != row);
@@ -58,12 +56,12 @@ impl<M: DecodeModel> Decoder<'_, M> {
         }
     }
 
-    /// The cost so far.
+    /// The statistics so far.
     pub fn statistics(&self) -> &Statistics {
         &self.engine.statistics
     }
 
-    /// What automatic mode has learned, to start the next decoder with; none in other modes.
+    /// What automatic mode has learned, for the next decoder; `None` in other modes.
     pub fn into_tuner(self) -> Option<Tuner> {
         self.strategy.into_tuner()
     }
@@ -71,7 +69,7 @@ impl<M: DecodeModel> Decoder<'_, M> {
     /// Runs to the end and returns the answers.
     ///
     /// # Errors
-    /// The model's own.
+    /// Errors of the model.
     pub fn answers(mut self) -> Result<Vec<Vec<u32>>, DecodeError<M::Error>> {
         self.run()?;
         Ok((0..self.engine.rows.len())
@@ -82,7 +80,7 @@ impl<M: DecodeModel> Decoder<'_, M> {
     /// Runs to the end.
     ///
     /// # Errors
-    /// The model's own.
+    /// Errors of the model.
     pub fn run(&mut self) -> Result<(), DecodeError<M::Error>> {
         self.try_for_each(|step| step.map(|_| ()))
     }

@@ -1,7 +1,6 @@
-//! How many tokens are drafted before the full model verifies them.
+//! The number of tokens drafted before the full model verifies them.
 //!
-//! The decoder also ends a draft at a stop token and at the room that the answer has left. Knows no
-//! model.
+//! The decoder also ends a draft at a stop token and at the maximum length of the answer.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,24 +14,24 @@ pub enum DraftLength {
     Fixed(usize),
     /// One more after a draft that was accepted in full, one less after a rejection; 1 to `most`.
     Adaptive {
-        /// Tokens of the first draft.
+        /// Length of the first draft.
         start: usize,
-        /// Most tokens of a draft.
+        /// Maximum length of a draft.
         most: usize,
     },
-    /// As long as the whole draft is probable: while the product of the draft head's highest
+    /// Drafts while the whole draft is probable: while the product of the draft head's highest
     /// probabilities at its positions is at least `least`. The token that would take it lower is
-    /// not drafted; the full model generates it when it verifies those before.
+    /// not drafted; the full model generates it when it verifies the draft.
     Confident {
-        /// Lowest probability of a draft.
+        /// Minimum probability of a draft.
         least: f64,
-        /// Most tokens of a draft.
+        /// Maximum length of a draft.
         most: usize,
     },
 }
 
 impl DraftLength {
-    /// Refuses lengths of 0, and probabilities outside 0 to 1.
+    /// Returns an error for lengths of 0 and for probabilities outside 0 to 1.
     ///
     /// # Errors
     /// [`PolicyError::DraftLength`].
@@ -51,13 +50,11 @@ impl DraftLength {
         }
     }
 
-    /// Whether the probabilities of drafted tokens are needed.
     pub(crate) fn needs_probability(self) -> bool {
         matches!(self, Self::Confident { .. })
     }
 }
 
-/// The current draft length of one row.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DraftLimit {
     length: DraftLength,
@@ -74,20 +71,20 @@ impl DraftLimit {
         Self { length, current }
     }
 
-    /// Most tokens of the current draft.
+    /// Maximum length of the current draft.
     pub fn most(&self) -> usize {
         self.current
     }
 
-    /// Whether a draft of this probability is too improbable to be made.
+    /// Whether a draft of this probability is too improbable.
     pub fn is_doubtful(&self, probability: f64) -> bool {
         matches!(self.length, DraftLength::Confident { least, .. } if probability < least)
     }
 
-    /// Adapts to a verified draft.
+    /// Adapts the length to a verified draft.
     pub fn checked(&mut self, drafted: usize, accepted: usize) {
         if let DraftLength::Adaptive { most, .. } = self.length {
-            // A draft cut short by the end of the answer says nothing about longer ones.
+            // An accepted draft that the end of the answer cut short does not justify longer ones.
             if accepted < drafted {
                 self.current = self.current.saturating_sub(1).max(1);
             } else if drafted == self.current {

@@ -1,4 +1,4 @@
-//! At an early exit: which tokens exit, and what becomes of them.
+//! Early exits: which tokens exit, and whether they are committed or drafted.
 
 use std::time::Instant;
 
@@ -15,24 +15,21 @@ use crate::model::decode_model::DecodeModel;
 use crate::policy::exit_policy::{ExitDecision, ExitSignals, Signal};
 use crate::sampling::distribution::Distribution;
 
-/// The newest token of a row at an exit.
 struct Candidate {
     row: usize,
-    /// Index of its state.
     state: usize,
     signals: ExitSignals,
     output: Option<HeadOutput>,
     decision: ExitDecision,
 }
 
-/// A token that exits here.
 struct Exiting {
     row: usize,
     best: u32,
-    /// What it is sampled from; none for greedy decoding without a penalty.
+    /// The sampling distribution; `None` for greedy decoding without a penalty.
     from: Option<Distribution>,
     confidence: f64,
-    /// Probability that the row's draft is accepted with this token added.
+    /// Probability that the row's draft is accepted, including this token.
     draft: f64,
 }
 
@@ -49,8 +46,8 @@ impl Candidate {
 }
 
 impl<M: DecodeModel> Engine<'_, M> {
-    /// Which rows exit at the exit of this index, given the states there and at the stop before;
-    /// their tokens are committed or drafted.
+    /// Decides which rows exit at the exit of this index, given the states there and at the
+    /// previous stop. Their tokens are committed or drafted.
     pub(super) fn exit_early(
         &mut self,
         index: usize,
@@ -71,7 +68,7 @@ impl<M: DecodeModel> Engine<'_, M> {
         let exiting = self.exiting(index, &states.hidden, candidates, strategy)?;
         let proposals: Vec<Proposal> = exiting.iter().map(Exiting::proposal).collect();
         if strategy.verifies_now(index, &proposals) {
-            // The deep blocks cost the same for one row as for all: rows are verified together.
+            // The deep blocks cost the same for one row as for all, so rows are verified together.
             for (through, feeds) in turn.through.iter_mut().zip(&turn.feeds) {
                 *through |= feeds;
             }
@@ -86,8 +83,8 @@ impl<M: DecodeModel> Engine<'_, M> {
         Ok(exited)
     }
 
-    /// Asks the strategy about every candidate until it decides; a signal that several need is
-    /// computed at once.
+    /// Asks the strategy about every candidate until it decides. A signal that several candidates
+    /// need is computed for all of them at once.
     fn decide(
         &mut self,
         index: usize,
@@ -149,8 +146,7 @@ impl<M: DecodeModel> Engine<'_, M> {
             .map_err(DecodeError::Model)
     }
 
-    /// The tokens of candidates that exit here; the head is applied where no policy has asked for
-    /// it.
+    /// The tokens of candidates that exit here. The head is applied where no policy required it.
     fn exiting(
         &mut self,
         index: usize,
@@ -179,7 +175,7 @@ impl<M: DecodeModel> Engine<'_, M> {
         Ok(exiting)
     }
 
-    /// A token, how confident the exit is, and how likely the whole draft then is.
+    /// A token, its confidence, and the resulting probability of the draft.
     fn token(
         &self,
         index: usize,
@@ -203,7 +199,6 @@ impl<M: DecodeModel> Engine<'_, M> {
         })
     }
 
-    /// Drafts the token of a row that exits, or commits it.
     fn take_token(&mut self, index: usize, exiting: Exiting, drafts: bool) {
         let exit = self.exits[index];
         let row = &mut self.rows[exiting.row];

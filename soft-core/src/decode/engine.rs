@@ -1,9 +1,7 @@
-//! The state of a decoder and its elementary operations: embed, run blocks, defer states, commit
-//! tokens.
+//! The state of a decoder and its operations: embed, run blocks, defer states, commit tokens.
 //!
-//! Knows nothing of modes: which tokens exit early is decided by a
-//! [`Strategy`](super::strategy::Strategy), which the rounds in `round`, `early_exit` and `verify`
-//! ask.
+//! Independent of modes: a [`Strategy`](super::strategy::Strategy) decides which tokens exit early.
+//! It is called by the rounds in `round`, `early_exit` and `verify`.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -19,10 +17,10 @@ use crate::model::decode_model::DecodeModel;
 use crate::model::nested::Past;
 use crate::sampling::sampler::Sampling;
 
-/// A restricted head and its tokens, the same for all exits that draft.
+/// Restricted heads and their tokens, which are the same for all exits that draft.
 pub(super) struct DraftHeads<H> {
     pub tokens: Vec<u32>,
-    /// Per early exit.
+    /// One per early exit.
     pub heads: Vec<H>,
 }
 
@@ -35,13 +33,12 @@ pub(super) struct Engine<'m, M: DecodeModel> {
     pub draft_heads: Option<DraftHeads<M::DraftHead>>,
     pub cache: KvCache<M::KvStore>,
     pub rows: Vec<Row>,
-    /// States that wait at each exit but the last.
+    /// Deferred states at each exit except the last.
     pub waiting: Vec<Option<Packed<M::Hidden>>>,
     pub steps: VecDeque<Step>,
     pub statistics: Statistics,
 }
 
-/// Which rows are embedded.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Input {
     /// Whole prompts.
@@ -91,8 +88,7 @@ impl<M: DecodeModel> Engine<'_, M> {
         Ok(Some(Packed { hidden, rows }))
     }
 
-    /// Runs packed states through blocks and the cache; `counted` unless they belong to the
-    /// prompts' pass.
+    /// Runs packed states through blocks and the cache; `counted` unless they are of prompts.
     pub fn run_blocks(
         &mut self,
         range: Range<usize>,
@@ -120,7 +116,7 @@ impl<M: DecodeModel> Engine<'_, M> {
         })
     }
 
-    /// Positions that new states attend to in a block, themselves included.
+    /// Number of positions that new states attend to in a block, including themselves.
     fn attended(&self, block: usize, query_lens: &[usize]) -> u64 {
         let rows = query_lens.iter().enumerate();
         let of_row = rows.map(|(row, &new)| {
@@ -130,7 +126,7 @@ impl<M: DecodeModel> Engine<'_, M> {
         of_row.sum::<usize>() as u64
     }
 
-    /// Takes the waiting states of the rows marked in `rows` from the exit of this index.
+    /// Takes the deferred states of the rows marked in `rows` from the exit of this index.
     pub fn take_waiting(
         &mut self,
         index: usize,
@@ -146,7 +142,7 @@ impl<M: DecodeModel> Engine<'_, M> {
         Ok(taken)
     }
 
-    /// Lets states wait at the exit of this index, behind those that wait there.
+    /// Defers states at the exit of this index, after those deferred earlier.
     pub fn defer(
         &mut self,
         index: usize,
@@ -158,7 +154,7 @@ impl<M: DecodeModel> Engine<'_, M> {
         Ok(())
     }
 
-    /// Drops waiting states of rows that have ended.
+    /// Drops deferred states of rows that have ended.
     pub fn drop_closed_rows(&mut self) -> Result<(), DecodeError<M::Error>> {
         let open = self.open_rows();
         for index in 0..self.waiting.len() {
@@ -167,7 +163,7 @@ impl<M: DecodeModel> Engine<'_, M> {
         Ok(())
     }
 
-    /// Adds a certain token to the answer; returns whether its row continues.
+    /// Adds a final token to the answer; returns whether its row continues.
     pub fn commit(&mut self, step: Step) -> bool {
         self.statistics.generated += 1;
         let row = &mut self.rows[step.row];
@@ -179,7 +175,7 @@ impl<M: DecodeModel> Engine<'_, M> {
         self.rows[step.row].is_open()
     }
 
-    /// Forgets the positions behind the answer of `row`, whose last token is not fed yet.
+    /// Removes positions after the answer of `row`, whose last token is not fed yet.
     pub fn forget_drafts(&mut self, row: usize) {
         let fed = self.rows[row].committed - 1;
         self.rows[row].drop_drafts();

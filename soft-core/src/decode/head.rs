@@ -1,7 +1,6 @@
-//! Applying a head to packed states, as much of it as is needed.
+//! Applies a head to packed states and computes only the output that is needed.
 //!
-//! Draft heads are restricted to some tokens; their outputs are translated to the whole vocabulary
-//! here.
+//! Draft heads are restricted to some tokens; their outputs are converted to the full vocabulary.
 
 use super::engine::Engine;
 use crate::decode::settings::{DecodeError, SettingsError};
@@ -9,21 +8,19 @@ use crate::model::decode_model::{DecodeModel, Head, Score};
 use crate::sampling::distribution::Distribution;
 use crate::sampling::sampler::Sampling;
 
-/// The output of a head for one state.
 pub(super) struct HeadOutput {
     /// The best token.
     pub token: u32,
     pub score: Option<Score>,
-    /// One per token of the vocabulary, when a sampler needs them.
+    /// One per token of the vocabulary, if a sampler needs them.
     pub logits: Option<Vec<f32>>,
 }
 
-/// How much of a head's output is needed.
 #[derive(Clone, Copy)]
 pub(super) struct HeadRequest {
-    /// Index of an early exit; none for the full model.
+    /// Index of an early exit; `None` for the full model.
     pub early: Option<usize>,
-    /// Whether scores are needed, not the best token alone.
+    /// Whether scores are needed in addition to the best token.
     pub scored: bool,
 }
 
@@ -85,8 +82,7 @@ impl<M: DecodeModel> Engine<'_, M> {
         Ok(tokens.into_iter().map(HeadOutput::of_token).collect())
     }
 
-    /// What the sampler samples from after the tokens of `row` before `position`; none when the
-    /// best token is taken.
+    /// The distribution to sample from after the tokens before `position`; `None` without logits.
     pub fn distribution(
         &self,
         row: usize,
@@ -126,7 +122,7 @@ impl HeadOutput {
         }
     }
 
-    /// The output of a head restricted to `tokens`, in terms of the whole vocabulary.
+    /// Converts the output of a head restricted to `tokens` to the full vocabulary.
     fn in_vocabulary(self, tokens: &[u32], vocab: usize) -> Self {
         let spread = |logits: Vec<f32>| {
             let mut all = vec![f32::NEG_INFINITY; vocab];
@@ -143,12 +139,11 @@ impl HeadOutput {
         }
     }
 
-    /// Probability of the best token: under the sampling distribution, or the head's own when
-    /// greedy.
+    /// Probability of the best token: in the sampling distribution, or of the head when greedy.
     pub fn confidence(&self, from: Option<&Distribution>, sampling: &Sampling) -> f64 {
         match (from, &self.logits, self.score) {
             (Some(from), _, _) if !sampling.is_greedy() => from.probability(from.best()),
-            // The penalty may have passed over the head's own best token.
+            // With a penalty the best token may differ from the head's.
             (Some(from), Some(logits), Some(score)) => {
                 let behind = logits[score.token as usize] - logits[from.best() as usize];
                 f64::from(score.probability) * f64::from(-behind).exp()

@@ -1,20 +1,19 @@
-//! Means of measured times, which are noisy, drift, and are sometimes far off.
+//! Means of measured times, which are noisy, drift, and have outliers.
 
-/// A mean that forgets slowly.
+/// A running mean that discounts earlier observations.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Mean {
     value: f64,
     weight: f64,
 }
 
-/// Observations that count.
+/// Effective number of observations.
 const WINDOW: f64 = 8.0;
-/// What took longer than so many times what was expected was held up by something else.
+/// Observations above this multiple of the expected value are clipped.
 pub(crate) const OUTLIER: f64 = 3.0;
 
 impl Mean {
-    /// Learns from an observation where `guess` was expected at first; returns what of it was
-    /// believed.
+    /// Adds an observation, clipped relative to the mean with `guess`; returns the clipped value.
     pub fn learn(&mut self, value: f64, guess: f64) -> f64 {
         let value = value.min(OUTLIER * self.near(guess));
         self.weight = (self.weight + 1.0).min(WINDOW);
@@ -22,12 +21,12 @@ impl Mean {
         value
     }
 
-    /// The mean, drawn to a guess that counts as one observation.
+    /// The mean, with a guess that counts as one observation.
     pub fn near(&self, guess: f64) -> f64 {
         (self.value * self.weight + guess) / (self.weight + 1.0)
     }
 
-    /// The mean itself; 0 before the first observation.
+    /// The mean; 0 before the first observation.
     pub fn value(&self) -> f64 {
         self.value
     }

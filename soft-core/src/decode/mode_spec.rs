@@ -1,4 +1,4 @@
-//! Decoding modes and draft lengths by name, as command lines and configurations write them.
+//! Decoding modes and draft lengths by name, as in command lines and configurations.
 
 use std::num::{ParseFloatError, ParseIntError};
 use std::str::FromStr;
@@ -18,7 +18,7 @@ pub enum ModeSpec {
     Full,
     /// The sub-model of one exit.
     Exit(Exit),
-    /// Dynamic exits by this rule, or by one that is given elsewhere.
+    /// Dynamic exits by this rule, or by a rule that is given elsewhere.
     Dynamic(Option<ExitRule>),
     /// Self-speculation.
     Speculative(DraftExit),
@@ -33,15 +33,15 @@ pub enum DraftExit {
     First,
     /// At this exit.
     At(Exit),
-    /// Where a rule says that is given elsewhere.
+    /// Where a rule that is given elsewhere decides.
     ByRule,
 }
 
-/// A mode or draft length that cannot be read.
+/// A mode or draft length that cannot be parsed.
 #[derive(Clone, Debug, PartialEq, Error)]
 #[non_exhaustive]
 pub enum ModeError {
-    /// A name that is not a mode.
+    /// An unknown mode.
     #[error(
         "unknown mode {found:?}: expected full, exit=N, dynamic, dynamic:RULE, speculative, \
          speculative=N, speculative=dynamic or auto"
@@ -55,13 +55,13 @@ pub enum ModeError {
     Exit {
         /// The text.
         found: String,
-        /// What is wrong with it.
+        /// The parse error.
         source: ParseIntError,
     },
-    /// An exit that no model has.
+    /// An invalid exit.
     #[error(transparent)]
     Depth(#[from] ExitError),
-    /// A rule that cannot be read.
+    /// A rule that cannot be parsed.
     #[error(transparent)]
     Rule(#[from] PolicyError),
     /// A draft length that is not a number.
@@ -69,7 +69,7 @@ pub enum ModeError {
     Length {
         /// The text.
         found: String,
-        /// What is wrong with it.
+        /// The parse error, if any.
         source: Option<ParseIntError>,
     },
     /// A probability that is not a number.
@@ -77,13 +77,13 @@ pub enum ModeError {
     Confidence {
         /// The text.
         found: String,
-        /// What is wrong with it.
+        /// The parse error.
         source: ParseFloatError,
     },
 }
 
 impl ModeSpec {
-    /// Whether a rule given elsewhere decides where tokens exit.
+    /// Whether the mode needs a rule that is given elsewhere.
     pub fn needs_rule(&self) -> bool {
         matches!(
             self,
@@ -91,7 +91,7 @@ impl ModeSpec {
         )
     }
 
-    /// Whether tokens are drafted at exits of the caller's choice.
+    /// Whether the mode is self-speculation at exits of the caller's choice.
     pub fn drafts(&self) -> bool {
         matches!(self, Self::Speculative(_))
     }
@@ -139,10 +139,10 @@ fn exit_of(text: &str) -> Result<Exit, ModeError> {
     Ok(Exit::new(depth)?)
 }
 
-/// Most tokens of a draft whose length is not fixed.
+/// Maximum length of a draft whose length is not fixed.
 const MOST: usize = 8;
 
-/// `4`, `adaptive` (3 at first, up to 8) or `confident=0.3` (up to 8).
+/// `4`, `adaptive` (initially 3, up to 8) or `confident=0.3` (up to 8).
 impl FromStr for DraftLength {
     type Err = ModeError;
 

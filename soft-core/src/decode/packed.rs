@@ -1,18 +1,17 @@
-//! States of several rows, one row after the other, and the row of each.
+//! Packed states of several rows, and the row of each state.
 //!
-//! States on their way through the blocks and states that wait at exits are kept in this form.
-//! Within a row, states are in the order of their positions; nothing is padded.
+//! Used for states in the blocks and for states deferred at exits. Within a row, states are in the
+//! order of their positions; nothing is padded.
 
 use crate::model::decode_model::DecodeModel;
 
-/// Packed states and the row of each; rows ascend.
 pub(crate) struct Packed<H> {
     pub hidden: H,
     pub rows: Vec<usize>,
 }
 
 impl<H> Packed<H> {
-    /// States of each of `rows` rows.
+    /// Number of states of each of `rows` rows.
     pub fn counts(&self, rows: usize) -> Vec<usize> {
         let mut counts = vec![0; rows];
         for &row in &self.rows {
@@ -21,14 +20,14 @@ impl<H> Packed<H> {
         counts
     }
 
-    /// Each row that is here, and the index of its last state.
+    /// Each row that has states, and the index of its last state.
     pub fn last_of_rows(&self) -> Vec<(usize, usize)> {
         let last = |index: &usize| self.rows.get(index + 1) != Some(&self.rows[*index]);
         let indices = (0..self.rows.len()).filter(last);
         indices.map(|index| (self.rows[index], index)).collect()
     }
 
-    /// Merges `earlier` and `later` states; of one row the earlier ones come first.
+    /// Merges `earlier` and `later` states; within a row the earlier ones come first.
     pub fn merge<M: DecodeModel<Hidden = H>>(
         model: &M,
         earlier: Option<Self>,
@@ -47,7 +46,7 @@ impl<H> Packed<H> {
         }))
     }
 
-    /// Separates the rows for which `first` holds from the others.
+    /// Separates the states of rows for which `first` holds from the others.
     pub fn split<M: DecodeModel<Hidden = H>>(
         self,
         model: &M,

@@ -1,5 +1,4 @@
-//! One round of decoding: which rows feed a token, where tokens exit, what waits and what continues
-//! deeper.
+//! One round of decoding: which rows feed a token, where tokens exit, which states are deferred.
 
 use std::time::{Duration, Instant};
 
@@ -11,17 +10,15 @@ use super::strategy::{RoundSummary, Strategy};
 use crate::decode::settings::DecodeError;
 use crate::model::decode_model::DecodeModel;
 
-/// What the rows do in a round.
 pub(super) struct Turn {
     /// Rows that feed their newest token.
     pub feeds: Vec<bool>,
-    /// Rows whose states run to the full depth whatever the strategy decides.
+    /// Rows whose states run to the full depth regardless of the strategy.
     pub through: Vec<bool>,
     /// Time spent at exits whose tokens were then not drafted.
     pub asking: Duration,
 }
 
-/// How far a round has come.
 struct Progress<H> {
     /// Rows whose states continue.
     continuing: Vec<bool>,
@@ -30,12 +27,11 @@ struct Progress<H> {
     next: usize,
     /// Whether tokens could exit early.
     asked: bool,
-    /// Tokens that became certain at the full depth, per row.
+    /// Tokens that became final at the full depth, per row.
     certain: Option<f64>,
 }
 
 impl<M: DecodeModel> Decoder<'_, M> {
-    /// One round: at least one block pass.
     pub(super) fn round(&mut self) -> Result<(), DecodeError<M::Error>> {
         let begun = Instant::now();
         let prefill = !self.started;
@@ -75,7 +71,7 @@ fn prompts_turn(rows: &[Row]) -> Turn {
 }
 
 impl<M: DecodeModel> Engine<'_, M> {
-    /// Which rows feed, and whether they run to the full depth.
+    /// Decides which rows feed, and whether they run to the full depth.
     fn turn(&self, strategy: &mut dyn Strategy) -> Turn {
         let open = self.rows.iter().filter(|row| row.is_open()).count();
         let drafting = self.rows.iter().any(|row| !row.drafts.is_empty());
@@ -84,9 +80,9 @@ impl<M: DecodeModel> Engine<'_, M> {
             let most = row.room_for_drafts().min(strategy.draft_limit(index));
             !may_exit || strategy.verifies() && row.drafts.len() >= most
         };
-        // A row that drafted its own end feeds nothing more before verification.
+        // A row that drafted a stop token feeds nothing before verification.
         let ended = |row: &Row| row.drafted_a_stop(&self.stop_tokens);
-        // The deep blocks cost the same for one row as for all: rows are verified together.
+        // The deep blocks cost the same for one row as for all, so rows are verified together.
         let mut open = self
             .rows
             .iter()
@@ -104,7 +100,7 @@ impl<M: DecodeModel> Engine<'_, M> {
         }
     }
 
-    /// Takes the states from exit to exit, until none continues.
+    /// Runs the states from exit to exit, until none continues.
     fn run(
         &mut self,
         turn: &mut Turn,
@@ -132,7 +128,7 @@ impl<M: DecodeModel> Engine<'_, M> {
                 progress.states = Packed::merge(self.model, waited, progress.states)
                     .map_err(DecodeError::Model)?;
             }
-            // Drafts of a row that feeds nothing may wait at a later exit.
+            // Drafts of a row that feeds nothing may be deferred at a later exit.
             let Some(states) = progress.states.take() else {
                 progress.next += 1;
                 continue;
@@ -160,7 +156,7 @@ impl<M: DecodeModel> Engine<'_, M> {
         Ok(progress)
     }
 
-    /// Index of the next exit where a token may exit or a state waits, or of the full depth.
+    /// Index of the next exit where a token may exit or states are deferred, or of the full depth.
     fn next_stop(
         &self,
         progress: &Progress<M::Hidden>,
@@ -176,12 +172,12 @@ impl<M: DecodeModel> Engine<'_, M> {
         (progress.next..full).find(stops).unwrap_or(full)
     }
 
-    /// Adds the time of a round to its share.
+    /// Adds the time of a round to the statistics.
     fn account(&mut self, round: &RoundSummary, prefill: bool) {
         let statistics = &mut self.statistics;
         if prefill {
             statistics.prefill += round.time;
-            // Costs per token are those after the prompts.
+            // Costs per token exclude the pass over the prompts.
             statistics.generated = 0;
             statistics.head_states = 0;
             statistics.head_passes = 0;

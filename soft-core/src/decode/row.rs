@@ -1,4 +1,4 @@
-//! One row of a batch while it is decoded: its text, its drafts, its end.
+//! The state of one row of a batch while it is decoded.
 
 use crate::exit::Exit;
 use crate::random::Random;
@@ -13,20 +13,19 @@ pub enum Finish {
     Length,
     /// The text fills the model's context.
     Context,
-    /// The caller ended it.
+    /// The caller stopped it.
     Stopped,
 }
 
 /// A token that the full model has not verified yet.
 pub(crate) struct Drafted {
     pub exit: Exit,
-    /// What it was sampled from; none for greedy decoding without a penalty.
+    /// The sampling distribution; `None` for greedy decoding without a penalty.
     pub from: Option<Distribution>,
-    /// Probability that the exit gave to its best token.
+    /// Probability that the exit assigned to its best token.
     pub confidence: f64,
 }
 
-/// Most tokens of a text, and why it ends there.
 #[derive(Clone, Copy)]
 pub(crate) struct Limit {
     pub tokens: usize,
@@ -34,18 +33,18 @@ pub(crate) struct Limit {
 }
 
 pub(crate) struct Row {
-    /// Prompt, answer, and behind them the drafts.
+    /// Prompt, answer and drafts, in this order.
     pub tokens: Vec<u32>,
-    /// Tokens of the prompt.
+    /// Number of tokens of the prompt.
     pub prompt: usize,
-    /// Tokens of prompt and answer.
+    /// Number of tokens of prompt and answer.
     pub committed: usize,
     pub drafts: Vec<Drafted>,
     /// Probability that all drafts are accepted.
     pub draft_probability: f64,
     pub limit: Limit,
     pub finish: Option<Finish>,
-    /// Answer tokens returned to the caller.
+    /// Number of answer tokens returned to the caller.
     pub emitted: usize,
     pub rng: Random,
 }
@@ -55,7 +54,7 @@ impl Row {
         self.finish.is_none()
     }
 
-    /// Most tokens worth drafting: one less than there is room for, since verification adds one.
+    /// Maximum useful number of drafts: one less than fit, since verification adds a token.
     pub fn room_for_drafts(&self) -> usize {
         (self.limit.tokens - self.committed).saturating_sub(1)
     }
@@ -66,7 +65,7 @@ impl Row {
         last.is_some_and(|token| stop_tokens.contains(token))
     }
 
-    /// Takes `token` as the next of the answer; returns whether it belongs to it.
+    /// Appends `token` to the answer unless it is a stop token; returns whether it was appended.
     pub fn commit(&mut self, token: u32, stop_tokens: &[u32]) -> bool {
         if stop_tokens.contains(&token) {
             self.finish = Some(Finish::StopToken);
@@ -83,14 +82,14 @@ impl Row {
         true
     }
 
-    /// Ends the answer with the last token returned.
+    /// Ends the answer after the last token returned.
     pub fn stop(&mut self) {
         self.committed = self.prompt + self.emitted;
         self.drop_drafts();
         self.finish = Some(Finish::Stopped);
     }
 
-    /// Forgets drafts that were not accepted.
+    /// Drops drafts that were not accepted.
     pub fn drop_drafts(&mut self) {
         self.tokens.truncate(self.committed);
         self.drafts.clear();

@@ -1,4 +1,4 @@
-//! Settings of a decoder, checked before anything is computed.
+//! Decoder settings, which are checked before anything is computed.
 
 use thiserror::Error;
 
@@ -17,9 +17,9 @@ pub struct Prompt {
     /// Its tokens, at least one.
     pub tokens: Vec<u32>,
     /// Seed of this row's sampler. In static and dynamic modes a row's answer depends on its seed
-    /// and not on the other rows of the batch. In sampled speculation the rows are verified
-    /// together, so the numbers that a row draws depend on them; its distribution does not. In
-    /// automatic mode the answer depends on measured times as well.
+    /// and not on the other rows of the batch. In sampled speculation rows are verified together,
+    /// so a row's draws depend on the other rows, but not their distribution. In automatic mode
+    /// sampled answers depend on measured times as well.
     pub seed: u64,
 }
 
@@ -29,7 +29,7 @@ impl From<Vec<u32>> for Prompt {
     }
 }
 
-/// Which depth generates a token.
+/// How the depth of each token is chosen.
 #[derive(Debug)]
 pub enum Mode {
     /// The sub-model of one depth, for every token.
@@ -38,36 +38,34 @@ pub enum Mode {
     Dynamic(DynamicExits),
     /// Drafts at early exits, verified by the full model: the full model's text at lower cost.
     Speculative(Speculation),
-    /// Speculation that chooses draft exit and length from measurements, and plain decoding where
-    /// drafting does not pay.
+    /// Speculation with exit and length chosen from measurements, or plain decoding if faster.
     Auto(Tuner),
 }
 
-/// Dynamic exits: Sorted LLaMA, section 4.4. The state of a token that exited early waits at its
-/// exit and runs through the deeper blocks together with the next token that does, so that the
+/// Dynamic exits: Sorted LLaMA, section 4.4. The state of a token that exits early is deferred at
+/// its exit. It runs through the deeper blocks together with the next token that does, so that the
 /// cache is exact.
 #[derive(Debug)]
 pub struct DynamicExits {
-    /// Where tokens may exit; the last is the full model.
+    /// The exits; the last is the full model.
     pub exits: Exits,
-    /// When they exit.
+    /// Decides when tokens exit.
     pub policy: Box<dyn ExitPolicy>,
 }
 
 /// Self-speculation: one model drafts at its early exits and verifies with the remaining blocks.
 #[derive(Debug)]
 pub struct Speculation {
-    /// Where drafts may exit; the last exit is the full model.
+    /// The exits for drafts; the last exit is the full model.
     pub exits: Exits,
-    /// Where each draft exits. A token that exits nowhere runs to the full depth and verifies those
-    /// before it.
+    /// Decides where drafts exit. A token at full depth verifies the drafts before it.
     pub policy: Box<dyn ExitPolicy>,
-    /// How many tokens are drafted.
+    /// The length of drafts.
     pub length: DraftLength,
 }
 
 impl Speculation {
-    /// Drafts at one exit for a model of `depth` blocks.
+    /// Drafts at a single exit, for a model of `depth` blocks.
     ///
     /// # Errors
     /// When `draft` is not below `depth`.
@@ -83,16 +81,16 @@ impl Speculation {
 /// Settings of a decoder.
 #[derive(Debug)]
 pub struct DecodeSettings {
-    /// Which depth generates a token.
+    /// How the depth of each token is chosen.
     pub mode: Mode,
     /// How a token is chosen.
     pub sampling: Sampling,
-    /// Most tokens of an answer.
+    /// Maximum number of tokens of an answer.
     pub max_new_tokens: usize,
-    /// Stop tokens: they end an answer and do not belong to it.
+    /// Stop tokens, which end an answer and are not part of it.
     pub stop_tokens: Vec<u32>,
     /// Tokens that may be drafted, such as the most frequent ones. Default: all. A restricted head
-    /// drafts faster; the text stays the same, since the full head verifies.
+    /// drafts faster. The text is the same, since the full head verifies.
     pub draft_tokens: Option<Vec<u32>>,
 }
 
@@ -108,13 +106,12 @@ impl DecodeSettings {
         }
     }
 
-    /// The same, ending at any of these tokens.
+    /// Sets the stop tokens.
     pub fn stop_at(mut self, tokens: &[u32]) -> Self {
         self.stop_tokens = tokens.to_vec();
         self
     }
 
-    /// Refuses settings that do not fit a model of `depth` blocks.
     pub(crate) fn check(&self, depth: usize) -> Result<(), SettingsError> {
         self.sampling.validate()?;
         match &self.mode {
@@ -153,7 +150,7 @@ pub enum SettingsError {
     Sampling(#[from] SamplingError),
 }
 
-/// Why there is no answer.
+/// An error of a decoder.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum DecodeError<E: std::error::Error> {
@@ -170,7 +167,7 @@ pub enum DecodeError<E: std::error::Error> {
         row: usize,
         /// Its length.
         tokens: usize,
-        /// Most tokens the model can read.
+        /// The model's context.
         context: usize,
     },
     /// Settings that do not fit the model.
@@ -179,7 +176,7 @@ pub enum DecodeError<E: std::error::Error> {
     /// An empty list of draft tokens.
     #[error("the list of draft tokens is empty: expected at least one token, or no list")]
     NoDraftTokens,
-    /// The model failed.
+    /// An error of the model.
     #[error(transparent)]
     Model(E),
 }

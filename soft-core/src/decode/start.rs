@@ -1,4 +1,4 @@
-//! From prompts and settings to a decoder, everything checked before anything is computed.
+//! Creates a decoder from prompts and settings, which are checked before anything is computed.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -14,7 +14,6 @@ use crate::exit::Exits;
 use crate::model::decode_model::DecodeModel;
 use crate::random::Random;
 
-/// The exits of a mode, and its decisions for so many rows.
 fn strategy_of(mode: Mode, rows: usize) -> Result<(Exits, Box<dyn Strategy>), SettingsError> {
     Ok(match mode {
         Mode::Static(exit) => (Exits::new([exit.depth()])?, Box::new(Fixed)),
@@ -31,13 +30,12 @@ fn strategy_of(mode: Mode, rows: usize) -> Result<(Exits, Box<dyn Strategy>), Se
 }
 
 impl<'m, M: DecodeModel> Decoder<'m, M> {
-    /// A decoder for these prompts. Draft heads are made here; the prompts are read with the first
-    /// token requested.
+    /// Makes draft heads. The prompts are processed when the first token is requested.
     ///
     /// # Errors
-    /// A prompt without tokens or longer than the model's context, exits that the model does not
-    /// have, thresholds or sampler settings outside their range, an empty list of draft tokens; the
-    /// model's own.
+    /// When a prompt is empty or longer than the model's context, the model lacks an exit,
+    /// thresholds or sampler settings are out of range, or the list of draft tokens is empty;
+    /// errors of the model.
     pub fn new(
         model: &'m M,
         prompts: &[Prompt],

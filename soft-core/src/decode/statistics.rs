@@ -1,9 +1,9 @@
-//! What decoding cost and where tokens came from, counted as it goes.
+//! The cost of decoding and the origin of tokens.
 //!
-//! The counted cost, block and head applications per token, depends on neither machine nor load.
-//! The prompts' pass generates the first token of each row and is counted apart; figures per token
-//! are over the tokens generated after it, including the stop token that ends an answer, which
-//! costs as much as any other.
+//! The counted cost, block and head applications per token, does not depend on machine and load.
+//! The pass over the prompts generates the first token of each row and is counted separately.
+//! Figures per token are over the tokens generated after it, including the stop token of an answer,
+//! which costs as much as any other.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,36 +13,36 @@ use serde::{Deserialize, Serialize};
 /// Counts and times of one decoder.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Statistics {
-    /// Depth of the full model of this run.
+    /// Depth of the last exit of this run: the full model, or the sub-model of static mode.
     pub depth: usize,
     /// Tokens of the answers, by the depth of the exit that generated them.
     pub tokens_by_depth: BTreeMap<usize, u64>,
-    /// Tokens and stop tokens generated after the prompts' pass.
+    /// Tokens and stop tokens generated after the pass over the prompts.
     #[serde(alias = "named")]
     pub generated: u64,
     /// Tokens drafted.
     pub drafted: u64,
-    /// Drafted tokens that were verified: up to the first one rejected.
+    /// Drafted tokens that were verified, including the first rejected one of a draft.
     pub checked: u64,
     /// Drafted tokens that were accepted.
     pub accepted: u64,
-    /// Blocks times states, prompts aside.
+    /// Blocks times states, without prompts.
     pub block_states: u64,
-    /// Blocks run on however many states, prompts aside: loads of a block's weights.
+    /// Passes through a block, without prompts: loads of a block's weights.
     pub block_passes: u64,
-    /// Positions that states attended to in blocks, themselves included, prompts aside.
+    /// Positions that states attended to in blocks, including themselves, without prompts.
     pub attended: u64,
-    /// States that a full head was applied to, prompts aside.
+    /// States to which a full head was applied, without prompts.
     pub head_states: u64,
-    /// Full heads applied to however many states, prompts aside.
+    /// Passes through a full head, without prompts.
     pub head_passes: u64,
-    /// States that a draft head was applied to.
+    /// States to which a draft head was applied.
     pub draft_head_states: u64,
-    /// Prompts read.
+    /// Prompts processed.
     pub prompts: u64,
     /// Tokens of the prompts.
     pub prompt_tokens: u64,
-    /// Wall time of the prompts' pass, and of making draft heads.
+    /// Wall time of the pass over the prompts, and of making draft heads.
     pub prefill: Duration,
     /// Wall time of rounds in which no token reached the full depth.
     pub draft: Duration,
@@ -56,20 +56,19 @@ impl Statistics {
         self.tokens_by_depth.values().sum()
     }
 
-    /// Mean depth of the exits that generated the tokens; of an accepted draft, where it was
-    /// drafted. NaN without tokens.
+    /// Mean depth of the exits that generated or drafted the tokens. NaN without tokens.
     pub fn mean_depth(&self) -> f64 {
         let depths = self.tokens_by_depth.iter();
         let sum: u64 = depths.map(|(&depth, &tokens)| depth as u64 * tokens).sum();
         sum as f64 / self.tokens() as f64
     }
 
-    /// Accepted share of the drafted tokens that were checked; NaN without any.
+    /// Accepted share of the drafted tokens that were verified; NaN without any.
     pub fn acceptance_rate(&self) -> f64 {
         self.accepted as f64 / self.checked as f64
     }
 
-    /// What figures per token are over: [`generated`](Self::generated), at least 1, to divide by.
+    /// The denominator of figures per token: [`generated`](Self::generated), but at least 1.
     pub fn later_tokens(&self) -> u64 {
         self.generated.max(1)
     }
@@ -79,7 +78,7 @@ impl Statistics {
         self.block_states as f64 / self.later_tokens() as f64
     }
 
-    /// Loads of block weights per token: the cost where memory bandwidth is the limit.
+    /// Loads of block weights per token: the cost when memory bandwidth is the limit.
     pub fn weight_loads_per_token(&self) -> f64 {
         self.block_passes as f64 / self.later_tokens() as f64
     }
@@ -94,13 +93,13 @@ impl Statistics {
         self.draft_head_states as f64 / self.later_tokens() as f64
     }
 
-    /// Wall time per token, prompts aside.
+    /// Wall time per token, without prompts.
     pub fn time_per_token(&self) -> Duration {
         let seconds = (self.draft + self.full).as_secs_f64();
         Duration::from_secs_f64(seconds / self.later_tokens() as f64)
     }
 
-    /// Wall time of everything.
+    /// Total wall time.
     pub fn total(&self) -> Duration {
         self.prefill + self.draft + self.full
     }

@@ -1,7 +1,7 @@
 //! The decisions of a decoding mode; the engine computes.
 //!
-//! A strategy sees rows, exits, signals and probabilities, never a tensor. The engine calls it at
-//! fixed points of a round; it calls the exit policies of its rows. Knows neither model nor cache.
+//! A strategy uses rows, exits, signals and probabilities, but no tensors. The engine calls it at
+//! fixed points of a round, and it calls the exit policies of its rows.
 
 mod auto;
 mod dynamic;
@@ -20,46 +20,43 @@ use crate::model::Stop;
 use crate::policy::exit_policy::{ExitDecision, ExitSignals};
 use crate::sampling::distribution::Distribution;
 
-/// A token that would be drafted at an exit.
+/// A token that could be drafted at an exit.
 pub(super) struct Proposal<'a> {
     pub row: usize,
     /// The exit's best token.
     pub best: u32,
-    /// What the token is sampled from; none for greedy decoding without a penalty.
+    /// The sampling distribution; `None` for greedy decoding without a penalty.
     pub from: Option<&'a Distribution>,
-    /// Probability that the exit gives to its best token.
+    /// Probability that the exit assigns to its best token.
     pub confidence: f64,
-    /// Probability that the row's draft is accepted with this token added.
+    /// Probability that the row's draft is accepted, including this token.
     pub draft: f64,
 }
 
-/// Time and results of a finished round.
 pub(super) struct RoundSummary {
-    /// Tokens that the full model made certain, per row; none if no row reached the full depth.
+    /// Tokens that became final, per row; `None` if no row reached the full depth.
     pub certain: Option<f64>,
-    /// Tokens drafted before the round, of the row with most.
+    /// Tokens drafted before the round, of the row with the most.
     pub drafted: usize,
-    /// Whether tokens could exit early in it.
+    /// Whether tokens could exit early in the round.
     pub asked: bool,
     pub time: Duration,
     /// Time spent at exits whose tokens were then not drafted.
     pub asking: Duration,
 }
 
-/// The decisions of a decoding mode.
 pub(super) trait Strategy: Send + Sync {
     /// Whether tokens of early exits are drafts, which the full model verifies.
     fn verifies(&self) -> bool {
         false
     }
 
-    /// Whether the probability of drafted tokens is needed.
     fn needs_probability(&self) -> bool {
         false
     }
 
-    /// Begins a round of `open` rows, after the prompts' pass; `drafting` when a row has drafts.
-    /// Returns whether tokens may exit early in it.
+    /// Begins a round of `open` rows after the pass over the prompts; `drafting` if a row has
+    /// drafts. Returns whether tokens may exit early in this round.
     fn begin_round(&mut self, open: usize, drafting: bool) -> bool;
 
     /// Whether tokens may exit at the exit of this index in this round.
@@ -67,13 +64,12 @@ pub(super) trait Strategy: Send + Sync {
         true
     }
 
-    /// The next token of `row` starts.
+    /// Called when the next token of `row` starts.
     fn next_token(&mut self, _row: usize) {}
 
-    /// Decides about the newest token of `row` at an early exit.
     fn decide(&mut self, row: usize, at: Stop, signals: &ExitSignals) -> ExitDecision;
 
-    /// Most tokens of the draft of `row`.
+    /// Maximum length of the draft of `row`.
     fn draft_limit(&self, _row: usize) -> usize {
         0
     }
@@ -85,26 +81,24 @@ pub(super) trait Strategy: Send + Sync {
 
     /// Whether to verify now instead of drafting these tokens at the exit of this index.
     ///
-    /// Must not depend on the tokens that are sampled: a draft kept for being probable would no
-    /// longer be distributed as verification assumes.
+    /// Must not depend on the tokens that are sampled: keeping a draft because it is probable would
+    /// change the distribution that verification assumes.
     fn verifies_now(&mut self, _index: usize, _proposals: &[Proposal]) -> bool {
         false
     }
 
-    /// A draft of this confidence was verified.
+    /// Called when a draft of this confidence was verified.
     fn token_verified(&mut self, _confidence: f64, _accepted: bool) {}
 
-    /// The full model generated the next token of `row`; `best` is its best one, `from` what it
-    /// samples from.
+    /// Called when the full model generated a token of `row`, with its best one and distribution.
     fn token_generated(&mut self, _row: usize, _best: u32, _from: Option<&Distribution>) {}
 
-    /// The draft of `row` was verified.
+    /// Called when the draft of `row` was verified.
     fn draft_verified(&mut self, _row: usize, _drafted: usize, _accepted: usize) {}
 
-    /// A round after the prompts' pass is over.
+    /// Called at the end of a round after the pass over the prompts.
     fn end_round(&mut self, _round: &RoundSummary) {}
 
-    /// What automatic mode has learned.
     fn into_tuner(self: Box<Self>) -> Option<Tuner> {
         None
     }

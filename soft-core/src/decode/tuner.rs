@@ -1,13 +1,13 @@
-//! Automatic speculation: which exit drafts, how far, or none at all.
+//! Automatic speculation: chooses the draft exit and draft length, or plain decoding.
 //!
-//! Measures round by round what a plain step, a drafted token and a verification cost, and how
-//! often the full model agrees with an exit at a given confidence. A token is drafted while the
-//! probability of the whole draft pays for one token more; the exit is the one whose drafts gave
-//! the most tokens per second, or none when none beats plain decoding. An exit is tried as long as
-//! its uncertainty leaves it a chance to win (optimism in the face of uncertainty, Auer et al.
-//! 2002). Greedy text and the distribution of sampled text do not depend on any of it.
+//! Each round measures the cost of a plain step, a drafted token and a verification, and how often
+//! the full model agrees with an exit at a given confidence. A token is drafted while the
+//! probability of the whole draft pays for one more token. The exit is the one whose drafts gave
+//! the most tokens per second, or none if plain decoding is faster. An exit is tried as long as its
+//! uncertainty leaves it a chance to be the best (optimism in the face of uncertainty, Auer et al.
+//! 2002). Greedy text and the distribution of sampled text do not depend on these choices.
 //!
-//! Knows neither model nor tokens.
+//! Independent of model and tokens.
 
 use std::time::Duration;
 
@@ -15,7 +15,6 @@ use super::calibration::{Calibration, Share};
 use super::mean::{Mean, OUTLIER};
 use crate::exit::Exits;
 
-/// How the next tokens are generated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cycle {
     /// One step of the full model.
@@ -31,79 +30,76 @@ impl Cycle {
     }
 }
 
-/// The measurements of automatic mode; pass it from one decoder to the next.
+/// The measurements of automatic mode, which can be passed from one decoder to the next.
 #[derive(Clone, Debug)]
 pub struct Tuner {
     exits: Exits,
-    /// Rows that were open in the last cycle: the cost of a round depends on them.
+    /// Open rows in the last cycle; the cost of a round depends on them.
     rows: usize,
     /// Seconds of a plain step.
     plain: Mean,
     arms: Vec<Arm>,
     cycles: u64,
-    /// Plain steps to do before the next draft.
+    /// Plain steps due before the next draft.
     plain_due: u64,
-    /// Cycles since the last of them.
+    /// Cycles since the last plain step.
     since_plain: u64,
-    /// Seconds of the current drafts.
+    /// Seconds spent on the current drafts.
     spent: f64,
 }
 
-/// One exit that may draft.
 #[derive(Clone, Debug)]
 struct Arm {
     depth: usize,
-    /// Seconds of a round that drafts one token of every row.
+    /// Seconds of a round that drafts one token per row.
     draft: Mean,
-    /// Seconds that verification takes longer than a plain step, per drafted token.
+    /// Seconds that verification takes in addition to a plain step, per drafted token.
     extra: Mean,
     calibration: Calibration,
-    /// Drafted tokens accepted recently.
+    /// Share of recently drafted tokens that were accepted.
     drafts: Share,
     /// Tokens per row and seconds of this exit's recent cycles.
     tokens: f64,
     seconds: f64,
-    /// Cycles in all, discounted very slowly: how much is known of this exit.
+    /// Number of cycles, discounted very slowly: how much is known about this exit.
     known: f64,
 }
 
-/// A round that verified drafts.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CheckRound {
-    /// Tokens drafted per row, at most.
+    /// Tokens drafted per row, of the row with the most.
     pub drafted: usize,
-    /// Tokens that became certain, per row.
+    /// Tokens that became final, per row.
     pub tokens: f64,
     pub time: Duration,
-    /// Part of it spent at an exit whose token was then not drafted.
+    /// The part of it spent at an exit whose token was then not drafted.
     pub asking: Duration,
 }
 
 /// Assumed cost of one more token in a verification before it is measured, in plain steps.
 const EXTRA_GUESS: f64 = 0.05;
-/// Longest draft of automatic mode.
+/// Maximum length of a draft in automatic mode.
 pub(crate) const MOST_DRAFTED: usize = 8;
-/// Plain steps before the first draft; the very first is not counted, since it includes one-time
-/// work.
+/// Plain steps before the first draft. The first, with one-time work, is not measured.
 const WARM_UP: u64 = 3;
 /// Cycles after which the cost of a plain step is measured again, and the steps used for it.
 const REMEASURE: u64 = 64;
 const ANEW: u64 = 2;
-/// Speed-up over plain decoding that drafting must promise.
+/// Minimum expected speed-up of drafting over plain decoding.
 const GAIN: f64 = 1.03;
-/// By which factor an exit that was never tried may be faster than estimated.
+/// Relative speed-up over its estimate that is assumed for an exit that was never tried.
 const HOPE: f64 = 1.0;
-/// Plain steps that an exit's speed is averaged with, since a few cycles are noisy.
+/// Number of plain steps averaged into an exit's speed, since a few cycles are noisy.
 const PRIOR: f64 = 4.0;
 /// Discount of observations, since the text changes.
 const MEMORY: f64 = 0.98;
-/// Discount, per cycle, of the costs of exits that are not used, so that each is tried again.
+/// Discount, per cycle, of the costs of all exits, so that unused ones are tried again.
 const IDLE_MEMORY: f64 = 0.998;
-/// Discount of how much is known of an exit.
+/// Discount, per cycle, of how much is known about an exit.
 const LONG_MEMORY: f64 = 0.9995;
 
 impl Tuner {
-    /// A tuner without measurements; every exit but the last, the full model, may draft.
+    /// A tuner without measurements. Every exit except the last, the full model, may draft.
     pub fn new(exits: Exits) -> Self {
         let drafting = exits.iter().take(exits.len() - 1);
         let arms = drafting.map(|exit| Arm::new(exit.depth())).collect();
@@ -119,20 +115,20 @@ impl Tuner {
         }
     }
 
-    /// The exits to choose from, and the full model.
+    /// The exits to choose from; the last is the full model.
     pub fn exits(&self) -> &Exits {
         &self.exits
     }
 
-    /// For each exit that may draft: depth, and accepted share of its recent drafts (older ones are
-    /// discounted), none before the first verification.
+    /// For each exit that may draft, its depth and the accepted share of its drafts, in which older
+    /// ones are discounted; `None` before the first verification.
     pub fn acceptance(&self) -> Vec<(usize, Option<f64>)> {
         let share = |Share { accepted, checked }| (checked > 0.0).then(|| accepted / checked);
         let arms = self.arms.iter();
         arms.map(|arm| (arm.depth, share(arm.drafts))).collect()
     }
 
-    /// How the next tokens of this many open rows are generated.
+    /// Chooses how the next tokens of this many open rows are generated.
     pub(crate) fn next_cycle(&mut self, rows: usize) -> Cycle {
         self.cycles += 1;
         self.spent = 0.0;
@@ -170,7 +166,7 @@ impl Tuner {
         Cycle::Plain
     }
 
-    /// The cost of a round depends on the number of rows.
+    /// Resets the costs of rounds, which depend on the number of rows.
     fn forget_costs(&mut self, rows: usize) {
         self.rows = rows;
         self.plain.forget(0.0);
@@ -183,12 +179,11 @@ impl Tuner {
         self.arms[exit].calibration.chance(confidence)
     }
 
-    /// Whether to draft one more token of every row at `exit`, when the drafts including it are
-    /// accepted with this probability on average.
+    /// Whether one more token per row pays at `exit`, given the mean probability of the new drafts.
     pub(crate) fn pays(&self, exit: usize, probability: f64) -> bool {
         let (arm, plain) = (&self.arms[exit], self.plain_seconds());
         let cost = arm.draft.near(self.draft_guess(exit)) + arm.extra.near(EXTRA_GUESS * plain);
-        // Compared with the tokens that the same time would give otherwise.
+        // Compared with the tokens that would otherwise be generated in the same time.
         probability > cost * arm.speed(plain).max(1.0 / plain)
     }
 
@@ -206,8 +201,8 @@ impl Tuner {
         self.spent += self.arms[exit].draft.learn(time.as_secs_f64(), guess);
     }
 
-    /// A token drafted at `exit` with this confidence was accepted (1) or not (0), or would have
-    /// been with this probability had it been drafted.
+    /// Records a token drafted at `exit` with this confidence: accepted (1) or not (0) or, if it
+    /// was not drafted, the probability of its acceptance.
     pub(crate) fn checked(&mut self, exit: usize, confidence: f64, accepted: f64, drafted: bool) {
         let arm = &mut self.arms[exit];
         arm.calibration.learn(confidence, accepted);
@@ -217,8 +212,7 @@ impl Tuner {
         }
     }
 
-    /// A verification ends a cycle: of the drafts of `exit`, or of none because the first was too
-    /// improbable.
+    /// Records the verification that ends a cycle; no drafts if the first token was improbable.
     pub(crate) fn check_round(&mut self, exit: usize, check: CheckRound) {
         let plain = self.plain_seconds();
         let seconds = check.time.as_secs_f64().min(OUTLIER * plain);
@@ -233,7 +227,6 @@ impl Tuner {
         arm.known += 1.0;
     }
 
-    /// Assumed cost of a draft before it is measured.
     fn draft_guess(&self, exit: usize) -> f64 {
         let share = self.arms[exit].depth as f64 / self.exits.last().depth() as f64;
         share * self.plain_seconds()
@@ -265,7 +258,7 @@ impl Arm {
         self.seconds *= memory;
     }
 
-    /// Tokens per row and second of this exit's cycles.
+    /// Tokens per row and second of this exit's cycles, averaged with plain steps.
     fn speed(&self, plain: f64) -> f64 {
         (self.tokens + PRIOR) / (self.seconds + PRIOR * plain)
     }
@@ -276,18 +269,19 @@ mod tests {
     use super::*;
     use crate::random::Random;
 
-    /// A world of fixed costs, where exits are sure of every other token, which is then accepted so
-    /// often, and half as sure of the rest, which never is. Times are in plain steps.
+    /// A simulation with fixed costs. Half of an exit's tokens have a high confidence and are
+    /// accepted with probability `sure`; the others have half that confidence and are rejected.
+    /// Times are in plain steps.
     struct World {
         draft: [f64; 2],
         extra: f64,
         sure: [f64; 2],
-        /// Rounds of each kind that take so much longer, the first ones.
+        /// Additional time of the first round of each kind.
         hiccup: f64,
     }
 
     impl World {
-        /// Share of tokens drafted at each exit, and tokens per plain step's time.
+        /// Tokens drafted at each exit per token, and tokens per time of a plain step.
         fn run(&self) -> ([f64; 2], f64) {
             let mut tuner = Tuner::new(Exits::new([2, 4, 8]).unwrap());
             let (mut clock, mut tokens, mut drafted_at) = (0.0, 0.0, [0.0; 2]);

@@ -1,8 +1,8 @@
-//! At the full depth: the next tokens are generated, and drafts accepted or replaced.
+//! At the full depth, the next tokens are generated, and drafts are accepted or replaced.
 //!
-//! Greedy drafts are accepted when they equal what the full model generates; sampled ones by
-//! rejection, so that the answer has exactly the distribution of the full model (Leviathan et al.,
-//! arXiv 2211.17192; Chen et al., arXiv 2302.01318).
+//! Greedy drafts are accepted if they equal the token of the full model. Sampled drafts are
+//! accepted or rejected such that the answer has exactly the distribution of the full model
+//! (Leviathan et al., arXiv 2211.17192; Chen et al., arXiv 2302.01318).
 
 use super::engine::Engine;
 use super::head::{HeadOutput, HeadRequest};
@@ -15,18 +15,15 @@ use crate::model::decode_model::DecodeModel;
 use crate::sampling::acceptance::{Verification, verify_draft};
 use crate::sampling::distribution::Distribution;
 
-/// The result of a pass to the full depth for one row.
 #[derive(Default)]
 struct Continued {
-    /// Drafts accepted.
     accepted: usize,
-    /// Tokens that became certain.
+    /// Tokens that became final.
     certain: usize,
 }
 
 impl<M: DecodeModel> Engine<'_, M> {
-    /// Continues the answers of the rows whose states reached the full depth. Returns how many
-    /// tokens became certain, per row.
+    /// Continues the answers of rows at the full depth; returns the number of final tokens per row.
     pub(super) fn continue_answers(
         &mut self,
         states: &Packed<M::Hidden>,
@@ -35,7 +32,7 @@ impl<M: DecodeModel> Engine<'_, M> {
     ) -> Result<f64, DecodeError<M::Error>> {
         let (mut rows, mut picked) = (Vec::new(), Vec::new());
         for (row, last) in states.last_of_rows() {
-            // One state per draft that it verifies, and one that generates the token after them.
+            // One state per draft to verify, and one that generates the token after them.
             let used = self.rows[row].drafts.len() + usize::from(turn.feeds[row]);
             picked.extend(last + 1 - used..=last);
             rows.push((row, used));
@@ -91,8 +88,7 @@ impl<M: DecodeModel> Engine<'_, M> {
         Ok(continued)
     }
 
-    /// Accepts or replaces a draft, given by row and index, by the full model's best token and
-    /// distribution.
+    /// Accepts or replaces a draft (row and index) by the full model's best token and distribution.
     fn verify(
         &mut self,
         (row, index): (usize, usize),
@@ -121,7 +117,6 @@ impl<M: DecodeModel> Engine<'_, M> {
         }
     }
 
-    /// The full model's own next token.
     fn generate(
         &mut self,
         row: usize,

@@ -1,18 +1,16 @@
-//! Curricula: which exits count at which step.
+//! Curricula: which exits are trained at which step.
 //!
 //! Source: LayerSkip (Elhoushi et al., arXiv 2404.16710, section 4.1.2), whose early exits slow
-//! training down and disturb the full model when all of them count from the first step on. The full
-//! depth always counts; what an exit left out would have counted is shared among the others, so
-//! that weights continue summing to 1.
+//! down training and disturb the full model if all are trained from the first step. The full depth
+//! keeps its weight; those of omitted exits are shared among the others, so that weights sum to 1.
 
 use crate::exit::ExitError;
 use crate::exit::Exits;
 use crate::loss::sorted::{LossSchedule, MicroBatch};
 
-/// Intermediate exits take turns: at every step each R-th of them, another set than the step
-/// before.
+/// Intermediate exits in rotation: every R-th of them at each step, a different set at the next.
 ///
-/// After R steps every exit has counted once. LayerSkip's C_rot,R.
+/// Every exit is trained once in R steps. LayerSkip's C_rot,R.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rotational<L> {
     weights: L,
@@ -20,7 +18,7 @@ pub struct Rotational<L> {
 }
 
 impl<L: LossSchedule> Rotational<L> {
-    /// Each `every`-th intermediate exit of those that `weights` weighs.
+    /// Every `every`-th intermediate exit, with the weights of `weights`.
     ///
     /// # Errors
     /// When `every` is 0.
@@ -42,10 +40,9 @@ impl<L: LossSchedule> LossSchedule for Rotational<L> {
     }
 }
 
-/// Exits join one by one, from the deepest down, until all count after the given number of steps.
+/// Exits are added one by one, deepest first; all are trained after the given number of steps.
 ///
-/// LayerSkip's C_grad joins one layer every T / 2L steps of T in all: all L of them count from the
-/// middle of the run on.
+/// LayerSkip's C_grad adds a layer every T / 2L of T steps: all L from the middle of the run on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Gradual<L> {
     weights: L,
@@ -53,7 +50,7 @@ pub struct Gradual<L> {
 }
 
 impl<L: LossSchedule> Gradual<L> {
-    /// All exits that `weights` weighs count after `steps` steps: half of the run's in LayerSkip.
+    /// All exits of `weights` are trained after `steps` steps (in LayerSkip, half of the run).
     ///
     /// # Errors
     /// When `steps` is 0.
@@ -70,7 +67,7 @@ impl<L: LossSchedule> Gradual<L> {
 impl<L: LossSchedule> LossSchedule for Gradual<L> {
     fn weights(&self, exits: &Exits, at: MicroBatch) -> Vec<f64> {
         let intermediate = exits.len() as u64 - 1;
-        // Wide enough for every step; steps are counted from 1.
+        // Wide enough for every step. Steps are counted from 1.
         let done = u128::from(at.step.saturating_sub(1));
         let joined = done * u128::from(intermediate) / u128::from(self.steps);
         let missing = intermediate - joined.min(u128::from(intermediate)) as u64;
@@ -80,10 +77,10 @@ impl<L: LossSchedule> LossSchedule for Gradual<L> {
     }
 }
 
-/// Intermediate exits count more and more, until they count in full after the given number of
-/// steps; at the first step the full depth counts alone.
+/// Weights of intermediate exits that grow to their full values over the given number of steps. At
+/// the first step only the full depth has a weight.
 ///
-/// For exits that are not trained yet, whose first gradients are the largest.
+/// For untrained exits, whose first gradients are the largest.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ramp<L> {
     weights: L,
@@ -91,7 +88,7 @@ pub struct Ramp<L> {
 }
 
 impl<L: LossSchedule> Ramp<L> {
-    /// Exits count as `weights` weighs them after `steps` steps, and in proportion before.
+    /// The weights of `weights` after `steps` steps; before, intermediate exits have a share.
     ///
     /// # Errors
     /// When `steps` is 0.
@@ -112,13 +109,13 @@ impl<L: LossSchedule> LossSchedule for Ramp<L> {
     }
 }
 
-/// The weights of the intermediate exits that count, and of the full depth, scaled to sum to 1.
+/// The weights of the full depth and of exits that `counts` selects, scaled to sum to 1.
 fn only(weights: Vec<f64>, counts: impl Fn(usize) -> bool) -> Vec<f64> {
     scaled(weights, |index| if counts(index) { 1.0 } else { 0.0 })
 }
 
-/// Weights of which the intermediate exits keep a share, scaled to sum to 1. When all that is left
-/// weighs nothing, the full depth counts alone.
+/// Weights, with those of intermediate exits multiplied by `share`, scaled to sum to 1. If all are
+/// then 0, the full depth gets weight 1.
 fn scaled(mut weights: Vec<f64>, share: impl Fn(usize) -> f64) -> Vec<f64> {
     let last = weights.len() - 1;
     for (index, weight) in weights[..last].iter_mut().enumerate() {

@@ -1,9 +1,9 @@
-//! Weights of the exits by their depth: the deeper counts more, or less.
+//! Weights of the exits as functions of their depth.
 //!
-//! LayerSkip (Elhoushi et al., arXiv 2404.16710, section 4.1.2) lets the exit behind layer l count
+//! LayerSkip (Elhoushi et al., arXiv 2404.16710, section 4.1.2) weights the exit after layer l by
 //! the sum of 0 to l, since deeper layers predict more easily; torchtune's `early_exit_loss` has
-//! that and the others. Both number layers from 0; here an exit's depth counts its blocks, so that
-//! n is one more, and weights are scaled to sum to 1 over the exits that are trained.
+//! this and the other options. Both number layers from 0. Here an exit's depth is its number of
+//! blocks, so n is one more, and weights are scaled to sum to 1 over the trained exits.
 
 use std::fmt;
 use std::str::FromStr;
@@ -18,20 +18,20 @@ use crate::loss::sorted::{LossSchedule, MicroBatch};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DepthWeights {
-    /// The same for all: sorted fine-tuning.
+    /// Equal weights: sorted fine-tuning.
     Equal,
     /// n.
     Linear,
-    /// 1 + 2 + … + n, which is LayerSkip's.
+    /// 1 + 2 + … + n, as in LayerSkip.
     Quadratic,
     /// √n.
     SquareRoot,
-    /// 1 / n: the only one by which the shallow count more.
+    /// 1 / n, the only option that favors shallow exits.
     Inverse,
 }
 
 impl DepthWeights {
-    /// All of them.
+    /// All variants.
     pub const ALL: [Self; 5] = [
         Self::Equal,
         Self::Linear,

@@ -1,4 +1,4 @@
-//! The sorted loss, and how its exits are weighted over the steps.
+//! The sorted loss, and the weights of its exits over the steps.
 
 pub(crate) mod curriculum;
 pub(crate) mod depth_weights;

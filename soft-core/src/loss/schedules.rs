@@ -1,13 +1,13 @@
-//! Loss schedules: the weights of the exits, which make one code path many training methods.
+//! Loss schedules: weights of the exits, with which one code path serves many training methods.
 //!
-//! Plain weights per exit and step; the loss that is computed with them is `sorted.rs`.
+//! A schedule is a weight per exit and step; the loss itself is in `sorted.rs`.
 
 use crate::exit::ExitError;
 use crate::exit::Exits;
 use crate::loss::sorted::{LossSchedule, MicroBatch};
 use crate::random::{Random, tag};
 
-/// Every exit equally, at every step: sorted fine-tuning (SoFT), equation 1.
+/// Equal weights at every step: sorted fine-tuning (SoFT), equation 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AllExits;
 
@@ -17,7 +17,7 @@ impl LossSchedule for AllExits {
     }
 }
 
-/// The full model alone: standard fine-tuning (SFT).
+/// Only the full model: standard fine-tuning (SFT).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LastExit;
 
@@ -31,8 +31,8 @@ impl LossSchedule for LastExit {
     }
 }
 
-/// Every exit but the full model, equally: training heads of their own for the intermediate
-/// exits of a frozen model (the ICT stage of SFT+ICT). With one exit only, that one.
+/// Equal weights of all exits except the full model, to train heads for the intermediate exits of a
+/// frozen model (the ICT stage of SFT+ICT). A single exit gets weight 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IntermediateExits;
 
@@ -48,7 +48,7 @@ impl LossSchedule for IntermediateExits {
     }
 }
 
-/// The caller's own weights, the same at every step.
+/// Custom weights, the same at every step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ExitWeights(Vec<f64>);
 
@@ -76,13 +76,12 @@ impl LossSchedule for ExitWeights {
     }
 }
 
-/// A few exits per micro-batch, each drawn as often as another schedule weighs it.
+/// A few exits per micro-batch, each drawn in proportion to its weight in another schedule.
 ///
-/// The mean over micro-batches is that schedule's loss, at the cost of the exits drawn: a step
-/// whose deepest exit is 6 runs 6 blocks. Exits are drawn by systematic sampling: `draws` equally
-/// spaced points with one random offset, laid along the cumulative weights. An exit of weight at
-/// most 1 / `draws` is therefore drawn at most once, and with equal weights all drawn exits differ.
-///
+/// The mean over micro-batches is that schedule's loss, at the cost of the drawn exits: a step
+/// whose deepest exit is 6 runs 6 blocks. Exits are drawn by systematic sampling, with `draws`
+/// equally spaced points and one random offset on the cumulative weights. An exit of weight at most
+/// 1 / `draws` is therefore drawn at most once, and with equal weights all drawn exits differ.
 /// Source: Valipour et al., *SortedNet* (arXiv 2309.00255), which samples one sub-model at a time;
 /// Madow, *On the theory of systematic sampling, II*, 1949.
 #[derive(Clone, Debug, PartialEq)]
@@ -93,11 +92,11 @@ pub struct SampledExits<L> {
 }
 
 impl<L: LossSchedule> SampledExits<L> {
-    /// `draws` exits per micro-batch out of those that `weights` weighs. What is drawn depends on
-    /// `seed` and the micro-batch alone, so a resumed run continues as it would have.
+    /// `draws` exits per micro-batch, drawn by the weights of `weights`. The draws depend only on
+    /// `seed` and the micro-batch, so that a resumed run continues unchanged.
     ///
     /// # Errors
-    /// When nothing is to be drawn.
+    /// When `draws` is 0.
     pub fn new(weights: L, draws: usize, seed: u64) -> Result<Self, ExitError> {
         if draws == 0 {
             return Err(ExitError::NothingSampled);
@@ -109,7 +108,7 @@ impl<L: LossSchedule> SampledExits<L> {
         })
     }
 
-    /// Uniform in [0, 1), for this micro-batch alone.
+    /// Uniform in [0, 1), a function of seed and micro-batch.
     fn offset(&self, at: MicroBatch) -> f64 {
         Random::keyed([self.seed, at.step, tag(b"exits\0\0\0"), at.index]).uniform()
     }
@@ -119,8 +118,7 @@ impl<L: LossSchedule> LossSchedule for SampledExits<L> {
     fn weights(&self, exits: &Exits, at: MicroBatch) -> Vec<f64> {
         let weights = self.weights.weights(exits, at);
         let share = 1.0 / self.draws as f64;
-        // Points counted from the deepest exit down: what rounding leaves over falls on the
-        // shallowest exit that counts.
+        // Counted from the deepest exit down; rounding errors go to the shallowest with a weight.
         let shallowest = weights.iter().position(|&weight| weight > 0.0);
         let mut sampled = vec![0.0; weights.len()];
         let offset = self.offset(at);
@@ -205,7 +203,7 @@ mod tests {
         );
     }
 
-    /// The mean of the drawn weights over many steps is the schedule that was drawn from.
+    /// The mean of the drawn weights over many steps equals the weights drawn from.
     #[test]
     fn sampling_is_unbiased() {
         let exits = exits([1, 2, 4, 8]);
@@ -222,7 +220,7 @@ mod tests {
                     *mean += weight / STEPS as f64;
                 }
             }
-            // A weight of one draw has a standard deviation of at most 0.5: 0.0035 for the mean.
+            // The weight of one draw has a standard deviation of at most 0.5, the mean of 0.0035.
             for (mean, weight) in mean.iter().zip(own.weights(&exits, MicroBatch::default())) {
                 assert!(
                     (mean - weight).abs() < 0.018,

@@ -1,58 +1,57 @@
-//! The sorted loss: one pass through the model, the losses of several of its depths.
+//! The sorted loss: the losses of several depths of a model, in one pass.
 //!
-//! Source: Sorted LLaMA (arXiv 2309.08968), equation 1: the plain mean over the exits of the
-//! next-token cross-entropy on the response tokens. Its prose says "summation"; formula and the
-//! authors' code divide by the number of exits, and so do we.
+//! Source: Sorted LLaMA (arXiv 2309.08968), equation 1: the mean over the exits of the next-token
+//! cross-entropy on the response tokens. The paper's text says "summation"; its formula and the
+//! authors' code divide by the number of exits, as is done here.
 
 use crate::exit::{Exit, Exits};
 use crate::model::nested::TrainModel;
 
-/// Which micro-batch of a run: what a schedule of the loss may depend on.
+/// The position of a micro-batch in a run, on which a loss schedule may depend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MicroBatch {
     /// The optimizer step, counted from 1.
     pub step: u64,
-    /// Its number within the step, counted from 0.
+    /// Its index within the step, counted from 0.
     pub index: u64,
 }
 
 impl MicroBatch {
-    /// The first one of `step`.
+    /// The first micro-batch of `step`.
     pub fn of_step(step: u64) -> Self {
         Self { step, index: 0 }
     }
 }
 
-/// How much each exit counts in the loss, a pure function of exits and place in the run, so that a
-/// resumed run continues as it would have.
+/// The weights of the exits in the loss, as a pure function of exits and position in the run, so
+/// that a resumed run continues unchanged.
 pub trait LossSchedule {
-    /// One weight per exit, none negative, summing to 1. An exit of weight 0 is left out: its head
-    /// is not applied and blocks beyond the last exit that counts are not run.
+    /// One weight per exit, none negative, with sum 1. Exits of weight 0 are skipped: their heads
+    /// are not applied, and blocks beyond the last exit with a weight are not run.
     fn weights(&self, exits: &Exits, at: MicroBatch) -> Vec<f64>;
 }
 
-/// What one pass of the sorted loss yields.
+/// The result of one pass of the sorted loss.
 #[derive(Clone, Debug)]
 pub struct SortedLossOutput<Loss> {
-    /// Σ weight · loss / normalizer: what is differentiated.
+    /// Σ weight · loss / normalizer, which is differentiated.
     pub total: Loss,
     /// Summed cross-entropy in nats at each exit whose weight is not zero, shallowest first.
     pub per_exit: Vec<(Exit, Loss)>,
 }
 
-/// One forward pass through `exits` and the weighted loss of all of them.
+/// One forward pass through `exits` and their weighted loss.
 ///
 /// `weights` holds one weight per exit ([`LossSchedule::weights`]); exits of weight 0 are skipped.
-/// `normalizer` is the number of supervised tokens of the whole optimizer batch, all its
-/// micro-batches together, so that accumulated gradients are those of one large batch. The model
-/// is run once, never once per exit.
+/// `normalizer` is the number of supervised tokens of the whole optimizer batch, including all its
+/// micro-batches, so that accumulated gradients equal those of one large batch. The model runs
+/// once, not once per exit.
 ///
 /// # Errors
-/// As the model's own.
+/// Errors of the model.
 ///
 /// # Panics
-/// When there is not one weight per exit, or all weights are zero: mistakes of the caller's code,
-/// not of its input.
+/// When there is not one weight per exit, or all are 0, which are programming errors.
 pub fn sorted_loss<M: TrainModel>(
     model: &M,
     (tokens, targets): (&M::Tokens, &M::Targets),

@@ -1,17 +1,15 @@
 //! A key-value cache: a backend's storage, and how far it is filled.
 //!
-//! The storage is the backend's, in whatever form it keeps keys and values; the bookkeeping is done
-//! here, once for all backends. Truncating changes the lengths only: slots beyond a row's length
-//! hold stale values, which the next positions overwrite.
+//! The form of the storage is up to the backend; the bookkeeping is shared. Truncation only changes
+//! lengths: slots beyond a row's length hold stale values, which the next positions overwrite.
 
 use std::ops::Range;
 
 use crate::model::cache_lengths::{CacheError, CacheLengths};
 
-/// Keys and values of the positions seen so far, per row and block.
+/// Keys and values of earlier positions, per row and block.
 ///
-/// Rows may hold different numbers of positions, and blocks too: after an early exit the deeper
-/// blocks lag behind.
+/// Rows and blocks may hold different numbers of positions: deeper blocks lag after early exits.
 #[derive(Clone, Debug)]
 pub struct KvCache<Store> {
     store: Store,
@@ -27,22 +25,22 @@ impl<Store> KvCache<Store> {
         }
     }
 
-    /// The positions that each block holds of each row.
+    /// The number of positions of each row in each block.
     pub fn lengths(&self) -> &CacheLengths {
         &self.lengths
     }
 
-    /// Forgets what `row` holds beyond its first `positions`, in every block.
+    /// Drops the positions of `row` after the first `positions`, in every block.
     pub fn truncate(&mut self, row: usize, positions: usize) {
         self.lengths.truncate(row, positions);
     }
 
-    /// Makes room in the blocks of `range` for `states` packed states, `query_lens` of each row;
-    /// returns the position at which each row continues, and the storage to write to. What the
-    /// storage holds of a row at or beyond that position is stale.
+    /// Makes room in the blocks of `range` for `states` packed states, `query_lens` of each row.
+    /// Returns the position at which each row continues, and the storage to write to. Values in the
+    /// storage at or after that position are stale.
     ///
     /// # Errors
-    /// What does not fit; nothing has changed then.
+    /// When the states do not fit; the cache is then unchanged.
     pub fn append(
         &mut self,
         range: &Range<usize>,

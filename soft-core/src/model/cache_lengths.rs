@@ -1,14 +1,12 @@
-//! How far a key-value cache is filled: the bookkeeping that is the same wherever keys and values
-//! lie.
+//! How far a key-value cache is filled: bookkeeping that is independent of the storage.
 //!
-//! A backend keeps one beside its tensors and asks it, before a pass, where each row continues;
-//! what a pass must not do is refused here, once for all backends. Knows no tensors.
+//! Gives the position at which each row continues, and refuses invalid passes for all backends.
 
 use std::ops::Range;
 
 use thiserror::Error;
 
-/// Positions that each block holds of each row.
+/// Number of positions of each row in each block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CacheLengths {
     /// `[block][row]`.
@@ -26,26 +24,26 @@ pub enum CacheError {
     Rows {
         /// Rows of the cache.
         expected: usize,
-        /// Counts that came.
+        /// Number of counts.
         found: usize,
     },
-    /// Packed states that are more or fewer than the rows bring.
+    /// The number of packed states is not the sum of the counts.
     #[error("{found} packed states: the rows bring {expected}")]
     States {
         /// Sum of the counts.
         expected: usize,
-        /// States that came.
+        /// Number of packed states.
         found: usize,
     },
-    /// Blocks that the cache was not made for.
+    /// Blocks outside the cache.
     #[error("blocks {range:?}: the cache is of {depth} blocks")]
     NoSuchBlocks {
         /// The blocks to run.
         range: Range<usize>,
-        /// Blocks of the cache.
+        /// Number of blocks of the cache.
         depth: usize,
     },
-    /// A row whose next position is not the same in all blocks to run.
+    /// A row whose next position differs between the blocks to run.
     #[error("blocks {range:?} do not hold the same positions of row {row}")]
     Uneven {
         /// The row at fault.
@@ -60,13 +58,13 @@ pub enum CacheError {
         row: usize,
         /// Positions it would hold.
         wanted: usize,
-        /// Most it can hold.
+        /// Maximum number of positions.
         capacity: usize,
     },
 }
 
 impl CacheLengths {
-    /// Of an empty cache.
+    /// The lengths of an empty cache.
     pub fn new(depth: usize, rows: usize, capacity: usize) -> Self {
         Self {
             filled: vec![vec![0; rows]; depth],
@@ -75,11 +73,11 @@ impl CacheLengths {
         }
     }
 
-    /// The position at which each row continues in the blocks of `range`, if these are filled
-    /// alike, and `counts` new positions of each row make up the `states` that come and fit.
+    /// The position at which each row continues in the blocks of `range`. These must be filled
+    /// alike, and the `counts` of new positions must add up to `states` and fit.
     ///
     /// # Errors
-    /// What does not fit; nothing has changed then.
+    /// [`CacheError`] for the first violated condition.
     pub fn starts(
         &self,
         range: &Range<usize>,
@@ -96,7 +94,7 @@ impl CacheLengths {
         let Some(first) = blocks.first() else {
             return Ok(vec![0; self.rows]);
         };
-        // A row that brings nothing, such as one that was stopped, may be filled unevenly.
+        // A row without new positions, such as a stopped one, may be filled unevenly.
         let uneven = |row: &usize| blocks.iter().any(|block| block[*row] != first[*row]);
         let mut rows = (0..self.rows).filter(|&row| counts[row] > 0);
         if let Some(row) = rows.clone().find(uneven) {
@@ -130,8 +128,7 @@ impl CacheLengths {
         Ok(())
     }
 
-    /// Notes that the blocks of `range`, which must be blocks of the cache, hold so many more
-    /// positions of each row.
+    /// Adds `counts` positions of each row to the blocks of `range`, which must exist.
     pub fn advance(&mut self, range: Range<usize>, counts: &[usize]) {
         for filled in &mut self.filled[range] {
             for (filled, count) in filled.iter_mut().zip(counts) {
@@ -145,17 +142,17 @@ impl CacheLengths {
         self.rows
     }
 
-    /// How many positions of `row` block `block` holds.
+    /// Number of positions of `row` in block `block`.
     pub fn filled(&self, block: usize, row: usize) -> usize {
         self.filled[block][row]
     }
 
-    /// Most positions a row can hold.
+    /// Maximum number of positions of a row.
     pub fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// Forgets what `row` holds beyond its first `positions`, in every block.
+    /// Drops the positions of `row` after the first `positions`, in every block.
     pub fn truncate(&mut self, row: usize, positions: usize) {
         for filled in &mut self.filled {
             filled[row] = filled[row].min(positions);
@@ -167,7 +164,7 @@ impl CacheLengths {
 mod tests {
     use super::*;
 
-    /// Of 3 blocks and 2 rows; row 0 holds 4 positions in block 0 and 2 in the others.
+    /// 3 blocks and 2 rows; row 0 has 4 positions in block 0 and 2 in the others.
     fn held() -> CacheLengths {
         let mut held = CacheLengths::new(3, 2, 5);
         held.advance(0..3, &[2, 0]);
@@ -183,7 +180,7 @@ mod tests {
         let mut shorter = held();
         shorter.truncate(0, 1);
         assert_eq!(shorter.starts(&(0..3), &[1, 1], 2), Ok(vec![1, 0]));
-        // A row that sits out may be uneven.
+        // A row without new positions may be filled unevenly.
         assert_eq!(held().starts(&(0..3), &[0, 1], 1), Ok(vec![4, 0]));
     }
 

@@ -1,8 +1,8 @@
-//! What decoding needs from a nested model, beyond its blocks.
+//! Operations of a nested model for decoding, in addition to its blocks.
 //!
-//! States come packed, `[1, n, d_model]`: rows of different lengths one after the other, without
-//! padding. Scores are computed where the tensors are and read back once per call; whole rows of
-//! logits are read back only when a sampler needs them.
+//! States are packed, `[1, n, d_model]`: rows of different lengths are concatenated without
+//! padding. Scores are computed on the device and read back once per call; whole rows of logits are
+//! read back only when a sampler needs them.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,7 +10,7 @@ use crate::exit::Exit;
 use crate::model::cache::KvCache;
 use crate::model::nested::NestedModel;
 
-/// What decoding adds to a nested model.
+/// A nested model that can be decoded.
 ///
 /// Eight methods are required. Override [`best_tokens`](Self::best_tokens) and
 /// [`scores`](Self::scores) when the backend can compute them without reading all logits back.
@@ -18,7 +18,7 @@ pub trait DecodeModel: NestedModel {
     /// A head restricted to some tokens.
     type DraftHead;
 
-    /// Rows of equally many tokens, on the model's device.
+    /// Rows with equal numbers of tokens, on the model's device.
     ///
     /// # Errors
     /// When a token is outside the vocabulary.
@@ -27,19 +27,19 @@ pub trait DecodeModel: NestedModel {
     /// Number of tokens in the vocabulary.
     fn vocab(&self) -> usize;
 
-    /// Most positions of a row.
+    /// Maximum number of positions of a row.
     fn context(&self) -> usize;
 
     /// Empty storage for the keys and values of `rows` rows of at most `capacity` positions.
     ///
     /// # Errors
-    /// When the model was not made for that many positions.
+    /// When the model does not support that many positions.
     fn empty_store(&self, rows: usize, capacity: usize) -> Result<Self::KvStore, Self::Error>;
 
     /// An empty cache for `rows` rows of at most `capacity` positions.
     ///
     /// # Errors
-    /// As [`empty_store`](Self::empty_store).
+    /// See [`empty_store`](Self::empty_store).
     fn empty_cache(
         &self,
         rows: usize,
@@ -49,8 +49,8 @@ pub trait DecodeModel: NestedModel {
         Ok(KvCache::new(store, self.depth(), rows, capacity))
     }
 
-    /// Packed states at these indices of all `parts` one after the other, in this order; at least
-    /// one part and one index.
+    /// The packed states at these indices of the concatenated `parts`, in this order. Requires at
+    /// least one part and one index.
     ///
     /// # Errors
     /// Backend-specific.
@@ -60,25 +60,24 @@ pub trait DecodeModel: NestedModel {
         states: &[usize],
     ) -> Result<Self::Hidden, Self::Error>;
 
-    /// The packed states at these indices, in this order; at least one.
+    /// The packed states at these indices, in this order. Requires at least one index.
     ///
     /// # Errors
-    /// As [`gather`](Self::gather).
+    /// See [`gather`](Self::gather).
     fn select(&self, hidden: &Self::Hidden, states: &[usize]) -> Result<Self::Hidden, Self::Error> {
         self.gather(&[hidden], states)
     }
 
-    /// The head of `exit` restricted to `tokens`, which are distinct and at least one.
+    /// The head of `exit` restricted to `tokens`, of which there is at least one and no duplicate.
     ///
     /// # Errors
     /// When a token is outside the vocabulary.
     fn draft_head(&self, exit: Exit, tokens: &[u32]) -> Result<Self::DraftHead, Self::Error>;
 
-    /// The heads of several exits restricted to the same tokens; exits that share a head may share
-    /// the result.
+    /// The heads of several exits for the same tokens. Exits that share a head may share a result.
     ///
     /// # Errors
-    /// As [`draft_head`](Self::draft_head).
+    /// See [`draft_head`](Self::draft_head).
     fn draft_heads(
         &self,
         exits: &[Exit],
@@ -88,23 +87,23 @@ pub trait DecodeModel: NestedModel {
         heads.collect()
     }
 
-    /// The logits of every packed state, one for each token of the head: [`vocab`](Self::vocab) of
-    /// a full head, as many as it was made of for a draft head.
+    /// The logits of every packed state, one for each token of the head: [`vocab`](Self::vocab) for
+    /// a full head, the number of its tokens for a draft head.
     ///
     /// # Errors
-    /// As [`NestedModel::logits`]; when a row has no highest logit because one is NaN or infinite,
-    /// as damaged weights give.
+    /// As for [`NestedModel::logits`]; when a highest logit is infinite or a logit is NaN, which
+    /// damaged weights cause.
     fn logit_rows(
         &self,
         hidden: &Self::Hidden,
         head: Head<Self::DraftHead>,
     ) -> Result<Vec<Vec<f32>>, Self::Error>;
 
-    /// For every packed state the index of the highest logit, the lowest index of several. For a
+    /// The index of the highest logit of every packed state, the lowest index of equal ones. For a
     /// full head the index is the token.
     ///
     /// # Errors
-    /// As [`logit_rows`](Self::logit_rows).
+    /// See [`logit_rows`](Self::logit_rows).
     fn best_tokens(
         &self,
         hidden: &Self::Hidden,
@@ -114,11 +113,11 @@ pub trait DecodeModel: NestedModel {
         Ok(scores.iter().map(|score| score.token).collect())
     }
 
-    /// For every packed state how confident the head is; [`Score::token`] is an index as in
+    /// The confidence of the head in every packed state; [`Score::token`] is an index as in
     /// [`best_tokens`](Self::best_tokens).
     ///
     /// # Errors
-    /// As [`logit_rows`](Self::logit_rows).
+    /// See [`logit_rows`](Self::logit_rows).
     fn scores(
         &self,
         hidden: &Self::Hidden,
@@ -128,7 +127,7 @@ pub trait DecodeModel: NestedModel {
         Ok(rows.iter().map(|row| Score::of_logits(row)).collect())
     }
 
-    /// For every packed state the cosine between itself in `before` and in `after`.
+    /// The cosine similarity of every packed state in `before` and in `after`.
     ///
     /// # Errors
     /// Backend-specific.
@@ -142,7 +141,7 @@ pub trait DecodeModel: NestedModel {
 /// The head applied to a state.
 #[derive(Debug)]
 pub enum Head<'a, DraftHead> {
-    /// The head of this exit, all tokens.
+    /// The head of this exit, for all tokens.
     Full(Exit),
     /// A head restricted to some tokens.
     Draft(&'a DraftHead),
@@ -156,10 +155,10 @@ impl<D> Clone for Head<'_, D> {
 
 impl<D> Copy for Head<'_, D> {}
 
-/// How confident a head is of its best token, after a softmax over the head's tokens.
+/// The confidence of a head in its best token, after a softmax over the head's tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Score {
-    /// The token with the highest score; the lowest id of several.
+    /// The token with the highest score, the lowest id of equal ones.
     pub token: u32,
     /// Its probability.
     pub probability: f32,
@@ -170,8 +169,7 @@ pub struct Score {
 }
 
 impl Score {
-    /// The score of one row of logits, at least one of them finite and none NaN; -∞ stands for a
-    /// token that cannot come.
+    /// The score of logits, at least one finite and none NaN; -∞ marks an impossible token.
     pub fn of_logits(logits: &[f32]) -> Self {
         let (mut token, mut highest, mut second) = (0, f32::NEG_INFINITY, f32::NEG_INFINITY);
         for (index, &logit) in logits.iter().enumerate() {
@@ -195,7 +193,7 @@ impl Score {
         }
     }
 
-    /// By how much the best token's probability exceeds the second's.
+    /// The difference between the probabilities of the best and the second best token.
     pub fn margin(&self) -> f32 {
         self.probability - self.second
     }

@@ -1,4 +1,4 @@
-//! What a model offers: nested forward passes, losses, decoding, a cache.
+//! The interfaces of a model: nested forward passes, losses, decoding, and a cache.
 
 pub(crate) mod cache;
 pub(crate) mod cache_lengths;

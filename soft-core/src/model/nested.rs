@@ -1,10 +1,10 @@
-//! What a model must offer to be cut at any depth, and nothing about how it computes.
+//! The interface of a model that can be cut at any depth, independent of how it computes.
 //!
-//! One forward primitive, [`NestedModel::blocks`] over a range of blocks, serves nested training,
-//! a fixed exit, dynamic exits, drafting and verifying. Sub-model f_n is the token embedding, the
-//! first n blocks, the final norm and the language-model head (Sorted LLaMA, section 3): norm and
-//! head are inside [`NestedModel::logits`] and are the same for every exit unless a backend is
-//! given one head per exit.
+//! A single forward primitive, [`NestedModel::blocks`] over a range of blocks, serves nested
+//! training, fixed exits, dynamic exits, drafting and verification. Sub-model f_n consists of the
+//! token embedding, the first n blocks, the final norm and the language-model head (Sorted LLaMA,
+//! section 3). Norm and head are part of [`NestedModel::logits`] and the same for every exit,
+//! unless a backend has one head per exit.
 
 use std::ops::Range;
 
@@ -14,13 +14,13 @@ use crate::batch::Batch;
 use crate::exit::{Exit, Exits};
 use crate::model::cache::KvCache;
 
-/// A decoder-only language model whose first n blocks are models of their own.
+/// A decoder-only language model with a sub-model at every depth.
 pub trait NestedModel {
     /// Token ids on the model's device, `[batch, seq]`.
     type Tokens;
-    /// The residual stream, `[batch, seq, d_model]`, not normed.
+    /// The residual stream, `[batch, seq, d_model]`, before the final norm.
     type Hidden: Clone;
-    /// Scores before the softmax, `[batch, seq, vocab]`.
+    /// Logits, `[batch, seq, vocab]`.
     type Logits;
     /// Storage for the keys and values of earlier positions; `()` for a model without attention.
     type KvStore;
@@ -38,11 +38,10 @@ pub trait NestedModel {
 
     /// Runs the blocks in `range`, causally.
     ///
-    /// Without a past, `hidden` is `[batch, seq, d_model]` and its first position is position 0.
-    /// With one, `hidden` is packed, `[1, n, d_model]`: the new states of all rows one row after
-    /// the other, as many of each as [`Past::query_lens`] says. Row r continues after the positions
-    /// that the cache already holds for r in these blocks, and the new keys and values are
-    /// appended.
+    /// Without a past, `hidden` is `[batch, seq, d_model]` and starts at position 0. With one,
+    /// `hidden` is packed, `[1, n, d_model]`: the concatenated new states of all rows,
+    /// [`Past::query_lens`] of each. Row r continues after the positions that the cache already
+    /// holds for r in these blocks, and the new keys and values are appended.
     ///
     /// # Errors
     /// When `range` is outside the model, the cache is full, or counts and states do not match.
@@ -62,7 +61,7 @@ pub trait NestedModel {
     /// The sub-model f_n from tokens to logits, without a cache.
     ///
     /// # Errors
-    /// As the steps it is made of.
+    /// Errors of the methods it calls.
     fn sub_model(&self, tokens: &Self::Tokens, exit: Exit) -> Result<Self::Logits, Self::Error> {
         let hidden = self.blocks(self.embed(tokens)?, 0..exit.depth(), None)?;
         self.logits(&hidden, exit)
@@ -71,7 +70,7 @@ pub trait NestedModel {
     /// Runs the model once and passes the hidden state at every exit to `visit`, shallowest first.
     ///
     /// # Errors
-    /// As the steps it is made of, and what `visit` returns.
+    /// Errors of the methods it calls and of `visit`.
     fn visit_exits(
         &self,
         tokens: &Self::Tokens,
@@ -90,28 +89,27 @@ pub trait NestedModel {
     }
 }
 
-/// The earlier positions of a pass, and how many new ones each row brings.
+/// The earlier positions of a pass, and the number of new ones in each row.
 #[derive(Debug)]
 pub struct Past<'a, Store> {
     /// Keys and values of the earlier positions.
     pub cache: &'a mut KvCache<Store>,
-    /// New states of each row of the cache, in order; 0 for a row that sits this pass out.
+    /// Number of new states of each row of the cache, in order; 0 for a row without new states.
     pub query_lens: &'a [usize],
 }
 
-/// What the sorted loss needs from a nested model of any kind.
+/// A nested model that can be trained with the sorted loss.
 pub trait TrainModel: NestedModel {
-    /// The targets: for a language model, the positions to learn from and their next
-    /// tokens.
+    /// The targets: for a language model, the supervised positions and their next tokens.
     type Targets;
     /// A differentiable scalar.
     type Loss: Clone;
 
-    /// Cross-entropy in nats of sub-model `exit`, **summed** over the targets: dividing by the
-    /// number of targets is left to the caller, who knows the whole optimizer batch.
+    /// Cross-entropy in nats of sub-model `exit`, **summed** over the targets. The caller divides
+    /// by the number of targets in the whole optimizer batch.
     ///
     /// # Errors
-    /// As [`NestedModel::logits`].
+    /// See [`NestedModel::logits`].
     fn loss(
         &self,
         hidden: &Self::Hidden,
@@ -126,7 +124,7 @@ pub trait TrainModel: NestedModel {
     fn weighted_sum(&self, terms: &[(f64, Self::Loss)]) -> Result<Self::Loss, Self::Error>;
 }
 
-/// What learning from batches of token rows, and being scored on them, adds to training.
+/// A model that can be trained and evaluated on batches of token rows.
 pub trait BatchModel: TrainModel {
     /// Moves a batch to the model's device.
     ///
@@ -134,11 +132,11 @@ pub trait BatchModel: TrainModel {
     /// When a token is outside the vocabulary.
     fn prepare(&self, batch: &Batch) -> Result<(Self::Tokens, Self::Targets), Self::Error>;
 
-    /// Loss and right prediction of every target as plain numbers, in the order of the batch's
-    /// targets; nothing to differentiate.
+    /// Loss and correctness of the prediction of every target as plain numbers, which are not
+    /// differentiable, in the order of the batch's targets.
     ///
     /// # Errors
-    /// As [`NestedModel::logits`].
+    /// See [`NestedModel::logits`].
     fn target_scores(
         &self,
         hidden: &Self::Hidden,
@@ -149,7 +147,7 @@ pub trait BatchModel: TrainModel {
     /// [`target_scores`](Self::target_scores) of every exit on one batch, in one pass.
     ///
     /// # Errors
-    /// As the steps it is made of.
+    /// Errors of the methods it calls.
     fn batch_scores(
         &self,
         batch: &Batch,
@@ -168,23 +166,23 @@ pub trait BatchModel: TrainModel {
     }
 }
 
-/// How a sub-model did on one target.
+/// The result of a sub-model for one target.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct TargetScore {
     /// Cross-entropy in nats.
     pub nats: f64,
-    /// Whether the target got the highest score.
+    /// Whether the target has the highest score.
     pub correct: bool,
 }
 
-/// How a sub-model did on several targets.
+/// The results of a sub-model for several targets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ScoreSum {
     /// Cross-entropy in nats, summed over the targets.
     pub nats: f64,
-    /// Targets that got the highest score.
+    /// Number of targets that have the highest score.
     pub correct: u64,
-    /// Targets.
+    /// Number of targets.
     pub targets: u64,
 }
 
@@ -196,7 +194,7 @@ impl ScoreSum {
         self.targets += 1;
     }
 
-    /// Adds several.
+    /// Adds several targets.
     pub fn add_all(&mut self, scores: &[TargetScore]) {
         scores.iter().for_each(|score| self.add(*score));
     }

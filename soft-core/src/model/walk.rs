@@ -1,7 +1,6 @@
-//! The walk over the exits: one pass through the blocks, with a stop at each exit that is used.
+//! One pass through the blocks, with a stop at each exit that is used.
 //!
-//! Training, validation and the memory-flat objective of soft-burn all run their blocks through
-//! this one function. Knows neither model nor loss.
+//! Used by training, validation and the memory-flat objective of soft-burn.
 
 use std::ops::Range;
 
@@ -17,8 +16,8 @@ pub struct Stop {
 }
 
 impl Exits {
-    /// Runs the blocks once, from `hidden` on, and visits the states at every exit for whose index
-    /// `used` holds, shallowest first. Blocks beyond the last of these are not run.
+    /// Runs the blocks once, starting with `hidden`, and visits the states at every exit for whose
+    /// index `used` holds, shallowest first. Blocks beyond the last of these are not run.
     ///
     /// # Errors
     /// The first error of `blocks` or `visit`.
@@ -43,7 +42,7 @@ impl Exits {
 mod tests {
     use super::*;
 
-    /// What runs and where the walk stops, when the exits of these indices are used.
+    /// The ranges that run and the stops, when the exits of these indices are used.
     fn walked(used: &[usize]) -> (Vec<Range<usize>>, Vec<(usize, usize)>) {
         let exits = Exits::new([2, 3, 6, 8]).unwrap();
         let (mut ran, mut stops) = (Vec::new(), Vec::new());

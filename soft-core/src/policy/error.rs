@@ -4,7 +4,7 @@ use thiserror::Error;
 
 use crate::exit::Exits;
 
-/// An exit policy, or a draft length, that makes no sense.
+/// An invalid exit policy or draft length.
 #[derive(Debug, Clone, PartialEq, Error)]
 #[non_exhaustive]
 pub enum PolicyError {
@@ -14,13 +14,13 @@ pub enum PolicyError {
         at_exit(exit)
     )]
     Threshold {
-        /// What is compared with the threshold.
+        /// The measure that is compared with the threshold.
         measure: &'static str,
-        /// The exit it is for; none when it is for all.
+        /// The exit of the threshold; `None` if it applies to all.
         exit: Option<usize>,
         /// The threshold.
         found: f64,
-        /// The lowest that makes sense.
+        /// The lowest valid threshold.
         lowest: f64,
     },
     /// A threshold that is never reached.
@@ -30,20 +30,20 @@ pub enum PolicyError {
         criterion: &'static str,
         /// The threshold.
         found: f64,
-        /// The lowest that makes sense.
+        /// The lowest valid threshold.
         lowest: f64,
-        /// The highest.
+        /// The highest valid threshold.
         highest: f64,
     },
-    /// A threshold for an exit that is not there.
+    /// A threshold for an unknown exit.
     #[error("a threshold is given for exit {exit}: the exits are {exits}")]
     NoSuchExit {
         /// The exit.
         exit: usize,
-        /// Those that are there.
+        /// The available exits.
         exits: Exits,
     },
-    /// A text that gives no thresholds.
+    /// A text that cannot be parsed as thresholds.
     #[error(
         "cannot read a threshold from {part:?}: expected 0.9, or exits with theirs: 12:0.95,20:0.9"
     )]
@@ -51,31 +51,31 @@ pub enum PolicyError {
         /// The part at fault.
         part: String,
     },
-    /// A criterion that is none.
+    /// An unknown criterion.
     #[error(
         "expected a criterion (confidence, margin, entropy, saturation, patience), found {found:?}"
     )]
     UnknownCriterion {
-        /// What was given.
+        /// The name.
         found: String,
     },
-    /// A text that is no rule.
+    /// A text that cannot be parsed as a rule.
     #[error(
         "cannot read an exit rule from {found:?}: expected a criterion and its thresholds, such as confidence=0.9 or patience=2"
     )]
     MalformedRule {
-        /// What was given.
+        /// The text.
         found: String,
     },
-    /// A patience of no exits.
+    /// A patience of 0 exits.
     #[error("a patience of 0 exits: expected at least 1")]
     NoPatience,
-    /// A draft length that drafts nothing.
+    /// An invalid draft length.
     #[error("draft length: expected {expected}, found {found}")]
     DraftLength {
-        /// What is wrong.
+        /// The invalid value.
         found: String,
-        /// What would be accepted.
+        /// Accepted values.
         expected: &'static str,
     },
 }

@@ -1,8 +1,8 @@
-//! Exit policies: whether a token may exit at an exit.
+//! Exit policies, which decide whether a token exits at an exit.
 //!
-//! A policy is called at every exit and decides from the signals so far: exit, continue, or ask for
-//! another signal. Signals that are not asked for are not computed, so that a policy over hidden
-//! states only never applies the head. Knows no model.
+//! A policy is called at every exit and decides from the signals computed so far: exit, continue,
+//! or ask for another signal. Signals that no policy asks for are not computed, so that a policy on
+//! hidden states alone never applies the head.
 //!
 //! Sources: maximum probability, Sorted LLaMA section 4.4; top-two margin and hidden-state
 //! saturation, CALM (Schuster et al., arXiv 2207.07061); entropy, BranchyNet (Teerapittayanon et
@@ -13,12 +13,12 @@ use crate::model::decode_model::Score;
 use crate::policy::error::PolicyError;
 use crate::policy::thresholds::Thresholds;
 
-/// A signal that a policy may ask for.
+/// A signal that a policy can request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
     /// The head's score: one application of the head.
     Score,
-    /// Cosine between the states at this exit and at the one before: no head.
+    /// Cosine similarity of the states at this exit and at the previous one; needs no head.
     Similarity,
 }
 
@@ -27,19 +27,19 @@ impl Signal {
     pub(crate) const ALL: [Self; 2] = [Self::Similarity, Self::Score];
 }
 
-/// The signals of a token at an exit, as far as they are computed.
+/// The signals of a token at an exit that are computed so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ExitSignals {
-    /// The head's score, once asked for.
+    /// The head's score, if requested.
     pub score: Option<Score>,
-    /// Cosine to the state at the exit before (the embedding before the first), once asked for.
+    /// Cosine similarity to the state at the previous exit, or to the embedding, if requested.
     pub similarity: Option<f32>,
 }
 
-/// A policy's answer.
+/// A policy's decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExitDecision {
-    /// Exit here: this exit's token is taken.
+    /// Exit here and take this exit's token.
     Exit,
     /// Continue to the next exit.
     Continue,
@@ -51,17 +51,16 @@ pub enum ExitDecision {
 ///
 /// The final layer is not an early exit: tokens that reach it use the full model.
 pub trait ExitPolicy: ForRow + Send + Sync {
-    /// Decides about the current token at `exit`. Called again after [`ExitDecision::Ask`], with
-    /// that signal.
+    /// Decides on the current token. Called again after [`ExitDecision::Ask`], with that signal.
     fn decide(&mut self, exit: Exit, signals: &ExitSignals) -> ExitDecision;
 
-    /// A new token starts: forget the one before.
+    /// Called when a new token starts; forgets the previous one.
     fn next_token(&mut self) {}
 
-    /// Refuses settings that make no sense for these exits.
+    /// Checks the settings for these exits.
     ///
     /// # Errors
-    /// A threshold outside its range or for an exit that is not there.
+    /// When a threshold is out of range, or for an unknown exit.
     fn check(&self, _exits: &Exits) -> Result<(), PolicyError> {
         Ok(())
     }
@@ -91,7 +90,6 @@ impl std::fmt::Debug for dyn ExitPolicy {
     }
 }
 
-/// Asks for the score and decides on it.
 fn by_score(signals: &ExitSignals, leave: impl FnOnce(&Score) -> bool) -> ExitDecision {
     match &signals.score {
         None => ExitDecision::Ask(Signal::Score),
@@ -100,7 +98,7 @@ fn by_score(signals: &ExitSignals, leave: impl FnOnce(&Score) -> bool) -> ExitDe
     }
 }
 
-/// Exits at the first exit: a fixed draft depth.
+/// Exits at the first exit, for a fixed draft depth.
 #[derive(Clone, Copy, Debug)]
 pub struct Always;
 
@@ -110,7 +108,7 @@ impl ExitPolicy for Always {
     }
 }
 
-/// Exits when the highest probability exceeds the exit's threshold: the paper's rule.
+/// Exits when the highest probability exceeds the exit's threshold, as in the paper.
 ///
 /// A threshold of 1 or more is never exceeded.
 #[derive(Clone, Debug)]
@@ -132,7 +130,7 @@ impl ExitPolicy for Confidence {
     }
 }
 
-/// Exits when the best two probabilities are further apart than the exit's threshold.
+/// Exits when the difference of the two highest probabilities exceeds the exit's threshold.
 #[derive(Clone, Debug)]
 pub struct Margin(pub Thresholds);
 
@@ -170,8 +168,8 @@ impl ExitPolicy for Entropy {
     }
 }
 
-/// Exits when the hidden state has hardly turned since the exit before: its cosine to it
-/// exceeds the exit's threshold. The head is applied only to a token that leaves.
+/// Exits when the cosine similarity of the hidden states at this exit and at the previous one
+/// exceeds the exit's threshold. The head is applied only to tokens that exit.
 #[derive(Clone, Debug)]
 pub struct Saturation(pub Thresholds);
 
@@ -191,17 +189,17 @@ impl ExitPolicy for Saturation {
     }
 }
 
-/// Exits when so many exits in a row name the same token.
+/// Exits when a number of consecutive exits have the same best token.
 #[derive(Clone, Debug)]
 pub struct Patience {
     exits: usize,
-    /// Exit and token last looked at.
+    /// Exit and token of the last decision.
     last: Option<(Exit, u32)>,
     agreeing: usize,
 }
 
 impl Patience {
-    /// Exits at the exit that is the `exits`-th in a row to name its token.
+    /// Exits at the `exits`-th consecutive exit with the same best token.
     pub fn new(exits: usize) -> Self {
         Self {
             exits,
@@ -217,7 +215,7 @@ impl ExitPolicy for Patience {
             return ExitDecision::Ask(Signal::Score);
         };
         self.agreeing = match self.last {
-            // Asked again, because a policy beside this one wants to see more.
+            // Called again because the other part of a combined policy requested a signal.
             Some((last, _)) if last == exit => self.agreeing,
             Some((_, token)) if token == score.token => self.agreeing + 1,
             _ => 1,
@@ -242,7 +240,7 @@ impl ExitPolicy for Patience {
     }
 }
 
-/// Implements what a policy made of two others does with each of them.
+/// Implements the other methods of a policy that combines two others.
 macro_rules! as_for_each {
     () => {
         fn next_token(&mut self) {
@@ -257,7 +255,7 @@ macro_rules! as_for_each {
     };
 }
 
-/// Exits when both exit; the second is asked only when the first would. Put the cheap one first.
+/// Exits when both exit. The second is called only if the first exits; put the cheaper one first.
 #[derive(Clone, Debug)]
 pub struct Both(pub Box<dyn ExitPolicy>, pub Box<dyn ExitPolicy>);
 
@@ -272,7 +270,7 @@ impl ExitPolicy for Both {
     as_for_each!();
 }
 
-/// Exits when either exits; the second is asked only when the first would stay.
+/// Exits when either exits. The second is called only if the first continues.
 #[derive(Clone, Debug)]
 pub struct Either(pub Box<dyn ExitPolicy>, pub Box<dyn ExitPolicy>);
 
@@ -291,8 +289,7 @@ impl ExitPolicy for Either {
 mod tests {
     use super::*;
 
-    /// The exit at which a policy leaves that is shown `tokens`, one an exit, and only what it asks
-    /// for.
+    /// The depth at which a policy exits, given the exits' best tokens and the signals it requests.
     fn leaves_at(policy: &mut dyn ExitPolicy, tokens: &[u32]) -> Option<usize> {
         policy.next_token();
         let shown = |&token: &u32| Score {

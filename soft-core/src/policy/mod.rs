@@ -1,4 +1,4 @@
-//! When a token exits early: signals, policies over them, thresholds, calibrated rules.
+//! Early exits of tokens: signals, policies, thresholds, calibrated rules.
 
 pub(crate) mod calibrated;
 pub(crate) mod error;

@@ -1,7 +1,6 @@
-//! Exit policies that can be written down, for files and command lines.
+//! Exit policies in text form, for files and command lines.
 //!
-//! A rule is a criterion with its thresholds: `confidence=12:0.95,20:0.9`, `patience=2`. Knows the
-//! policies and how each looks at a token; what good thresholds are is found by calibration.
+//! A rule is a criterion with thresholds, such as `confidence=12:0.95,20:0.9` or `patience=2`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -20,18 +19,18 @@ use crate::policy::thresholds::Thresholds;
 pub enum Criterion {
     /// Highest probability: [`Confidence`].
     Confidence,
-    /// Best probability less the second: [`Margin`].
+    /// Difference of the two highest probabilities: [`Margin`].
     Margin,
     /// Entropy: [`Entropy`].
     Entropy,
-    /// Cosine to the state at the exit before: [`Saturation`].
+    /// Cosine similarity to the state at the previous exit: [`Saturation`].
     Saturation,
-    /// Exits in a row that agree: [`Patience`].
+    /// Number of consecutive exits that agree: [`Patience`].
     Patience,
 }
 
 impl Criterion {
-    /// Every criterion.
+    /// All criteria.
     pub const ALL: [Self; 5] = [
         Self::Confidence,
         Self::Margin,
@@ -51,8 +50,8 @@ impl Criterion {
         }
     }
 
-    /// The number that is compared with a threshold; none for what was not looked at, and for
-    /// patience, which looks at several exits.
+    /// The value that is compared with a threshold; `None` if the signal was not computed, and for
+    /// patience, which depends on several exits.
     pub fn of(self, signals: &ExitSignals) -> Option<f64> {
         let score = signals.score.as_ref();
         match self {
@@ -69,7 +68,7 @@ impl Criterion {
         self == Self::Entropy
     }
 
-    /// The rule with these thresholds; none for patience, which has none.
+    /// The rule with these thresholds; `None` for patience, which has none.
     pub fn rule(self, thresholds: Thresholds) -> Option<ExitRule> {
         match self {
             Self::Confidence => Some(ExitRule::Confidence(thresholds)),
@@ -100,7 +99,7 @@ impl FromStr for Criterion {
     }
 }
 
-/// A policy as it is written: criterion, `=`, thresholds.
+/// A policy in text form: criterion, `=`, thresholds.
 ///
 /// ```
 /// use soft_core::policy::{Criterion, ExitRule};
@@ -122,12 +121,12 @@ pub enum ExitRule {
     Entropy(Thresholds),
     /// [`Saturation`].
     Saturation(Thresholds),
-    /// [`Patience`] with so many exits.
+    /// [`Patience`] with this number of exits.
     Patience(usize),
 }
 
 impl ExitRule {
-    /// The policy that follows this rule.
+    /// The policy of this rule.
     pub fn policy(&self) -> Box<dyn ExitPolicy> {
         match self.clone() {
             Self::Confidence(thresholds) => Box::new(Confidence(thresholds)),
@@ -138,8 +137,8 @@ impl ExitRule {
         }
     }
 
-    /// Refuses thresholds that what the rule looks at never reaches: beyond 1 for probabilities and
-    /// cosines. Policies take them, and leave nowhere or everywhere; written down they are a slip.
+    /// Returns an error for thresholds that the criterion never reaches: beyond 1 for probabilities
+    /// and cosines. Policies accept them and never or always exit; in text they are mistakes.
     ///
     /// # Errors
     /// [`PolicyError::Unreachable`].
@@ -164,7 +163,7 @@ impl ExitRule {
         })
     }
 
-    /// Its criterion.
+    /// The criterion.
     pub fn criterion(&self) -> Criterion {
         match self {
             Self::Confidence(_) => Criterion::Confidence,

@@ -1,7 +1,6 @@
 //! One threshold per exit, or one for all.
 //!
-//! Written "0.9" or "12:0.95,20:0.9", the latter naming exits; no token exits at an exit without a
-//! threshold.
+//! Written "0.9", or "12:0.95,20:0.9" with exits. No token exits at an exit without a threshold.
 
 use std::{fmt, ops::RangeInclusive, str::FromStr};
 
@@ -15,7 +14,7 @@ use crate::policy::error::PolicyError;
 /// ```
 /// use soft_core::{Exit, Thresholds};
 ///
-/// // Those of the paper for exits 12 to 36 of LLaMA 2 13B.
+/// // The paper's thresholds for exits 12 to 36 of LLaMA 2 13B.
 /// let paper: Thresholds = "12:.95,16:.95,20:.9,24:.9,28:.8,32:.8,36:.7".parse()?;
 /// assert_eq!(paper.at(Exit::new(28)?), Some(0.8));
 /// assert_eq!(paper.at(Exit::new(40)?), None);
@@ -42,7 +41,7 @@ impl Thresholds {
         Self(Values::Each(thresholds.into_iter().collect()))
     }
 
-    /// The threshold at `exit`; none when no token exits there.
+    /// The threshold at `exit`; `None` when no token exits there.
     pub fn at(&self, exit: Exit) -> Option<f64> {
         match &self.0 {
             Values::All(threshold) => Some(*threshold),
@@ -53,7 +52,7 @@ impl Thresholds {
         }
     }
 
-    /// The thresholds, whatever exits they are for.
+    /// All thresholds, without their exits.
     pub fn values(&self) -> Vec<f64> {
         match &self.0 {
             Values::All(threshold) => vec![*threshold],
@@ -61,7 +60,7 @@ impl Thresholds {
         }
     }
 
-    /// Refuses thresholds outside `range`, and those of exits that are not there.
+    /// Returns an error for thresholds outside `range` and for those of unknown exits.
     pub(crate) fn check(
         &self,
         measure: &'static str,

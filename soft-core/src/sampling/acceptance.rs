@@ -1,7 +1,6 @@
 //! Verification of a drafted token such that the answer has the full model's distribution.
 //!
-//! A token drafted from q and verified against p has exactly the distribution p, however bad the
-//! draft. Knows neither models nor what follows a rejected token.
+//! A token drafted from q and verified against p has exactly the distribution p for any draft.
 //!
 //! Sources: Leviathan, Kalman, Matias, *Fast Inference from Transformers via Speculative Decoding*,
 //! arXiv 2211.17192, section 2.3; Chen et al., *Accelerating Large Language Model Decoding with
@@ -10,12 +9,12 @@
 use crate::random::Random;
 use crate::sampling::distribution::Distribution;
 
-/// What became of a drafted token.
+/// The result of verifying a drafted token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verification {
-    /// The drafted token stands.
+    /// The drafted token is accepted.
     Accepted,
-    /// The drafted token, and with it every token drafted after it, gives way to this one.
+    /// The drafted token, and every token drafted after it, is replaced by this one.
     Replaced(u32),
 }
 
@@ -23,11 +22,11 @@ pub enum Verification {
 /// probability under `full` and q under `draft`; otherwise draws from the
 /// [residual](Distribution::residual) of `full`.
 ///
-/// Both distributions are those of the same position, each after its own temperature and
-/// filters. Between two [points](Distribution::point) this is the equality test of greedy
-/// self-speculation. Takes one number from `rng` for the decision and one more for a replacement.
+/// Both distributions are for the same position, each with its own temperature and filters. For two
+/// [points](Distribution::point) this is the equality test of greedy self-speculation. Draws one
+/// number from `rng` for the decision and one more for a replacement.
 ///
-/// A token that `draft` could not have sampled is replaced: no acceptance could make up for it.
+/// A token that `draft` could not sample is replaced: accepting it would change the distribution.
 pub fn verify_draft(
     drafted: u32,
     draft: &Distribution,
@@ -72,8 +71,8 @@ mod tests {
         assert_eq!(checked, Verification::Replaced(1));
     }
 
-    /// The probability that `token` comes out of drafting and checking, summed up without chance:
-    /// drafted and accepted, or the replacement of whatever was rejected.
+    /// The exact probability that drafting and verification give `token`: it was drafted and
+    /// accepted, or it replaces a rejected token.
     fn comes_out(token: u32, draft: &Distribution, full: &Distribution) -> f64 {
         let accepted = |token| draft.probability(token).min(full.probability(token));
         let rejected: f64 = draft.iter().map(|(token, q)| q - accepted(token)).sum();

@@ -1,12 +1,11 @@
-//! Which tokens can come next, and how likely each is.
+//! The distribution of the next token.
 //!
-//! Knows nothing of logits, models or why a token is left out. Source of the residual: Leviathan,
-//! Kalman, Matias, *Fast Inference from Transformers via Speculative Decoding*, arXiv 2211.17192,
-//! section 2.3.
+//! Independent of logits and models. Source of the residual: Leviathan, Kalman, Matias, *Fast
+//! Inference from Transformers via Speculative Decoding*, arXiv 2211.17192, section 2.3.
 
 use crate::random::Random;
 
-/// A probability distribution over token ids: only tokens that can be sampled, at least one.
+/// A probability distribution over token ids: only those that can be sampled, at least one.
 ///
 /// ```
 /// use soft_core::Sampling;
@@ -23,25 +22,24 @@ use crate::random::Random;
 pub struct Distribution(Vec<(u32, f64)>);
 
 impl Distribution {
-    /// All probability on `token`: what greedy decoding samples from.
+    /// All probability on `token`, as in greedy decoding.
     pub fn point(token: u32) -> Self {
         Self(vec![(token, 1.0)])
     }
 
-    /// Probabilities in proportion to finite `weights`, whose token ids strictly increase; `None`
-    /// when no weight is positive.
+    /// Proportional to finite `weights`, in order of token ids; `None` when no weight is positive.
     pub(crate) fn in_proportion(mut weights: Vec<(u32, f64)>) -> Option<Self> {
         debug_assert!(weights.is_sorted_by(|a, b| a.0 < b.0));
         let total: f64 = weights.iter().map(|&(_, weight)| weight).sum();
         for (_, weight) in &mut weights {
             *weight /= total;
         }
-        // What a division made 0, or 0 by 0 not a number, cannot be sampled.
+        // Tokens cannot be sampled if the division gave 0, or NaN for 0 by 0.
         weights.retain(|&(_, probability)| probability > 0.0);
         (!weights.is_empty()).then_some(Self(weights))
     }
 
-    /// How likely `token` is: 0 when it cannot be sampled.
+    /// The probability of `token`, 0 if it cannot be sampled.
     pub fn probability(&self, token: u32) -> f64 {
         match self.0.binary_search_by_key(&token, |&(token, _)| token) {
             Ok(index) => self.0[index].1,
@@ -49,19 +47,19 @@ impl Distribution {
         }
     }
 
-    /// The most likely token; of equally likely ones the lowest id.
+    /// The most likely token, the lowest id of equally likely ones.
     pub fn best(&self) -> u32 {
         let higher = |best: (u32, f64), next: (u32, f64)| if next.1 > best.1 { next } else { best };
         self.iter().fold(self.0[0], higher).0
     }
 
-    /// The tokens that can be sampled with their probabilities, lowest id first.
+    /// The tokens that can be sampled and their probabilities, lowest id first.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (u32, f64)> + '_ {
         self.0.iter().copied()
     }
 
-    /// A token drawn from this distribution. Takes one number from `rng`, also when there is but
-    /// one token, so that a row's stream does not depend on what the model was sure of.
+    /// Samples a token. Draws one number from `rng` even if there is only one token, so that a
+    /// row's stream does not depend on the model's confidence.
     pub fn sample(&self, rng: &mut Random) -> u32 {
         let mut left = rng.uniform();
         for (token, probability) in self.iter() {
@@ -70,12 +68,12 @@ impl Distribution {
             }
             left -= probability;
         }
-        // The probabilities sum to a rounding error less than 1.
+        // The probabilities may sum to less than 1 by a rounding error.
         self.0[self.0.len() - 1].0
     }
 
-    /// How much of the two distributions is the same: the sum of the smaller probabilities, which
-    /// is the chance that a token drafted from one is accepted by the other.
+    /// The sum of the smaller probabilities of both distributions, which is the probability that a
+    /// token drafted from one is accepted by the other.
     pub fn overlap(&self, other: &Self) -> f64 {
         let mut others = other.iter().peekable();
         let smaller = self.iter().map(|(token, probability)| {
@@ -86,11 +84,10 @@ impl Distribution {
         smaller.sum()
     }
 
-    /// What is left of this distribution p after a token of `draft`, q, was rejected:
-    /// max(0, p - q), normalized.
+    /// The distribution to sample from after a token of `draft`, q, was rejected: max(0, p - q),
+    /// normalized, where p is this distribution.
     ///
-    /// Nothing is left exactly when p ≤ q everywhere, that is when both are equal; then nothing is
-    /// rejected either, save by rounding, and p itself is returned.
+    /// If p ≤ q everywhere, p = q and nothing is rejected but by rounding; then p is returned.
     #[must_use]
     pub fn residual(&self, draft: &Self) -> Self {
         let mut drafted = draft.iter().peekable();
@@ -109,7 +106,7 @@ pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Distributions over up to 12 tokens, some of them impossible.
+    /// Distributions over up to 12 tokens, some of which are impossible.
     pub(crate) fn distributions() -> impl Strategy<Value = Distribution> {
         let weight = prop_oneof![Just(0.0), Just(1.0), 0.0..1.0, 0.0..1e-9];
         proptest::collection::vec(weight, 1..12).prop_filter_map("all weights 0", |weights| {

@@ -1,4 +1,4 @@
-//! How the next token is chosen, and exact speculative sampling.
+//! Sampling of the next token, and exact speculative sampling.
 
 pub(crate) mod acceptance;
 pub(crate) mod distribution;

@@ -1,6 +1,4 @@
-//! How the next token is chosen from a model's scores.
-//!
-//! Turns one row of logits into a [`Distribution`]; knows nothing of models, devices or chance.
+//! Sampling of the next token: turns a row of logits into a [`Distribution`].
 //!
 //! The order is that of `generate` in Hugging Face transformers (`_get_logits_processor`, 5.23):
 //! repetition penalty, temperature, top-k, top-p, min-p. Sources: repetition penalty, Keskar et
@@ -14,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::sampling::distribution::Distribution;
 
-/// A sampler that is none, or scores it cannot sample from.
+/// Invalid settings, or scores that cannot be sampled from.
 #[derive(Debug, Clone, PartialEq, Error)]
 #[non_exhaustive]
 pub enum SamplingError {
@@ -23,12 +21,12 @@ pub enum SamplingError {
     Setting {
         /// The setting.
         key: &'static str,
-        /// What it may be.
+        /// Accepted values.
         expected: &'static str,
-        /// What it is.
+        /// Its value.
         found: f64,
     },
-    /// The model's score of a token is not a number, or above all numbers.
+    /// The score of a token is NaN or +inf.
     #[error("token {token} has the score {score}: expected a finite number, or -inf for never")]
     Score {
         /// The token id.
@@ -36,7 +34,7 @@ pub enum SamplingError {
         /// Its score, after the repetition penalty.
         score: f64,
     },
-    /// Every token is ruled out.
+    /// No token can be sampled.
     #[error("no token can be sampled: expected a score above -inf among {vocab}")]
     NothingPossible {
         /// Number of scores.
@@ -44,7 +42,7 @@ pub enum SamplingError {
     },
 }
 
-/// How the next token is chosen. The default is greedy decoding.
+/// Settings of the choice of the next token. The default is greedy decoding.
 ///
 /// ```
 /// use soft_core::Sampling;
@@ -57,18 +55,18 @@ pub enum SamplingError {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Sampling {
-    /// Scores are divided by this: below 1 sharpens, above 1 flattens. 0, the default, is greedy
-    /// decoding, to which the three filters below mean nothing.
+    /// Divisor of the scores: below 1 sharpens, above 1 flattens. 0, the default, is greedy
+    /// decoding, which the three filters below do not affect.
     pub temperature: f64,
-    /// Only the k best tokens, and what scores as high as the k-th. Default: all.
+    /// Keeps the k best tokens, and those that score the same as the k-th. Default: all.
     pub top_k: Option<usize>,
-    /// Only the fewest best tokens that together reach this probability, at least one; of equal
-    /// scores at the border the lowest token ids. Default: all, as with 1.
+    /// Keeps the fewest best tokens that together reach this probability, at least one; of equal
+    /// scores at the boundary, the lowest token ids. Default: all, as with 1.
     pub top_p: Option<f64>,
-    /// Only tokens at least this many times as likely as the best one. Default: all, as with 0.
+    /// Keeps tokens at least this many times as likely as the best one. Default: all, as with 0.
     pub min_p: Option<f64>,
-    /// Divides positive scores, and multiplies negative ones, of tokens that occurred before: above
-    /// 1 avoids repetition. Default: 1, no penalty.
+    /// Divisor of positive scores, and factor of negative ones, of tokens that occurred before:
+    /// above 1 avoids repetition. Default: 1, no penalty.
     pub repetition_penalty: f64,
 }
 
@@ -79,7 +77,7 @@ impl Default for Sampling {
 }
 
 impl Sampling {
-    /// The best token, always.
+    /// Greedy decoding.
     pub fn greedy() -> Self {
         Self {
             temperature: 0.0,
@@ -90,10 +88,10 @@ impl Sampling {
         }
     }
 
-    /// Checks every setting against its range.
+    /// Checks that every setting is in range.
     ///
     /// # Errors
-    /// [`SamplingError::Setting`] naming the first that is outside.
+    /// [`SamplingError::Setting`] with the first setting out of range.
     pub fn validate(&self) -> Result<(), SamplingError> {
         let check = |key, within: bool, expected, found| {
             let error = SamplingError::Setting {
@@ -107,7 +105,7 @@ impl Sampling {
         let top_k = self.top_k.unwrap_or(1);
         let top_p = self.top_p.unwrap_or(1.0);
         let min_p = self.min_p.unwrap_or(0.0);
-        // Written so that NaN is outside every range.
+        // Written so that NaN is out of range.
         let within = temperature >= 0.0 && temperature.is_finite();
         check("temperature", within, "finite and at least 0", temperature)?;
         check("top_k", top_k >= 1, "at least 1", top_k as f64)?;
@@ -119,25 +117,25 @@ impl Sampling {
         check("repetition_penalty", within, "finite and above 0", penalty)
     }
 
-    /// Whether there is nothing to draw: the token with the highest score, after the penalty.
+    /// Whether the token with the highest score, after the penalty, is always chosen.
     pub fn is_greedy(&self) -> bool {
         self.temperature == 0.0
     }
 
-    /// Whether the best token alone decides, so that no logits need leave the device.
+    /// Whether the best token alone is needed, so that logits can stay on the device.
     pub fn needs_only_the_best(&self) -> bool {
         self.is_greedy() && self.repetition_penalty == 1.0
     }
 
     /// The distribution of the next token.
     ///
-    /// `logits` is one row, `[vocab]`; `seen` is the row's text so far, prompt included, where a
-    /// token counts once however often it occurs and ids beyond the vocabulary do not count. Greedy
-    /// decoding gives a [point](Distribution::point), of equally high scores the lowest token id.
-    /// Computed in f64, linear in the vocabulary but for sorting what `top_p` keeps.
+    /// `logits` is one row, `[vocab]`. `seen` is the row's text so far, including the prompt; a
+    /// token counts once, and ids outside the vocabulary are ignored. Greedy decoding gives a
+    /// [point](Distribution::point), for equal scores the lowest token id. Computed in f64, linear
+    /// in the vocabulary except for sorting the tokens that `top_p` keeps.
     ///
     /// # Errors
-    /// A setting outside its range; a score that is NaN or +inf; no score above -inf.
+    /// When a setting is out of range, a score is NaN or +inf, or no score is above -inf.
     pub fn distribution(
         &self,
         logits: &[f32],
@@ -151,9 +149,8 @@ impl Sampling {
         }
         let mut weights = self.weights(&scores, highest);
         let total: f64 = weights.iter().map(|&(_, weight)| weight).sum();
-        // Before top-p, though transformers has it after: it compares with the best token alone, so
-        // the same tokens survive both as long as top-p goes by the total from before, and there
-        // are fewer to sort.
+        // transformers applies min-p after top-p. The same tokens remain, since min-p compares with
+        // the best token and top-p uses the earlier total, but fewer are sorted.
         if let Some(min_p) = self.min_p {
             weights.retain(|&(_, weight)| weight >= min_p);
         }
@@ -164,14 +161,13 @@ impl Sampling {
         Distribution::in_proportion(weights).ok_or(SamplingError::NothingPossible { vocab })
     }
 
-    /// The scores after the repetition penalty.
     fn penalised(&self, logits: &[f32], seen: &[u32]) -> Vec<f64> {
         let mut scores: Vec<f64> = logits.iter().map(|&logit| f64::from(logit)).collect();
         if self.repetition_penalty == 1.0 {
             return scores;
         }
         for &token in seen {
-            // From the logit, not the score, which an earlier occurrence may have changed already.
+            // Computed from the logit, since an earlier occurrence may have changed the score.
             let token = token as usize;
             if let (Some(score), Some(&logit)) = (scores.get_mut(token), logits.get(token)) {
                 let logit = f64::from(logit);
@@ -190,7 +186,7 @@ impl Sampling {
         let lowest = self
             .top_k
             .map_or(f64::NEG_INFINITY, |k| kth_highest(scores, k));
-        // Subtracted first: the best weighs 1 however low the temperature.
+        // The difference comes first, so that the best token has weight 1 at any temperature.
         let weight = |score: f64| ((score - highest) / self.temperature).exp();
         (0_u32..)
             .zip(scores)
@@ -201,7 +197,7 @@ impl Sampling {
     }
 }
 
-/// The first of the highest scores.
+/// The token with the highest score, the lowest id of equal ones, and its score.
 fn best_token(scores: &[f64]) -> Result<(u32, f64), SamplingError> {
     let mut best = (0, f64::NEG_INFINITY);
     for (token, &score) in (0_u32..).zip(scores) {
@@ -219,7 +215,7 @@ fn best_token(scores: &[f64]) -> Result<(u32, f64), SamplingError> {
     Ok(best)
 }
 
-/// The k-th highest score, `k` counting from 1; -inf when there are not so many.
+/// The k-th highest score, `k` counting from 1; -inf when there are fewer.
 fn kth_highest(scores: &[f64], k: usize) -> f64 {
     if k >= scores.len() {
         return f64::NEG_INFINITY;
@@ -232,8 +228,7 @@ fn kth_highest(scores: &[f64], k: usize) -> f64 {
 
 /// Keeps the fewest heaviest tokens whose weights reach `mass`, at least one.
 ///
-/// Sorts no more than it must: the heaviest few, and, as long as they do not suffice, a larger
-/// number of what is left.
+/// Sorts no more than needed: the heaviest few, then increasing numbers of the rest.
 fn keep_heaviest(weights: &mut Vec<(u32, f64)>, mass: f64) {
     let mut reached = 0.0;
     let mut kept = 0;
@@ -265,7 +260,7 @@ fn heavier_first(a: &(u32, f64), b: &(u32, f64)) -> Ordering {
 mod tests {
     use super::*;
 
-    /// Plain sampling, to be changed in one setting.
+    /// Plain sampling, from which tests change single settings.
     fn plain() -> Sampling {
         Sampling {
             temperature: 1.0,

@@ -1,4 +1,4 @@
-//! What decoding needs from the toy model.
+//! `DecodeModel` for the toy model.
 
 use super::{ToyError, ToyHidden, ToyModel, ToyStore, dot};
 use crate::exit::Exit;
@@ -9,7 +9,7 @@ use crate::model::nested::NestedModel;
 #[derive(Clone, Debug)]
 pub struct ToyDraftHead(Vec<u32>);
 
-/// Most positions of a row: a context that tests can fill.
+/// Maximum number of positions of a row, small enough for tests to fill.
 const TOY_CONTEXT: usize = 64;
 
 impl DecodeModel for ToyModel {

@@ -1,18 +1,18 @@
-//! Pearson's chi-square test, for tests of what is drawn.
+//! Pearson's chi-square test, for tests of random draws.
 //!
-//! The critical value is that of Wilson and Hilferty, *The Distribution of Chi-Square*, 1931.
+//! Source of the critical value: Wilson and Hilferty, *The Distribution of Chi-Square*, 1931.
 
 /// Upper 1e-4 quantile of the standard normal distribution.
 const Z: f64 = 3.719_016;
 
-/// Where the upper 1e-4 tail of chi-square with `freedom` degrees begins.
+/// The start of the upper 1e-4 tail of chi-square with `freedom` degrees of freedom.
 pub fn critical(freedom: f64) -> f64 {
     let spread = 2.0 / (9.0 * freedom);
     freedom * (1.0 - spread + Z * spread.sqrt()).powi(3)
 }
 
-/// Pearson's statistic over its critical value: below 1 when `counts` may be draws of outcomes with
-/// the probabilities `expected`. Outcomes expected fewer than 5 times are counted together.
+/// Pearson's statistic over its critical value: below 1 when `counts` may be draws from the
+/// probabilities `expected`. Outcomes with an expected count below 5 are merged.
 pub fn deviation(counts: &[u32], expected: &[f64]) -> f64 {
     let draws: u32 = counts.iter().sum();
     let mut bins = vec![(0.0, 0.0)];

@@ -1,5 +1,5 @@
-//! One safetensors file, checked whole before a tensor is taken from it: header length, JSON,
-//! offsets, and that they cover the file to its last byte. Source: the safetensors format.
+//! One safetensors file. Header length, JSON, offsets and file size are checked before a tensor is
+//! read. Source: the safetensors format.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -10,10 +10,9 @@ use safetensors::{Dtype, tensor::Metadata};
 use crate::error::Error;
 use crate::files::folder::open_regular;
 
-/// The format's own limit on the JSON header.
+/// Maximum header size of the safetensors format.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
 
-/// One safetensors file whose header was checked.
 #[derive(Debug)]
 pub(super) struct WeightFile {
     pub path: PathBuf,
@@ -51,7 +50,7 @@ impl WeightFile {
             .take(header)
             .read_to_end(&mut json)
             .map_err(Error::io("read", path))?;
-        // Deserialising checks shapes, types and that offsets follow one another without a gap.
+        // Deserializing checks shapes, types and that the offsets are contiguous.
         let parsed =
             serde_json::from_slice(&json).map_err(|source| invalid(format!("header: {source}")));
         let metadata: Metadata = parsed?;

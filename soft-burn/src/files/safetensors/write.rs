@@ -1,4 +1,4 @@
-//! Tensors to a safetensors file, in the number type asked for.
+//! Writes tensors to a safetensors file in a given number type.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -9,7 +9,6 @@ use safetensors::Dtype;
 use crate::dtype::DType;
 use crate::error::Error;
 
-/// A tensor to be written.
 pub(crate) struct NamedTensor {
     pub name: String,
     pub shape: Vec<usize>,
@@ -56,8 +55,7 @@ impl safetensors::View for Encoded<'_> {
     }
 }
 
-/// Writes `tensors` to `path`: beside it first, then renamed, so that a file under that name is
-/// whole.
+/// Writes `tensors` to a temporary file and renames it to `path`.
 pub(crate) fn write_weights(
     path: &Path,
     tensors: &[NamedTensor],
@@ -77,7 +75,7 @@ pub(crate) fn write_weights(
     readable_by_all(path)
 }
 
-/// The temporary file behind safetensors' writer is private to its owner; a model is not.
+/// safetensors writes a temporary file that only its owner can read; model files are public.
 fn readable_by_all(path: &Path) -> Result<(), Error> {
     #[cfg(unix)]
     {

@@ -1,11 +1,10 @@
-//! The numbers of a step of AdamW and what it moves.
+//! Coefficients and state of one AdamW step.
 
 use burn::tensor::Tensor;
 
-/// The numbers of one step.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AdamWStep {
-    /// Gradients are multiplied by it first.
+    /// Factor applied to the gradient first.
     pub scale: f64,
     pub beta1: f32,
     pub beta2: f32,
@@ -13,7 +12,7 @@ pub(crate) struct AdamWStep {
     pub rate: f64,
     /// Decoupled weight decay.
     pub decay: f32,
-    /// Steps this parameter took part in, this one counted.
+    /// Steps of this parameter, including this one.
     pub time: usize,
 }
 

@@ -1,9 +1,9 @@
-//! One step of AdamW in one pass over a parameter, in place.
+//! An AdamW step in a single pass over a parameter, in place.
 //!
-//! Written with tensor operations a step reads and writes every array a dozen times, and the arrays
-//! are the largest of training; here gradient, value and moments are read once and written once.
-//! The arithmetic is that of Burn's `AdamW` (Loshchilov and Hutter, arXiv 1711.05101), which other
-//! backends run and the test compares with. Knows no names and no models.
+//! With tensor operations, a step reads and writes every array about a dozen times, and these
+//! arrays are the largest of training. Here each is read once and written at most once. The
+//! arithmetic is that of Burn's `AdamW` (Loshchilov and Hutter, arXiv 1711.05101), which other
+//! backends use and the test compares with.
 
 use burn::backend::Flex;
 use burn::tensor::Tensor;
@@ -13,12 +13,12 @@ use rayon::prelude::*;
 use super::host::own;
 use crate::ops::adamw::step::{AdamWStep, Moving};
 
-/// Numbers that one thread takes at a time.
+/// Elements per parallel task.
 const CHUNK: usize = 1 << 15;
 
 impl AdamWStep {
-    /// Updates a parameter; a buffer that is not shared is overwritten, a shared one is copied
-    /// first. Gradient and parameter have one length.
+    /// Updates a parameter. A buffer that is not shared is overwritten; a shared one is copied
+    /// first. Gradient and parameter have the same length.
     pub(crate) fn in_place(&self, gradient: Tensor<1>, moving: Moving) -> Moving {
         let gradient = own(gradient);
         let mut value = own(moving.value);
@@ -72,8 +72,7 @@ impl AdamWStep {
     }
 }
 
-/// The sum of the squares of many numbers, for the norm of a gradient. Parts are summed in one
-/// order, whatever the threads.
+/// The sum of squares. The order of summation does not depend on the number of threads.
 pub(crate) fn sum_of_squares(values: &[f32]) -> f64 {
     let arch = Arch::new();
     let parts = values.par_chunks(CHUNK).map(|part| {
@@ -97,7 +96,7 @@ pub(crate) fn sum_of_squares(values: &[f32]) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)] // a test's way to fail
+    #![allow(clippy::unwrap_used)] // tests fail by panicking
 
     use burn::optim::{AdamWConfig, Optimizer};
     use burn::tensor::{Distribution, TensorData};

@@ -1,8 +1,7 @@
 //! Attention of packed states over cached keys and values.
 //!
-//! Each state of each row attends to the keys 0 to its own position: there is no mask and no
-//! padding. Query heads that share a key head are computed together. See the plain `attention`
-//! module for formula and source.
+//! Each state attends to the keys 0 to its own position of its row, without mask or padding. Query
+//! heads that share a key head are computed together. Formula and source: `ops::attention`.
 
 use pulp::Arch;
 use rayon::prelude::*;
@@ -10,32 +9,30 @@ use rayon::prelude::*;
 use super::exp::exp;
 use super::linear::{Rows, dot_products};
 
-/// Where one state stands.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place {
     pub row: usize,
     pub position: usize,
 }
 
-/// Keys and values of one row and one key head: `[positions, head_dim]` each.
+/// Keys and values of one row and one key head, `[positions, head_dim]` each.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct HeadStore {
     pub keys: Vec<f32>,
     pub values: Vec<f32>,
 }
 
-/// What one block's attention works on.
 pub(crate) struct Attending<'a> {
     pub arch: Arch,
     pub head_dim: usize,
     pub kv_heads: usize,
     pub places: &'a [Place],
-    /// Of row r and key head h at `r * kv_heads + h`.
+    /// Row r and key head h are at `r * kv_heads + h`.
     pub stores: &'a [HeadStore],
 }
 
 impl Attending<'_> {
-    /// Turned queries `[n, heads * head_dim]` to mixed values of the same shape.
+    /// Maps rotated queries `[n, heads * head_dim]` to mixed values of the same shape.
     pub fn run(&self, queries: &[f32], out: &mut [f32]) {
         let width = queries.len() / self.places.len();
         let group = width / self.kv_heads;
@@ -54,7 +51,7 @@ impl Attending<'_> {
         }
     }
 
-    /// The query heads of one state that share a key head.
+    /// Attention of the query heads of one state that share a key head.
     fn attend(&self, queries: &[f32], store: &HeadStore, keys: usize, out: &mut [f32]) {
         let dim = self.head_dim;
         let queries = Rows {
@@ -77,10 +74,10 @@ impl Attending<'_> {
     }
 }
 
-/// Multiplications below which one thread does it.
+/// Number of multiplications below which a single thread is used.
 const SMALL: usize = 1 << 16;
 
-/// Scores to e^(scaled score − highest), and their sum.
+/// Replaces scores by e^(scale · (score − highest)) and returns their sum.
 #[inline(always)]
 fn softmax_numerators(scores: &mut [f32], scale: f32) -> f32 {
     let highest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);

@@ -1,7 +1,7 @@
 //! Decoder blocks over packed states and a cache on the host.
 //!
-//! The formulas are those of `model::{block, attention, layers}` and `ops`; here a block is a
-//! handful of loops over slices in which each weight is read once.
+//! The formulas are those of `model::{block, attention, layers}` and `ops`. Here a block consists
+//! of a few loops over slices that read each weight once.
 
 use pulp::Arch;
 
@@ -10,7 +10,7 @@ use super::linear::{Product, Rows, linear};
 use super::norm::{add, gate, rms_norm};
 use crate::ops::attention::Heads;
 
-/// The weights of one block, each row by row.
+/// The weights of one block, row-major.
 pub(crate) struct BlockWeights<'a> {
     pub q: &'a [f32],
     pub k: &'a [f32],
@@ -23,7 +23,6 @@ pub(crate) struct BlockWeights<'a> {
     pub feed_forward_norm: &'a [f32],
 }
 
-/// What the blocks of one pass share.
 pub(crate) struct BlockRun {
     arch: Arch,
     heads: Heads,
@@ -60,7 +59,7 @@ impl BlockRun {
     }
 
     /// Runs one block over `x`, `[n, d_model]`, in place. New keys and values are appended to
-    /// `stores`, of row r and key head h at `r * kv_heads + h`.
+    /// `stores`, where row r and key head h are at `r * kv_heads + h`.
     pub fn block(&self, weights: &BlockWeights, x: &mut [f32], stores: &mut [HeadStore]) {
         let mut update = vec![0.0; x.len()];
         self.norm(x, weights.attention_norm, &mut update);
@@ -71,7 +70,7 @@ impl BlockRun {
         add(self.arch, x, &update);
     }
 
-    /// Normed states to attention's update, in place.
+    /// Replaces normalized states by the update of attention.
     fn attention(&self, weights: &BlockWeights, x: &mut [f32], stores: &mut [HeadStore]) {
         let Heads {
             query,
@@ -117,7 +116,7 @@ impl BlockRun {
         );
     }
 
-    /// Normed states to the feed-forward part's update, in place.
+    /// Replaces normalized states by the update of the feed-forward layer.
     fn feed_forward(&self, weights: &BlockWeights, x: &mut [f32]) {
         let width = weights.gate.len() / self.d_model;
         let mut inner = vec![0.0; self.places.len() * width];
@@ -160,7 +159,7 @@ impl BlockRun {
         }
     }
 
-    /// Turns the keys and appends them and the values, head by head.
+    /// Rotates the keys, and appends keys and values head by head.
     fn append(&self, k: &mut [f32], v: &[f32], stores: &mut [HeadStore]) {
         self.turn(k);
         let Heads { key_value, dim, .. } = self.heads;
@@ -173,7 +172,7 @@ impl BlockRun {
         }
     }
 
-    /// Turns the heads of every state by its rotary angles.
+    /// Rotates the heads of every state by its rotary angles.
     fn turn(&self, x: &mut [f32]) {
         let half = self.heads.dim / 2;
         let width = x.len() / self.places.len();

@@ -1,5 +1,4 @@
-//! Decoding passes by the kernels: slices of the model's own tensors, nothing copied but the states
-//! of a pass.
+//! Decoding passes by the CPU kernels, on slices of the model's tensors. Only states are copied.
 
 use std::ops::Range;
 
@@ -12,7 +11,7 @@ use crate::error::Error;
 use crate::ops::attention::Heads;
 use crate::ops::decoder_block::{BlockTensors, DecodePass};
 
-/// Keys and values on the host: of each block those of row r and key head h at `r * kv_heads + h`.
+/// Keys and values of each block on the host; row r and key head h are at `r * kv_heads + h`.
 #[derive(Clone, Debug)]
 pub(crate) struct HostStore(Vec<Vec<HeadStore>>);
 
@@ -29,7 +28,6 @@ impl HostStore {
     }
 }
 
-/// The tensors of one block.
 struct HostBlock {
     projections: [HostTensor; 7],
     norms: [HostTensor; 2],
@@ -70,7 +68,7 @@ impl HostBlock {
     }
 }
 
-/// Packed states `[n, d_model]` through these blocks, each with its store.
+/// Runs packed states `[n, d_model]` through these blocks, each with its store.
 pub(crate) fn decode_blocks(
     x: Tensor<2>,
     pass: &DecodePass,
@@ -89,7 +87,7 @@ pub(crate) fn decode_blocks(
         places(pass),
     );
     let mut states = host(x.clone())?.values().to_vec();
-    // One switch to the pool's threads for the whole pass.
+    // A single switch to the thread pool for the whole pass.
     rayon::scope(|_| {
         for (weights, stores) in weights.iter().zip(stores) {
             run.block(weights, &mut states, stores);
@@ -98,7 +96,7 @@ pub(crate) fn decode_blocks(
     Ok(tensor(states, shape, &x))
 }
 
-/// Cuts off what the stores hold beyond the start of each row that continues.
+/// Truncates the stores of each row with new positions to the start of the pass.
 fn forget_stale(pass: &DecodePass, stores: &mut [Vec<HeadStore>]) {
     let Heads { key_value, dim, .. } = pass.heads;
     let rows = pass.starts.iter().zip(pass.query_lens).enumerate();
@@ -114,7 +112,6 @@ fn forget_stale(pass: &DecodePass, stores: &mut [Vec<HeadStore>]) {
     }
 }
 
-/// Row and position of every state.
 fn places(pass: &DecodePass) -> Vec<Place> {
     let rows = pass.starts.iter().zip(pass.query_lens).enumerate();
     let places = rows.flat_map(|(row, (&start, &count))| {

@@ -1,21 +1,20 @@
-//! The exponential of many numbers, in a form that compilers turn into vector code.
+//! The exponential function, in a form that compilers vectorize.
 //!
 //! e^x = 2^n · e^r with |r| ≤ ln 2 / 2 and a polynomial for e^r: Cody and Waite, *Software Manual
-//! for the Elementary Functions*, 1980. Relative error below 2e-7 from -87 to 88; beyond, x is
-//! taken as the nearest of the two.
+//! for the Elementary Functions*, 1980. Relative error below 2e-7.
 
-/// e^x; x below -87 counts as -87, above 88 as 88.
+/// e^x, with x clamped to the range from -87 to 88.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
-    // ln 2 in two parts, the first with few enough bits that n times it is exact.
+    // ln 2 in two parts, the first with few enough bits that its product with n is exact.
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
-    // Adding and subtracting it rounds to a whole number.
+    // Adding and subtracting it rounds to an integer.
     const ROUND: f32 = 12_582_912.0;
     let x = x.clamp(-87.0, 88.0);
     let n = (x * std::f32::consts::LOG2_E + ROUND) - ROUND;
     let r = (x - n * LN2_HIGH) - n * LN2_LOW;
-    // Taylor's terms up to r^7.
+    // Taylor series up to r^7.
     let p = 1.0 / 5040.0;
     let p = p * r + 1.0 / 720.0;
     let p = p * r + 1.0 / 120.0;

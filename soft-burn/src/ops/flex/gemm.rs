@@ -1,12 +1,11 @@
-//! Matrix products over slices, by the `gemm` crate that Burn's flex backend uses too.
+//! Matrix products on slices by the `gemm` crate, which Burn's flex backend also uses.
 //!
-//! Using it directly lets products be added to existing values, buffers be reused, and factors or
-//! results be transposed without a copy. The bounds that the crate leaves to its caller are checked
-//! here.
+//! Used directly so that products can be added to existing values, buffers reused, and matrices
+//! transposed without a copy. The bounds that the crate leaves to its caller are checked here.
 
 use gemm::Parallelism;
 
-/// A matrix, any of whose dimensions may be strided.
+/// A matrix with arbitrary strides.
 #[derive(Clone, Copy)]
 pub(crate) struct Matrix<'a> {
     values: &'a [f32],
@@ -17,7 +16,7 @@ pub(crate) struct Matrix<'a> {
 }
 
 impl<'a> Matrix<'a> {
-    /// Rows of `columns` numbers, one after the other.
+    /// A row-major matrix with rows of `columns` values.
     pub fn new(values: &'a [f32], columns: usize) -> Self {
         Self {
             values,
@@ -28,7 +27,7 @@ impl<'a> Matrix<'a> {
         }
     }
 
-    /// Rows become columns.
+    /// The transposed matrix, without a copy.
     pub fn transposed(self) -> Self {
         Self {
             rows: self.columns,
@@ -39,7 +38,7 @@ impl<'a> Matrix<'a> {
         }
     }
 
-    /// Each `step`-th row from `first` on.
+    /// Every `step`-th row, starting at `first`.
     pub fn every(self, step: usize, first: usize) -> Self {
         Self {
             values: &self.values[first * self.row_stride..],
@@ -59,16 +58,15 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// What happens to the values in the output buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Onto {
-    /// They are overwritten.
+    /// Existing values are overwritten.
     Fresh,
-    /// The product is added to them.
+    /// The product is added to the existing values.
     Sum,
 }
 
-/// `out = lhs · rhs`, or `out += lhs · rhs`, row by row, on all threads.
+/// `out = lhs · rhs`, or `out += lhs · rhs`, row-major, on all threads.
 pub(crate) fn gemm(lhs: Matrix, rhs: Matrix, out: &mut [f32], onto: Onto) {
     lhs.check();
     rhs.check();
@@ -76,8 +74,8 @@ pub(crate) fn gemm(lhs: Matrix, rhs: Matrix, out: &mut [f32], onto: Onto) {
     assert_eq!(k, rhs.rows, "columns of the left factor, rows of the right");
     assert_eq!(out.len(), m * n, "room for the product");
     #[allow(unsafe_code)] // the crate's interface
-    // SAFETY: every number of the factors is within its slice and every one of the result within
-    // `out`, as just checked; `out` is borrowed for writing and therefore apart from the factors.
+    // SAFETY: every element of the factors is within its slice and of the result within `out`, as
+    // just checked; `out` is borrowed mutably and therefore apart from the factors.
     unsafe {
         gemm::gemm(
             m,

@@ -12,7 +12,7 @@ use super::norm::rms_norm;
 use crate::error::Error;
 use crate::ops::head::{HeadTensors, has_best};
 
-/// Norm and head, each row by row, and the norm's epsilon.
+/// The weights of norm and head, row-major, and the norm's epsilon.
 pub(crate) struct HeadWeights<'a> {
     pub norm: &'a [f32],
     pub eps: f32,
@@ -44,8 +44,8 @@ impl HeadWeights<'_> {
         out
     }
 
-    /// Index of the highest logit of every state, the lowest of several; none when it is no finite
-    /// number or another logit is NaN.
+    /// Index of the highest logit of every state, the lowest index of equal ones; `None` when a
+    /// highest logit is not finite or a logit is NaN.
     pub fn best(&self, states: &[f32]) -> Option<Vec<u32>> {
         let logits = self.logits(states);
         let rows = logits.par_chunks(self.tokens());
@@ -53,8 +53,7 @@ impl HeadWeights<'_> {
             .collect()
     }
 
-    /// Scores of every state; `token` is an index into the head's tokens. None as for
-    /// [`best`](Self::best).
+    /// Scores, with indices into the head as `token`; `None` as for [`best`](Self::best).
     pub fn scores(&self, states: &[f32]) -> Option<Vec<Score>> {
         let logits = self.logits(states);
         let rows = logits.par_chunks(self.tokens());
@@ -62,8 +61,7 @@ impl HeadWeights<'_> {
     }
 }
 
-/// Applies `read` to the slices of a head and of states `[n, d_model]`; none when they are not f32
-/// on flex.
+/// Applies `read` to the slices of a head and of states `[n, d_model]`; `None` unless f32 on flex.
 pub(crate) fn with_head<T: Send>(
     head: &HeadTensors,
     states: &Tensor<2>,
@@ -81,14 +79,14 @@ pub(crate) fn with_head<T: Send>(
         weight: weight.values(),
     };
     let states = states.values();
-    // One switch to the pool's threads for all of it.
+    // A single switch to the thread pool.
     Ok(Some(rayon::scope(|_| read(&weights, states))))
 }
 
-/// Index of the highest number, the lowest of several; it; and the second highest.
+/// Index of the highest value, the lowest index of equal ones; that value; the second highest.
 fn top_two(row: &[f32]) -> (usize, f32, f32) {
     let (mut best, mut second) = ((0, f32::NEG_INFINITY), f32::NEG_INFINITY);
-    // Runs whose highest number cannot matter are passed over, a vector at a time.
+    // Runs whose maximum cannot change the result are skipped; the maximum is vectorized.
     for (run, values) in row.chunks(RUN).enumerate() {
         let highest = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         if highest <= second {
@@ -111,7 +109,7 @@ const RUN: usize = 64;
 fn score(row: &[f32]) -> Score {
     let (token, highest, second) = top_two(row);
     let (mut sum, mut weighted) = (0.0f64, 0.0f64);
-    // In runs: single precision within, double between.
+    // Single precision within a run, double precision between runs.
     for values in row.chunks(RUN) {
         let (mut run_sum, mut run_weighted) = (0.0f32, 0.0f32);
         for value in values {

@@ -1,9 +1,8 @@
-//! Cross-entropy of a linear head and its gradients over slices, in buffers that are used again.
+//! Cross-entropy of a linear head and its gradients over slices, with reused buffers.
 //!
 //! The formulas are those of `head_loss`. Softmax, loss and gradient of a row of logits are
-//! computed in one pass, in place, and the gradient of the head is accumulated by the matrix
-//! products. The logits are the widest array of training, so a further copy of them would cost
-//! measurable time.
+//! computed in one pass, in place; the matrix products accumulate the head's gradient. The logits
+//! are the largest array of training, of which another copy would take measurable time.
 
 use pulp::Arch;
 use rayon::prelude::*;
@@ -12,35 +11,32 @@ use super::exp::exp;
 use super::gemm::{Matrix, Onto, gemm};
 use crate::ops::head_loss::terms::{HeadLearns, Term};
 
-/// States and what they must predict; see
-/// [`Predictions`](crate::ops::head_loss::terms::Predictions).
+/// States and their targets; see [`Predictions`](crate::ops::head_loss::terms::Predictions).
 pub(crate) struct HeadRun<'a> {
-    /// Normed states, position by position and in each exit by exit.
+    /// Normalized states, ordered by position and then by exit.
     pub states: &'a [f32],
     pub d_model: usize,
-    /// The token of each position.
+    /// The target token of each position.
     pub tokens: &'a [usize],
-    /// Factors of the losses of each exit.
+    /// Loss factors of each exit.
     pub terms: &'a [Term],
-    /// The head, row by row.
+    /// The head, row-major.
     pub weight: &'a [f32],
     pub learns: HeadLearns,
     /// Teacher for distillation, if any.
     pub teacher: Option<HostTeacher<'a>>,
-    /// Positions whose logits are held at a time.
+    /// Number of positions whose logits are held at a time.
     pub positions: usize,
 }
 
-/// The full model's states and head.
 #[derive(Clone, Copy)]
 pub(crate) struct HostTeacher<'a> {
-    /// One normed state per position.
+    /// One normalized state per position.
     pub states: &'a [f32],
     pub weight: &'a [f32],
     pub temperature: f32,
 }
 
-/// Sums per exit and gradients.
 pub(crate) struct HeadFound {
     pub nats: Vec<f64>,
     pub divergence: Vec<f64>,
@@ -48,7 +44,7 @@ pub(crate) struct HeadFound {
     pub weight: Option<Vec<f32>>,
 }
 
-/// What a row of logits says: cross-entropy and divergence in nats.
+/// Cross-entropy and divergence of one row of logits, in nats.
 type RowLoss = (f32, f32);
 
 impl HeadRun<'_> {
@@ -128,7 +124,7 @@ impl HeadRun<'_> {
         room
     }
 
-    /// Logits to their gradients, in place; returns what each row lost.
+    /// Replaces logits by their gradients and returns the losses of each row.
     fn differentiate(&self, tokens: &[usize], logits: &mut [f32], taught: &[f32]) -> Vec<RowLoss> {
         let exits = self.terms.len();
         let vocab = self.weight.len() / self.d_model;
@@ -152,7 +148,7 @@ impl HeadRun<'_> {
     }
 }
 
-/// Logits to `scale · (softmax − one-hot(token))`; returns −log softmax\[token\].
+/// Replaces logits by `scale · (softmax − one-hot(token))`; returns −log softmax\[token\].
 #[inline(always)]
 fn hard(logits: &mut [f32], token: usize, scale: f32) -> f32 {
     let highest = max(logits);
@@ -164,8 +160,8 @@ fn hard(logits: &mut [f32], token: usize, scale: f32) -> f32 {
     sum.ln() - right
 }
 
-/// The same with a teacher: adds `soft · T · (softmax(z / T) − taught)`, the gradient of
-/// `soft · T² · KL(taught ‖ softmax(z / T))`; returns both losses, the divergence without its T².
+/// The same with a teacher: adds `soft · T · (softmax(z / T) − taught)`, the gradient of T² times
+/// `soft · KL(taught ‖ softmax(z / T))`. Returns both losses, the divergence without T².
 #[inline(always)]
 fn mixed(logits: &mut [f32], token: usize, term: Term, (taught, t): (&[f32], f32)) -> RowLoss {
     let highest = max(logits);
@@ -190,7 +186,7 @@ fn mixed(logits: &mut [f32], token: usize, term: Term, (taught, t): (&[f32], f32
     (hard.ln() - right, divergence.total())
 }
 
-/// Partial sums, so that compilers can keep them in vectors.
+/// Number of partial sums, chosen so that compilers keep them in vectors.
 const LANES: usize = 16;
 
 #[derive(Default)]

@@ -1,4 +1,4 @@
-//! Tensors of the flex backend as slices, and back.
+//! Conversion between tensors of the flex backend and slices.
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Flex, TensorMetadata};
@@ -6,26 +6,25 @@ use burn::tensor::{DType as TensorDType, Shape, Tensor, TensorData};
 
 use crate::error::Error;
 
-/// A flex tensor whose numbers lie one after the other.
+/// A contiguous f32 tensor of the flex backend.
 pub(crate) struct HostTensor(FloatTensor<Flex>);
 
 impl HostTensor {
-    /// The numbers, row by row.
+    /// The values, row-major.
     pub fn values(&self) -> &[f32] {
-        // Made contiguous f32 by `host`.
+        // `host` made the tensor contiguous and checked that it is f32.
         self.0.as_slice().unwrap_or(&[])
     }
 }
 
-/// Whether the tensor lives on the flex backend, without autodiff.
 fn is_flex<const D: usize>(tensor: &Tensor<D>) -> bool {
     tensor.clone().try_into_primitive::<Flex>().is_ok()
 }
 
-/// The numbers of a tensor on the flex backend.
+/// The values of a tensor on the flex backend.
 ///
 /// # Errors
-/// When it lives elsewhere or does not hold f32.
+/// When it is on another backend or does not hold f32.
 pub(crate) fn host<const D: usize>(tensor: Tensor<D>) -> Result<HostTensor, Error> {
     let unreadable = |reason: String| Error::Read {
         name: "a tensor of the flex backend".to_owned(),
@@ -48,8 +47,7 @@ pub(crate) fn host<const D: usize>(tensor: Tensor<D>) -> Result<HostTensor, Erro
     }
 }
 
-/// The tensor with its numbers one after the other and no others in its storage; copied if they are
-/// not so already.
+/// The tensor, contiguous and alone in its storage; copied if necessary.
 pub(crate) fn flat(tensor: FloatTensor<Flex>) -> FloatTensor<Flex> {
     let length = tensor.shape().num_elements();
     let tensor = if tensor.is_contiguous() {
@@ -64,13 +62,11 @@ pub(crate) fn flat(tensor: FloatTensor<Flex>) -> FloatTensor<Flex> {
     from_values(values, tensor.shape())
 }
 
-/// A tensor of these numbers.
 pub(crate) fn from_values(values: Vec<f32>, shape: impl Into<Shape>) -> FloatTensor<Flex> {
     FloatTensor::<Flex>::from_data(TensorData::new(values, shape))
 }
 
-/// The tensor as an f32 one that can be written to from its first number to its last; copied if it
-/// is not so already.
+/// The tensor as f32, contiguous, alone in its storage and writable; copied if necessary.
 pub(crate) fn own<const D: usize>(tensor: Tensor<D>) -> FloatTensor<Flex> {
     let length = tensor.shape().num_elements();
     let whole = |primitive: &FloatTensor<Flex>| {
@@ -88,7 +84,6 @@ pub(crate) fn is_flex_f32<const D: usize>(tensor: &Tensor<D>) -> bool {
     tensor.dtype() == TensorDType::F32 && is_flex(tensor)
 }
 
-/// `values` as a tensor on the device of `like`.
 pub(crate) fn tensor<const D: usize, const E: usize>(
     values: Vec<f32>,
     shape: [usize; D],

@@ -1,21 +1,19 @@
-//! Few-row linear layers: dot products over one reading of the weights, in order.
+//! Linear layers for few states: dot products with a single sequential read of the weights.
 //!
-//! With one state a linear layer is bound by memory: every weight is read once and used once. With
-//! a few states it should cost about the same, since the weights are still read once; blocked
-//! matrix products, made for many rows, cost more. A loop over output rows reads the weights as
-//! long sequential streams, which the processor's prefetcher follows: reading neighboring rows in
-//! turns halves the bandwidth. A few far-apart rows at a time share the loads of the states. With
-//! several states the arithmetic between two loads hides the stream from the processor's
-//! look-ahead, so weights are asked for a little before they are needed.
+//! With one state a linear layer is memory-bound: every weight is read once and used once. With a
+//! few states it should cost about the same, since the weights are still read once, but blocked
+//! matrix products, designed for many rows, cost more. A loop over output rows reads the weights as
+//! long sequential streams, which the hardware prefetcher follows; alternating between neighboring
+//! rows halves the bandwidth. A few rows that are far apart are computed together and share the
+//! loads of the states. With several states the arithmetic between two loads hides the stream from
+//! the prefetcher, so weights are prefetched explicitly.
 //!
-//! An output is one dot product, summed along the width in one fixed order by one vector
-//! accumulator, whatever is computed beside it: batch-invariant. Knows slices of `f32`; knows no
-//! tensors.
+//! An output is one dot product, summed along the width in a fixed order by one vector accumulator.
+//! It does not depend on what else is computed: the kernel is batch-invariant.
 
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-/// Rows of one width, one after the other.
 #[derive(Clone, Copy)]
 pub(crate) struct Rows<'a> {
     pub values: &'a [f32],
@@ -32,7 +30,7 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// A weight matrix `[d_out, d_in]` and where its products with the states go: `[n, d_out]`.
+/// A weight matrix `[d_out, d_in]` and the output of its product with the states, `[n, d_out]`.
 pub(crate) struct Product<'a> {
     pub weight: &'a [f32],
     pub out: &'a mut [f32],
@@ -61,18 +59,18 @@ pub(crate) fn linear(arch: Arch, x: Rows, products: &mut [Product]) {
     });
 }
 
-/// Multiplications below which waking another thread costs more than it brings.
+/// Number of multiplications below which waking another thread costs more than it saves.
 const SMALL: usize = 1 << 15;
-/// More parts than threads, so that a thread that was held up leaves work to the others.
+/// More parts than threads, so that other threads can take the work of a delayed one.
 const PARTS_PER_THREAD: usize = 2;
 
-/// Some rows of a weight matrix and, for every state, where their outputs go.
+/// Some rows of a weight matrix and, for every state, the slice of their outputs.
 struct Task<'a> {
     weight: &'a [f32],
     out: Vec<&'a mut [f32]>,
 }
 
-/// Deals the rows of `weight` to the tasks, in equal runs.
+/// Distributes the rows of `weight` to the tasks in equal runs.
 fn deal<'a>(x: Rows, weight: &'a [f32], out: &'a mut [f32], tasks: &mut [Vec<Task<'a>>]) {
     let outputs = weight.len() / x.width;
     let run = outputs.div_ceil(tasks.len());
@@ -100,9 +98,9 @@ struct DotProducts<'a, 'o> {
     out: &'a mut [&'o mut [f32]],
 }
 
-/// Weight rows read side by side.
+/// Number of weight rows read side by side.
 const STREAMS: usize = 3;
-/// Bytes ahead of its use that a weight is asked for when several states wait for it.
+/// Distance in bytes at which weights are prefetched when there are several states.
 const AHEAD: usize = 448;
 /// Bytes of a cache line.
 const LINE: usize = 64;
@@ -126,7 +124,7 @@ impl WithSimd for DotProducts<'_, '_> {
     }
 }
 
-/// Asks for the cache line `AHEAD` of this value.
+/// Prefetches the cache line `AHEAD` bytes after this value.
 #[inline(always)]
 fn ask_ahead<T>(value: &T) {
     #[cfg(target_arch = "x86_64")]
@@ -140,7 +138,7 @@ fn ask_ahead<T>(value: &T) {
     let _ = value;
 }
 
-/// `O` outputs of every state, four states at a time.
+/// Computes `O` outputs of every state, four states at a time.
 #[inline(always)]
 fn outputs_of<S: Simd, const O: usize>(
     simd: S,
@@ -162,7 +160,7 @@ fn outputs_of<S: Simd, const O: usize>(
     }
 }
 
-/// `O` outputs of `R` states from `first` on.
+/// Computes `O` outputs of `R` states, starting at `first`.
 #[inline(always)]
 fn tile<S: Simd, const O: usize, const R: usize>(
     simd: S,
@@ -181,8 +179,7 @@ fn tile<S: Simd, const O: usize, const R: usize>(
     }
 }
 
-/// The dot products of `R` states with `O` weight rows. The order of summation of each does not
-/// depend on `R` or `O`.
+/// The dot products of `R` states with `O` weight rows, each summed in the same fixed order.
 #[inline(always)]
 fn dots<S: Simd, const O: usize, const R: usize>(
     simd: S,
@@ -208,7 +205,7 @@ fn dots<S: Simd, const O: usize, const R: usize>(
             }
         }
     }
-    // What is left of a width that no vector divides, filled up with zeros.
+    // The rest of a width that is not a multiple of the vector length, padded with zeros.
     if !weight[0].1.is_empty() {
         for r in 0..R {
             let x = simd.partial_load_f32s(states[r].1);

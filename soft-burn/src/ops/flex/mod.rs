@@ -1,16 +1,15 @@
-//! Kernels for Burn's flex backend: what Burn lacks and speed needs. Most serve decoding; `adamw`,
-//! `head_loss`, `projection`, `softmax` and `swiglu` serve training.
+//! Kernels for Burn's flex backend. Most serve decoding; `adamw`, `head_loss`, `projection`,
+//! `softmax` and `swiglu` serve training.
 //!
-//! Decoding reads every weight for a handful of states, and Burn's matrix products are made for
-//! many. Here the blocks of a pass run over slices of `f32`, and the weights are read once and in
-//! order. **Every decoding kernel is batch-invariant**: what is computed for a state does not
-//! depend, to the bit, on the states it is computed with, nor on the number of threads. So a token
-//! that is checked together with others, or decoded in a batch, is bit-equal to the one decoded
-//! alone, and exactness does not hang on rounding.
+//! Decoding reads every weight for a few states, whereas Burn's matrix products are designed for
+//! many. Here the blocks of a pass run on slices of `f32`, and the weights are read once and in
+//! order. **Every decoding kernel is batch-invariant**: the result for a state does not depend, to
+//! the bit, on the other states of the batch or on the number of threads. A token that is verified
+//! together with others, or decoded in a batch, is therefore bit-equal to one decoded alone, and
+//! exactness does not depend on rounding.
 //!
-//! The reference is the plain tensor code of `model` and `ops`, which other backends run; the laws
-//! are tested with both. SIMD is portable (pulp): AVX-512, AVX2, NEON, or plain loops, chosen at
-//! run time.
+//! The reference is the tensor code of `model` and `ops`, which other backends run; the laws are
+//! tested with both. SIMD (pulp): AVX-512, AVX2, NEON or plain loops, chosen at run time.
 
 mod adamw;
 mod attention;

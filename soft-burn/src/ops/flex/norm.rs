@@ -5,7 +5,6 @@ use pulp::Arch;
 use super::exp::exp;
 use super::linear::Rows;
 
-/// Norms every row of `x` into `out`.
 pub(crate) fn rms_norm(arch: Arch, x: Rows, weight: &[f32], eps: f32, out: &mut [f32]) {
     for (row, out) in out.chunks_mut(x.width).enumerate() {
         let x = x.row(row);
@@ -21,7 +20,7 @@ pub(crate) fn rms_norm(arch: Arch, x: Rows, weight: &[f32], eps: f32, out: &mut 
     }
 }
 
-/// In eight partial sums, so that compilers can keep them in one vector.
+/// Uses eight partial sums, which compilers keep in one vector.
 #[inline(always)]
 fn short_sum_of_squares(x: &[f32]) -> f32 {
     let (chunks, rest) = x.as_chunks::<8>();
@@ -47,7 +46,6 @@ pub(crate) fn gate(arch: Arch, gate: &mut [f32], up: &[f32]) {
     );
 }
 
-/// `x += y`.
 pub(crate) fn add(arch: Arch, x: &mut [f32], y: &[f32]) {
     arch.dispatch(
         #[inline(always)]

@@ -1,9 +1,9 @@
-//! A linear map in training: x · weightᵀ with gradients as they are needed.
+//! A linear layer for training: x · weightᵀ, and its gradients as needed.
 //!
-//! By tensor operations the gradient of a weight comes out transposed and is turned for the
-//! optimizer, a copy of the largest arrays of training; here it is computed in the weight's own
-//! layout. Knows Burn's autodiff on flex without gradient checkpointing; elsewhere the plain
-//! operations are used, `ops::linear`.
+//! With tensor operations the gradient of a weight is computed transposed and then copied into the
+//! weight's layout for the optimizer. These are the largest arrays of training. Here it is computed
+//! in the weight's own layout. Supports Burn's autodiff on flex without gradient checkpointing;
+//! `ops::linear` uses tensor operations otherwise.
 
 use burn::backend::autodiff::Autodiff;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
@@ -17,7 +17,7 @@ use burn::tensor::{DType as TensorDType, Tensor};
 use super::gemm::{Matrix, Onto, gemm};
 use super::host::{flat, from_values};
 
-/// `[n, d_in]` and `[d_out, d_in]` to `[n, d_out]`, when both are f32 with autodiff on flex.
+/// `[n, d_in]`, `[d_out, d_in]` to `[n, d_out]`; `None` unless both are f32 with autodiff on flex.
 pub(crate) fn project(x: &Tensor<2>, weight: &Tensor<2>) -> Option<Tensor<2>> {
     if x.dtype() != TensorDType::F32 || weight.dtype() != TensorDType::F32 {
         return None;
@@ -60,7 +60,7 @@ fn product(lhs: Matrix, rhs: Matrix, shape: [usize; 2]) -> FloatTensor<Flex> {
 #[derive(Debug)]
 struct Projection;
 
-/// What the gradients need: each factor for the other's.
+/// Saved for the gradients: each factor is needed for the gradient of the other.
 #[derive(Clone, Debug)]
 struct Factors {
     x: Option<FloatTensor<Flex>>,
@@ -106,13 +106,12 @@ impl Backward<Flex, 2> for Projection {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)] // a test's way to fail
+    #![allow(clippy::unwrap_used)] // tests fail by panicking
 
     use burn::tensor::Distribution;
 
     use super::*;
 
-    /// The plain operations, whose gradients Burn knows.
     fn reference(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
         x.matmul(weight.transpose())
     }

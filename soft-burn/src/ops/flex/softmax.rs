@@ -1,8 +1,7 @@
-//! Attention weights in training: scale, causal mask and softmax in one visit of the scores, and
-//! their gradient in another.
+//! Attention weights for training: scale, mask and softmax in one pass, the gradient in another.
 //!
-//! Scores of masked keys are not read. Reference: the plain operations of
-//! `attention`. Knows Burn's autodiff on flex without gradient checkpointing.
+//! Scores of masked keys are not read. Reference: the tensor operations of `attention`. Supports
+//! Burn's autodiff on flex without gradient checkpointing.
 
 use burn::backend::autodiff::Autodiff;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
@@ -18,9 +17,9 @@ use rayon::prelude::*;
 use super::exp::exp;
 use super::host::{flat, from_values};
 
-/// `softmax(scale · scores)` over the keys that a position sees, 0 for the others:
-/// `[rows, heads, seq, keys]` to the same, where position i sees keys 0 to i; when the scores are
-/// f32 with autodiff on flex.
+/// `softmax(scale · scores)`, `[rows, heads, seq, keys]` to the same shape, where position i
+/// attends to keys 0 to i and the weights of other keys are 0. `None` unless `seq` equals `keys`
+/// and the scores are f32 with autodiff on flex.
 pub(crate) fn causal_softmax(scores: &Tensor<4>, scale: f32) -> Option<Tensor<4>> {
     let [_, _, seq, keys] = scores.dims();
     if scores.dtype() != TensorDType::F32 || seq != keys {
@@ -82,7 +81,7 @@ struct Kept {
 impl Backward<Flex, 1> for CausalSoftmax {
     type State = Kept;
 
-    /// scale · w · (g − Σ g · w) with weights w and their gradient g.
+    /// scale · w · (g − Σ g · w), with weights w and their gradient g.
     fn backward(
         self,
         ops: Ops<Kept, 1>,
@@ -124,7 +123,7 @@ impl Backward<Flex, 1> for CausalSoftmax {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)] // a test's way to fail
+    #![allow(clippy::unwrap_used)] // tests fail by panicking
 
     use burn::tensor::{Distribution, TensorData, activation};
 

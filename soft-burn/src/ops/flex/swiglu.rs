@@ -1,8 +1,7 @@
-//! The SwiGLU gate in training: silu(gate) · up in one visit, and both gradients in another.
+//! The SwiGLU gate for training: silu(gate) · up in one pass, and one pass for each gradient.
 //!
-//! With tensor operations it takes four passes forward and eight backward over the widest states of
-//! a block. Reference: `layers::FeedForward`. Knows Burn's autodiff on flex without gradient
-//! checkpointing.
+//! Tensor operations take four passes forward and eight backward over the widest states of a block.
+//! Reference: `layers::FeedForward`. For Burn's autodiff on flex without gradient checkpointing.
 
 use burn::backend::autodiff::Autodiff;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
@@ -18,7 +17,7 @@ use rayon::prelude::*;
 use super::exp::exp;
 use super::host::{flat, from_values};
 
-/// `silu(gate) · up`, when both are f32 with autodiff on flex and of one shape.
+/// `silu(gate) · up`; `None` unless both are f32 with autodiff on flex and have the same shape.
 pub(crate) fn swiglu(gate: &Tensor<2>, up: &Tensor<2>) -> Option<Tensor<2>> {
     if gate.dtype() != TensorDType::F32
         || up.dtype() != TensorDType::F32
@@ -56,11 +55,11 @@ struct Factors {
     up: FloatTensor<Flex>,
 }
 
-/// Numbers that one thread takes at a time.
+/// Elements per parallel task.
 const CHUNK: usize = 1 << 13;
 
 impl Factors {
-    /// `of(gate, up, gradient)` of all numbers; without a gradient it is 0.
+    /// Applies `of(gate, up, gradient)` to all elements; without a gradient its value is 0.
     fn zip(
         &self,
         gradient: Option<&FloatTensor<Flex>>,
@@ -130,7 +129,7 @@ impl Backward<Flex, 2> for SwiGlu {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)] // a test's way to fail
+    #![allow(clippy::unwrap_used)] // tests fail by panicking
 
     use burn::tensor::{Distribution, activation};
 

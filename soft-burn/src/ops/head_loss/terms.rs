@@ -2,58 +2,56 @@
 
 use burn::tensor::{Int, Tensor};
 
-/// States of one or several exits at the same positions, and what they must predict.
+/// States of one or several exits at the same positions, and their targets.
 pub(crate) struct Predictions {
-    /// Normed states, position by position and in each exit by exit: `[n · exits, d_model]`.
+    /// Normalized states, ordered by position and then by exit: `[n · exits, d_model]`.
     pub states: Tensor<2>,
-    /// The token of each position, `[n]`.
+    /// The target token of each position, `[n]`.
     pub tokens: Tensor<1, Int>,
-    /// Factors of the losses of each exit.
+    /// Loss factors of each exit.
     pub terms: Vec<Term>,
     /// Teacher for distillation, if any.
     pub teacher: Option<Teacher>,
 }
 
-/// What the losses of one exit are multiplied by.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Term {
-    /// The cross-entropy with the target.
+    /// Factor of the cross-entropy with the target.
     pub hard: f32,
-    /// T² times the divergence from the teacher.
+    /// Factor of T² times the divergence from the teacher.
     pub soft: f32,
 }
 
 /// The full model at the same positions.
 #[derive(Clone)]
 pub(crate) struct Teacher {
-    /// Its normed states, `[n, d_model]`.
+    /// Its normalized states, `[n, d_model]`.
     pub states: Tensor<2>,
     /// Its head, `[vocab, d_model]`.
     pub weight: Tensor<2>,
-    /// Both sides' logits are divided by it.
+    /// Divisor of the logits of both the teacher and the exit.
     pub temperature: f64,
 }
 
-/// What moves the head.
+/// Which exits train the head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum HeadLearns {
-    /// It stays.
+    /// None; the head is frozen.
     Nothing,
     /// All exits.
     FromAll,
-    /// The last of the exits.
+    /// Only the last exit.
     FromTheLastExit,
 }
 
-/// What [`Predictions`] cost, and what would lower it.
 pub(crate) struct HeadGradients {
-    /// Cross-entropy of each exit in nats, not scaled, summed over positions.
+    /// Cross-entropy of each exit in nats, unscaled, summed over positions.
     pub nats: Vec<f64>,
-    /// Divergence of each exit from the teacher in nats at its temperature, likewise; 0 where
-    /// nothing is soft.
+    /// Divergence of each exit from the teacher in nats at its temperature, unscaled, summed over
+    /// positions; 0 for exits without a soft term.
     pub divergence: Vec<f64>,
-    /// Gradient of the scaled losses into the states, `[n · exits, d_model]`.
+    /// Gradient of the scaled losses with respect to the states, `[n · exits, d_model]`.
     pub states: Tensor<2>,
-    /// The same into the head, `[vocab, d_model]`, when it learns.
+    /// The same with respect to the head, `[vocab, d_model]`, if it is trained.
     pub weight: Option<Tensor<2>>,
 }

@@ -1,6 +1,6 @@
-//! Both ways against autodiff over the formulas.
+//! CPU kernel and tensor operations against autodiff of the formulas.
 
-#![allow(clippy::unwrap_used)] // a test's way to fail
+#![allow(clippy::unwrap_used)] // tests fail by panicking
 
 use burn::tensor::{Device, Distribution, TensorData};
 
@@ -75,8 +75,8 @@ impl Case {
         }
     }
 
-    /// By autodiff, the formulas as they are: the losses per exit, the states' and the head's
-    /// gradients, the latter of these exits alone.
+    /// The losses per exit and the gradients of states and head by autodiff of the formulas. Only
+    /// the exits in `moving` contribute to the head's gradient.
     fn expected(&self, moving: &[usize]) -> HeadGradients {
         let x = self.states.clone().autodiff().require_grad();
         let still = self.weight.clone().autodiff();
@@ -138,7 +138,6 @@ impl Case {
     }
 }
 
-/// Refuses two tensors that differ by more than rounding.
 fn same(a: &Tensor<2>, b: &Tensor<2>) {
     let scale: f32 = a.clone().abs().max().into_scalar();
     let worst: f32 = (a.clone() - b.clone()).abs().max().into_scalar();

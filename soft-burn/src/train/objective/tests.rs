@@ -1,6 +1,6 @@
-//! Both ways against each other, and the options against autodiff over the formulas.
+//! The objectives against each other, and the options against autodiff of the formulas.
 
-#![allow(clippy::unwrap_used)] // a test's way to fail
+#![allow(clippy::unwrap_used)] // tests fail by panicking
 
 use burn::module::Module;
 use soft_core::{Example, MicroBatch, NestedModel, TrainModel};
@@ -13,8 +13,7 @@ use crate::tests::test_device;
 use crate::train::balance::SharedHead;
 use crate::train::layer_dropout::LayerDropout;
 
-/// Shapes, tied and untied heads, with and without heads per exit, and weights, of which some are
-/// 0.
+/// Models that differ in key heads, tied or untied heads, and heads or blocks of single exits.
 fn model(case: usize, exits: &Exits) -> Llama {
     let config = LlamaConfig {
         vocab: 23,
@@ -55,7 +54,7 @@ fn batch(case: usize) -> Batch {
 fn agree(case: usize, name: &str, flat: Option<Tensor<1>>, plain: Option<Tensor<1>>) {
     let (Some(flat), Some(plain)) = (&flat, &plain) else {
         let both = (flat.is_some(), plain.is_some());
-        // An exit without weight reaches nothing; plain autodiff may say so by zeros.
+        // An exit without a weight has no gradient, or zeros with plain autodiff.
         let left = flat.or(plain).map(|g| g.abs().max().into_scalar::<f32>());
         assert_eq!(left.unwrap_or(0.0), 0.0, "{case} {name} {both:?}");
         return;
@@ -110,7 +109,7 @@ fn flat_is_plain_on_random_models() {
     }
 }
 
-/// Three exits of one model, whose gradients are asked for in several ways.
+/// A model with three exits whose gradients are computed with different options.
 struct Asked {
     case: usize,
     model: Llama,
@@ -129,12 +128,11 @@ impl Asked {
         }
     }
 
-    /// One row of the batch by itself.
     fn row(&self, index: usize) -> Batch {
         Batch::from_examples(&[&row(self.case, index)]).unwrap()
     }
 
-    /// Losses and gradients; weights need not sum to 1.
+    /// Losses, their total and gradients; weights need not sum to 1.
     fn flat(
         &self,
         weights: [f64; 3],
@@ -158,7 +156,7 @@ impl Asked {
     }
 }
 
-/// The loss with self-distillation as it stands, by autodiff over everything.
+/// The loss with self-distillation equals autodiff of its definition.
 #[test]
 fn distilling_is_the_loss_as_it_stands() {
     let weights = [0.5, 0.2, 0.3];
@@ -215,7 +213,7 @@ fn distilling_is_the_loss_as_it_stands() {
     }
 }
 
-/// The full depth is followed although it is not trained itself.
+/// An exit is distilled from the full depth even if that is not trained itself.
 #[test]
 fn an_exit_alone_follows_the_full_depth() {
     let asked = Asked::new(0);
@@ -233,7 +231,7 @@ fn an_exit_alone_follows_the_full_depth() {
     assert_eq!(moved, 0.0);
 }
 
-/// Every row by itself, through the blocks that it does not skip.
+/// Compared with every row on its own, run through the blocks that it does not skip.
 #[test]
 fn skipped_blocks_are_as_if_they_were_not_there() {
     let weights = [0.5, 0.2, 0.3];
@@ -298,8 +296,7 @@ fn largest(tensor: &Tensor<1>) -> f32 {
     tensor.clone().abs().max().into_scalar()
 }
 
-/// Below the exits, a limited gradient is the full depth's and a share of each exit's, the one that
-/// its norm asks for.
+/// Below the exits, a limited gradient is the full depth's plus each exit's, scaled to the limit.
 #[test]
 fn a_limited_exit_sends_that_share_of_its_gradient() {
     let (weights, limit) = ([0.6, 0.0, 0.4], 0.3);
@@ -333,8 +330,7 @@ fn a_limited_exit_sends_that_share_of_its_gradient() {
         let mut of_exit = one([weights[0], 0.0, 0.0]);
         let mut of_full = one([0.0, 0.0, weights[2]]);
         for name in limited.names() {
-            // The head is reached before the limit; when tied, so is a part of the embedding's
-            // gradient.
+            // The limit does not affect the head, whose gradient is part of a tied embedding's.
             let is_head = name.contains("head") || name.contains("embed");
             let (Some(found), false) = (limited.take(&name), is_head) else {
                 continue;

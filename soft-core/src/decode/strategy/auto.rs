@@ -1,5 +1,4 @@
-//! Automatic mode: speculation at the exit, and of the length, that the tuner finds best, or plain
-//! decoding.
+//! Automatic mode: speculation at the exit and length that the tuner finds best, or plain decoding.
 
 use super::{Proposal, RoundSummary, Strategy};
 use crate::decode::tuner::{CheckRound, Cycle, MOST_DRAFTED, Tuner};
@@ -14,11 +13,10 @@ struct Declined {
     confidence: f64,
 }
 
-/// The tuner, and what the current cycle does.
 pub(in crate::decode) struct Auto {
     tuner: Tuner,
     cycle: Cycle,
-    /// Per row.
+    /// One per row.
     declined: Vec<Option<Declined>>,
 }
 
@@ -31,7 +29,7 @@ impl Auto {
         }
     }
 
-    /// Tells the tuner the probability with which a token of this confidence is accepted.
+    /// Reports the probability that a token of this confidence is accepted to the tuner.
     fn observe(&mut self, confidence: f64, accepted: f64, drafted: bool) {
         if let Cycle::Draft { exit } = self.cycle {
             self.tuner.checked(exit, confidence, accepted, drafted);
@@ -109,7 +107,7 @@ impl Strategy for Auto {
     }
 
     fn end_round(&mut self, round: &RoundSummary) {
-        // A row whose drafts were rejected generated no token after them.
+        // A row whose drafts were rejected generates no token that would clear its entry.
         if round.certain.is_some() {
             self.declined.fill_with(|| None);
         }
@@ -124,7 +122,7 @@ impl Strategy for Auto {
                 };
                 self.tuner.check_round(exit, check);
             }
-            // Also at its limit, where a row drafts nothing and no exit is asked.
+            // This includes rows at their limit, which draft nothing and ask no exit.
             _ => self.tuner.plain_round(round.time),
         }
     }

@@ -1,10 +1,9 @@
-//! Dynamic mode: tokens that exit early belong to the answer (Sorted LLaMA, section 4.4).
+//! Dynamic mode: tokens that exit early are part of the answer (Sorted LLaMA, section 4.4).
 
 use super::Strategy;
 use crate::model::Stop;
 use crate::policy::exit_policy::{ExitDecision, ExitPolicy, ExitSignals};
 
-/// One policy per row.
 pub(in crate::decode) struct Dynamic {
     policies: Vec<Box<dyn ExitPolicy>>,
 }

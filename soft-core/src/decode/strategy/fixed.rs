@@ -4,7 +4,6 @@ use super::Strategy;
 use crate::model::Stop;
 use crate::policy::exit_policy::{ExitDecision, ExitSignals};
 
-/// No early exits.
 pub(in crate::decode) struct Fixed;
 
 impl Strategy for Fixed {
