@@ -14,12 +14,13 @@ use soft_benches::{median, smollm2};
 use soft_burn::{Llama, device};
 use soft_core::model::Head;
 use soft_core::{DecodeModel, DecodeSettings, Decoder, Exit, Mode, NestedModel, Past, Prompt};
+use soft_eval::numbers::percent;
 use soft_eval::{Journal, SpeedFigures};
 use soft_examples::decoding::DecodingArgs;
 use soft_examples::eval_model::{EvalModel, NamedFolder};
 use soft_examples::prompts::PromptArgs;
 use soft_examples::speed::SpeedRun;
-use soft_examples::table::{percent, table};
+use soft_examples::table::table;
 use soft_examples::tokens::TokenArgs;
 
 #[derive(Parser)]

@@ -1,14 +1,15 @@
-"""A training step of SFT and SoFT in PyTorch, then in this library: same shape, rows, optimiser and cores.
+"""A training step of SFT and SoFT in PyTorch and in this library, in turns: same shape, rows, optimizer and cores.
 
-Knows nothing of this library's code but the bench that it starts at the end. Needs torch and transformers:
+Knows nothing of this library's code but the bench that it starts. Needs torch and transformers:
 
     python3 -m venv venv && venv/bin/pip install torch transformers
     cargo build --release --workspace --benches
-    venv/bin/python benches/peers/training_step.py [--steps 5] [--threads 2]
+    venv/bin/python benches/peers/training_step.py [--rounds 3] [--steps 3] [--threads 2]
 
-Shape of SmolLM2-135M with random weights, f32, AdamW, 2 rows of 128 tokens, half of them supervised, exits 12:30:3.
+Shape of SmolLM2-135M with random weights, f32, fused AdamW, 2 rows of 128 tokens, half of them supervised, exits 12:30:3.
 `soft-stacked` is the authors' way: the logits of all exits at all positions are held until one backward pass.
-`soft-supervised` takes the head at supervised positions only. Peak memory is that of a process of its own per side.
+`soft-supervised` takes the head at supervised positions only. A round is some steps of every side, PyTorch's first;
+figures are medians over all steps, of this library's sides medians over rounds. Peak memory is that of a process of its own per side.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 EXITS = list(range(12, 31, 3))
 ROWS, LENGTH = 2, 128
 SIDES = ["sft", "soft-stacked", "soft-supervised"]
+OURS = "soft7,sampled7,plain7"
 
 
 def model():
@@ -57,7 +59,7 @@ def loss(llama, side):
 class Run:
     def __init__(self, side):
         self.side, self.model = side, model()
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=2e-5, weight_decay=0.0)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=2e-5, weight_decay=0.0, fused=True)
 
     def step(self):
         started = time.perf_counter()
@@ -73,9 +75,19 @@ def peak_megabytes():
         return next(int(line.split()[1]) / 1000 for line in status if line.startswith("VmHWM"))
 
 
+def bench(steps):
+    """Seconds per step and peak megabytes of this library's sides, by name."""
+    command = ["cargo", "bench", "--bench", "training_step", "--", "--shape", "smollm2-long", "--steps", str(steps),
+               "--sides", OURS]
+    table = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in table.splitlines() if "smollm2-long" in line]
+    return {row[1]: (float(row[3]), float(row[7])) for row in rows}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--alone", choices=SIDES, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -87,22 +99,25 @@ def main():
         print(peak_megabytes())
         return
     runs = [Run(side) for side in SIDES]
-    seconds = {side: [] for side in SIDES}
-    for step in range(args.steps + 1):
-        for run in runs:
-            taken = run.step()
-            if step > 0:
-                seconds[run.side].append(taken)
+    for run in runs:
+        run.step()
+    theirs = {side: [] for side in SIDES}
+    ours = {}
+    for _ in range(args.rounds):
+        for _ in range(args.steps):
+            for run in runs:
+                theirs[run.side].append(run.step())
+        for side, figures in bench(args.steps).items():
+            ours.setdefault(side, []).append(figures)
     del runs
-    print(f"torch {torch.__version__}, {args.threads} threads")
-    print("| step | s/step | peak MB |\n|---|---|---|")
+    print(f"torch {torch.__version__}, {args.threads} threads\n| step | s/step | peak MB |\n|---|---|---|")
     for side in SIDES:
         again = [sys.executable, __file__, "--alone", side, "--threads", str(args.threads)]
         peak = float(subprocess.run(again, check=True, capture_output=True, text=True).stdout)
-        print(f"| {side} | {statistics.median(seconds[side]):.3f} | {peak:.0f} |", flush=True)
-    bench = ["cargo", "bench", "--bench", "training_step", "--", "--shape", "smollm2-long", "--steps", str(args.steps),
-             "--sides", "soft7,sampled7,plain7"]
-    subprocess.run(bench, check=True)
+        print(f"| PyTorch, {side} | {statistics.median(theirs[side]):.3f} | {peak:.0f} |", flush=True)
+    for side, figures in ours.items():
+        seconds, peaks = zip(*figures)
+        print(f"| this library, {side} | {statistics.median(seconds):.3f} | {max(peaks):.0f} |")
 
 
 if __name__ == "__main__":

@@ -169,10 +169,7 @@ fn loss_at_every_exit() {
                     sum / batch.supervised_tokens() as f64,
                     expected.scalar(&format!("loss.exit_{exit}")),
                 );
-                assert!(
-                    (found - wanted).abs() < 1e-5,
-                    "{folder}, exit {exit}: {found}, expected {wanted}"
-                );
+                assert_near(found, wanted, &format!("{folder}, exit {exit}"));
                 Ok(())
             })
             .unwrap();
@@ -235,20 +232,19 @@ fn assert_gradients(folder: &str, expected: &BTreeMap<&str, &Vec<f32>>, mut foun
     }
 }
 
+fn assert_near(found: f64, wanted: f64, what: &str) {
+    let difference = (found - wanted).abs();
+    assert!(difference < 1e-5, "{what}: {found}, expected {wanted}");
+}
+
 #[test]
 fn gradients_of_the_sorted_loss() {
     for (folder, objective) in both() {
         let (model, expected) = (load(folder).train(), Expected::load(folder));
         let (loss, gradients) = backward(&model, &expected, &AllExits, objective);
-        assert!(
-            (loss - expected.scalar("sorted_loss")).abs() < 1e-5,
-            "{folder}: {loss}"
-        );
+        assert_near(loss, expected.scalar("sorted_loss"), folder);
         let (norm, wanted) = (gradients.norm().unwrap(), expected.scalar("grad_norm"));
-        assert!(
-            (norm / wanted - 1.0).abs() < 1e-5,
-            "{folder}: {norm}, expected {wanted}"
-        );
+        assert_near(norm / wanted, 1.0, folder);
         assert_gradients(folder, &expected.group("grad."), gradients);
     }
 }
@@ -258,10 +254,7 @@ fn gradients_of_plain_fine_tuning() {
     for (folder, objective) in both() {
         let (model, expected) = (load(folder).train(), Expected::load(folder));
         let (loss, gradients) = backward(&model, &expected, &LastExit, objective);
-        assert!(
-            (loss - expected.scalar("sft_loss")).abs() < 1e-5,
-            "{folder}: {loss}"
-        );
+        assert_near(loss, expected.scalar("sft_loss"), folder);
         assert_gradients(folder, &expected.group("sft_grad."), gradients);
     }
 }

@@ -23,7 +23,7 @@ pub(crate) struct Skipping {
 /// A micro-batch on the device of a model.
 pub(crate) struct TrainingPass<'a> {
     model: &'a Llama,
-    lengths: &'a [usize],
+    batch: &'a Batch,
     pass: Pass,
     skipping: Option<Skipping>,
     /// The targets, and their positions among the states.
@@ -43,11 +43,10 @@ impl<'a> TrainingPass<'a> {
         batch.check_vocabulary(model.config.vocab)?;
         let tokens = model.indices(batch.tokens().iter().map(|&token| token.into()));
         let states = model.model.embed_tokens.weight.val().select(0, tokens);
-        let lengths = batch.lengths();
         let pass = Self {
             model,
-            lengths,
-            pass: model.whole_rows(lengths),
+            batch,
+            pass: model.whole_rows(batch.lengths()),
             skipping,
             targets: Targets::new(model, batch, &batch.starts()),
         };
@@ -59,7 +58,7 @@ impl<'a> TrainingPass<'a> {
         range.fold(states, |states, layer| {
             let block = &self.model.model.layers[layer];
             let kept = self.kept(layer);
-            if kept.len() == self.lengths.len() {
+            if kept.len() == self.batch.lengths().len() {
                 return block.forward(states, &self.pass, None);
             }
             if kept.is_empty() {
@@ -81,7 +80,7 @@ impl<'a> TrainingPass<'a> {
     }
 
     fn kept(&self, layer: usize) -> Vec<usize> {
-        let rows = 0..self.lengths.len();
+        let rows = 0..self.batch.lengths().len();
         match self.skipping {
             None => rows.collect(),
             Some(Skipping { dropout, at }) => {
@@ -94,21 +93,12 @@ impl<'a> TrainingPass<'a> {
 
     /// The indices of the states of some rows, and a pass of these rows alone.
     fn part(&self, rows: &[usize]) -> (Tensor<1, Int>, Pass) {
-        let firsts = firsts(self.lengths);
-        let states = |&row: &usize| firsts[row]..firsts[row] + self.lengths[row];
+        let (starts, lengths) = (self.batch.starts(), self.batch.lengths());
+        let states = |&row: &usize| starts[row]..starts[row] + lengths[row];
         let indices = rows.iter().flat_map(states).map(|state| state as i64);
-        let lengths: Vec<_> = rows.iter().map(|&row| self.lengths[row]).collect();
+        let lengths: Vec<_> = rows.iter().map(|&row| lengths[row]).collect();
         (self.model.indices(indices), self.model.whole_rows(&lengths))
     }
-}
-
-fn firsts(lengths: &[usize]) -> Vec<usize> {
-    let starts = lengths.iter().scan(0, |next, &length| {
-        let start = *next;
-        *next += length;
-        Some(start)
-    });
-    starts.collect()
 }
 
 impl Llama {
