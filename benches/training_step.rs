@@ -48,6 +48,8 @@ enum Side {
     Soft2,
     Soft4,
     Soft7,
+    /// With gradient checkpointing.
+    Checkpointed7,
     /// One of seven exits a step.
     Sampled7,
     /// By the plain objective.
@@ -99,7 +101,9 @@ impl Side {
     fn settings(self, depth: usize) -> Result<TrainSettings> {
         let (method, objective) = match self {
             Self::Sft => (Method::sft(), Objective::Flat),
-            Self::Soft2 | Self::Soft4 | Self::Soft7 => (Method::soft(), Objective::Flat),
+            Self::Soft2 | Self::Soft4 | Self::Soft7 | Self::Checkpointed7 => {
+                (Method::soft(), Objective::Flat)
+            }
             Self::Sampled7 => {
                 let sampled_exits = Some(SampledPerBatch { draws: 1, seed: 42 });
                 let soft = SoftOptions {
@@ -119,6 +123,7 @@ impl Side {
         };
         Ok(TrainSettings {
             objective,
+            gradient_checkpointing: self == Self::Checkpointed7,
             ..TrainSettings::new(method, self.exits(depth)?, 1_000_000)
         })
     }
@@ -144,6 +149,8 @@ enum Shape {
     /// The same, 2 rows of 128 tokens, half of them supervised: what `peers/training_step.py` runs
     /// in PyTorch.
     Smollm2Long,
+    /// The same, 4 rows of 512 tokens, half of them supervised; not measured by default.
+    Smollm2Wide,
 }
 
 impl Shape {
@@ -154,12 +161,13 @@ impl Shape {
             Self::Tiny => "tiny",
             Self::Smollm2 => "smollm2",
             Self::Smollm2Long => "smollm2-long",
+            Self::Smollm2Wide => "smollm2-wide",
         }
     }
 
     fn config(self) -> LlamaConfig {
         match self {
-            Self::Smollm2 | Self::Smollm2Long => smollm2(),
+            Self::Smollm2 | Self::Smollm2Long | Self::Smollm2Wide => smollm2(),
             Self::Tiny => tiny(),
         }
     }
@@ -171,6 +179,7 @@ impl Shape {
             Self::Tiny => (32, 30, 25),
             Self::Smollm2 => (8, 30, 25),
             Self::Smollm2Long => (2, 128, 64),
+            Self::Smollm2Wide => (4, 512, 256),
         }
     }
 

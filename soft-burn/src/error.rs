@@ -327,6 +327,23 @@ pub enum Error {
         /// Step of the newest checkpoint on disk, if there is one.
         checkpoint: Option<u64>,
     },
+    /// The device computes something else than the CPU.
+    #[error(
+        "step {step}: {what} is {found} on this device, {expected} on the CPU; {}",
+        last_checkpoint(checkpoint)
+    )]
+    WrongResults {
+        /// The optimizer step, counted from 1.
+        step: u64,
+        /// The value that was compared.
+        what: String,
+        /// On the device of the model.
+        found: f64,
+        /// On the CPU.
+        expected: f64,
+        /// Step of the newest checkpoint on disk, if there is one.
+        checkpoint: Option<u64>,
+    },
     /// A weight is not finite; such a model is not written.
     #[error(
         "step {step}: tensor {tensor} holds a weight that is not finite; {}",
@@ -372,6 +389,7 @@ impl Error {
         | Self::GradientNotFinite { checkpoint, .. }
         | Self::DeviceLost { checkpoint, .. }
         | Self::OutOfMemory { checkpoint, .. }
+        | Self::WrongResults { checkpoint, .. }
         | Self::WeightsNotFinite { checkpoint, .. } = &mut self
         {
             *checkpoint = newest;

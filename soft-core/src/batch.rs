@@ -189,6 +189,20 @@ impl Batch {
         rows.map(|(start, &length)| &self.tokens[start..start + length])
     }
 
+    /// One row as a batch.
+    ///
+    /// # Panics
+    /// When there is no such row.
+    pub fn row(&self, row: usize) -> Self {
+        let (start, length) = (self.starts()[row], self.lengths[row]);
+        let targets = self.targets.iter().filter(|target| target.row == row);
+        Self {
+            tokens: self.tokens[start..start + length].to_vec(),
+            lengths: vec![length],
+            targets: targets.map(|target| Target { row: 0, ..*target }).collect(),
+        }
+    }
+
     /// The rows, each padded to [`seq`](Self::seq) tokens with `pad`, concatenated.
     pub fn padded(&self, pad: u32) -> Vec<u32> {
         let seq = self.seq();

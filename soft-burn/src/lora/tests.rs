@@ -117,6 +117,7 @@ fn factors_get_their_share_of_the_weights_gradient() {
             distillation: None,
             balance: Balance::default(),
             skipping: None,
+            recompute: false,
         };
         let mut found = NamedGradients::default();
         let objective = Objective::Flat;

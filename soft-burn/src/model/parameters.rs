@@ -174,16 +174,10 @@ pub(crate) fn map_parameters(
             let name = self.path.name();
             param.map(|value| {
                 let (shape, length) = (value.shape(), value.shape().num_elements());
-                let strategy = value.gradient_checkpointing_strategy();
-                let trained = value.is_require_grad();
+                let (tracked, trained) = (value.device().is_autodiff(), value.is_require_grad());
                 let flat = value.inner().reshape([length]);
                 let new: Tensor<D> = (self.change)(&name, D, flat).reshape(shape);
-                let new = match strategy {
-                    None => new,
-                    Some(strategy) => new
-                        .autodiff()
-                        .with_gradient_checkpointing_strategy(strategy),
-                };
+                let new = if tracked { new.autodiff() } else { new };
                 new.set_require_grad(trained)
             })
         }

@@ -200,6 +200,7 @@ fn differentiate(
         distillation: None,
         balance: Balance::default(),
         skipping: None,
+        recompute: false,
     };
     let losses = objective.differentiate(model, batch, weighing, gradients);
     weighing.total(&losses.unwrap())

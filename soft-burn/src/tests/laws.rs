@@ -31,7 +31,7 @@ impl Observed for Llama {
     }
 }
 
-fn config(n_layers: usize, n_kv_heads: usize, tied: bool) -> LlamaConfig {
+pub(crate) fn config(n_layers: usize, n_kv_heads: usize, tied: bool) -> LlamaConfig {
     LlamaConfig {
         vocab: 19,
         d_model: 8,

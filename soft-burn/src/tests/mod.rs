@@ -13,7 +13,7 @@
 mod accelerators;
 mod dtypes;
 mod golden;
-mod laws;
+pub(crate) mod laws;
 
 use std::path::PathBuf;
 

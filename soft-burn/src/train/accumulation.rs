@@ -80,6 +80,7 @@ impl Accumulated {
             normalizer,
             distillation: settings.method.distillation(),
             balance: settings.method.balance_at(at.step),
+            recompute: settings.gradient_checkpointing,
             skipping: dropout.map(|dropout| Skipping { dropout, at }),
         };
         let objective = settings.objective;

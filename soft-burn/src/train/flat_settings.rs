@@ -54,7 +54,7 @@ pub struct FlatSettings {
     /// Number type of the weights.
     #[serde(default, skip_serializing_if = "is_default")]
     pub weights: DType,
-    /// Burn's gradient checkpointing.
+    /// Gradient checkpointing.
     #[serde(default, skip_serializing_if = "is_default")]
     pub gradient_checkpointing: bool,
     /// SoFT: weights of the exits.

@@ -2,6 +2,7 @@
 
 pub(crate) mod accumulation;
 pub(crate) mod balance;
+pub(crate) mod canary;
 pub(crate) mod checkpoints;
 pub(crate) mod devices;
 pub(crate) mod flat_settings;
@@ -11,6 +12,7 @@ pub(crate) mod loss;
 pub(crate) mod method;
 pub(crate) mod objective;
 pub(crate) mod optimizer;
+pub(crate) mod recomputation;
 pub(crate) mod refusal;
 pub(crate) mod run;
 pub(crate) mod run_settings;

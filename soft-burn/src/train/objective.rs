@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 
+use burn::module::Module;
 use burn::tensor::Tensor;
 use soft_core::{Batch, BatchModel, Exit, Exits, sorted_loss};
 
@@ -20,6 +21,7 @@ use crate::ops::head_loss::terms::{HeadLearns, Predictions, Teacher, Term};
 use crate::train::balance::{Balance, ExitGradient, factors, norm_of};
 use crate::train::method::Distillation;
 use crate::train::optimizer::NamedGradients;
+use crate::train::recomputation::{Learns, Recomputation, StateGradient};
 use crate::train::settings::Objective;
 use crate::train::targets::Targets;
 use crate::train::training_pass::{Skipping, TrainingPass};
@@ -36,6 +38,8 @@ pub(crate) struct LossTerms<'a> {
     pub balance: Balance,
     /// Layer dropout, if any.
     pub skipping: Option<Skipping>,
+    /// Gradient checkpointing.
+    pub recompute: bool,
 }
 
 /// Losses of one exit on one micro-batch, summed over the targets.
@@ -128,8 +132,18 @@ fn flat(
     weighing: LossTerms,
     gradients: &mut NamedGradients,
 ) -> Result<Vec<ExitSum>, Error> {
-    let (pass, states) = TrainingPass::new(model, batch, weighing.skipping)?;
-    let reached = reached(model, &pass, states, weighing)?;
+    let (pass, embedded) = TrainingPass::new(model, batch, weighing.skipping)?;
+    // Without autodiff, when activations are recomputed.
+    let forward = weighing.recompute.then(|| model.valid());
+    let forward = forward.as_ref();
+    let recomputation = forward.map(|it| Recomputation::new(it, batch, weighing.skipping));
+    let mut recomputation = recomputation.transpose()?;
+    let reached = reached(
+        model,
+        (&pass, embedded.clone()),
+        weighing,
+        recomputation.as_mut(),
+    )?;
     let teacher = weighing.distillation.and_then(|distillation| {
         let full = reached.iter().find(|at| at.exit == weighing.exits.last())?;
         Some(Teacher {
@@ -152,16 +166,27 @@ fn flat(
         sent.extend(group.into_iter().zip(found.states));
     }
     losses.sort_by_key(|sum| sum.exit);
-    if let Some(surrogate) = through_norm(model, sent, weighing, gradients) {
+    let sent = through_norm(model, sent, weighing, gradients);
+    if let Some(recomputation) = recomputation {
+        recomputation.backward(model, (&pass, embedded), sent, gradients);
+    } else if let Some(surrogate) = surrogate(sent) {
         gradients.add_all(named_gradients(model, &mut surrogate.backward()));
     }
     Ok(losses)
 }
 
+/// A loss with these gradients with respect to the states of the exits.
+fn surrogate(sent: Vec<StateGradient>) -> Option<Tensor<1>> {
+    let terms = sent.into_iter().map(|at| (at.hidden * at.gradient).sum());
+    terms.reduce(|sum, term| sum + term)
+}
+
 /// The supervised states at one exit.
 struct Reached {
     exit: Exit,
-    /// `[n, d_model]`, connected to the graph of the blocks.
+    /// All states, `[states, d_model]`, when the graph starts there.
+    states: Option<Tensor<2>>,
+    /// `[n, d_model]`, connected to the graph of the blocks or to `states`.
     hidden: Tensor<2>,
     /// The same, detached: the graph of the norm starts here.
     leaf: Tensor<2>,
@@ -172,9 +197,9 @@ struct Reached {
 /// Runs the blocks once; keeps the states of exits with a weight and of the teacher.
 fn reached(
     model: &Llama,
-    pass: &TrainingPass,
-    states: Tensor<2>,
+    (pass, embedded): (&TrainingPass, Tensor<2>),
     weighing: LossTerms,
+    mut recomputation: Option<&mut Recomputation>,
 ) -> Result<Vec<Reached>, Error> {
     let LossTerms { exits, weights, .. } = weighing;
     let used = |index: usize| {
@@ -182,12 +207,26 @@ fn reached(
         weights[index] != 0.0 || teaches
     };
     let mut reached = Vec::new();
+    let learns = recomputation.is_some().then(|| Learns::of(model));
+    let start = match learns {
+        Some(_) => embedded.inner(),
+        None => embedded,
+    };
     exits.walk(
-        states,
+        start,
         used,
-        |states, range| Ok::<_, Error>(pass.blocks(states, range)),
+        |states, range| {
+            Ok::<_, Error>(match &mut recomputation {
+                Some(recomputation) => recomputation.blocks(states, range),
+                None => pass.blocks(states, range),
+            })
+        },
         |stop, states| {
-            let hidden = pass.at_exit(states, stop.exit);
+            let start = learns.as_ref().map(|learns| {
+                let learns = learns.below(stop.exit.depth());
+                Tensor::from_inner(states.clone()).set_require_grad(learns)
+            });
+            let hidden = pass.at_exit(start.as_ref().unwrap_or(states), stop.exit);
             let leaf = hidden
                 .clone()
                 .detach()
@@ -195,6 +234,7 @@ fn reached(
             let (_, norm) = model.norm_of(stop.exit);
             reached.push(Reached {
                 exit: stop.exit,
+                states: start,
                 normed: norm.forward(leaf.clone()),
                 hidden,
                 leaf,
@@ -280,14 +320,13 @@ fn through_head(
 }
 
 /// Propagates the gradients of the normalized states through the norm, whose gradient is added.
-/// Returns a surrogate loss with the resulting gradients with respect to the hidden states, or
-/// `None` when nothing below the norm is trained.
+/// Returns those with respect to the hidden states, where anything below the norm is trained.
 fn through_norm(
     model: &Llama,
     sent: Vec<(Reached, Tensor<2>)>,
     weighing: LossTerms,
     gradients: &mut NamedGradients,
-) -> Option<Tensor<1>> {
+) -> Vec<StateGradient> {
     let mut into = Vec::new();
     for (at, gradient) in sent {
         if !at.normed.is_tracked() {
@@ -299,7 +338,7 @@ fn through_norm(
         let into_hidden = at.leaf.grad_remove(&mut found);
         into.push((
             at.exit,
-            at.hidden,
+            (at.hidden, at.states),
             into_hidden,
             into_norm.map(|it| (name, it)),
         ));
@@ -314,8 +353,9 @@ fn through_norm(
         None => vec![1.0; into.len()],
         Some(limit) => factors(&sent.collect::<Vec<_>>(), full, limit),
     };
-    let mut surrogate: Option<Tensor<1>> = None;
-    for ((exit, hidden, into_hidden, into_norm), factor) in into.into_iter().zip(factors) {
+    let mut sent = Vec::new();
+    for ((exit, (hidden, states), into_hidden, into_norm), factor) in into.into_iter().zip(factors)
+    {
         let own = model.exit_blocks.get(exit).is_some();
         if let Some((name, gradient)) = into_norm
             && (own || weighing.balance.shared_head.moved_by(exit, full))
@@ -323,14 +363,15 @@ fn through_norm(
             gradients.add(name, flat_gradient(gradient).mul_scalar(factor));
         }
         if let Some(gradient) = into_hidden {
-            let term = (hidden * gradient.mul_scalar(factor)).sum();
-            surrogate = Some(match surrogate {
-                Some(sum) => sum + term,
-                None => term,
+            sent.push(StateGradient {
+                exit,
+                hidden,
+                gradient: gradient.mul_scalar(factor),
+                states,
             });
         }
     }
-    surrogate
+    sent
 }
 
 #[cfg(all(test, feature = "flex"))]

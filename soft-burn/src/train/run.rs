@@ -205,6 +205,12 @@ impl<S: BatchStream> Run<S> {
         Ok(self)
     }
 
+    /// Compares the device with the CPU now and then ([`Trainer::with_canary`]).
+    pub fn with_canary(mut self, every: u64) -> Self {
+        self.trainer = self.trainer.with_canary(every);
+        self
+    }
+
     /// The trainer, with model and settings.
     pub fn trainer(&self) -> &Trainer {
         &self.trainer

@@ -74,7 +74,7 @@ impl TrainSettings {
         }
     }
 
-    /// The plain objective supports only the paper's loss.
+    /// The plain objective supports only the paper's loss, in one graph.
     fn check_plain_objective(&self) -> Result<(), Error> {
         if self.objective != Objective::Plain {
             return Ok(());
@@ -82,6 +82,12 @@ impl TrainSettings {
         let refused = |found: &str, expected| refuse("objective", found.to_owned(), expected);
         if self.method.trains_body_beside_exits() {
             return refused("plain, with train_body", "flat, which alone has it");
+        }
+        if self.gradient_checkpointing {
+            return refused(
+                "plain, with gradient checkpointing",
+                "flat, which alone has it",
+            );
         }
         let body = self.method.body();
         if body.is_some_and(|body| body.layer_dropout.is_some()) {

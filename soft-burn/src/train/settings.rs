@@ -30,7 +30,8 @@ pub struct TrainSettings {
     /// Number type of the weights in training. Losses and the optimizer's state, including a copy
     /// of the weights, are f32. Default f32.
     pub dtype: DType,
-    /// Burn's gradient checkpointing, which recomputes cheap operations. Default off.
+    /// Gradient checkpointing: only the inputs of the blocks are kept, and each block is recomputed
+    /// in the backward pass. Requires the memory-flat objective. Default off.
     pub gradient_checkpointing: bool,
     /// Name of a custom loss schedule, which replaces the method's and must be passed to
     /// [`Trainer::with_loss_schedule`](crate::Trainer::with_loss_schedule). Default: none.

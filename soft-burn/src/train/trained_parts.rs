@@ -3,8 +3,7 @@
 //! Adds the parts that a method requires and freezes the rest. Frozen weights need neither
 //! gradients nor optimizer state, and nothing below the first trained weight is differentiated.
 
-use burn::module::{Module, ModuleMapper, Param};
-use burn::tensor::{GradientCheckpointingStrategy, Tensor};
+use burn::module::Module;
 use soft_core::{Exit, Exits, NestedModel};
 
 use crate::error::Error;
@@ -45,11 +44,7 @@ pub(crate) fn fitted(model: Llama, settings: &TrainSettings) -> Result<Llama, Er
     };
     check_supported(settings.dtype, &model.device())?;
     let model = model.with_weights(settings.dtype);
-    let model = if settings.gradient_checkpointing {
-        checkpointed(model.train())
-    } else {
-        model.train()
-    };
+    let model = model.train();
     match &settings.method {
         Method::Ict(_) => Ok(model.freeze_all_but_exit_heads()),
         Method::Balcony {
@@ -99,22 +94,6 @@ fn with_parts(method: MethodName, model: Llama, exits: &Exits) -> Result<Llama, 
 fn listed(exits: &[Exit]) -> String {
     let exits: Vec<_> = exits.iter().map(Exit::to_string).collect();
     exits.join(", ")
-}
-
-/// Enables Burn's gradient checkpointing, where there is autodiff.
-fn checkpointed(model: Llama) -> Llama {
-    struct Mark;
-    impl ModuleMapper for Mark {
-        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            let strategy = GradientCheckpointingStrategy::Balanced;
-            param.map(|value| {
-                let trained = value.is_require_grad();
-                let marked = value.with_gradient_checkpointing_strategy(strategy);
-                marked.set_require_grad(trained)
-            })
-        }
-    }
-    model.map(&mut Mark)
 }
 
 impl Llama {

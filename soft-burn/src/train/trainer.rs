@@ -21,6 +21,7 @@ use crate::model::llama::Llama;
 use crate::model::parameters::not_finite;
 use crate::model::placement::check_supported;
 use crate::train::accumulation::{ExitTotal, Job, accumulate, finite};
+use crate::train::canary::Canary;
 use crate::train::optimizer::NamedAdamW;
 use crate::train::refusal::refuse;
 use crate::train::setting_checks::check_weights;
@@ -72,6 +73,7 @@ pub struct Trainer {
     steps_done: u64,
     /// Devices in addition to the model's own that compute a share of every step.
     further: Vec<Device>,
+    canary: Option<Canary>,
 }
 
 /// The weights of the exits at every step; `None` until a custom schedule is given.
@@ -121,6 +123,7 @@ impl Trainer {
             schedule: WeightSchedule(schedule),
             steps_done,
             further: Vec::new(),
+            canary: None,
         })
     }
 
@@ -153,6 +156,14 @@ impl Trainer {
             .try_for_each(|device| check_supported(weights, device))?;
         self.further = further;
         Ok(self)
+    }
+
+    /// Compares the device with the CPU before this trainer's first step and before every step
+    /// divisible by `every`: the losses and the gradient norm of one row. Requires the feature
+    /// `flex`.
+    pub fn with_canary(mut self, every: u64) -> Self {
+        self.canary = Some(Canary::new(every));
+        self
     }
 
     /// The model in training.
@@ -270,6 +281,9 @@ impl Trainer {
         };
         let jobs = jobs.map(job).collect::<Result<Vec<_>, _>>()?;
         let (further, settings) = (&self.further, &self.settings);
+        if let Some(canary) = &mut self.canary {
+            canary.watch(&self.model, &jobs, settings)?;
+        }
         let found = accumulate(&self.model, further, &jobs, settings, supervised as f64)?;
         let norm = found.gradients.norm();
         let gradient_norm =

@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use soft_burn::burn::tensor::{Device, GradientCheckpointingStrategy};
+use soft_burn::burn::tensor::Device;
 use soft_burn::{
     AdamWSettings, Balance, Curriculum, DType, Decay, Distillation, Error, ExitLoss, FlatSettings,
     LayerDropout, Llama, LlamaConfig, LogLine, Lora, MethodName, Objective, RopeScaling, Run,

@@ -67,6 +67,8 @@ fn agree(case: usize, name: &str, flat: Option<Tensor<1>>, plain: Option<Tensor<
     );
 }
 
+/// By the plain objective, the memory-flat one, and the latter with recomputed activations; with
+/// the lower blocks and the embedding frozen too.
 #[test]
 fn flat_is_plain_on_random_models() {
     let exits: Exits = "1,2,4".parse().unwrap();
@@ -78,6 +80,10 @@ fn flat_is_plain_on_random_models() {
     ];
     for case in 0..24 {
         let (model, batch) = (model(case, &exits), batch(case));
+        let (model, fewest) = match case % 5 {
+            4 => (model.freeze_all_but_last(1 + case % 3).unwrap(), 2),
+            _ => (model, 20),
+        };
         let weighing = LossTerms {
             exits: &exits,
             weights: &weights[case / 6],
@@ -85,26 +91,34 @@ fn flat_is_plain_on_random_models() {
             distillation: None,
             balance: Balance::default(),
             skipping: None,
+            recompute: false,
         };
-        let [(flat, mut of_flat), (plain, mut of_plain)] =
-            [Objective::Flat, Objective::Plain].map(|objective| {
-                let mut gradients = NamedGradients::default();
-                let losses = objective.differentiate(&model, &batch, weighing, &mut gradients);
-                (losses.unwrap(), gradients)
-            });
-        assert_eq!(flat.len(), plain.len(), "case {case}");
-        for (flat, plain) in flat.into_iter().zip(plain) {
-            assert_eq!(flat.exit, plain.exit);
-            assert!(
-                (flat.nats - plain.nats).abs() <= 1e-5 * plain.nats,
-                "case {case}, exit {}",
-                flat.exit
-            );
-        }
-        let names = [of_flat.names(), of_plain.names()].concat();
-        assert!(names.len() > 20, "case {case}");
-        for name in names {
-            agree(case, &name, of_flat.take(&name), of_plain.take(&name));
+        let run = |objective: Objective, recompute| {
+            let mut gradients = NamedGradients::default();
+            let weighing = LossTerms {
+                recompute,
+                ..weighing
+            };
+            let losses = objective.differentiate(&model, &batch, weighing, &mut gradients);
+            (losses.unwrap(), gradients)
+        };
+        for recompute in [false, true] {
+            let (plain, mut of_plain) = run(Objective::Plain, false);
+            let (flat, mut of_flat) = run(Objective::Flat, recompute);
+            assert_eq!(flat.len(), plain.len(), "case {case}");
+            for (flat, plain) in flat.into_iter().zip(plain) {
+                assert_eq!(flat.exit, plain.exit);
+                assert!(
+                    (flat.nats - plain.nats).abs() <= 1e-5 * plain.nats,
+                    "case {case}, exit {}",
+                    flat.exit
+                );
+            }
+            let names = [of_flat.names(), of_plain.names()].concat();
+            assert!(names.len() > fewest, "case {case}: {names:?}");
+            for name in names {
+                agree(case, &name, of_flat.take(&name), of_plain.take(&name));
+            }
         }
     }
 }
@@ -146,6 +160,7 @@ impl Asked {
             distillation,
             balance,
             skipping: None,
+            recompute: self.case % 2 == 1,
         };
         let mut gradients = NamedGradients::default();
         let losses =
@@ -250,6 +265,7 @@ fn skipped_blocks_are_as_if_they_were_not_there() {
             distillation: None,
             balance: Balance::default(),
             skipping: Some(Skipping { dropout, at }),
+            recompute: case % 2 == 1,
         };
         let mut found = NamedGradients::default();
         let losses =

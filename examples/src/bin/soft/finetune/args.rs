@@ -57,7 +57,8 @@ pub struct Args {
     /// Dtype of the weights in training: f32, or bf16 with an f32 copy in the optimizer
     #[arg(long = "dtype", alias = "weights", default_value = "f32")]
     pub weights: DType,
-    /// Recompute cheap operations in the backward pass instead of keeping their results
+    /// Keep only the inputs of blocks and recompute each block in the backward pass: less memory,
+    /// more time
     #[arg(long)]
     pub gradient_checkpointing: bool,
     /// Weights of the exits in the loss (soft only): equal, linear, quadratic, square-root or
@@ -144,6 +145,11 @@ pub struct Args {
     /// Steps between validations
     #[arg(long, default_value_t = 100)]
     pub validate_every: u64,
+    /// Steps between comparisons of a device other than `cpu` with the CPU: the losses and the
+    /// gradient norm of one row, at the start too. The CPU needs memory for the weights in f32.
+    /// 0: never
+    #[arg(long, default_value_t = 1000)]
+    pub canary: u64,
     /// Steps between checkpoints
     #[arg(long, default_value_t = 100)]
     pub checkpoint_every: u64,

@@ -90,6 +90,11 @@ pub fn run(mut args: Args) -> Result<()> {
         )?
     };
     let run = run.with_devices(further)?.with_files(files);
+    let run = if args.device == "cpu" || args.canary == 0 {
+        run
+    } else {
+        run.with_canary(args.canary)
+    };
     if args.resume && run.trainer().steps_done() == 0 {
         statusln!(
             "note: the run has no checkpoint and starts again from {}",
