@@ -181,7 +181,7 @@ fn training(args: &Args, place: &Placement, started: Instant) -> Result<()> {
         let time = median(seconds);
         let tokens = (args.rows * args.length) as f64;
         rows.push(vec![
-            method.name().to_owned(),
+            method.name().as_str().to_owned(),
             exits.to_string(),
             format!("{time:.3}"),
             format!("{:.0}", tokens / time),
@@ -213,8 +213,6 @@ fn decoding(args: &Args, place: &Placement) -> Result<()> {
         Mode::Dynamic(DynamicExits {
             exits: exits.clone(),
             policy: Box::new(Confidence(Thresholds::all(threshold))),
-            missing: Default::default(),
-            checks: Default::default(),
         })
     };
     let speculative = |length: usize| -> Result<Mode> {
