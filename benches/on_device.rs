@@ -162,7 +162,7 @@ fn training(args: &Args, place: &Placement, started: Instant) -> Result<()> {
         } else {
             model.clone()
         };
-        let mut settings = TrainSettings::new(method, exits.clone(), 1_000_000);
+        let mut settings = TrainSettings::new(method.clone(), exits.clone(), 1_000_000);
         settings.dtype = place.dtype;
         let mut trainer = Trainer::new(model.context("the model is taken last")?, settings)?;
         let mut seconds = Vec::new();
