@@ -73,6 +73,20 @@ impl NamedGradients {
         }
     }
 
+    /// The L2 norm of the difference from `other`, which lives on `device`.
+    pub fn distance(mut self, other: Self, device: &Device) -> f64 {
+        let differences = other.0.into_iter().map(|(name, theirs)| {
+            let ours = self.0.remove(&name).map(|ours| ours.to_device(device));
+            match ours {
+                Some(ours) => ours - theirs,
+                None => theirs,
+            }
+        });
+        let differences: Vec<_> = differences.collect();
+        let squares = squares(&differences.iter().collect::<Vec<_>>());
+        squares.iter().sum::<f64>().sqrt()
+    }
+
     /// The global L2 norm; as an error, the name of the first tensor that is not finite.
     pub fn norm(&self) -> Result<f64, String> {
         let gradients: Vec<_> = self.0.values().collect();

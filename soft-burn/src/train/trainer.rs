@@ -159,8 +159,7 @@ impl Trainer {
     }
 
     /// Compares the device with the CPU before this trainer's first step and before every step
-    /// divisible by `every`: the losses and the gradient norm of one row. Requires the feature
-    /// `flex`.
+    /// divisible by `every`: the losses and the gradient of one row. Requires the feature `flex`.
     pub fn with_canary(mut self, every: u64) -> Self {
         self.canary = Some(Canary::new(every));
         self
@@ -282,7 +281,7 @@ impl Trainer {
         let jobs = jobs.map(job).collect::<Result<Vec<_>, _>>()?;
         let (further, settings) = (&self.further, &self.settings);
         if let Some(canary) = &mut self.canary {
-            canary.watch(&self.model, &jobs, settings)?;
+            canary.watch(&self.model, further, &jobs, settings)?;
         }
         let found = accumulate(&self.model, further, &jobs, settings, supervised as f64)?;
         let norm = found.gradients.norm();

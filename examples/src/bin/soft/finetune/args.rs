@@ -146,7 +146,7 @@ pub struct Args {
     #[arg(long, default_value_t = 100)]
     pub validate_every: u64,
     /// Steps between comparisons of a device other than `cpu` with the CPU: the losses and the
-    /// gradient norm of one row, at the start too. The CPU needs memory for the weights in f32.
+    /// gradient of one row, at the start too; needs memory for weights and gradients in f32 there.
     /// 0: never
     #[arg(long, default_value_t = 1000)]
     pub canary: u64,

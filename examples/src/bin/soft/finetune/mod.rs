@@ -90,10 +90,12 @@ pub fn run(mut args: Args) -> Result<()> {
         )?
     };
     let run = run.with_devices(further)?.with_files(files);
-    let run = if args.device == "cpu" || args.canary == 0 {
-        run
-    } else {
+    let is_cpu = |name: &str| ["cpu", "flex"].contains(&name.trim());
+    let compared = cfg!(feature = "flex") && !args.device.split(',').all(is_cpu);
+    let run = if compared && args.canary > 0 {
         run.with_canary(args.canary)
+    } else {
+        run
     };
     if args.resume && run.trainer().steps_done() == 0 {
         statusln!(
