@@ -18,6 +18,10 @@ impl AdamWStep {
         if flex::is_flex_f32(&moving.value) {
             return self.in_place(gradient, moving);
         }
+        #[cfg(feature = "tch")]
+        if crate::ops::torch::is_torch_f32(&moving.value) {
+            return self.by_torch(gradient, moving);
+        }
         self.by_burn(gradient, moving)
     }
 

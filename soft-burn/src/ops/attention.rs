@@ -20,7 +20,7 @@ pub(crate) struct CausalMask {
     /// Added to attention scores: 0 for visible keys, -∞ for others; `[rows or 1, 1, seq, keys]`.
     added: Tensor<4>,
     /// Whether all rows start at position 0, so that position i attends to keys 0 to i.
-    #[cfg(feature = "flex")]
+    #[cfg(any(feature = "flex", feature = "tch"))]
     from_the_start: bool,
 }
 
@@ -47,9 +47,21 @@ impl CausalMask {
         let data = TensorData::new(values, [starts.len(), 1, seq, keys]);
         Some(Self {
             added: Tensor::from_data(data, device),
-            #[cfg(feature = "flex")]
+            #[cfg(any(feature = "flex", feature = "tch"))]
             from_the_start: starts.iter().all(|&start| start == 0),
         })
+    }
+}
+
+#[cfg(feature = "tch")]
+impl CausalMask {
+    fn seen(mask: Option<&Self>) -> crate::ops::torch::Seen<'_> {
+        use crate::ops::torch::Seen;
+        match mask {
+            None => Seen::All,
+            Some(mask) if mask.from_the_start => Seen::Causal,
+            Some(mask) => Seen::Masked(&mask.added),
+        }
     }
 }
 
@@ -60,6 +72,10 @@ pub(crate) fn attend(
     (k, v): (Tensor<4>, Tensor<4>),
     mask: Option<&CausalMask>,
 ) -> Tensor<4> {
+    #[cfg(feature = "tch")]
+    if let Some(mixed) = crate::ops::torch::attention(&q, (&k, &v), CausalMask::seen(mask)) {
+        return mixed;
+    }
     let [rows, heads, seq, dim] = q.dims();
     let [_, key_value, keys, _] = k.dims();
     let shared = heads / key_value;

@@ -1,5 +1,5 @@
 //! Operations, each in tensor operations, which every backend runs, and with a kernel where there
-//! is one. CPU kernels are in [`flex`]. Independent of `model` and the modules above it.
+//! is one. CPU kernels are in `flex`, PyTorch's in `torch`. Independent of `model` and the modules above it.
 
 pub(crate) mod adamw;
 pub(crate) mod attention;
@@ -14,3 +14,5 @@ pub(crate) mod rms_norm;
 pub(crate) mod rope;
 pub(crate) mod swiglu;
 pub(crate) mod tensor_store;
+#[cfg(feature = "tch")]
+pub(crate) mod torch;

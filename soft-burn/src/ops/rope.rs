@@ -36,6 +36,10 @@ impl Rotation {
 
     /// Rotates `x`, `[rows, heads, seq, head_dim]`.
     pub(crate) fn apply(&self, x: Tensor<4>) -> Tensor<4> {
+        #[cfg(feature = "tch")]
+        if let Some(out) = crate::ops::torch::rotate(&x, &self.cos, &self.sin) {
+            return out;
+        }
         in_f32(x, |x| self.rotate(x))
     }
 
