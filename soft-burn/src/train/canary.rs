@@ -1,8 +1,8 @@
 //! A check that a device computes what it should: the losses and the gradient of one row, beside
 //! those of the CPU.
 //!
-//! A wrong kernel does not have to fail. A fused product picked by autotuning, for one, was reported
-//! to corrupt weights hundreds of steps later (tracel-ai/burn#5352).
+//! A wrong kernel does not have to fail. A fused product picked by autotuning, for one, was
+//! reported to corrupt weights hundreds of steps later (tracel-ai/burn#5352).
 
 use burn::module::Module;
 use burn::tensor::Device;
