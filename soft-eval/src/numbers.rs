@@ -27,32 +27,26 @@ pub fn percent(share: f64) -> String {
 
 /// An estimate with its interval.
 pub fn interval(value: &Interval) -> String {
-    let Interval {
-        estimate,
-        low,
-        high,
-    } = value;
-    format!("{estimate:.3} [{low:.3}, {high:.3}]")
+    with_interval(value, 3)
 }
 
 /// A ratio with its interval.
 pub fn ratio(value: &Interval) -> String {
+    with_interval(value, 2)
+}
+
+/// A share with its interval, in percent.
+pub fn percent_interval(share: &Interval) -> String {
+    with_interval(&share.scaled(100.0), 1)
+}
+
+fn with_interval(value: &Interval, decimals: usize) -> String {
     let Interval {
         estimate,
         low,
         high,
     } = value;
-    format!("{estimate:.2} [{low:.2}, {high:.2}]")
-}
-
-/// A share with its interval, in percent.
-pub fn percent_interval(share: &Interval) -> String {
-    let Interval {
-        estimate,
-        low,
-        high,
-    } = share.scaled(100.0);
-    format!("{estimate:.1} [{low:.1}, {high:.1}]")
+    format!("{estimate:.decimals$} [{low:.decimals$}, {high:.decimals$}]")
 }
 
 /// A difference with its interval, all with signs.
