@@ -35,6 +35,7 @@
 mod decode;
 mod device;
 mod device_errors;
+mod device_profile;
 mod dtype;
 mod error;
 mod files;
@@ -50,6 +51,7 @@ pub use burn;
 pub use decode::decode_model::DraftHead;
 pub use device::{device, device_names, devices, list_devices};
 pub use device_errors::out_of_memory;
+pub use device_profile::{DeviceProfile, DeviceWork};
 pub use dtype::DType;
 pub use error::Error;
 pub use io::decoding_defaults::DecodingDefaults;

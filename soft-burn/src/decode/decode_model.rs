@@ -1,6 +1,6 @@
 //! `DecodeModel` for LLaMA: packed hidden states, and heads that return scores only.
 
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{Int, Tensor};
 use soft_core::model::{Head, Score};
 use soft_core::{DecodeModel, Exit};
 
@@ -9,6 +9,7 @@ use crate::error::Error;
 use crate::model::llama::Llama;
 use crate::ops::head::{HeadTensors, unreadable};
 use crate::ops::kv_store::KvStore;
+use crate::ops::transfers::{read, upload_indices};
 
 /// The weight of a head restricted to some tokens of the vocabulary, `[tokens, d_model]`.
 #[derive(Clone, Debug)]
@@ -86,8 +87,7 @@ impl DecodeModel for Llama {
             return Ok(all);
         }
         let indices: Vec<i64> = states.iter().map(|&state| state as i64).collect();
-        let indices = TensorData::new(indices, [states.len()]);
-        let indices = Tensor::from_data(indices, &all.device());
+        let indices = upload_indices(indices, [states.len()], &all.device());
         Ok(all.select(1, indices))
     }
 
@@ -146,6 +146,6 @@ impl DecodeModel for Llama {
         let (a, b) = (to_f32(before.clone()), to_f32(after.clone()));
         let dot = |a: &Tensor<3>, b: &Tensor<3>| (a.clone() * b.clone()).sum_dim(2);
         let cosines = dot(&a, &b) / (dot(&a, &a) * dot(&b, &b)).sqrt();
-        cosines.try_into_vec_as::<f32>().map_err(unreadable)
+        read(cosines).map_err(unreadable)
     }
 }

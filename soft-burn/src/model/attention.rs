@@ -1,12 +1,13 @@
 //! Attention layer: projections, rotary embedding, cache, padding. Operation: `ops::attention`.
 
 use burn::module::Module;
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor};
 
 use crate::model::layers::Projection;
 use crate::ops::attention::{CausalMask, Heads, attend};
 use crate::ops::rope::Rotation;
 use crate::ops::tensor_store::{Span, TensorStore};
+use crate::ops::transfers::upload_indices;
 
 #[derive(Module, Debug)]
 pub(crate) struct Attention {
@@ -104,7 +105,7 @@ impl Padding {
         }
         let indices = |values: Vec<i64>| {
             let shape = [values.len()];
-            Tensor::from_data(TensorData::new(values, shape), device)
+            upload_indices(values, shape, device)
         };
         Some(Self {
             unpack: indices(unpack),

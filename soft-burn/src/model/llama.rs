@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use burn::module::{Module, Param};
-use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
+use burn::tensor::{Device, FloatDType, Int, Tensor};
 
 use crate::dtype::DType;
 use crate::error::Error;
@@ -22,6 +22,7 @@ use crate::model::rope;
 use crate::ops::attention::CausalMask;
 use crate::ops::rope::Rotation;
 use crate::ops::tensor_store::Span;
+use crate::ops::transfers::upload_indices;
 
 /// A LLaMA with a sub-model at every depth.
 #[derive(Module, Debug)]
@@ -88,10 +89,7 @@ impl Llama {
         }
         let ids: Vec<i64> = tokens.iter().map(|&token| token.into()).collect();
         let shape = [tokens.len() / seq, seq];
-        Ok(Tensor::from_data(
-            TensorData::new(ids, shape),
-            &self.device(),
-        ))
+        Ok(upload_indices(ids, shape, &self.device()))
     }
 
     pub(crate) fn frequencies(&self) -> Vec<f32> {

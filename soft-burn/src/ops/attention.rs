@@ -4,9 +4,10 @@
 //! multi-head attention. Keys and values are not repeated: the query heads that share a key head
 //! are additional rows of one matrix product.
 
-use burn::tensor::{Device, Tensor, TensorData, activation};
+use burn::tensor::{Device, Tensor, activation};
 
 use crate::dtype::in_f32;
+use crate::ops::transfers::upload;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Heads {
@@ -44,9 +45,8 @@ impl CausalMask {
                 values.extend((0..keys).map(seen));
             }
         }
-        let data = TensorData::new(values, [starts.len(), 1, seq, keys]);
         Some(Self {
-            added: Tensor::from_data(data, device),
+            added: upload(values, [starts.len(), 1, seq, keys], device),
             #[cfg(any(feature = "flex", feature = "tch"))]
             from_the_start: starts.iter().all(|&start| start == 0),
         })

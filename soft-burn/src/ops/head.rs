@@ -9,6 +9,7 @@ use crate::error::Error;
 use crate::ops::flex::with_head;
 use crate::ops::linear::project;
 use crate::ops::rms_norm::rms_norm;
+use crate::ops::transfers::read;
 
 pub(crate) struct HeadTensors {
     /// `[d_model]`.
@@ -37,7 +38,7 @@ impl HeadTensors {
         let on_host = None;
         let logits: Vec<f32> = match on_host {
             Some(logits) => logits,
-            None => self.logits(states).try_into_vec_as().map_err(unreadable)?,
+            None => read(self.logits(states)).map_err(unreadable)?,
         };
         let rows: Vec<Vec<f32>> = logits.chunks(tokens).map(<[f32]>::to_vec).collect();
         if rows.iter().all(|row| has_best(row)) {
@@ -60,7 +61,7 @@ impl HeadTensors {
         let highest = logits.clone().max_dim(1);
         // Indices as floats, exact up to 2^24, so that one read returns both.
         let both = Tensor::cat(vec![logits.argmax(1).float(), highest], 1);
-        let both: Vec<f32> = both.try_into_vec_as().map_err(unreadable)?;
+        let both = read(both).map_err(unreadable)?;
         check_finite(&both)?;
         Ok(both.chunks(2).map(|pair| pair[0] as u32).collect())
     }
@@ -82,7 +83,7 @@ impl HeadTensors {
         let entropy = (logs.clone().exp() * logs).sum_dim(1).neg();
         let numbers = Tensor::cat(vec![best, entropy, highest], 1);
         let width = numbers.dims()[1];
-        let numbers: Vec<f32> = numbers.try_into_vec_as().map_err(unreadable)?;
+        let numbers = read(numbers).map_err(unreadable)?;
         check_finite(&numbers)?;
         let score = |numbers: &[f32]| Score {
             token: numbers[0] as u32,

@@ -15,6 +15,10 @@ fn product(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     if let Some(out) = crate::ops::flex::project(&x, &weight) {
         return out;
     }
+    #[cfg(feature = "cube")]
+    if let Some(out) = crate::ops::cube::linear(&x, &weight) {
+        return out;
+    }
     #[cfg(feature = "tch")]
     if let Some(out) = crate::ops::torch::linear(&x, &weight) {
         return out;

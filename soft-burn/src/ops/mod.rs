@@ -4,6 +4,10 @@
 
 pub(crate) mod adamw;
 pub(crate) mod attention;
+#[cfg(any(feature = "cube", feature = "tch"))]
+mod autograd;
+#[cfg(feature = "cube")]
+pub(crate) mod cube;
 pub(crate) mod decoder_block;
 #[cfg(feature = "flex")]
 pub(crate) mod flex;
@@ -17,3 +21,7 @@ pub(crate) mod swiglu;
 pub(crate) mod tensor_store;
 #[cfg(feature = "tch")]
 pub(crate) mod torch;
+pub(crate) mod transfers;
+
+#[cfg(all(test, feature = "flex", any(feature = "cube", feature = "tch")))]
+mod tests;

@@ -6,6 +6,10 @@ use crate::dtype::{in_f32, to_f32};
 
 /// x / √(mean x² + ε) · weight, for every row of `[rows, d_model]`; computed in f32.
 pub(crate) fn rms_norm(x: Tensor<2>, weight: Tensor<1>, eps: f64) -> Tensor<2> {
+    #[cfg(feature = "cube")]
+    if let Some(out) = crate::ops::cube::rms_norm(&x, &weight, eps) {
+        return out;
+    }
     #[cfg(feature = "tch")]
     if let Some(out) = crate::ops::torch::rms_norm(&x, &weight, eps) {
         return out;

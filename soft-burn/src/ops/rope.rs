@@ -4,9 +4,10 @@
 //! RoFormer (arXiv 2104.09864). Angles, sines and cosines are computed in f32 like the reference,
 //! since the rounding of large angles is visible in the logits.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 
 use crate::dtype::in_f32;
+use crate::ops::transfers::upload;
 
 /// Cosines and sines for one forward pass, each `[rows or 1, 1, seq, head_dim / 2]`.
 #[derive(Clone, Debug)]
@@ -27,7 +28,7 @@ impl Rotation {
             })
             .collect();
         let shape = [starts.len(), 1, seq, frequencies.len()];
-        let table = |values: Vec<f32>| Tensor::from_data(TensorData::new(values, shape), device);
+        let table = |values: Vec<f32>| upload(values, shape, device);
         Self {
             cos: table(angles.iter().map(|angle| angle.cos()).collect()),
             sin: table(angles.iter().map(|angle| angle.sin()).collect()),

@@ -8,6 +8,10 @@ pub(crate) fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
     if let Some(out) = crate::ops::flex::swiglu(&gate, &up) {
         return out;
     }
+    #[cfg(feature = "cube")]
+    if let Some(out) = crate::ops::cube::swiglu(&gate, &up) {
+        return out;
+    }
     #[cfg(feature = "tch")]
     if let Some(out) = crate::ops::torch::swiglu(&gate, &up) {
         return out;

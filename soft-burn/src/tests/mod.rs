@@ -13,6 +13,8 @@
 mod accelerators;
 mod dtypes;
 mod golden;
+#[cfg(feature = "wgpu")]
+mod launches;
 pub(crate) mod laws;
 
 use std::path::PathBuf;

@@ -5,12 +5,13 @@
 
 use std::ops::Range;
 
-use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData};
+use burn::tensor::{IndexingUpdateOp, Int, Tensor};
 use soft_core::{Batch, Exit, MicroBatch};
 
 use crate::error::Error;
 use crate::model::attention::Pass;
 use crate::model::llama::Llama;
+use crate::ops::transfers::upload_indices;
 use crate::train::layer_dropout::LayerDropout;
 use crate::train::targets::Targets;
 
@@ -106,6 +107,6 @@ impl Llama {
     pub(crate) fn indices(&self, values: impl Iterator<Item = i64>) -> Tensor<1, Int> {
         let values: Vec<i64> = values.collect();
         let shape = [values.len()];
-        Tensor::from_data(TensorData::new(values, shape), &self.device())
+        upload_indices(values, shape, &self.device())
     }
 }

@@ -15,6 +15,3 @@ mod layers;
 pub(crate) use adamw::is_torch_f32;
 pub(crate) use attention::{Seen, attention};
 pub(crate) use layers::{linear, rms_norm, rotate, swiglu};
-
-#[cfg(test)]
-mod tests;

@@ -1,0 +1,85 @@
+//! What a step or a token costs a device: kernel launches, new kernels, transfers.
+
+use std::collections::BTreeMap;
+
+#[cfg(feature = "cube")]
+use crate::ops::cube::{Launched, Launches};
+use crate::ops::transfers::Transfers;
+
+/// Work that this process gave its devices between two moments.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeviceWork {
+    /// Kernel launches by name of the kernel. Observed on CubeCL's backends (`wgpu`, `vulkan`,
+    /// `metal`, `cuda`); empty on others.
+    pub launches: BTreeMap<String, u64>,
+    /// Distinct kernels among them: two of one name may differ in what they were specialized for.
+    pub kernels: usize,
+    /// Kernels launched for the first time since the profile began. A kernel is compiled, or read
+    /// from the cache of compiled kernels, when it is first launched.
+    pub new_kernels: usize,
+    /// Reads from a device by this library. Each waits for the device.
+    pub reads: u64,
+    /// Bytes of them.
+    pub bytes_read: u64,
+    /// Uploads to a device by this library, other than of weights.
+    pub uploads: u64,
+    /// Bytes of them.
+    pub bytes_uploaded: u64,
+}
+
+impl DeviceWork {
+    /// The number of kernel launches.
+    pub fn launch_count(&self) -> u64 {
+        self.launches.values().sum()
+    }
+}
+
+/// Counts the work of all devices of this process.
+///
+/// Counting costs little but is not free; there is one observer per process, so that a second
+/// profile takes the launches of the first one as long as it lives.
+#[derive(Debug)]
+pub struct DeviceProfile {
+    transfers: Transfers,
+    #[cfg(feature = "cube")]
+    launches: Launches,
+}
+
+impl DeviceProfile {
+    /// Begins to count.
+    pub fn start() -> Self {
+        Self {
+            transfers: Transfers::so_far(),
+            #[cfg(feature = "cube")]
+            launches: Launches::observe(),
+        }
+    }
+
+    /// The work since the start or the last lap.
+    pub fn lap(&mut self) -> DeviceWork {
+        let so_far = Transfers::so_far();
+        let transfers = so_far.since(std::mem::replace(&mut self.transfers, so_far));
+        let work = DeviceWork {
+            reads: transfers.reads,
+            bytes_read: transfers.bytes_read,
+            uploads: transfers.uploads,
+            bytes_uploaded: transfers.bytes_uploaded,
+            ..DeviceWork::default()
+        };
+        #[cfg(feature = "cube")]
+        let work = {
+            let Launched {
+                by_name,
+                kernels,
+                new_kernels,
+            } = self.launches.lap();
+            DeviceWork {
+                launches: by_name,
+                kernels,
+                new_kernels,
+                ..work
+            }
+        };
+        work
+    }
+}

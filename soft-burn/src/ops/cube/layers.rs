@@ -1,0 +1,107 @@
+//! Linear maps and SwiGLU.
+
+use burn::tensor::Tensor;
+use burn_cubecl::cubecl;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::prelude::*;
+
+use super::tensor::{Kept, apply, empty_like, input, product, storage, transposed, units};
+
+/// `ops::linear::project`; the gradient of the weight comes in the weight's own layout.
+pub(crate) fn linear(x: &Tensor<2>, weight: &Tensor<2>) -> Option<Tensor<2>> {
+    apply([input(x)?, input(weight)?], |[x, weight], _| {
+        let out = product(x.clone(), transposed(weight.clone()));
+        (out, Linear { x, weight })
+    })
+}
+
+#[derive(Clone, Debug)]
+struct Linear {
+    x: CubeTensor,
+    weight: CubeTensor,
+}
+
+impl Kept<2> for Linear {
+    fn gradients(self, gradient: CubeTensor, wanted: [bool; 2]) -> [Option<CubeTensor>; 2] {
+        let Self { x, weight } = self;
+        let of_weight = wanted[1].then(|| product(transposed(gradient.clone()), x));
+        let of_x = wanted[0].then(|| product(gradient, weight));
+        [of_x, of_weight]
+    }
+}
+
+/// `ops::swiglu::swiglu`.
+pub(crate) fn swiglu(gate: &Tensor<2>, up: &Tensor<2>) -> Option<Tensor<2>> {
+    apply([input(gate)?, input(up)?], |[gate, up], _| {
+        let out = empty_like(&gate);
+        let (count, dim) = units(out.meta.num_elements());
+        gated::launch(
+            &gate.client,
+            count,
+            dim,
+            gate.clone().into_buffer_arg(),
+            up.clone().into_buffer_arg(),
+            out.clone().into_buffer_arg(),
+            storage(&gate),
+        );
+        (out, Gated { gate, up })
+    })
+}
+
+#[derive(Clone, Debug)]
+struct Gated {
+    gate: CubeTensor,
+    up: CubeTensor,
+}
+
+impl Kept<2> for Gated {
+    fn gradients(self, gradient: CubeTensor, _wanted: [bool; 2]) -> [Option<CubeTensor>; 2] {
+        let Self { gate, up } = self;
+        let (of_gate, of_up) = (empty_like(&gate), empty_like(&up));
+        let (count, dim) = units(gate.meta.num_elements());
+        gradients_of_gated::launch(
+            &gate.client,
+            count,
+            dim,
+            gate.clone().into_buffer_arg(),
+            up.into_buffer_arg(),
+            gradient.into_buffer_arg(),
+            of_gate.clone().into_buffer_arg(),
+            of_up.clone().into_buffer_arg(),
+            storage(&gate),
+        );
+        [Some(of_gate), Some(of_up)]
+    }
+}
+
+#[cube(launch)]
+fn gated<F: Float>(gate: &[F], up: &[F], out: &mut [F], #[define(F)] _dtype: ElemType) {
+    if ABSOLUTE_POS >= out.len() {
+        terminate!();
+    }
+    let gate = f32::cast_from(gate[ABSOLUTE_POS]);
+    let silu = gate / (1.0f32 + (-gate).exp());
+    out[ABSOLUTE_POS] = F::cast_from(silu * f32::cast_from(up[ABSOLUTE_POS]));
+}
+
+/// With σ the logistic function: silu′(x) = σ(x) · (1 + x · (1 − σ(x))).
+#[cube(launch)]
+fn gradients_of_gated<F: Float>(
+    gate: &[F],
+    up: &[F],
+    gradient: &[F],
+    of_gate: &mut [F],
+    of_up: &mut [F],
+    #[define(F)] _dtype: ElemType,
+) {
+    if ABSOLUTE_POS >= gradient.len() {
+        terminate!();
+    }
+    let gradient = f32::cast_from(gradient[ABSOLUTE_POS]);
+    let gate = f32::cast_from(gate[ABSOLUTE_POS]);
+    let up = f32::cast_from(up[ABSOLUTE_POS]);
+    let logistic = 1.0f32 / (1.0f32 + (-gate).exp());
+    let slope = logistic * (1.0f32 + gate * (1.0f32 - logistic));
+    of_gate[ABSOLUTE_POS] = F::cast_from(gradient * up * slope);
+    of_up[ABSOLUTE_POS] = F::cast_from(gradient * gate * logistic);
+}

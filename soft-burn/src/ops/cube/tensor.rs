@@ -1,0 +1,173 @@
+//! Tensors of CubeCL's backends as buffers of kernels.
+
+use std::any::{Any, TypeId};
+use std::fmt::Debug;
+
+use burn::backend::ops::FloatTensorOps;
+use burn::backend::tensor::FloatTensor;
+use burn::tensor::{DType, Device, Shape, Tensor};
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
+use burn_cubecl::tensor::CubeTensor;
+use burn_cubecl::{Cube, CubeBackend};
+use cubecl::prelude::*;
+
+use crate::ops::autograd::{self, Saved};
+
+pub(super) type Input = autograd::Input<Cube>;
+
+/// What a kernel keeps for its backward pass.
+pub(super) trait Kept<const N: usize>: Clone + Debug + Send + 'static {
+    /// See [`Saved::gradients`].
+    fn gradients(self, gradient: CubeTensor, wanted: [bool; N]) -> [Option<CubeTensor>; N];
+}
+
+/// An input of [`apply`]; `None` on other backends, and where Burn fuses operations, since tensors
+/// are not in memory there.
+pub(super) fn input<const D: usize>(tensor: &Tensor<D>) -> Option<Input> {
+    let in_memory = TypeId::of::<FloatTensor<Cube>>() == TypeId::of::<CubeTensor>();
+    in_memory.then(|| Input::new(tensor))?
+}
+
+/// Whether kernels of this module run on the device.
+pub(crate) fn runs_on(device: &Device) -> bool {
+    input(&Tensor::<1>::empty([1], device)).is_some()
+}
+
+/// See [`autograd::apply`]; inputs are contiguous.
+pub(super) fn apply<K: Kept<N>, const N: usize, const D: usize>(
+    inputs: [Input; N],
+    run: impl FnOnce([CubeTensor; N], [bool; N]) -> (CubeTensor, K),
+) -> Option<Tensor<D>> {
+    autograd::apply(inputs, |inputs: [FloatTensor<Cube>; N], learns| {
+        let (out, kept) = run(inputs.map(|input| contiguous(same(input))), learns);
+        (same(out), Node(kept))
+    })
+}
+
+#[derive(Clone, Debug)]
+struct Node<K>(K);
+
+impl<K: Kept<N>, const N: usize> Saved<Cube, N> for Node<K> {
+    fn gradients(
+        self,
+        gradient: FloatTensor<Cube>,
+        wanted: [bool; N],
+    ) -> [Option<FloatTensor<Cube>>; N] {
+        let found = self.0.gradients(contiguous(same(gradient)), wanted);
+        found.map(|gradient| gradient.map(same))
+    }
+}
+
+/// The value itself. `Cube`'s tensors are `CubeTensor`s unless Burn fuses operations, which
+/// [`input`] has excluded and the compiler cannot know.
+pub(super) fn same<A: 'static, B: 'static>(value: A) -> B {
+    let value: Box<dyn Any> = Box::new(value);
+    match value.downcast() {
+        Ok(value) => *value,
+        Err(_) => unreachable!("`input` admits tensors in memory only"),
+    }
+}
+
+/// The tensor in row-major order without gaps.
+pub(super) fn contiguous(tensor: CubeTensor) -> CubeTensor {
+    into_contiguous(tensor)
+}
+
+/// A contiguous tensor with values to be written.
+pub(super) fn empty<const D: usize>(
+    shape: [usize; D],
+    dtype: DType,
+    on: &CubeTensor,
+) -> CubeTensor {
+    let (client, device) = (on.client.clone(), on.device.clone());
+    empty_device_contiguous_dtype(client, device, Shape::new(shape), dtype)
+}
+
+/// The same for values like those of `tensor`.
+pub(super) fn empty_like(tensor: &CubeTensor) -> CubeTensor {
+    let (client, device) = (tensor.client.clone(), tensor.device.clone());
+    let shape = tensor.meta.shape().clone();
+    empty_device_contiguous_dtype(client, device, shape, tensor.dtype)
+}
+
+/// Units of a cube; a power of two.
+pub(super) const UNITS: usize = 128;
+
+/// So many cubes or a few more; WebGPU limits their number along one axis.
+pub(super) fn cubes(count: usize) -> CubeCount {
+    let across = count.clamp(1, 1 << 15);
+    CubeCount::Static(across as u32, count.div_ceil(across) as u32, 1)
+}
+
+/// So many units or a few more.
+pub(super) fn units(count: usize) -> (CubeCount, CubeDim) {
+    (cubes(count.div_ceil(UNITS)), CubeDim::new_1d(UNITS as u32))
+}
+
+/// The matrix product of `[m, k]` and `[k, n]`.
+pub(super) fn product(lhs: CubeTensor, rhs: CubeTensor) -> CubeTensor {
+    <CubeBackend as FloatTensorOps<CubeBackend>>::float_matmul(lhs, rhs)
+}
+
+/// The transpose of a matrix, without moving it.
+pub(super) fn transposed(matrix: CubeTensor) -> CubeTensor {
+    <CubeBackend as FloatTensorOps<CubeBackend>>::float_swap_dims(matrix, 0, 1)
+}
+
+/// The sum of every unit's value, in all units of a cube of [`UNITS`].
+#[cube]
+pub(super) fn sum_over_cube(value: f32) -> f32 {
+    let mut shared = Shared::<[f32]>::new_slice(UNITS);
+    let unit = UNIT_POS as usize;
+    shared[unit] = value;
+    sync_cube();
+    #[unroll]
+    for halving in 1..=UNITS.ilog2() {
+        let half = comptime!(UNITS >> halving);
+        if unit < half {
+            let other = shared[unit + half];
+            shared[unit] += other;
+        }
+        sync_cube();
+    }
+    let sum = shared[0];
+    // Before the next call writes.
+    sync_cube();
+    sum
+}
+
+/// The element type, for kernels that are generic over it.
+pub(super) fn storage(tensor: &CubeTensor) -> cubecl::ir::ElemType {
+    burn::backend::cubecl::dtype_to_storage_type(tensor.dtype)
+}
+
+/// The sums of the columns of a matrix in f32.
+pub(super) fn sum_rows(matrix: CubeTensor, dtype: DType) -> CubeTensor {
+    let [rows, width] = matrix.meta.shape().dims();
+    let out = empty([width], dtype, &matrix);
+    let (count, dim) = units(width);
+    column_sums::launch(
+        &matrix.client,
+        count,
+        dim,
+        matrix.clone().into_buffer_arg(),
+        out.clone().into_buffer_arg(),
+        rows as u32,
+        storage(&out),
+    );
+    out
+}
+
+#[cube(launch)]
+fn column_sums<F: Float>(matrix: &[f32], out: &mut [F], rows: u32, #[define(F)] _dtype: ElemType) {
+    let column = ABSOLUTE_POS;
+    if column >= out.len() {
+        terminate!();
+    }
+    let mut sum = 0.0f32;
+    for row in 0..rows {
+        sum += matrix[row as usize * out.len() + column];
+    }
+    out[column] = F::cast_from(sum);
+}
