@@ -14,10 +14,10 @@ use burn::tensor::Tensor;
 use soft_core::{Exit, Exits};
 
 use crate::error::Error;
-use crate::model::attention::Pass;
 use crate::model::exit_blocks::{EXIT_BLOCKS, ExitBlock, ExitBlocks};
 use crate::model::layers::RmsNorm;
 use crate::model::llama::Llama;
+use crate::ops::packed_attention::Pass;
 
 pub(crate) const FINAL_NORM: &str = "model.norm.weight";
 

@@ -3,11 +3,12 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 
-use crate::model::attention::{Attention, Pass};
+use crate::model::attention::Attention;
 use crate::model::config::LlamaConfig;
 use crate::model::layers::{FeedForward, Projection, RmsNorm};
 use crate::ops::attention::Heads;
 use crate::ops::decoder_block::BlockTensors;
+use crate::ops::packed_attention::Pass;
 use crate::ops::tensor_store::{Span, TensorStore};
 
 /// One decoder block: x + attention(norm x), then x + feed-forward(norm x).

@@ -11,7 +11,6 @@ use burn::tensor::{Device, FloatDType, Int, Tensor};
 
 use crate::dtype::DType;
 use crate::error::Error;
-use crate::model::attention::{Padding, Pass};
 use crate::model::block::Block;
 use crate::model::config::LlamaConfig;
 use crate::model::exit_blocks::ExitBlocks;
@@ -19,8 +18,7 @@ use crate::model::exit_heads::ExitHeads;
 use crate::model::layers::{Embedding, Projection, RmsNorm};
 use crate::model::placement::Placement;
 use crate::model::rope;
-use crate::ops::attention::CausalMask;
-use crate::ops::rope::Rotation;
+use crate::ops::packed_attention::Pass;
 use crate::ops::tensor_store::Span;
 use crate::ops::transfers::upload_indices;
 
@@ -99,19 +97,7 @@ impl Llama {
 
     /// The data shared by all blocks when row i has `counts[i]` of the span's positions.
     pub(crate) fn pass(&self, counts: &[usize], span: &Span) -> Pass {
-        // Rows that continue at the same position share angles and mask.
-        let common = span.common_start().map(|start| [start]);
-        let starts = common
-            .as_ref()
-            .map_or(span.starts.as_slice(), |start| start.as_slice());
-        let device = self.device();
-        Pass {
-            rows: counts.len(),
-            seq: span.seq,
-            padding: Padding::new(counts, span.seq, &device),
-            rotation: Rotation::new(&self.frequencies(), starts, span.seq, &device),
-            mask: CausalMask::new(starts, span.seq, span.keys, &device),
-        }
+        Pass::new(&self.frequencies(), counts, span, &self.device())
     }
 
     /// The pass of packed rows of these lengths, each from position 0.

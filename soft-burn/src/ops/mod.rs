@@ -15,6 +15,7 @@ pub(crate) mod head;
 pub(crate) mod head_loss;
 pub(crate) mod kv_store;
 pub(crate) mod linear;
+pub(crate) mod packed_attention;
 pub(crate) mod rms_norm;
 pub(crate) mod rope;
 pub(crate) mod swiglu;

@@ -20,18 +20,11 @@ impl Rotation {
     /// For rows whose `seq` positions start at `starts`; a single start applies to all rows.
     pub(crate) fn new(frequencies: &[f32], starts: &[usize], seq: usize, device: &Device) -> Self {
         let positions = starts.iter().flat_map(|&start| start..start + seq);
-        let angles: Vec<f32> = positions
-            .flat_map(|position| {
-                frequencies
-                    .iter()
-                    .map(move |frequency| position as f32 * frequency)
-            })
-            .collect();
+        let (cos, sin) = cosines_and_sines(frequencies, positions);
         let shape = [starts.len(), 1, seq, frequencies.len()];
-        let table = |values: Vec<f32>| upload(values, shape, device);
         Self {
-            cos: table(angles.iter().map(|angle| angle.cos()).collect()),
-            sin: table(angles.iter().map(|angle| angle.sin()).collect()),
+            cos: upload(cos, shape, device),
+            sin: upload(sin, shape, device),
         }
     }
 
@@ -53,4 +46,14 @@ impl Rotation {
         let rotated_second = second * cos + first * sin;
         Tensor::cat(vec![rotated_first, rotated_second], 3)
     }
+}
+
+/// Cosines and sines of every position's angles, `[positions, head_dim / 2]` each.
+pub(crate) fn cosines_and_sines(
+    frequencies: &[f32],
+    positions: impl Iterator<Item = usize>,
+) -> (Vec<f32>, Vec<f32>) {
+    let of_position = |position| frequencies.iter().map(move |it| position as f32 * it);
+    let angles = positions.flat_map(of_position);
+    angles.map(|angle: f32| (angle.cos(), angle.sin())).unzip()
 }

@@ -57,16 +57,21 @@ impl TensorStore {
     /// Stores new keys and values, `[rows, n_kv_heads, seq, head_dim]`, and returns all that a row
     /// can attend to, `[rows, n_kv_heads, keys, head_dim]`.
     pub fn append(&mut self, span: &Span, k: Tensor<4>, v: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
-        let (keys, values) = self.with_room_for(span.keys, k.dtype());
+        let (keys, values) = self.take(span.keys, k.dtype());
         let (keys, values) = (write(keys, span, k), write(values, span, v));
         let seen = |stored: &Tensor<4>| stored.clone().narrow(2, 0, span.keys);
         let visible = (seen(&keys), seen(&values));
-        self.stored = Some((keys, values));
+        self.put((keys, values));
         visible
     }
 
+    /// Puts back what [`take`](Self::take) returned.
+    pub fn put(&mut self, stored: (Tensor<4>, Tensor<4>)) {
+        self.stored = Some(stored);
+    }
+
     /// Takes out the stored tensors, extended to at least `keys` slots.
-    fn with_room_for(&mut self, keys: usize, dtype: TensorDType) -> (Tensor<4>, Tensor<4>) {
+    pub fn take(&mut self, keys: usize, dtype: TensorDType) -> (Tensor<4>, Tensor<4>) {
         let slots = self.stored.as_ref().map_or(0, |(keys, _)| keys.dims()[2]);
         let wanted = keys.max(2 * slots).max(MIN_SLOTS);
         let Heads { key_value, dim, .. } = self.heads;

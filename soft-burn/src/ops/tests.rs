@@ -6,11 +6,13 @@ use burn::tensor::{Device, Distribution, Tensor, TensorData};
 
 use crate::device::{device, list_devices};
 use crate::ops::adamw::step::{AdamWStep, Moving};
-use crate::ops::attention::{CausalMask, attend};
+use crate::ops::attention::{CausalMask, Heads, attend};
 use crate::ops::linear::project;
+use crate::ops::packed_attention::{Pass, Qkv};
 use crate::ops::rms_norm::rms_norm;
 use crate::ops::rope::Rotation;
 use crate::ops::swiglu::swiglu;
+use crate::ops::tensor_store::{Span, TensorStore};
 
 /// Where only plain operations run: kernels of the CPU step aside for gradient checkpointing.
 fn plain() -> Device {
@@ -149,6 +151,93 @@ fn attention_agrees() {
         [true; 3],
         |_, [q, k, v]| attend(q, (k, v), None),
     );
+}
+
+/// Rows of one tile and of several, alone and of unequal length, with heads narrower and wider than
+/// a tile.
+#[test]
+fn attention_of_packed_rows_agrees() {
+    let shapes = [
+        (vec![5], 2, 2, 4),
+        (vec![3, 1, 7], 4, 2, 6),
+        (vec![70, 41], 6, 2, 40),
+        (vec![33, 33], 2, 1, 128),
+    ];
+    for (counts, query, key_value, dim) in shapes {
+        let heads = Heads {
+            query,
+            key_value,
+            dim,
+        };
+        let states: usize = counts.iter().sum();
+        let [narrow, wide] = [key_value, query].map(|heads| random([states, heads * dim]));
+        let frequencies: Vec<f32> = (0..dim / 2).map(|i| 1.0 / (1.0 + i as f32)).collect();
+        let longest = counts.iter().copied().max().unwrap();
+        compare(
+            [wide, narrow.clone(), narrow],
+            [true; 3],
+            |device, [q, k, v]| {
+                let span = Span::new(vec![0; counts.len()], longest);
+                let pass = Pass::new(&frequencies, &counts, &span, device);
+                pass.attend(Qkv { q, k, v }, heads, None)
+            },
+        );
+    }
+}
+
+/// Three passes into one store, in which rows continue at different positions; the states of all.
+#[test]
+fn attention_to_stored_keys_agrees() {
+    let heads = Heads {
+        query: 4,
+        key_value: 2,
+        dim: 6,
+    };
+    let frequencies = [1.0, 0.5, 0.1];
+    let passes = [[40, 3], [1, 1], [2, 5]];
+    let inputs = passes.map(|counts: [usize; 2]| {
+        let states = counts.iter().sum();
+        [
+            random([states, 24]),
+            random([states, 12]),
+            random([states, 12]),
+        ]
+    });
+    let run = |device: &Device| -> Vec<TensorData> {
+        let mut store = TensorStore::new(2, heads, device.clone());
+        let mut starts = vec![0, 0];
+        let mut outs = Vec::new();
+        for (counts, inputs) in passes.iter().zip(&inputs) {
+            let longest = counts.iter().copied().max().unwrap();
+            let span = Span::new(starts.clone(), longest);
+            let pass = Pass::new(&frequencies, counts, &span, device);
+            let [q, k, v] = inputs.clone().map(|data| Tensor::from_data(data, device));
+            // A copy of a store keeps what it holds.
+            let before = store.clone();
+            let again = pass.attend(
+                Qkv {
+                    q: q.clone(),
+                    k: k.clone(),
+                    v: v.clone(),
+                },
+                heads,
+                Some((&mut before.clone(), &span)),
+            );
+            outs.push(
+                pass.attend(Qkv { q, k, v }, heads, Some((&mut store, &span)))
+                    .into_data(),
+            );
+            outs.push(again.into_data());
+            starts = starts.iter().zip(counts).map(|(a, b)| a + b).collect();
+        }
+        outs
+    };
+    let theirs = run(&device("cpu").unwrap());
+    for (name, bound) in fast() {
+        for (ours, theirs) in run(&device(&name).unwrap()).iter().zip(&theirs) {
+            close(ours, theirs, bound, &name);
+        }
+    }
 }
 
 /// Burn reuses the memory of tensors that it holds alone: not while a backward pass needs it.

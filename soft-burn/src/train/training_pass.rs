@@ -9,8 +9,8 @@ use burn::tensor::{IndexingUpdateOp, Int, Tensor};
 use soft_core::{Batch, Exit, MicroBatch};
 
 use crate::error::Error;
-use crate::model::attention::Pass;
 use crate::model::llama::Llama;
+use crate::ops::packed_attention::Pass;
 use crate::ops::transfers::upload_indices;
 use crate::train::layer_dropout::LayerDropout;
 use crate::train::targets::Targets;

@@ -4,11 +4,16 @@
 //! Arithmetic is in f32 whatever the type of the tensors. Each function returns `None` for tensors
 //! of other backends.
 
+mod attention;
+mod attention_backward;
 mod launches;
 mod layers;
+mod ragged;
 mod rms_norm;
 mod tensor;
 
 pub(crate) use launches::{Launched, Launches};
 pub(crate) use layers::{linear, swiglu};
+pub(crate) use ragged::Ragged;
 pub(crate) use rms_norm::rms_norm;
+pub(crate) use tensor::runs_on;

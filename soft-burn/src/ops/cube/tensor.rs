@@ -5,7 +5,7 @@ use std::fmt::Debug;
 
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
-use burn::tensor::{DType, Device, Shape, Tensor};
+use burn::tensor::{DType, Device, Int, Shape, Tensor};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
@@ -67,6 +67,27 @@ pub(super) fn same<A: 'static, B: 'static>(value: A) -> B {
         Ok(value) => *value,
         Err(_) => unreachable!("`input` admits tensors in memory only"),
     }
+}
+
+/// The memory of a tensor without autodiff on a device where [`runs_on`] holds.
+pub(super) fn buffer<const D: usize>(tensor: Tensor<D>) -> CubeTensor {
+    match tensor.try_into_primitive::<Cube>() {
+        Ok(tensor) => contiguous(same(tensor)),
+        Err(_) => unreachable!("`runs_on` holds for the device"),
+    }
+}
+
+/// The same of indices.
+pub(super) fn index_buffer<const D: usize>(tensor: Tensor<D, Int>) -> CubeTensor {
+    match tensor.try_into_primitive::<Cube>() {
+        Ok(tensor) => contiguous(same(tensor)),
+        Err(_) => unreachable!("`runs_on` holds for the device"),
+    }
+}
+
+/// The tensor of this memory.
+pub(super) fn tensor<const D: usize>(memory: CubeTensor) -> Tensor<D> {
+    Tensor::from_primitive::<Cube>(same(memory))
 }
 
 /// The tensor in row-major order without gaps.

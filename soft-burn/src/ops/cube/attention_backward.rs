@@ -1,0 +1,342 @@
+//! The gradient of causal attention, which computes the scores of a tile again.
+//!
+//! Source: Dao, FlashAttention-2 (arXiv 2307.08691), section 3.1. One kernel goes through the keys
+//! of a tile of queries, the other through the queries of a tile of keys, so that every gradient is
+//! summed in a fixed order.
+
+use burn::tensor::DType;
+use burn_cubecl::cubecl;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::prelude::*;
+
+use super::attention::{Attended, Shape, dot, load};
+use super::ragged::Ragged;
+use super::tensor::{empty, empty_like, storage};
+use crate::ops::attention::Heads;
+
+/// The gradients of rotated queries and keys and of values, from that of the output.
+pub(super) fn gradients(
+    rows: &Ragged,
+    attended: Attended,
+    gradient: CubeTensor,
+    heads: Heads,
+) -> [CubeTensor; 3] {
+    let Attended {
+        q,
+        keys,
+        out,
+        log_sums,
+    } = attended;
+    let (k, v) = (keys.k, keys.v);
+    let shape = Shape::new(heads, 4, &q.client);
+    let states = q.meta.shape()[0];
+    let tiles = rows.longest.div_ceil(shape.tile) as u32;
+    let scale = 1.0 / (heads.dim as f32).sqrt();
+    let deltas = empty([states, heads.query], DType::F32, &q);
+    let (of_q, of_k, of_v) = (empty_like(&q), empty_like(&k), empty_like(&v));
+    gradient_of_queries::launch(
+        &q.client,
+        CubeCount::Static(tiles, heads.query as u32, rows.rows as u32),
+        shape.cube(),
+        q.clone().into_buffer_arg(),
+        k.clone().into_buffer_arg(),
+        v.clone().into_buffer_arg(),
+        rows.layout.clone().into_buffer_arg(),
+        out.into_buffer_arg(),
+        gradient.clone().into_buffer_arg(),
+        log_sums.clone().into_buffer_arg(),
+        deltas.clone().into_buffer_arg(),
+        of_q.clone().into_buffer_arg(),
+        scale,
+        shape,
+        storage(&q),
+        storage(&rows.layout),
+    );
+    gradients_of_keys::launch(
+        &q.client,
+        CubeCount::Static(tiles, heads.key_value as u32, rows.rows as u32),
+        shape.cube(),
+        q.clone().into_buffer_arg(),
+        k.into_buffer_arg(),
+        v.into_buffer_arg(),
+        rows.layout.clone().into_buffer_arg(),
+        gradient.into_buffer_arg(),
+        log_sums.into_buffer_arg(),
+        deltas.into_buffer_arg(),
+        of_k.clone().into_buffer_arg(),
+        of_v.clone().into_buffer_arg(),
+        scale,
+        shape,
+        storage(&q),
+        storage(&rows.layout),
+    );
+    [of_q, of_k, of_v]
+}
+
+/// With P the softmax of the scores and δ the sum of g ∘ out of a query: the gradient of a score is
+/// P · (g · v − δ). δ is written for the other kernel.
+#[cube(launch)]
+fn gradient_of_queries<F: Float, I: Int>(
+    q: &[F],
+    k: &[F],
+    v: &[F],
+    layout: &[I],
+    out: &[F],
+    gradient: &[F],
+    log_sums: &[f32],
+    deltas: &mut [f32],
+    of_q: &mut [F],
+    scale: f32,
+    #[comptime] shape: Shape,
+    #[define(F)] _states: ElemType,
+    #[define(I)] _layout: ElemType,
+) {
+    let Shape {
+        q_heads,
+        k_heads,
+        dim,
+        tile,
+        side,
+    } = shape;
+    let per_unit = comptime!(tile / side);
+    let columns = comptime!(dim.div_ceil(side));
+    let row = CUBE_POS_Z as usize;
+    let head = CUBE_POS_Y as usize;
+    let first = usize::cast_from(layout[row]);
+    let count = usize::cast_from(layout[row + 1]) - first;
+    let from = CUBE_POS_X as usize * tile;
+    if from >= count {
+        terminate!();
+    }
+    let key_head = head / comptime!(q_heads / k_heads);
+    let (unit_x, unit_y) = (UNIT_POS_X as usize, UNIT_POS_Y as usize);
+    let (q_stride, k_stride) = (q_heads * dim, k_heads * dim);
+
+    let mut queries = Shared::<[f32]>::new_slice(comptime!(tile * (dim + 1)));
+    let mut arriving = Shared::<[f32]>::new_slice(comptime!(tile * (dim + 1)));
+    let mut keys = Shared::<[f32]>::new_slice(comptime!(tile * (dim + 1)));
+    let mut values = Shared::<[f32]>::new_slice(comptime!(tile * (dim + 1)));
+    let mut scores = Shared::<[f32]>::new_slice(comptime!(tile * (tile + 1)));
+    let mut found = Array::<f32>::new(comptime!(per_unit * columns));
+    #[unroll]
+    for i in 0..comptime!(per_unit * columns) {
+        found[i] = 0.0f32;
+    }
+    let first_query = ((first + from) * q_heads + head) * dim;
+    load(q, first_query, q_stride, count - from, &mut queries, shape);
+    load(
+        gradient,
+        first_query,
+        q_stride,
+        count - from,
+        &mut arriving,
+        shape,
+    );
+    load(out, first_query, q_stride, count - from, &mut values, shape);
+    sync_cube();
+    let mut delta = Array::<f32>::new(per_unit);
+    let mut log_sum = Array::<f32>::new(per_unit);
+    #[unroll]
+    for i in 0..per_unit {
+        let y = unit_y + i * side;
+        delta[i] = dot(&arriving, y, &values, y, dim);
+        log_sum[i] = 0.0f32;
+        if from + y < count {
+            let at = (first + from + y) * q_heads + head;
+            log_sum[i] = log_sums[at];
+            if unit_x == 0 {
+                deltas[at] = delta[i];
+            }
+        }
+    }
+    sync_cube();
+
+    let seen = min(from + tile, count);
+    let mut key = 0usize;
+    while key < seen {
+        let first_key = ((first + key) * k_heads + key_head) * dim;
+        load(k, first_key, k_stride, seen - key, &mut keys, shape);
+        load(v, first_key, k_stride, seen - key, &mut values, shape);
+        sync_cube();
+        #[unroll]
+        for i in 0..per_unit {
+            #[unroll]
+            for j in 0..per_unit {
+                let (y, x) = (unit_y + i * side, unit_x + j * side);
+                let mut of_score = 0.0f32;
+                if key + x <= from + y {
+                    let score = dot(&queries, y, &keys, x, dim) * scale;
+                    let share = (score - log_sum[i]).exp();
+                    let into_share = dot(&arriving, y, &values, x, dim);
+                    of_score = share * (into_share - delta[i]) * scale;
+                }
+                scores[y * (tile + 1) + x] = of_score;
+            }
+        }
+        sync_cube();
+        #[unroll]
+        for i in 0..per_unit {
+            let y = unit_y + i * side;
+            for x in 0..tile {
+                let of_score = scores[y * (tile + 1) + x];
+                #[unroll]
+                for c in 0..columns {
+                    let column = unit_x + c * side;
+                    if column < dim {
+                        found[i * columns + c] += of_score * keys[x * (dim + 1) + column];
+                    }
+                }
+            }
+        }
+        sync_cube();
+        key += tile;
+    }
+    #[unroll]
+    for i in 0..per_unit {
+        let y = from + unit_y + i * side;
+        if y < count {
+            #[unroll]
+            for c in 0..columns {
+                let column = unit_x + c * side;
+                if column < dim {
+                    let at = ((first + y) * q_heads + head) * dim + column;
+                    of_q[at] = F::cast_from(found[i * columns + c]);
+                }
+            }
+        }
+    }
+}
+
+/// The gradients of a tile of keys and values, over all queries of the heads that share them.
+#[cube(launch)]
+fn gradients_of_keys<F: Float, I: Int>(
+    q: &[F],
+    k: &[F],
+    v: &[F],
+    layout: &[I],
+    gradient: &[F],
+    log_sums: &[f32],
+    deltas: &[f32],
+    of_k: &mut [F],
+    of_v: &mut [F],
+    scale: f32,
+    #[comptime] shape: Shape,
+    #[define(F)] _states: ElemType,
+    #[define(I)] _layout: ElemType,
+) {
+    let Shape {
+        q_heads,
+        k_heads,
+        dim,
+        tile,
+        side,
+    } = shape;
+    let per_unit = comptime!(tile / side);
+    let columns = comptime!(dim.div_ceil(side));
+    let row = CUBE_POS_Z as usize;
+    let key_head = CUBE_POS_Y as usize;
+    let first = usize::cast_from(layout[row]);
+    let count = usize::cast_from(layout[row + 1]) - first;
+    let from = CUBE_POS_X as usize * tile;
+    if from >= count {
+        terminate!();
+    }
+    let (unit_x, unit_y) = (UNIT_POS_X as usize, UNIT_POS_Y as usize);
+    let (q_stride, k_stride) = (q_heads * dim, k_heads * dim);
+
+    let mut queries = Shared::<[f32]>::new_slice(comptime!(tile * (dim + 1)));
+    let mut arriving = Shared::<[f32]>::new_slice(comptime!(tile * (dim + 1)));
+    let mut keys = Shared::<[f32]>::new_slice(comptime!(tile * (dim + 1)));
+    let mut values = Shared::<[f32]>::new_slice(comptime!(tile * (dim + 1)));
+    let mut shares = Shared::<[f32]>::new_slice(comptime!(tile * (tile + 1)));
+    let mut scores = Shared::<[f32]>::new_slice(comptime!(tile * (tile + 1)));
+    let mut into_k = Array::<f32>::new(comptime!(per_unit * columns));
+    let mut into_v = Array::<f32>::new(comptime!(per_unit * columns));
+    #[unroll]
+    for i in 0..comptime!(per_unit * columns) {
+        into_k[i] = 0.0f32;
+        into_v[i] = 0.0f32;
+    }
+    let first_key = ((first + from) * k_heads + key_head) * dim;
+    load(k, first_key, k_stride, count - from, &mut keys, shape);
+    load(v, first_key, k_stride, count - from, &mut values, shape);
+
+    for sharing in 0..comptime!(q_heads / k_heads) {
+        let head = key_head * comptime!(q_heads / k_heads) + sharing;
+        let mut query = from;
+        while query < count {
+            let first_query = ((first + query) * q_heads + head) * dim;
+            load(q, first_query, q_stride, count - query, &mut queries, shape);
+            load(
+                gradient,
+                first_query,
+                q_stride,
+                count - query,
+                &mut arriving,
+                shape,
+            );
+            sync_cube();
+            #[unroll]
+            for i in 0..per_unit {
+                let y = unit_y + i * side;
+                let mut log_sum = 0.0f32;
+                let mut delta = 0.0f32;
+                if query + y < count {
+                    let at = (first + query + y) * q_heads + head;
+                    log_sum = log_sums[at];
+                    delta = deltas[at];
+                }
+                #[unroll]
+                for j in 0..per_unit {
+                    let x = unit_x + j * side;
+                    let mut share = 0.0f32;
+                    let mut of_score = 0.0f32;
+                    if from + x <= query + y && query + y < count {
+                        let score = dot(&queries, y, &keys, x, dim) * scale;
+                        share = (score - log_sum).exp();
+                        let into_share = dot(&arriving, y, &values, x, dim);
+                        of_score = share * (into_share - delta) * scale;
+                    }
+                    shares[y * (tile + 1) + x] = share;
+                    scores[y * (tile + 1) + x] = of_score;
+                }
+            }
+            sync_cube();
+            // Here a unit's rows are keys.
+            #[unroll]
+            for i in 0..per_unit {
+                let x = unit_y + i * side;
+                for y in 0..tile {
+                    let share = shares[y * (tile + 1) + x];
+                    let of_score = scores[y * (tile + 1) + x];
+                    #[unroll]
+                    for c in 0..columns {
+                        let column = unit_x + c * side;
+                        if column < dim {
+                            let at = y * (dim + 1) + column;
+                            into_k[i * columns + c] += of_score * queries[at];
+                            into_v[i * columns + c] += share * arriving[at];
+                        }
+                    }
+                }
+            }
+            sync_cube();
+            query += tile;
+        }
+    }
+    #[unroll]
+    for i in 0..per_unit {
+        let x = from + unit_y + i * side;
+        if x < count {
+            #[unroll]
+            for c in 0..columns {
+                let column = unit_x + c * side;
+                if column < dim {
+                    let at = ((first + x) * k_heads + key_head) * dim + column;
+                    of_k[at] = F::cast_from(into_k[i * columns + c]);
+                    of_v[at] = F::cast_from(into_v[i * columns + c]);
+                }
+            }
+        }
+    }
+}
