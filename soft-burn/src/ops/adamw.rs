@@ -9,6 +9,7 @@ use burn::tensor::Tensor;
 use crate::error::Error;
 #[cfg(feature = "flex")]
 use crate::ops::flex;
+use crate::ops::transfers::Numbers;
 use step::{AdamWStep, Moving};
 
 impl AdamWStep {
@@ -17,6 +18,10 @@ impl AdamWStep {
         #[cfg(feature = "flex")]
         if flex::is_flex_f32(&moving.value) {
             return self.in_place(gradient, moving);
+        }
+        #[cfg(feature = "cube")]
+        if crate::ops::cube::runs_on(&moving.value.device()) {
+            return self.by_cube(gradient, moving);
         }
         #[cfg(feature = "tch")]
         if crate::ops::torch::is_torch_f32(&moving.value) {
@@ -58,25 +63,25 @@ impl AdamWStep {
     }
 }
 
-pub(crate) fn squares(gradients: &[&Tensor<1>]) -> Vec<f64> {
+/// The sum of squares of every gradient; all are in f32 on one device.
+pub(crate) fn squares(gradients: &[&Tensor<1>]) -> Numbers {
+    let Some(first) = gradients.first() else {
+        return Numbers::none();
+    };
     #[cfg(feature = "flex")]
     if gradients.iter().all(|one| flex::is_flex_f32(one)) {
         let values = gradients.iter().map(|&one| flex::host(one.clone()));
         let squares = values.map(|host| Ok(flex::sum_of_squares(host?.values())));
         if let Ok(squares) = squares.collect::<Result<_, Error>>() {
-            return squares;
+            return Numbers::Read(squares);
         }
     }
-    // One read for all, since every read waits for the device to finish.
-    let sums = gradients.iter().map(|&one| one.clone().square().sum());
-    if gradients.is_empty() {
-        Vec::new()
-    } else {
-        Tensor::cat(sums.collect(), 0)
-            .into_data()
-            .iter::<f64>()
-            .collect()
+    #[cfg(feature = "cube")]
+    if crate::ops::cube::runs_on(&first.device()) {
+        return Numbers::Unread(crate::ops::cube::sums_of_squares(gradients, first));
     }
+    let sums = gradients.iter().map(|&one| one.clone().square().sum());
+    Numbers::Unread(Tensor::cat(sums.collect(), 0))
 }
 
 #[cfg(all(test, feature = "flex"))]

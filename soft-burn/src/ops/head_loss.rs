@@ -13,13 +13,14 @@
 
 pub(crate) mod terms;
 
-use burn::tensor::{DType as TensorDType, FloatDType, IndexingUpdateOp, Int, Tensor, activation};
+use burn::tensor::{FloatDType, IndexingUpdateOp, Int, Tensor, activation};
 
 use crate::dtype::to_f32;
 #[cfg(feature = "flex")]
 use crate::ops::flex;
 use crate::ops::linear::project;
-use terms::{HeadGradients, HeadLearns, Predictions, Teacher, Term};
+use crate::ops::transfers::Numbers;
+use terms::{ChunkLosses, HeadGradients, HeadLearns, Predictions, Scales};
 
 /// Maximum number of logits held at a time: 64 MB in f32.
 const LOGITS: usize = 1 << 24;
@@ -82,8 +83,8 @@ fn on_host(
     }
     .run();
     Some(HeadGradients {
-        nats: found.nats,
-        divergence: found.divergence,
+        nats: Numbers::Read(found.nats),
+        divergence: Numbers::Read(found.divergence),
         states: flex::tensor(found.states, predictions.states.dims(), weight),
         weight: found
             .weight
@@ -98,49 +99,47 @@ fn in_chunks(
     learns: HeadLearns,
     positions: usize,
 ) -> HeadGradients {
-    let exits = predictions.terms.len();
-    let [n] = predictions.tokens.dims();
-    let as_weights = |gradient: Tensor<2>| match weight.dtype() {
-        TensorDType::F32 => gradient,
-        other => gradient.cast(FloatDType::from(other)),
-    };
-    let mut found = HeadGradients {
-        nats: vec![0.0; exits],
-        divergence: vec![0.0; exits],
-        states: predictions.states.clone(),
-        weight: None,
-    };
-    // Read at the end instead of chunk by chunk, since each read waits for the device.
-    let (mut hard, mut soft, mut states) = (Vec::new(), Vec::new(), Vec::new());
+    let Predictions {
+        states,
+        tokens,
+        terms,
+        teacher,
+    } = predictions;
+    let (exits, [n]) = (terms.len(), tokens.dims());
+    let temperature = teacher.as_ref().map_or(1.0, |teacher| teacher.temperature);
+    let scales = Scales::new(&terms, temperature, &weight.device());
+    let (mut nats, mut divergence, mut into_states) = (Vec::new(), Vec::new(), Vec::new());
+    let mut of_weight: Option<Tensor<2>> = None;
     for start in (0..n).step_by(positions) {
         let part = start..n.min(start + positions);
-        let rows = part.start * exits..part.end * exits;
-        let x = predictions.states.clone().slice(rows);
-        let tokens = predictions.tokens.clone().slice(part.clone());
-        let logits = to_f32(project(x.clone(), weight.clone()));
-        let (nats, mut gradient) = cross_entropy(logits.clone(), tokens, &predictions.terms);
-        hard.push(nats.sum_dim(0));
-        if let Some(teacher) = &predictions.teacher {
-            let (nats, moved) = divergence(logits, teacher, part, &predictions.terms);
-            soft.push(nats.sum_dim(0));
-            gradient = gradient + moved;
-        }
-        let gradient = as_weights(gradient);
-        if let Some(moving) = moving(&gradient, &x, exits, learns) {
+        let x = states.clone().slice(part.start * exits..part.end * exits);
+        let taught = teacher.as_ref().map(|teacher| {
+            let states = teacher.states.clone().slice(part.clone());
+            project(states, teacher.weight.clone())
+        });
+        let logits = project(x.clone(), weight.clone());
+        let found = losses(logits, taught, tokens.clone().slice(part), &scales);
+        nats.push(found.nats);
+        divergence.extend(found.divergence);
+        if let Some(moving) = moving(&found.gradient, &x, exits, learns) {
             let moving = to_f32(moving);
-            found.weight = Some(match found.weight {
+            of_weight = Some(match of_weight {
                 Some(sum) => sum + moving,
                 None => moving,
             });
         }
-        states.push(gradient.matmul(weight.clone()));
+        into_states.push(found.gradient.matmul(weight.clone()));
     }
-    add_per_exit(&mut found.nats, hard);
-    add_per_exit(&mut found.divergence, soft);
-    if !states.is_empty() {
-        found.states = Tensor::cat(states, 0);
+    HeadGradients {
+        nats: sums_per_exit(nats),
+        divergence: sums_per_exit(divergence),
+        states: if into_states.is_empty() {
+            states
+        } else {
+            Tensor::cat(into_states, 0)
+        },
+        weight: of_weight,
     }
-    found
 }
 
 /// The gradient of the head, `[vocab, d_model]`, from those of the logits and from the states.
@@ -164,42 +163,60 @@ fn moving(
     Some(gradient.transpose().matmul(x))
 }
 
-/// The value of each row's exit, `[n · exits, 1]`, for rows ordered by position and then by exit.
-fn per_row(of_exit: impl Fn(&Term) -> f32, terms: &[Term], like: &Tensor<2>) -> Tensor<2> {
-    let [rows, _] = like.dims();
-    let values: Vec<f32> = terms.iter().map(of_exit).collect();
-    let values = Tensor::<1>::from_data(values.as_slice(), &like.device());
-    let repeated = values
-        .reshape([1, terms.len()])
-        .repeat_dim(0, rows / terms.len());
-    repeated.reshape([rows, 1])
-}
-
-/// Adds the losses of several chunks, `[1, exits]` each.
-fn add_per_exit(sums: &mut [f64], chunks: Vec<Tensor<2>>) {
+/// The sums over positions of `[positions, exits]` each.
+fn sums_per_exit(chunks: Vec<Tensor<2>>) -> Numbers {
     if chunks.is_empty() {
-        return;
+        return Numbers::none();
     }
-    let values = Tensor::cat(chunks, 0).into_data();
-    let exits = sums.len();
-    for (index, value) in values.iter::<f32>().enumerate() {
-        sums[index % exits] += f64::from(value);
+    let sums = Tensor::cat(chunks, 0).sum_dim(0);
+    let exits = sums.dims()[1];
+    Numbers::Unread(sums.reshape([exits]))
+}
+
+/// Losses of logits `[positions · exits, vocab]`, ordered by position and then by exit, and their
+/// gradient in the type of the logits. `taught` are the teacher's, `[positions, vocab]`.
+fn losses(
+    logits: Tensor<2>,
+    taught: Option<Tensor<2>>,
+    tokens: Tensor<1, Int>,
+    scales: &Scales,
+) -> ChunkLosses {
+    #[cfg(feature = "cube")]
+    if crate::ops::cube::runs_on(&logits.device()) {
+        return crate::ops::cube::losses(logits, taught, tokens, scales);
+    }
+    let dtype = FloatDType::from(logits.dtype());
+    let logits = to_f32(logits);
+    let (nats, mut gradient) = cross_entropy(logits.clone(), tokens, scales);
+    let mut apart = None;
+    if let Some(taught) = taught {
+        let (nats, further) = divergence(logits, to_f32(taught), scales);
+        apart = Some(nats);
+        gradient = gradient + further;
+    }
+    ChunkLosses {
+        nats,
+        divergence: apart,
+        gradient: match dtype {
+            FloatDType::F32 => gradient,
+            other => gradient.cast(other),
+        },
     }
 }
 
-/// −log softmax(logits)\[token\], `[n, exits]`, and the gradient of the scaled sum with respect to
-/// the logits, `[n · exits, vocab]`.
+/// −log softmax(logits)\[token\], `[positions, exits]`, and the gradient of the scaled sum with
+/// respect to the logits.
 fn cross_entropy(
     logits: Tensor<2>,
     tokens: Tensor<1, Int>,
-    terms: &[Term],
+    scales: &Scales,
 ) -> (Tensor<2>, Tensor<2>) {
-    let ([n], exits) = (tokens.dims(), terms.len());
+    let ([n], exits) = (tokens.dims(), scales.exits());
     let tokens = tokens.reshape([n, 1]).repeat_dim(1, exits);
     let tokens = tokens.reshape([n * exits, 1]);
     let log_probabilities = activation::log_softmax(logits, 1);
     let nats = log_probabilities.clone().gather(1, tokens.clone()).neg();
-    let scales = per_row(|term| term.hard, terms, &nats);
+    let scales = scales.per_row(0, n * exits);
     let gradient = (log_probabilities.exp() * scales.clone()).scatter(
         1,
         tokens,
@@ -209,29 +226,22 @@ fn cross_entropy(
     (nats.reshape([n, exits]), gradient)
 }
 
-/// KL(teacher ‖ exit) at these positions, `[n, exits]`, 0 where the term has no soft part, and the
-/// gradient of the scaled sum with respect to the logits, `[n · exits, vocab]`.
-fn divergence(
-    logits: Tensor<2>,
-    teacher: &Teacher,
-    positions: std::ops::Range<usize>,
-    terms: &[Term],
-) -> (Tensor<2>, Tensor<2>) {
+/// KL(teacher ‖ exit), `[positions, exits]`, 0 where the term has no soft part, and the gradient of
+/// the scaled sum with respect to the logits.
+fn divergence(logits: Tensor<2>, taught: Tensor<2>, scales: &Scales) -> (Tensor<2>, Tensor<2>) {
     let [rows, vocab] = logits.dims();
-    let (n, exits) = (positions.len(), terms.len());
-    let states = teacher.states.clone().slice(positions);
-    let log_soft = |logits: Tensor<2>| {
-        activation::log_softmax(to_f32(logits).div_scalar(teacher.temperature), 1)
-    };
-    let scales = per_row(|term| term.soft, terms, &logits);
-    let p = log_soft(project(states, teacher.weight.clone())).unsqueeze_dim::<3>(1);
+    let exits = scales.exits();
+    let n = rows / exits;
+    let log_soft =
+        |logits: Tensor<2>| activation::log_softmax(logits.div_scalar(scales.temperature), 1);
+    let p = log_soft(taught).unsqueeze_dim::<3>(1);
     let q = log_soft(logits).reshape([n, exits, vocab]);
     let nats = (p.clone().exp() * (p.clone() - q.clone())).sum_dim(2);
-    let counts = scales.clone().not_equal_elem(0.0).float();
+    let soft = scales.per_row(1, rows);
+    let counts = soft.clone().not_equal_elem(0.0).float();
     let nats = nats.reshape([n, exits]) * counts.reshape([n, exits]);
     let gradient = (q.exp() - p.exp()).reshape([rows, vocab]);
-    let gradient = gradient * scales.mul_scalar(teacher.temperature);
-    (nats, gradient)
+    (nats, gradient * soft.mul_scalar(scales.temperature))
 }
 
 #[cfg(all(test, feature = "flex"))]

@@ -71,3 +71,43 @@ fn counted<E: Element, const D: usize>(values: Vec<E>, shape: [usize; D]) -> Ten
     BYTES_UPLOADED.fetch_add(size_of_val(values.as_slice()) as u64, Relaxed);
     TensorData::new(values, shape)
 }
+
+/// Numbers on the host, or on a device until they are read together with others.
+#[derive(Clone, Debug)]
+pub(crate) enum Numbers {
+    Read(Vec<f64>),
+    Unread(Tensor<1>),
+}
+
+impl Numbers {
+    pub fn none() -> Self {
+        Self::Read(Vec::new())
+    }
+
+    pub fn to_device(self, device: &Device) -> Self {
+        match self {
+            Self::Unread(tensor) => Self::Unread(tensor.to_device(device)),
+            read => read,
+        }
+    }
+}
+
+/// Reads all in one transfer. Those on a device are on one device.
+pub(crate) fn read_all(all: Vec<Numbers>) -> Result<Vec<Vec<f64>>, TensorReadError> {
+    let unread = all.iter().filter_map(|numbers| match numbers {
+        Numbers::Unread(tensor) => Some(tensor.clone()),
+        Numbers::Read(_) => None,
+    });
+    let unread: Vec<_> = unread.collect();
+    let values = if unread.is_empty() {
+        Vec::new()
+    } else {
+        read(Tensor::cat(unread, 0))?
+    };
+    let mut values = values.into_iter().map(f64::from);
+    let numbers = all.into_iter().map(|numbers| match numbers {
+        Numbers::Read(numbers) => numbers,
+        Numbers::Unread(tensor) => values.by_ref().take(tensor.dims()[0]).collect(),
+    });
+    Ok(numbers.collect())
+}

@@ -7,7 +7,9 @@ use soft_core::{Batch, Exit, MicroBatch};
 
 use crate::error::Error;
 use crate::model::llama::Llama;
+use crate::ops::head::unreadable;
 use crate::train::devices::spread;
+use crate::train::exit_sums::{UnreadSums, read_sums};
 use crate::train::objective::LossTerms;
 use crate::train::optimizer::NamedGradients;
 use crate::train::settings::TrainSettings;
@@ -20,9 +22,17 @@ pub(crate) struct Job<'a> {
     pub weights: Vec<f64>,
 }
 
+/// Gradients and losses of some micro-batches.
 #[derive(Default)]
+struct Unread {
+    gradients: NamedGradients,
+    losses: Vec<UnreadSums>,
+}
+
 pub(crate) struct Accumulated {
     pub gradients: NamedGradients,
+    /// The squared norm of each of them, in their order.
+    squares: Vec<f64>,
     /// Sums of each exit that had a weight in a micro-batch.
     pub losses: BTreeMap<Exit, ExitTotal>,
     /// The loss that was differentiated.
@@ -50,7 +60,7 @@ pub(crate) fn accumulate(
     normalizer: f64,
 ) -> Result<Accumulated, Error> {
     let parts = spread(model, further, jobs, |model, jobs| {
-        let mut sum = Accumulated::default();
+        let mut sum = Unread::default();
         for job in jobs {
             sum.add_micro_batch(model, job, settings, normalizer)?;
         }
@@ -60,10 +70,11 @@ pub(crate) fn accumulate(
     let sum = parts
         .into_iter()
         .reduce(|sum, part| sum.joined(part, &home));
-    Ok(sum.unwrap_or_default())
+    let step = jobs.first().map_or(0, |job| job.at.step);
+    sum.unwrap_or_default().read(step)
 }
 
-impl Accumulated {
+impl Unread {
     fn add_micro_batch(
         &mut self,
         model: &Llama,
@@ -85,27 +96,42 @@ impl Accumulated {
         };
         let objective = settings.objective;
         let losses = objective.differentiate(model, job.batch, weighing, &mut self.gradients)?;
-        for loss in &losses {
-            let total = self.losses.entry(loss.exit).or_default();
-            total.nats += finite(loss.nats, loss.exit, at.step)?;
-            total.divergence += finite(loss.divergence, loss.exit, at.step)?;
-            total.supervised += job.batch.supervised_tokens();
-        }
-        self.total += weighing.total(&losses);
+        self.losses.extend(losses);
         Ok(())
     }
 
-    /// Adds the results of another device; its gradients move to `home`.
+    /// Adds the results of another device, which move to `home`.
     fn joined(mut self, other: Self, home: &Device) -> Self {
         self.gradients.add_from(other.gradients, home);
-        for (exit, part) in other.losses {
-            let total = self.losses.entry(exit).or_default();
-            total.nats += part.nats;
-            total.divergence += part.divergence;
-            total.supervised += part.supervised;
-        }
-        self.total += other.total;
+        let losses = other.losses.into_iter();
+        self.losses.extend(losses.map(|sums| sums.to_device(home)));
         self
+    }
+
+    /// Reads losses and norms from the device.
+    fn read(self, step: u64) -> Result<Accumulated, Error> {
+        let squares = self.gradients.squares();
+        let (sums, squares) = read_sums(self.losses, squares).map_err(unreadable)?;
+        let mut losses: BTreeMap<_, ExitTotal> = BTreeMap::new();
+        for sum in &sums {
+            let total = losses.entry(sum.exit).or_default();
+            total.nats += finite(sum.nats, sum.exit, step)?;
+            total.divergence += finite(sum.divergence, sum.exit, step)?;
+            total.supervised += sum.targets;
+        }
+        Ok(Accumulated {
+            gradients: self.gradients,
+            squares,
+            losses,
+            total: sums.iter().map(|sum| sum.weighed).sum(),
+        })
+    }
+}
+
+impl Accumulated {
+    /// The global L2 norm of the gradients; as an error, the name of the first that is not finite.
+    pub fn gradient_norm(&self) -> Result<f64, String> {
+        self.gradients.norm_from(&self.squares)
     }
 }
 

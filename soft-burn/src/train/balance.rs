@@ -6,13 +6,14 @@
 //!
 //! Differs from the paper: everything in this file.
 
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, TensorReadError};
 use serde::{Deserialize, Serialize};
 use soft_core::{Exit, Exits};
 
 use crate::model::parameters::flat_gradient;
 use crate::ops::adamw::squares;
 use crate::ops::head_loss::terms::HeadLearns;
+use crate::ops::transfers::read_all;
 
 /// Limits on how intermediate exits change the weights they share with the full depth. Requires the
 /// memory-flat objective.
@@ -103,11 +104,11 @@ pub(crate) fn factors(sent: &[ExitGradient], full: Exit, limit: f64) -> Vec<f64>
     sent.iter().map(factor).collect()
 }
 
-pub(crate) fn norm_of(gradient: &Tensor<2>) -> f64 {
-    squares(&[&flat_gradient(gradient.clone())])
-        .iter()
-        .sum::<f64>()
-        .sqrt()
+/// The L2 norms of gradients, in one read.
+pub(crate) fn norms_of(gradients: Vec<Tensor<2>>) -> Result<Vec<f64>, TensorReadError> {
+    let flat: Vec<_> = gradients.into_iter().map(flat_gradient).collect();
+    let squares = read_all(vec![squares(&flat.iter().collect::<Vec<_>>())])?.concat();
+    Ok(squares.into_iter().map(f64::sqrt).collect())
 }
 
 #[cfg(test)]

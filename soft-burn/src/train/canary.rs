@@ -124,7 +124,7 @@ impl Comparison {
                 return Err(self.wrong(format!("the loss at exit {exit}"), found, expected));
             }
         }
-        let Ok(norm) = expected.gradients.norm() else {
+        let Ok(norm) = expected.gradient_norm() else {
             return Ok(());
         };
         let distance = found.gradients.distance(expected.gradients, cpu);

@@ -5,6 +5,7 @@ pub(crate) mod balance;
 pub(crate) mod canary;
 pub(crate) mod checkpoints;
 pub(crate) mod devices;
+pub(crate) mod exit_sums;
 pub(crate) mod flat_settings;
 pub(crate) mod layer_dropout;
 pub(crate) mod log;

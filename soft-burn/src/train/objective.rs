@@ -16,9 +16,12 @@ use soft_core::{Batch, BatchModel, Exit, Exits, sorted_loss};
 use crate::error::Error;
 use crate::model::llama::Llama;
 use crate::model::parameters::{flat_gradient, named_gradients};
+use crate::ops::head::unreadable;
 use crate::ops::head_loss::head_gradients;
 use crate::ops::head_loss::terms::{HeadLearns, Predictions, Teacher, Term};
-use crate::train::balance::{Balance, ExitGradient, factors, norm_of};
+use crate::ops::transfers::Numbers;
+use crate::train::balance::{Balance, ExitGradient, factors, norms_of};
+use crate::train::exit_sums::UnreadSums;
 use crate::train::method::Distillation;
 use crate::train::optimizer::NamedGradients;
 use crate::train::recomputation::{Learns, Recomputation, StateGradient};
@@ -40,16 +43,6 @@ pub(crate) struct LossTerms<'a> {
     pub skipping: Option<Skipping>,
     /// Gradient checkpointing.
     pub recompute: bool,
-}
-
-/// Losses of one exit on one micro-batch, summed over the targets.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct ExitSum {
-    pub exit: Exit,
-    /// Cross-entropy in nats.
-    pub nats: f64,
-    /// Divergence from the full depth in nats; 0 without distillation.
-    pub divergence: f64,
 }
 
 impl LossTerms<'_> {
@@ -74,27 +67,24 @@ impl LossTerms<'_> {
         }
     }
 
-    /// The contribution of these sums to the differentiated loss.
-    pub fn total(&self, losses: &[ExitSum]) -> f64 {
-        let temperature = self.distillation.map_or(1.0, |it| it.temperature);
-        let weighed = losses.iter().map(|sum| {
-            let Term { hard, soft } = self.term(sum.exit);
-            let divergence = sum.divergence * temperature * temperature;
-            f64::from(hard) * sum.nats + f64::from(soft) * divergence
-        });
-        weighed.sum()
+    /// The factors of the sums of `exit` in the differentiated loss.
+    fn factors(&self, exit: Exit) -> (Exit, Term) {
+        let temperature = self.distillation.map_or(1.0, |it| it.temperature) as f32;
+        let Term { hard, soft } = self.term(exit);
+        let soft = soft * temperature * temperature;
+        (exit, Term { hard, soft })
     }
 }
 
 impl Objective {
-    /// Adds the gradients of a micro-batch; returns the losses of each exit that has a weight.
+    /// Adds the gradients of a micro-batch; returns the losses of the exits that have a weight.
     pub(crate) fn differentiate(
         self,
         model: &Llama,
         batch: &Batch,
         weighing: LossTerms,
         gradients: &mut NamedGradients,
-    ) -> Result<Vec<ExitSum>, Error> {
+    ) -> Result<Vec<UnreadSums>, Error> {
         match self {
             Self::Plain => plain(model, batch, weighing, gradients),
             Self::Flat => flat(model, batch, weighing, gradients),
@@ -107,7 +97,7 @@ fn plain(
     batch: &Batch,
     weighing: LossTerms,
     gradients: &mut NamedGradients,
-) -> Result<Vec<ExitSum>, Error> {
+) -> Result<Vec<UnreadSums>, Error> {
     let LossTerms {
         exits,
         weights,
@@ -118,10 +108,11 @@ fn plain(
     let output = sorted_loss(model, (&tokens, &targets), exits, weights, normalizer)?;
     gradients.add_all(named_gradients(model, &mut output.total.backward()));
     let losses = output.per_exit.into_iter();
-    let losses = losses.map(|(exit, loss)| ExitSum {
-        exit,
-        nats: loss.inner().into_scalar::<f32>().into(),
-        divergence: 0.0,
+    let losses = losses.map(|(exit, loss)| UnreadSums {
+        exits: vec![weighing.factors(exit)],
+        nats: Numbers::Unread(loss.inner()),
+        divergence: Numbers::none(),
+        targets: batch.supervised_tokens(),
     });
     Ok(losses.collect())
 }
@@ -131,7 +122,7 @@ fn flat(
     batch: &Batch,
     weighing: LossTerms,
     gradients: &mut NamedGradients,
-) -> Result<Vec<ExitSum>, Error> {
+) -> Result<Vec<UnreadSums>, Error> {
     let (pass, embedded) = TrainingPass::new(model, batch, weighing.skipping)?;
     // Without autodiff, when activations are recomputed.
     let forward = weighing.recompute.then(|| model.valid());
@@ -162,11 +153,10 @@ fn flat(
             weighing,
             gradients,
         );
-        losses.extend(found.losses);
+        losses.push(found.losses);
         sent.extend(group.into_iter().zip(found.states));
     }
-    losses.sort_by_key(|sum| sum.exit);
-    let sent = through_norm(model, sent, weighing, gradients);
+    let sent = through_norm(model, sent, weighing, gradients)?;
     if let Some(recomputation) = recomputation {
         recomputation.backward(model, (&pass, embedded), sent, gradients);
     } else if let Some(surrogate) = surrogate(sent) {
@@ -262,7 +252,7 @@ fn by_head(
 }
 
 struct ThroughHead {
-    losses: Vec<ExitSum>,
+    losses: UnreadSums,
     /// Gradient with respect to each exit's normalized states, `[n, d_model]`.
     states: Vec<Tensor<2>>,
 }
@@ -302,17 +292,13 @@ fn through_head(
         gradients.add(name, flat_gradient(gradient));
     }
     let by_exit = found.states.reshape([n, exits, d_model]);
-    let sums = found.nats.into_iter().zip(found.divergence);
     ThroughHead {
-        losses: group
-            .iter()
-            .zip(sums)
-            .map(|(at, (nats, divergence))| ExitSum {
-                exit: at.exit,
-                nats,
-                divergence,
-            })
-            .collect(),
+        losses: UnreadSums {
+            exits: group.iter().map(|at| weighing.factors(at.exit)).collect(),
+            nats: found.nats,
+            divergence: found.divergence,
+            targets: n,
+        },
         states: (0..exits)
             .map(|exit| by_exit.clone().narrow(1, exit, 1).reshape([n, d_model]))
             .collect(),
@@ -326,7 +312,7 @@ fn through_norm(
     sent: Vec<(Reached, Tensor<2>)>,
     weighing: LossTerms,
     gradients: &mut NamedGradients,
-) -> Vec<StateGradient> {
+) -> Result<Vec<StateGradient>, Error> {
     let mut into = Vec::new();
     for (at, gradient) in sent {
         if !at.normed.is_tracked() {
@@ -344,14 +330,24 @@ fn through_norm(
         ));
     }
     let full = weighing.exits.last();
-    let sent = into.iter().map(|(exit, _, into_hidden, _)| ExitGradient {
-        exit: *exit,
-        norm: into_hidden.as_ref().map_or(0.0, norm_of),
-        weight: weighing.weight(*exit),
-    });
     let factors = match weighing.balance.limit {
         None => vec![1.0; into.len()],
-        Some(limit) => factors(&sent.collect::<Vec<_>>(), full, limit),
+        Some(limit) => {
+            let gradients = into
+                .iter()
+                .filter_map(|(_, _, into_hidden, _)| into_hidden.clone());
+            let norms = norms_of(gradients.collect()).map_err(unreadable)?;
+            let mut norms = norms.into_iter();
+            let sent = into.iter().map(|(exit, _, into_hidden, _)| ExitGradient {
+                exit: *exit,
+                norm: into_hidden
+                    .as_ref()
+                    .and_then(|_| norms.next())
+                    .unwrap_or(0.0),
+                weight: weighing.weight(*exit),
+            });
+            factors(&sent.collect::<Vec<_>>(), full, limit)
+        }
     };
     let mut sent = Vec::new();
     for ((exit, (hidden, states), into_hidden, into_norm), factor) in into.into_iter().zip(factors)
@@ -371,7 +367,7 @@ fn through_norm(
             });
         }
     }
-    sent
+    Ok(sent)
 }
 
 #[cfg(all(test, feature = "flex"))]

@@ -17,6 +17,7 @@ use crate::model::llama::Llama;
 use crate::model::parameters::{host_values, map_parameters};
 use crate::ops::adamw::squares;
 use crate::ops::adamw::step::{AdamWStep, Moving};
+use crate::ops::transfers::{Numbers, read_all};
 
 /// Settings of AdamW and of clipping.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -84,20 +85,22 @@ impl NamedGradients {
         });
         let differences: Vec<_> = differences.collect();
         let squares = squares(&differences.iter().collect::<Vec<_>>());
-        squares.iter().sum::<f64>().sqrt()
+        read_all(vec![squares]).map_or(f64::NAN, |read| read.concat().iter().sum::<f64>().sqrt())
     }
 
-    /// The global L2 norm; as an error, the name of the first tensor that is not finite.
-    pub fn norm(&self) -> Result<f64, String> {
-        let gradients: Vec<_> = self.0.values().collect();
-        let mut sum = 0.0;
-        for (name, squares) in self.0.keys().zip(squares(&gradients)) {
-            if !squares.is_finite() {
-                return Err(name.clone());
-            }
-            sum += squares;
+    /// The squared norm of each gradient.
+    pub fn squares(&self) -> Numbers {
+        squares(&self.0.values().collect::<Vec<_>>())
+    }
+
+    /// The global L2 norm from those of the gradients; as an error, the name of the first that is
+    /// not finite.
+    pub fn norm_from(&self, squares: &[f64]) -> Result<f64, String> {
+        let mut named = self.0.keys().zip(squares);
+        match named.find(|(_, squares)| !squares.is_finite()) {
+            Some((name, _)) => Err(name.clone()),
+            None => Ok(squares.iter().sum::<f64>().sqrt()),
         }
-        Ok(sum.sqrt())
     }
 
     /// The parameters that have a gradient.

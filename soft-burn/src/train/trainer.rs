@@ -284,7 +284,7 @@ impl Trainer {
             canary.watch(&self.model, further, &jobs, settings)?;
         }
         let found = accumulate(&self.model, further, &jobs, settings, supervised as f64)?;
-        let norm = found.gradients.norm();
+        let norm = found.gradient_norm();
         let gradient_norm =
             norm.map_err(|tensor| self.bad_gradient(step, tensor, &found.losses))?;
         let learning_rate = self.settings.schedule.rate(step, self.settings.steps);

@@ -4,16 +4,20 @@
 //! Arithmetic is in f32 whatever the type of the tensors. Each function returns `None` for tensors
 //! of other backends.
 
+mod adamw;
 mod attention;
 mod attention_backward;
 mod launches;
 mod layers;
+mod losses;
 mod ragged;
 mod rms_norm;
 mod tensor;
 
+pub(crate) use adamw::sums_of_squares;
 pub(crate) use launches::{Launched, Launches};
 pub(crate) use layers::{linear, swiglu};
+pub(crate) use losses::losses;
 pub(crate) use ragged::Ragged;
 pub(crate) use rms_norm::rms_norm;
 pub(crate) use tensor::runs_on;

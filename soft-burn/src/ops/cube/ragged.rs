@@ -7,7 +7,9 @@ use cubecl::prelude::*;
 
 use super::attention::{Attended, Keys, attend};
 use super::attention_backward::gradients;
-use super::tensor::{Kept, apply, buffer, empty_like, index_buffer, input, storage, tensor, units};
+use super::tensor::{
+    Kept, apply, buffer, empty_like, index_buffer, input, own, storage, tensor, units,
+};
 use crate::ops::attention::Heads;
 use crate::ops::packed_attention::Qkv;
 use crate::ops::rope::cosines_and_sines;
@@ -95,15 +97,6 @@ impl Ragged {
         store: &mut TensorStore,
     ) -> (CubeTensor, Kept3) {
         let stored = store.take(self.keys, q.dtype.into());
-        // In place, unless a copy of the cache shares the memory.
-        let own = |stored: Tensor<4>| {
-            let stored = buffer(stored);
-            if stored.can_mut() {
-                stored
-            } else {
-                stored.copy()
-            }
-        };
         let (keys, values) = (own(stored.0), own(stored.1));
         let slots = keys.meta.shape()[2];
         let q_out = empty_like(&q);

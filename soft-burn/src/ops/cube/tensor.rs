@@ -85,6 +85,16 @@ pub(super) fn index_buffer<const D: usize>(tensor: Tensor<D, Int>) -> CubeTensor
     }
 }
 
+/// The memory of a tensor, to be overwritten: a copy where it is shared.
+pub(super) fn own<const D: usize>(tensor: Tensor<D>) -> CubeTensor {
+    let memory = buffer(tensor);
+    if memory.can_mut() {
+        memory
+    } else {
+        memory.copy()
+    }
+}
+
 /// The tensor of this memory.
 pub(super) fn tensor<const D: usize>(memory: CubeTensor) -> Tensor<D> {
     Tensor::from_primitive::<Cube>(same(memory))
@@ -134,6 +144,27 @@ pub(super) fn product(lhs: CubeTensor, rhs: CubeTensor) -> CubeTensor {
 /// The transpose of a matrix, without moving it.
 pub(super) fn transposed(matrix: CubeTensor) -> CubeTensor {
     <CubeBackend as FloatTensorOps<CubeBackend>>::float_swap_dims(matrix, 0, 1)
+}
+
+/// The highest of every unit's value, in all units of a cube of [`UNITS`].
+#[cube]
+pub(super) fn max_over_cube(value: f32) -> f32 {
+    let mut shared = Shared::<[f32]>::new_slice(UNITS);
+    let unit = UNIT_POS as usize;
+    shared[unit] = value;
+    sync_cube();
+    #[unroll]
+    for halving in 1..=UNITS.ilog2() {
+        let half = comptime!(UNITS >> halving);
+        if unit < half {
+            let other = shared[unit + half];
+            shared[unit] = max(shared[unit], other);
+        }
+        sync_cube();
+    }
+    let highest = shared[0];
+    sync_cube();
+    highest
 }
 
 /// The sum of every unit's value, in all units of a cube of [`UNITS`].
