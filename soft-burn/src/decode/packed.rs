@@ -54,8 +54,7 @@ impl Llama {
         pass: &DecodePass,
         stores: &mut [TensorStore],
     ) -> Tensor<2> {
-        let seq = pass.query_lens.iter().copied().max().unwrap_or(0);
-        let span = Span::new(pass.starts.to_vec(), seq);
+        let span = Span::new(pass.starts.to_vec(), pass.longest());
         let shared = self.pass(pass.query_lens, &span);
         let blocks = self.model.layers[range].iter().zip(stores);
         blocks.fold(x, |x, (block, store)| {

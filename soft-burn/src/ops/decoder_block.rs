@@ -1,7 +1,8 @@
 //! Decoder blocks over packed states and a cache.
 //!
 //! The reference implementation is `Block::forward` in `model::block`, passed in as a closure. This
-//! module chooses between it and the CPU kernels, which run all blocks of a pass on slices.
+//! module chooses between it and the CPU kernels, which run all blocks of a pass on slices, or those
+//! of CubeCL, for few states.
 //! `tests::laws` checks that they agree.
 
 use std::ops::Range;
@@ -10,6 +11,8 @@ use burn::tensor::Tensor;
 
 use crate::error::Error;
 use crate::ops::attention::Heads;
+#[cfg(feature = "cube")]
+use crate::ops::cube;
 use crate::ops::kv_store::{KvStore, Storage};
 use crate::ops::tensor_store::TensorStore;
 
@@ -31,6 +34,13 @@ pub(crate) struct DecodePass<'a> {
     pub query_lens: &'a [usize],
 }
 
+impl DecodePass<'_> {
+    /// New positions of the row that has most.
+    pub fn longest(&self) -> usize {
+        self.query_lens.iter().copied().max().unwrap_or(0)
+    }
+}
+
 /// Runs packed states `[n, d_model]` through the blocks of `range` and appends keys and values to
 /// `store`. `weights` returns those of a block; `reference` runs the blocks with tensor operations.
 pub(crate) fn decode_blocks(
@@ -40,6 +50,11 @@ pub(crate) fn decode_blocks(
     reference: impl FnOnce(Tensor<2>, &mut [TensorStore]) -> Tensor<2>,
 ) -> Result<Tensor<2>, Error> {
     match &mut store.0 {
+        #[cfg(feature = "cube")]
+        Storage::Tensors(stores) if cube::decodes(&x) => {
+            let weights = range.clone().map(weights);
+            Ok(cube::decode_blocks(x, pass, &mut stores[range], weights))
+        }
         Storage::Tensors(stores) => Ok(reference(x, &mut stores[range])),
         #[cfg(feature = "flex")]
         Storage::Host(store) => {

@@ -5,6 +5,8 @@ use soft_core::model::Score;
 
 use crate::dtype::to_f32;
 use crate::error::Error;
+#[cfg(feature = "cube")]
+use crate::ops::cube;
 #[cfg(feature = "flex")]
 use crate::ops::flex::with_head;
 use crate::ops::linear::project;
@@ -22,6 +24,10 @@ pub(crate) struct HeadTensors {
 impl HeadTensors {
     /// Logits of states `[n, d_model]`: `[n, tokens]` in f32, to keep an index beside them exact.
     fn logits(&self, states: Tensor<2>) -> Tensor<2> {
+        #[cfg(feature = "cube")]
+        if let Some(logits) = cube::logits(&states, (&self.norm, self.norm_eps), &self.weight) {
+            return logits;
+        }
         let normed = rms_norm(states, self.norm.clone(), self.norm_eps);
         to_f32(project(normed, self.weight.clone()))
     }
@@ -58,6 +64,10 @@ impl HeadTensors {
             return best.ok_or(Error::ScoresNotFinite);
         }
         let logits = self.logits(states);
+        #[cfg(feature = "cube")]
+        if let Some(scores) = read_scores(&logits)? {
+            return Ok(scores.iter().map(|score| score.token).collect());
+        }
         let highest = logits.clone().max_dim(1);
         // Indices as floats, exact up to 2^24, so that one read returns both.
         let both = Tensor::cat(vec![logits.argmax(1).float(), highest], 1);
@@ -75,7 +85,12 @@ impl HeadTensors {
         if let Some(scores) = with_head(self, &states, |head, states| head.scores(states))? {
             return scores.ok_or(Error::ScoresNotFinite);
         }
-        let logs = activation::log_softmax(self.logits(states), 1);
+        let logits = self.logits(states);
+        #[cfg(feature = "cube")]
+        if let Some(scores) = read_scores(&logits)? {
+            return Ok(scores);
+        }
+        let logs = activation::log_softmax(logits, 1);
         let tokens = logs.dims()[1];
         // `argmax` returns the first of several equal tokens, sorting any of them.
         let best = logs.clone().argmax(1).float();
@@ -93,6 +108,29 @@ impl HeadTensors {
         };
         Ok(numbers.chunks(width).map(score).collect())
     }
+}
+
+/// The scores of every row of logits, where there is a kernel.
+#[cfg(feature = "cube")]
+fn read_scores(logits: &Tensor<2>) -> Result<Option<Vec<Score>>, Error> {
+    let Some(scores) = cube::scores(logits) else {
+        return Ok(None);
+    };
+    let numbers = read(scores).map_err(unreadable)?;
+    check_finite(&numbers)?;
+    let score = |numbers: &[f32]| {
+        let [index, highest, second, log_sum, entropy] = *numbers else {
+            return Err(Error::ScoresNotFinite);
+        };
+        Ok(Score {
+            token: index as u32,
+            probability: (highest - log_sum).exp(),
+            second: (second - log_sum).exp(),
+            entropy,
+        })
+    };
+    let scores = numbers.chunks(cube::SCORES).map(score);
+    scores.collect::<Result<Vec<_>, _>>().map(Some)
 }
 
 /// Whether no value is NaN and the highest is finite. Without early exit, so that it is vectorized.

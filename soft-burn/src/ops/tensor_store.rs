@@ -46,6 +46,13 @@ impl Span {
 impl TensorStore {
     /// An empty store.
     pub fn new(rows: usize, heads: Heads, device: Device) -> Self {
+        // The kernels write into the store, which is not differentiated.
+        #[cfg(feature = "cube")]
+        let device = if crate::ops::cube::runs_on(&device) {
+            device.inner()
+        } else {
+            device
+        };
         Self {
             stored: None,
             rows,

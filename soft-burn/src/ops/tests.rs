@@ -4,9 +4,13 @@
 
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
 
+use soft_core::model::Score;
+
 use crate::device::{device, list_devices};
+use crate::error::Error;
 use crate::ops::adamw::step::{AdamWStep, Moving};
 use crate::ops::attention::{CausalMask, Heads, attend};
+use crate::ops::head::HeadTensors;
 use crate::ops::linear::project;
 use crate::ops::packed_attention::{Pass, Qkv};
 use crate::ops::rms_norm::rms_norm;
@@ -236,6 +240,42 @@ fn attention_to_stored_keys_agrees() {
     for (name, bound) in fast() {
         for (ours, theirs) in run(&device(&name).unwrap()).iter().zip(&theirs) {
             close(ours, theirs, bound, &name);
+        }
+    }
+}
+
+/// For few states and for many; every logit is there twice, so that the first must be found.
+#[test]
+fn scores_agree() {
+    let (d_model, tokens) = (40, 300);
+    let half = random([tokens / 2, d_model]);
+    let norm = random([1, d_model]);
+    for n in [1, 3, 8, 20] {
+        let states = random([n, d_model]);
+        let run = |device: &Device| {
+            let half = Tensor::<2>::from_data(half.clone(), device);
+            let head = HeadTensors {
+                norm: Tensor::<2>::from_data(norm.clone(), device).reshape([d_model]),
+                norm_eps: 1e-5,
+                weight: Tensor::cat(vec![half.clone(), half], 0),
+            };
+            let states = || Tensor::<2>::from_data(states.clone(), device);
+            let scores = head.scores(states()).unwrap();
+            let nothing = head.scores(states().mul_scalar(f32::NAN));
+            assert!(matches!(nothing, Err(Error::ScoresNotFinite)));
+            (head.best(states()).unwrap(), scores)
+        };
+        let (best, scores) = run(&device("cpu").unwrap());
+        assert!(best.iter().all(|&token| token < tokens as u32 / 2));
+        for (name, bound) in fast() {
+            let (found, ours) = run(&device(&name).unwrap());
+            assert_eq!(found, best, "{name}");
+            for (ours, theirs) in ours.iter().zip(&scores) {
+                assert_eq!(ours.token, theirs.token, "{name}");
+                let numbers = |score: &Score| [score.probability, score.second, score.entropy];
+                let [ours, theirs] = [ours, theirs].map(|score| TensorData::from(numbers(score)));
+                close(&ours, &theirs, 5.0 * bound, &name);
+            }
         }
     }
 }

@@ -7,17 +7,22 @@
 mod adamw;
 mod attention;
 mod attention_backward;
+mod decoder_block;
 mod launches;
 mod layers;
 mod losses;
+mod matvec;
 mod ragged;
 mod rms_norm;
+mod scores;
 mod tensor;
 
 pub(crate) use adamw::sums_of_squares;
+pub(crate) use decoder_block::{decode_blocks, decodes};
 pub(crate) use launches::{Launched, Launches};
 pub(crate) use layers::{linear, swiglu};
 pub(crate) use losses::losses;
 pub(crate) use ragged::Ragged;
 pub(crate) use rms_norm::rms_norm;
+pub(crate) use scores::{SCORES, logits, scores};
 pub(crate) use tensor::runs_on;

@@ -71,7 +71,7 @@ impl Ragged {
         let attended = match [&q, &k, &v].map(input) {
             [Some(q), Some(k), Some(v)] => apply([q, k, v], |[q, k, v], _| match stored {
                 None => self.attend_within(q, k, v, heads),
-                Some(store) => self.attend_to_store([q, k, v], heads, store),
+                Some(store) => (self.attend_to_store([q, k, v], heads, store), None),
             }),
             _ => None,
         };
@@ -90,12 +90,13 @@ impl Ragged {
         (attended.out.clone(), Some((self.clone(), attended, heads)))
     }
 
-    fn attend_to_store(
+    /// Attention to all that the store holds after new keys and values are appended to it.
+    pub(super) fn attend_to_store(
         &self,
         [q, k, v]: [CubeTensor; 3],
         heads: Heads,
         store: &mut TensorStore,
-    ) -> (CubeTensor, Kept3) {
+    ) -> CubeTensor {
         let stored = store.take(self.keys, q.dtype.into());
         let (keys, values) = (own(stored.0), own(stored.1));
         let slots = keys.meta.shape()[2];
@@ -132,7 +133,7 @@ impl Ragged {
         };
         let attended = attend(self, &q_out, seen, heads);
         store.put((tensor(keys), tensor(values)));
-        (attended.out, None)
+        attended.out
     }
 
     /// Queries and keys rotated by their positions times `direction`.

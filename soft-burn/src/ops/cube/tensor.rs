@@ -5,6 +5,7 @@ use std::fmt::Debug;
 
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
+use burn::backend::{DispatchDevice, GradientCheckpointingStrategy};
 use burn::tensor::{DType, Device, Int, Shape, Tensor};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
@@ -25,13 +26,22 @@ pub(super) trait Kept<const N: usize>: Clone + Debug + Send + 'static {
 /// An input of [`apply`]; `None` on other backends, and where Burn fuses operations, since tensors
 /// are not in memory there.
 pub(super) fn input<const D: usize>(tensor: &Tensor<D>) -> Option<Input> {
-    let in_memory = TypeId::of::<FloatTensor<Cube>>() == TypeId::of::<CubeTensor>();
-    in_memory.then(|| Input::new(tensor))?
+    in_memory().then(|| Input::new(tensor))?
 }
 
 /// Whether kernels of this module run on the device.
 pub(crate) fn runs_on(device: &Device) -> bool {
-    input(&Tensor::<1>::empty([1], device)).is_some()
+    let recomputes = device.gradient_checkpointing_strategy();
+    in_memory()
+        && recomputes.is_none_or(|it| it == GradientCheckpointingStrategy::Disabled)
+        && matches!(
+            device.clone().inner().as_dispatch(),
+            DispatchDevice::Cube(_)
+        )
+}
+
+fn in_memory() -> bool {
+    TypeId::of::<FloatTensor<Cube>>() == TypeId::of::<CubeTensor>()
 }
 
 /// See [`autograd::apply`]; inputs are contiguous.

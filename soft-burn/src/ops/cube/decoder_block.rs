@@ -1,0 +1,56 @@
+//! Decoder blocks over a cache for few states: six launches a block.
+
+use burn::tensor::Tensor;
+use burn_cubecl::tensor::CubeTensor;
+
+use super::matvec::{MOST_STATES, Operand};
+use super::ragged::Ragged;
+use super::tensor::{buffer, runs_on, tensor};
+use crate::ops::decoder_block::{BlockTensors, DecodePass};
+use crate::ops::tensor_store::{Span, TensorStore};
+
+/// Whether [`decode_blocks`] takes these states.
+pub(crate) fn decodes(x: &Tensor<2>) -> bool {
+    let [states, _] = x.dims();
+    states <= MOST_STATES && runs_on(&x.device()) && !x.device().is_autodiff()
+}
+
+/// `ops::decoder_block::decode_blocks` of states that [`decodes`] takes.
+pub(crate) fn decode_blocks(
+    x: Tensor<2>,
+    pass: &DecodePass,
+    stores: &mut [TensorStore],
+    weights: impl Iterator<Item = BlockTensors>,
+) -> Tensor<2> {
+    let span = Span::new(pass.starts.to_vec(), pass.longest());
+    let rows = Ragged::new(pass.frequencies, pass.query_lens, &span, &x.device());
+    let mut x = buffer(x);
+    for (block, store) in weights.zip(stores) {
+        x = decode_block(x, pass, (&rows, store), block);
+    }
+    tensor(x)
+}
+
+fn decode_block(
+    x: CubeTensor,
+    pass: &DecodePass,
+    (rows, store): (&Ragged, &mut TensorStore),
+    block: BlockTensors,
+) -> CubeTensor {
+    let [q, k, v, o, gate, up, down] = block.projections.map(buffer);
+    let [attention_norm, feed_forward_norm] = block.norms.map(buffer);
+    let plain = |x| Operand { x, norm: None };
+    let normed = Operand {
+        x: &x,
+        norm: Some((&attention_norm, pass.norm_eps)),
+    };
+    let qkv = normed.project_three([&q, &k, &v]);
+    let mixed = rows.attend_to_store(qkv, pass.heads, store);
+    let x = plain(&mixed).project(&o, Some(&x), x.dtype);
+    let normed = Operand {
+        x: &x,
+        norm: Some((&feed_forward_norm, pass.norm_eps)),
+    };
+    let fed = normed.project_gated(&gate, &up);
+    plain(&fed).project(&down, Some(&x), x.dtype)
+}
