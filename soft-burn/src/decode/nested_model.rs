@@ -6,6 +6,7 @@ use burn::tensor::{Int, Tensor};
 use soft_core::{Exit, NestedModel, Past};
 
 use crate::error::Error;
+use crate::model::block::Residual;
 use crate::model::llama::Llama;
 use crate::ops::kv_store::KvStore;
 
@@ -41,10 +42,10 @@ impl NestedModel for Llama {
         let pass = self.whole_rows(&vec![seq; rows]);
         let states = hidden.reshape([rows * seq, d_model]);
         let blocks = &self.model.layers[range];
-        let states = blocks
-            .iter()
-            .fold(states, |states, block| block.forward(states, &pass, None));
-        Ok(states.reshape([rows, seq, d_model]))
+        let states = blocks.iter().fold(Residual::new(states), |states, block| {
+            block.forward(states, &pass, None)
+        });
+        Ok(states.sum().reshape([rows, seq, d_model]))
     }
 
     /// An exit with a block (Balcony) needs full rows, `[batch, seq, d_model]` from position 0.

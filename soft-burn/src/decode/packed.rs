@@ -11,7 +11,7 @@ use soft_core::Past;
 use soft_core::model::KvCache;
 
 use crate::error::Error;
-use crate::model::block::heads_of;
+use crate::model::block::{Residual, heads_of};
 use crate::model::llama::Llama;
 use crate::ops::decoder_block::{DecodePass, decode_blocks};
 use crate::ops::kv_store::KvStore;
@@ -57,9 +57,10 @@ impl Llama {
         let span = Span::new(pass.starts.to_vec(), pass.longest());
         let shared = self.pass(pass.query_lens, &span);
         let blocks = self.model.layers[range].iter().zip(stores);
-        blocks.fold(x, |x, (block, store)| {
-            block.forward(x, &shared, Some((store, &span)))
-        })
+        let states = blocks.fold(Residual::new(x), |states, (block, store)| {
+            block.forward(states, &shared, Some((store, &span)))
+        });
+        states.sum()
     }
 
     /// An empty cache on the model's device.

@@ -14,6 +14,7 @@ use burn::tensor::Tensor;
 use soft_core::{Exit, Exits};
 
 use crate::error::Error;
+use crate::model::block::Residual;
 use crate::model::exit_blocks::{EXIT_BLOCKS, ExitBlock, ExitBlocks};
 use crate::model::layers::RmsNorm;
 use crate::model::llama::Llama;
@@ -68,7 +69,10 @@ impl Llama {
     ) -> Tensor<2> {
         match self.exit_blocks.get(exit) {
             None => states,
-            Some(own) => own.block.forward(states.detach(), pass, None),
+            Some(own) => {
+                let states = Residual::new(states.detach());
+                own.block.forward(states, pass, None).sum()
+            }
         }
     }
 

@@ -119,18 +119,44 @@ impl Block {
     /// Maps states `[n, d_model]` to the same shape. New keys and values are appended to a store.
     pub(crate) fn forward(
         &self,
-        x: Tensor<2>,
+        states: Residual,
         pass: &Pass,
         stored: Option<(&mut TensorStore, &Span)>,
-    ) -> Tensor<2> {
-        let attended =
-            self.self_attn
-                .forward(self.input_layernorm.forward(x.clone()), pass, stored);
-        let x = x + attended;
-        let fed = self
-            .mlp
-            .forward(self.post_attention_layernorm.forward(x.clone()));
-        x + fed
+    ) -> Residual {
+        let (x, normed) = states.normalized(&self.input_layernorm);
+        let attended = self.self_attn.forward(normed, pass, stored);
+        let (x, normed) = self.post_attention_layernorm.forward_sum(x, attended);
+        Residual {
+            x,
+            added: Some(self.mlp.forward(normed)),
+        }
+    }
+}
+
+/// States between blocks, with the last sum left open: the norm of the next block takes it along.
+pub(crate) struct Residual {
+    x: Tensor<2>,
+    added: Option<Tensor<2>>,
+}
+
+impl Residual {
+    pub fn new(x: Tensor<2>) -> Self {
+        Self { x, added: None }
+    }
+
+    /// The states, `[n, d_model]`.
+    pub fn sum(self) -> Tensor<2> {
+        match self.added {
+            Some(added) => self.x + added,
+            None => self.x,
+        }
+    }
+
+    fn normalized(self, norm: &RmsNorm) -> (Tensor<2>, Tensor<2>) {
+        match self.added {
+            Some(added) => norm.forward_sum(self.x, added),
+            None => (self.x.clone(), norm.forward(self.x)),
+        }
     }
 }
 

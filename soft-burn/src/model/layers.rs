@@ -7,7 +7,7 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
 use crate::ops::linear::project;
-use crate::ops::rms_norm::rms_norm;
+use crate::ops::rms_norm::{add_and_normalize, rms_norm};
 use crate::ops::swiglu::swiglu;
 
 /// Token embedding: one row of `weight` per token, `[vocab, d_model]`.
@@ -46,6 +46,11 @@ impl RmsNorm {
     /// Normalizes every row of `[rows, d_model]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         rms_norm(x, self.weight.val(), self.eps)
+    }
+
+    /// `x + added`, and its norm.
+    pub fn forward_sum(&self, x: Tensor<2>, added: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
+        add_and_normalize(x, added, self.weight.val(), self.eps)
     }
 }
 

@@ -20,3 +20,18 @@ pub(crate) fn rms_norm(x: Tensor<2>, weight: Tensor<1>, eps: f64) -> Tensor<2> {
         x * scale * to_f32(weight).unsqueeze()
     })
 }
+
+/// `x + added`, and its norm.
+pub(crate) fn add_and_normalize(
+    x: Tensor<2>,
+    added: Tensor<2>,
+    weight: Tensor<1>,
+    eps: f64,
+) -> (Tensor<2>, Tensor<2>) {
+    #[cfg(feature = "cube")]
+    if let Some(both) = crate::ops::cube::add_and_normalize(&x, &added, &weight, eps) {
+        return both;
+    }
+    let sum = x + added;
+    (sum.clone(), rms_norm(sum, weight, eps))
+}

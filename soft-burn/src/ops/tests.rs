@@ -13,7 +13,7 @@ use crate::ops::attention::{CausalMask, Heads, attend};
 use crate::ops::head::HeadTensors;
 use crate::ops::linear::project;
 use crate::ops::packed_attention::{Pass, Qkv};
-use crate::ops::rms_norm::rms_norm;
+use crate::ops::rms_norm::{add_and_normalize, rms_norm};
 use crate::ops::rope::Rotation;
 use crate::ops::swiglu::swiglu;
 use crate::ops::tensor_store::{Span, TensorStore};
@@ -111,6 +111,19 @@ fn norms_and_feed_forwards_agree() {
             [random([rows, width]), random([1, width])],
             [true, true],
             |_, [x, weight]| rms_norm(x, weight.reshape([width]), 1e-5),
+        );
+        compare(
+            [
+                random([rows, width]),
+                random([rows, width]),
+                random([1, width]),
+            ],
+            [true; 3],
+            |_, [x, added, weight]| {
+                let weight = weight.reshape([width]);
+                let (sum, normed) = add_and_normalize(x, added, weight, 1e-5);
+                sum.mul_scalar(0.3) + normed
+            },
         );
     }
     compare(

@@ -13,8 +13,6 @@
 mod accelerators;
 mod dtypes;
 mod golden;
-#[cfg(feature = "wgpu")]
-mod launches;
 pub(crate) mod laws;
 
 use std::path::PathBuf;

@@ -9,6 +9,7 @@ use burn::tensor::{IndexingUpdateOp, Int, Tensor};
 use soft_core::{Batch, Exit, MicroBatch};
 
 use crate::error::Error;
+use crate::model::block::Residual;
 use crate::model::llama::Llama;
 use crate::ops::packed_attention::Pass;
 use crate::ops::transfers::upload_indices;
@@ -56,7 +57,7 @@ impl<'a> TrainingPass<'a> {
 
     /// Runs states `[n, d_model]` through the blocks of `range`.
     pub fn blocks(&self, states: Tensor<2>, range: Range<usize>) -> Tensor<2> {
-        range.fold(states, |states, layer| {
+        let states = range.fold(Residual::new(states), |states, layer| {
             let block = &self.model.model.layers[layer];
             let kept = self.kept(layer);
             if kept.len() == self.batch.lengths().len() {
@@ -65,11 +66,14 @@ impl<'a> TrainingPass<'a> {
             if kept.is_empty() {
                 return states;
             }
+            let states = states.sum();
             let (indices, pass) = self.part(&kept);
             let x = states.clone().select(0, indices.clone());
-            let update = block.forward(x.clone(), &pass, None) - x;
-            states.select_assign(0, indices, update, IndexingUpdateOp::Add)
-        })
+            let updated = block.forward(Residual::new(x.clone()), &pass, None).sum();
+            let op = IndexingUpdateOp::Add;
+            Residual::new(states.select_assign(0, indices, updated - x, op))
+        });
+        states.sum()
     }
 
     /// The supervised states at `exit`, `[targets, d_model]`, of all states.

@@ -23,6 +23,6 @@ pub(crate) use launches::{Launched, Launches};
 pub(crate) use layers::{linear, swiglu};
 pub(crate) use losses::losses;
 pub(crate) use ragged::Ragged;
-pub(crate) use rms_norm::rms_norm;
+pub(crate) use rms_norm::{add_and_normalize, rms_norm};
 pub(crate) use scores::{SCORES, logits, scores};
 pub(crate) use tensor::runs_on;

@@ -6,7 +6,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::tensor::{
-    Kept, UNITS, apply, cubes, empty, empty_like, input, storage, sum_over_cube, sum_rows,
+    Kept, UNITS, apply, cubes, empty, empty_like, input, memory, storage, sum_over_cube, sum_rows,
 };
 
 /// `ops::rms_norm::rms_norm`.
@@ -29,6 +29,54 @@ pub(crate) fn rms_norm(x: &Tensor<2>, weight: &Tensor<1>, eps: f64) -> Option<Te
         );
         (out, Normalized { x, weight, scales })
     })
+}
+
+/// `ops::rms_norm::add_and_normalize`: one launch for both results, which enter the graph as a sum
+/// and as its norm.
+pub(crate) fn add_and_normalize(
+    x: &Tensor<2>,
+    added: &Tensor<2>,
+    weight: &Tensor<1>,
+    eps: f64,
+) -> Option<(Tensor<2>, Tensor<2>)> {
+    let mut normed = None;
+    let norm = memory(weight)?;
+    let sum: Tensor<2> = apply([input(x)?, input(added)?], |[x, added], _| {
+        let [rows, width] = x.meta.shape().dims();
+        let (sum, out) = (empty_like(&x), empty_like(&x));
+        let scales = empty([rows], DType::F32, &x);
+        add_and_normalize_rows::launch(
+            &x.client,
+            cubes(rows),
+            CubeDim::new_1d(UNITS as u32),
+            x.clone().into_buffer_arg(),
+            added.into_buffer_arg(),
+            norm.clone().into_buffer_arg(),
+            sum.clone().into_buffer_arg(),
+            out.clone().into_buffer_arg(),
+            scales.clone().into_buffer_arg(),
+            eps as f32,
+            width,
+            storage(&x),
+            storage(&norm),
+        );
+        normed = Some((out, scales));
+        (sum, Sum)
+    })?;
+    let (out, scales) = normed?;
+    let out = apply([input(&sum)?, input(weight)?], |[x, weight], _| {
+        (out, Normalized { x, weight, scales })
+    })?;
+    Some((sum, out))
+}
+
+#[derive(Clone, Debug)]
+struct Sum;
+
+impl Kept<2> for Sum {
+    fn gradients(self, gradient: CubeTensor, _wanted: [bool; 2]) -> [Option<CubeTensor>; 2] {
+        [Some(gradient.clone()), Some(gradient)]
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -108,6 +156,44 @@ fn normalize<F: Float, W: Float>(
     }
     for column in range_stepped(UNIT_POS as usize, width, UNITS) {
         let value = f32::cast_from(x[first + column]) * scale;
+        out[first + column] = F::cast_from(value * f32::cast_from(weight[column]));
+    }
+}
+
+#[cube(launch)]
+fn add_and_normalize_rows<F: Float, W: Float>(
+    x: &[F],
+    added: &[F],
+    weight: &[W],
+    sum: &mut [F],
+    out: &mut [F],
+    scales: &mut [f32],
+    eps: f32,
+    #[comptime] width: usize,
+    #[define(F)] _states: ElemType,
+    #[define(W)] _weight: ElemType,
+) {
+    let row = CUBE_POS;
+    if row >= scales.len() {
+        terminate!();
+    }
+    let first = row * width;
+    let mut squares = 0.0f32;
+    for column in range_stepped(UNIT_POS as usize, width, UNITS) {
+        let at = first + column;
+        let both = F::cast_from(f32::cast_from(x[at]) + f32::cast_from(added[at]));
+        sum[at] = both;
+        // As rounded, since the states are the sum.
+        let value = f32::cast_from(both);
+        squares += value * value;
+    }
+    let mean = sum_over_cube(squares) / f32::cast_from(width as u32);
+    let scale = 1.0f32 / (mean + eps).sqrt();
+    if UNIT_POS == 0 {
+        scales[row] = scale;
+    }
+    for column in range_stepped(UNIT_POS as usize, width, UNITS) {
+        let value = f32::cast_from(sum[first + column]) * scale;
         out[first + column] = F::cast_from(value * f32::cast_from(weight[column]));
     }
 }

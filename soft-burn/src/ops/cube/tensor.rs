@@ -87,6 +87,15 @@ pub(super) fn buffer<const D: usize>(tensor: Tensor<D>) -> CubeTensor {
     }
 }
 
+/// The memory of a tensor with or without autodiff; `None` on other backends.
+pub(super) fn memory<const D: usize>(tensor: &Tensor<D>) -> Option<CubeTensor> {
+    let memory = match input(tensor)? {
+        Input::Plain(tensor) => tensor,
+        Input::Tracked(tensor) => tensor.primitive().clone(),
+    };
+    Some(contiguous(same(memory)))
+}
+
 /// The same of indices.
 pub(super) fn index_buffer<const D: usize>(tensor: Tensor<D, Int>) -> CubeTensor {
     match tensor.try_into_primitive::<Cube>() {
