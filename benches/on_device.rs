@@ -24,6 +24,8 @@ use soft_core::decode::{DraftLength, DynamicExits, Speculation};
 use soft_core::policy::Confidence;
 use soft_core::{DecodeSettings, Decoder, Exit, Exits, Mode, Prompt, Thresholds};
 use soft_examples::device::PlaceArgs;
+use soft_examples::device_profile::ProfileArgs;
+use soft_examples::kernels;
 use soft_examples::table::table;
 
 #[derive(Parser)]
@@ -54,6 +56,8 @@ struct Args {
     /// Answers per mode, after one to warm up
     #[arg(long, default_value_t = 3)]
     answers: usize,
+    #[command(flatten)]
+    profile: ProfileArgs,
     /// What `cargo bench` passes
     #[arg(long, hide = true)]
     bench: bool,
@@ -111,6 +115,7 @@ impl Shape {
 fn main() -> Result<()> {
     let started = Instant::now();
     let args = Args::parse();
+    kernels::keep(None);
     let place = args.place.open()?;
     let name = args
         .shape
@@ -166,10 +171,14 @@ fn training(args: &Args, place: &Placement, started: Instant) -> Result<()> {
         settings.dtype = place.dtype;
         let mut trainer = Trainer::new(model.context("the model is taken last")?, settings)?;
         let mut seconds = Vec::new();
+        let mut profile = args.profile.start("step");
         for step in 0..args.steps + 2 {
             let began = Instant::now();
             trainer.step(&mut stream)?;
             place.device.sync()?;
+            if let Some(profile) = &mut profile {
+                println!("{}", profile.lap());
+            }
             if std::mem::take(&mut is_first) {
                 let since_start = started.elapsed().as_secs_f64();
                 println!("first step done {since_start:.2} s after the start of the program");
@@ -177,6 +186,9 @@ fn training(args: &Args, place: &Placement, started: Instant) -> Result<()> {
             if step >= 2 {
                 seconds.push(began.elapsed().as_secs_f64());
             }
+        }
+        if let Some(profile) = profile {
+            profile.finish();
         }
         let time = median(seconds);
         let tokens = (args.rows * args.length) as f64;
@@ -252,7 +264,17 @@ fn decoding(args: &Args, place: &Placement) -> Result<()> {
             let prompt = Prompt::from((0..64).map(|i| (i * 37) % 101).collect::<Vec<u32>>());
             let settings = DecodeSettings::greedy(mode(name)?, args.new_tokens);
             let mut decoder = Decoder::new(&model, &[prompt], settings)?;
-            decoder.run()?;
+            let mut profile = args.profile.start("token").filter(|_| answer == 0);
+            while let Some(step) = decoder.next() {
+                step?;
+                if let Some(profile) = &mut profile {
+                    profile.keep_lap();
+                }
+            }
+            if let Some(profile) = profile {
+                println!("{name}:");
+                profile.finish();
+            }
             let statistics = decoder.statistics();
             (accepted, mean_depth) = (statistics.acceptance_rate(), statistics.mean_depth());
             let time = statistics.time_per_token().as_secs_f64();

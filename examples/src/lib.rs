@@ -5,9 +5,11 @@
 pub mod calibration;
 pub mod decoding;
 pub mod device;
+pub mod device_profile;
 pub mod eval_model;
 pub mod evaluation;
 pub mod hub;
+pub mod kernels;
 pub mod model;
 pub mod policy;
 pub mod progress;

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 #[cfg(feature = "cube")]
+use crate::ops::compilation::compiled_kernels;
+#[cfg(feature = "cube")]
 use crate::ops::cube::{Launched, Launches};
 use crate::ops::transfers::Transfers;
 
@@ -17,6 +19,9 @@ pub struct DeviceWork {
     /// Kernels launched for the first time since the profile began. A kernel is compiled, or read
     /// from the cache of compiled kernels, when it is first launched.
     pub new_kernels: usize,
+    /// Kernels compiled, rather than read from the cache; `None` unless they are counted, see
+    /// `keep_kernels`. A kernel may be counted a little after the launch that needs it.
+    pub compiled: Option<u64>,
     /// Reads from a device by this library. Each waits for the device.
     pub reads: u64,
     /// Bytes of them.
@@ -43,6 +48,8 @@ pub struct DeviceProfile {
     transfers: Transfers,
     #[cfg(feature = "cube")]
     launches: Launches,
+    #[cfg(feature = "cube")]
+    compiled: Option<u64>,
 }
 
 impl DeviceProfile {
@@ -52,6 +59,8 @@ impl DeviceProfile {
             transfers: Transfers::so_far(),
             #[cfg(feature = "cube")]
             launches: Launches::observe(),
+            #[cfg(feature = "cube")]
+            compiled: compiled_kernels(),
         }
     }
 
@@ -73,7 +82,10 @@ impl DeviceProfile {
                 kernels,
                 new_kernels,
             } = self.launches.lap();
+            let so_far = compiled_kernels();
+            let before = std::mem::replace(&mut self.compiled, so_far);
             DeviceWork {
+                compiled: so_far.map(|so_far| so_far - before.unwrap_or(0)),
                 launches: by_name,
                 kernels,
                 new_kernels,

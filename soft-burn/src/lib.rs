@@ -62,6 +62,7 @@ pub use model::config::{LlamaConfig, SpecialTokens};
 pub use model::llama::Llama;
 pub use model::placement::Placement;
 pub use model::rope::RopeScaling;
+pub use ops::compilation::{compiled_kernels, keep_kernels};
 pub use ops::kv_store::KvStore;
 pub use train::balance::{Balance, SharedHead};
 pub use train::flat_settings::FlatSettings;

@@ -78,6 +78,11 @@ impl Llama {
             return Err(Error::CacheBeyondModel { capacity, most });
         }
         let heads = heads_of(&self.config);
-        Ok(KvStore::new(&norm, self.config.n_layers, rows, heads))
+        Ok(KvStore::new(
+            &norm,
+            self.config.n_layers,
+            (rows, capacity),
+            heads,
+        ))
     }
 }

@@ -21,18 +21,23 @@ pub(super) enum Storage {
 
 impl KvStore {
     /// An empty store for a model with this final norm, whose device and number type determine
-    /// where keys and values are kept. Memory is allocated as positions are added.
-    pub(crate) fn new(norm: &Tensor<1>, blocks: usize, rows: usize, heads: Heads) -> Self {
+    /// where keys and values are kept. `size` is the number of rows and the capacity of each.
+    pub(crate) fn new(norm: &Tensor<1>, blocks: usize, size: (usize, usize), heads: Heads) -> Self {
         #[cfg(feature = "flex")]
         if is_flex_f32(norm) {
-            return Self(Storage::Host(HostStore::new(blocks, rows, heads)));
+            return Self(Storage::Host(HostStore::new(blocks, size.0, heads)));
         }
-        Self::in_tensors(norm, blocks, rows, heads)
+        Self::in_tensors(norm, blocks, size, heads)
     }
 
     /// An empty store in tensors on the model's device.
-    pub(crate) fn in_tensors(norm: &Tensor<1>, blocks: usize, rows: usize, heads: Heads) -> Self {
-        let block = TensorStore::new(rows, heads, norm.device());
+    pub(crate) fn in_tensors(
+        norm: &Tensor<1>,
+        blocks: usize,
+        size: (usize, usize),
+        heads: Heads,
+    ) -> Self {
+        let block = TensorStore::new(size, heads, norm.device());
         Self(Storage::Tensors(vec![block; blocks]))
     }
 }

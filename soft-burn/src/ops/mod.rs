@@ -6,6 +6,7 @@ pub(crate) mod adamw;
 pub(crate) mod attention;
 #[cfg(any(feature = "cube", feature = "tch"))]
 mod autograd;
+pub(crate) mod compilation;
 #[cfg(feature = "cube")]
 pub(crate) mod cube;
 pub(crate) mod decoder_block;

@@ -1,8 +1,8 @@
 //! Keys and values of one block in tensors on the device.
 //!
 //! Each is `[rows, n_kv_heads, slots, head_dim]`; position p of a row is in slot p. Slots beyond
-//! the filled part of a row hold stale values, which are masked and later overwritten. The number
-//! of slots is doubled when needed, so that appending a token rarely copies the cache.
+//! the filled part of a row hold stale values, which are masked and later overwritten. There are
+//! slots for the whole capacity from the start; only padding may need more.
 
 use burn::tensor::{DType as TensorDType, Device, Tensor};
 
@@ -13,6 +13,7 @@ use crate::ops::attention::Heads;
 pub(crate) struct TensorStore {
     stored: Option<(Tensor<4>, Tensor<4>)>,
     rows: usize,
+    capacity: usize,
     heads: Heads,
     device: Device,
 }
@@ -44,8 +45,9 @@ impl Span {
 }
 
 impl TensorStore {
-    /// An empty store.
-    pub fn new(rows: usize, heads: Heads, device: Device) -> Self {
+    /// An empty store of at most `capacity` positions per row. Memory is taken when the first are
+    /// added.
+    pub fn new((rows, capacity): (usize, usize), heads: Heads, device: Device) -> Self {
         // The kernels write into the store, which is not differentiated.
         #[cfg(feature = "cube")]
         let device = if crate::ops::cube::runs_on(&device) {
@@ -56,6 +58,7 @@ impl TensorStore {
         Self {
             stored: None,
             rows,
+            capacity,
             heads,
             device,
         }
@@ -80,7 +83,7 @@ impl TensorStore {
     /// Takes out the stored tensors, extended to at least `keys` slots.
     pub fn take(&mut self, keys: usize, dtype: TensorDType) -> (Tensor<4>, Tensor<4>) {
         let slots = self.stored.as_ref().map_or(0, |(keys, _)| keys.dims()[2]);
-        let wanted = keys.max(2 * slots).max(MIN_SLOTS);
+        let wanted = keys.max(self.capacity).max(slots);
         let Heads { key_value, dim, .. } = self.heads;
         let shape = [self.rows, key_value, wanted - slots, dim];
         let room = || Tensor::zeros(shape, (&self.device, dtype));
@@ -94,9 +97,6 @@ impl TensorStore {
         }
     }
 }
-
-/// Initial number of slots: small enough to cost nothing, large enough for a short answer.
-const MIN_SLOTS: usize = 64;
 
 /// Writes `new` at each row's start, in place where the backend supports it.
 fn write(stored: Tensor<4>, span: &Span, new: Tensor<4>) -> Tensor<4> {

@@ -221,7 +221,7 @@ fn attention_to_stored_keys_agrees() {
         ]
     });
     let run = |device: &Device| -> Vec<TensorData> {
-        let mut store = TensorStore::new(2, heads, device.clone());
+        let mut store = TensorStore::new((2, 50), heads, device.clone());
         let mut starts = vec![0, 0];
         let mut outs = Vec::new();
         for (counts, inputs) in passes.iter().zip(&inputs) {

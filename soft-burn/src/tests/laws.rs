@@ -142,7 +142,7 @@ fn decoding_passes_are_those_of_tensor_operations() {
     for (device, _) in devices() {
         let model = Llama::random(config(3, 2, true), 3, &device).unwrap();
         let norm = model.model.norm.weight.val();
-        let in_tensors = KvStore::in_tensors(&norm, 3, 2, heads_of(&model.config));
+        let in_tensors = KvStore::in_tensors(&norm, 3, (2, 16), heads_of(&model.config));
         let mut caches = [
             model.new_cache(2, 16).unwrap(),
             KvCache::new(in_tensors, 3, 2, 16),
@@ -166,7 +166,7 @@ fn decoding_passes_are_those_of_tensor_operations() {
 }
 
 #[test]
-fn the_cache_grows_past_its_first_slots() {
+fn a_long_cache_is_that_of_single_passes() {
     let model = Llama::random(config(3, 2, true), 5, &test_device()).unwrap();
     let rows: Vec<Vec<u32>> = (0..2u32)
         .map(|row| (0..100).map(|i| (i * 7 + row) % 19).collect())

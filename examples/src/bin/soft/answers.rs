@@ -10,6 +10,8 @@ use soft_core::decode::{Finish, Statistics, Step, Tuner};
 use soft_core::{Decoder, Prompt};
 use soft_data::{StopStrings, TextStream};
 use soft_examples::decoding::{DecodingArgs, keep_tuner};
+use soft_examples::device_profile::ProfileLines;
+use soft_examples::kernels::CompilationProgress;
 use soft_examples::model::{ModelArgs, OpenModel};
 use soft_examples::{statusln, terminal};
 
@@ -54,6 +56,8 @@ pub struct Answers<'a> {
     pub statistics: Statistics,
     /// Number of answers so far.
     pub count: usize,
+    /// Printed for every token.
+    pub profile: Option<ProfileLines>,
 }
 
 impl<'a> Answers<'a> {
@@ -70,6 +74,7 @@ impl<'a> Answers<'a> {
             tuner: None,
             statistics: Statistics::default(),
             count: 0,
+            profile: None,
         })
     }
 
@@ -91,8 +96,13 @@ impl<'a> Answers<'a> {
         if self.show == Show::PromptAndStream {
             print(&for_terminal(&tokenizer.decode(&prompts[0].tokens)?))?;
         }
+        let mut compiling = Some(CompilationProgress::start());
         while let Some(step) = decoder.next() {
             let step = step?;
+            drop(compiling.take());
+            if let Some(profile) = &mut self.profile {
+                profile.keep_lap();
+            }
             let answer = &mut answers[step.row];
             let text = answer.push(&step)?;
             if answer.is_stopped {

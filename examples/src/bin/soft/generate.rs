@@ -3,6 +3,7 @@
 
 use anyhow::{Result, ensure};
 use serde_json::json;
+use soft_examples::device_profile::ProfileArgs;
 use soft_examples::prompts::PromptArgs;
 
 use crate::answers::{AnswerArgs, Answers, Show, print};
@@ -13,6 +14,8 @@ pub struct Args {
     source: PromptArgs,
     #[command(flatten)]
     answers: AnswerArgs,
+    #[command(flatten)]
+    profile: ProfileArgs,
     /// Prompts decoded at a time
     #[arg(long, default_value_t = 1)]
     batch: usize,
@@ -34,8 +37,12 @@ pub fn run(args: Args) -> Result<()> {
         Show::Blocks
     };
     let mut answers = Answers::new(&model, &args.answers, show)?;
+    answers.profile = args.profile.start("token");
     for prompts in prompts.chunks(args.batch) {
         answers.answer(prompts)?;
+    }
+    if let Some(profile) = answers.profile.take() {
+        profile.finish();
     }
     if args.json {
         let statistics = json!({ "statistics": answers.statistics });

@@ -27,11 +27,12 @@ mod texts;
 mod trivia;
 mod verify;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
-use soft_examples::{recipe, terminal};
+use soft_examples::{kernels, recipe, terminal};
 
 const PIPELINE: &str = "\
 A pipeline:
@@ -49,6 +50,9 @@ A pipeline:
 struct Soft {
     #[command(subcommand)]
     command: Command,
+    /// Folder of compiled kernels (cuda and vulkan) [default: soft/kernels in the user's cache]
+    #[arg(long, global = true, help_heading = "Device")]
+    kernel_cache: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
@@ -102,7 +106,12 @@ fn main() -> ExitCode {
 fn run() -> Result<ExitCode> {
     let given = std::env::args_os().collect();
     let given = recipe::expanded(&Soft::command(), "finetune", given)?;
-    match Soft::parse_from(given).command {
+    let Soft {
+        command,
+        kernel_cache,
+    } = Soft::parse_from(given);
+    kernels::keep(kernel_cache.as_deref());
+    match command {
         Command::Finetune(args) => finetune::run(args)?,
         Command::Evaluate(args) => evaluate::run(args)?,
         Command::Compare(args) => compare::run(args)?,

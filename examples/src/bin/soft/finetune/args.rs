@@ -8,6 +8,7 @@ use soft_burn::{
     TrainSettings, Weights,
 };
 use soft_core::Exits;
+use soft_examples::device_profile::ProfileArgs;
 use soft_examples::tokens::TokenArgs;
 
 use crate::rows::RowArgs;
@@ -150,6 +151,8 @@ pub struct Args {
     /// 0: never
     #[arg(long, default_value_t = 1000)]
     pub canary: u64,
+    #[command(flatten)]
+    pub profile: ProfileArgs,
     /// Steps between checkpoints
     #[arg(long, default_value_t = 100)]
     pub checkpoint_every: u64,

@@ -19,6 +19,7 @@ use soft_eval::numbers::number;
 use soft_eval::results::Input;
 use soft_examples::evaluation::{fingerprint, fingerprint_of_model};
 use soft_examples::hub::model_folder;
+use soft_examples::kernels::CompilationProgress;
 use soft_examples::model;
 use soft_examples::progress::Progress;
 use soft_examples::table::table;
@@ -189,6 +190,8 @@ fn train(mut run: Run<Loader>, args: &Args, draft_tokens: Option<Vec<u32>>) -> R
         None
     };
     let (mut first, mut last) = (None, None);
+    let mut profile = args.profile.start("step");
+    let mut compiling = Some(CompilationProgress::start());
     // Not a `for` loop: `run` is used inside.
     while let Some(line) = run.next() {
         let line = line?;
@@ -198,10 +201,17 @@ fn train(mut run: Run<Loader>, args: &Args, draft_tokens: Option<Vec<u32>>) -> R
         }
         match line {
             LogLine::Train(report) => {
+                drop(compiling.take());
+                if let Some(profile) = &mut profile {
+                    progress.say(&profile.lap());
+                }
                 let speed = report.tokens_per_second;
                 progress.step(&format!("{} {speed:.0} tokens/s", losses(&report.exits)));
             }
             LogLine::Validation { step, exits } => {
+                if let Some(profile) = &mut profile {
+                    progress.say(&profile.aside("validation"));
+                }
                 progress.say(&format!("step {step}: validation loss {}", losses(&exits)));
                 first.get_or_insert_with(|| (step, exits.clone()));
                 last = Some((step, exits));
@@ -220,6 +230,9 @@ fn train(mut run: Run<Loader>, args: &Args, draft_tokens: Option<Vec<u32>>) -> R
         }
     }
     progress.finish();
+    if let Some(profile) = profile {
+        profile.finish();
+    }
     let (model, _) = run.finish()?;
     if let Some(tokens) = draft_tokens {
         save_draft_tokens(&model, &tokens)?;
