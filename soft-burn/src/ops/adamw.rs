@@ -3,7 +3,9 @@
 pub(crate) mod step;
 
 use burn::optim::{AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, Optimizer};
-use burn::tensor::Tensor;
+use burn::tensor::{DType, FloatDType, Tensor};
+
+use crate::dtype::to_f32;
 
 #[cfg(feature = "flex")]
 use crate::error::Error;
@@ -13,15 +15,30 @@ use crate::ops::transfers::Numbers;
 use step::{AdamWStep, Moving};
 
 impl AdamWStep {
-    /// Updates a parameter in f32, by the CPU kernel or else by Burn's optimizer.
-    pub fn apply(&self, gradient: Tensor<1>, moving: Moving) -> Moving {
+    /// Updates a parameter in f32 by its gradient in any type, by a kernel or else by Burn's
+    /// optimizer. Also returns the parameter rounded to `dtype`, if that is not f32.
+    pub fn apply(
+        &self,
+        gradient: Tensor<1>,
+        moving: Moving,
+        dtype: DType,
+    ) -> (Moving, Option<Tensor<1>>) {
+        #[cfg(feature = "cube")]
+        if crate::ops::cube::runs_on(&moving.value.device()) {
+            return self.by_cube(gradient, moving, dtype);
+        }
+        let moved = self.in_f32(to_f32(gradient), moving);
+        let rounded = match dtype {
+            DType::F32 => None,
+            reduced => Some(moved.value.clone().cast(FloatDType::from(reduced))),
+        };
+        (moved, rounded)
+    }
+
+    fn in_f32(&self, gradient: Tensor<1>, moving: Moving) -> Moving {
         #[cfg(feature = "flex")]
         if flex::is_flex_f32(&moving.value) {
             return self.in_place(gradient, moving);
-        }
-        #[cfg(feature = "cube")]
-        if crate::ops::cube::runs_on(&moving.value.device()) {
-            return self.by_cube(gradient, moving);
         }
         #[cfg(feature = "tch")]
         if crate::ops::torch::is_torch_f32(&moving.value) {
@@ -63,7 +80,7 @@ impl AdamWStep {
     }
 }
 
-/// The sum of squares of every gradient; all are in f32 on one device.
+/// The sum of squares of every gradient; all are on one device.
 pub(crate) fn squares(gradients: &[&Tensor<1>]) -> Numbers {
     let Some(first) = gradients.first() else {
         return Numbers::none();
@@ -80,7 +97,9 @@ pub(crate) fn squares(gradients: &[&Tensor<1>]) -> Numbers {
     if crate::ops::cube::runs_on(&first.device()) {
         return Numbers::Unread(crate::ops::cube::sums_of_squares(gradients, first));
     }
-    let sums = gradients.iter().map(|&one| one.clone().square().sum());
+    let sums = gradients
+        .iter()
+        .map(|&one| to_f32(one.clone()).square().sum());
     Numbers::Unread(Tensor::cat(sums.collect(), 0))
 }
 

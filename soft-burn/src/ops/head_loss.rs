@@ -18,7 +18,7 @@ use burn::tensor::{FloatDType, IndexingUpdateOp, Int, Tensor, activation};
 use crate::dtype::to_f32;
 #[cfg(feature = "flex")]
 use crate::ops::flex;
-use crate::ops::linear::project;
+use crate::ops::linear::{matmul, project};
 use crate::ops::transfers::Numbers;
 use terms::{ChunkLosses, HeadGradients, HeadLearns, Predictions, Scales};
 
@@ -128,7 +128,7 @@ fn in_chunks(
                 None => moving,
             });
         }
-        into_states.push(found.gradient.matmul(weight.clone()));
+        into_states.push(matmul(found.gradient, weight.clone()));
     }
     HeadGradients {
         nats: sums_per_exit(nats),
@@ -160,7 +160,7 @@ fn moving(
         HeadLearns::FromAll => (gradient.clone(), x.clone()),
         HeadLearns::FromTheLastExit => (last(gradient), last(x)),
     };
-    Some(gradient.transpose().matmul(x))
+    Some(matmul(gradient.transpose(), x))
 }
 
 /// The sums over positions of `[positions, exits]` each.

@@ -10,6 +10,15 @@ pub(crate) fn project(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     out
 }
 
+/// `a · b` of matrices without autodiff.
+pub(crate) fn matmul(a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
+    #[cfg(feature = "cube")]
+    if let Some(out) = crate::ops::cube::matmul(&a, &b) {
+        return out;
+    }
+    a.matmul(b)
+}
+
 fn product(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     #[cfg(feature = "flex")]
     if let Some(out) = crate::ops::flex::project(&x, &weight) {

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a test's way to fail
 
-use burn::tensor::{Device, Distribution, Tensor, TensorData};
+use burn::tensor::{DType, Device, Distribution, Tensor, TensorData};
 
 use soft_core::model::Score;
 
@@ -337,7 +337,7 @@ fn steps_of_adamw_agree() {
             both = both.map(|moving| {
                 let gradient = tensor(at.next().unwrap(), values);
                 let kept = gradient.clone();
-                let moved = step.apply(gradient, moving);
+                let (moved, _) = step.apply(gradient, moving, DType::F32);
                 let wanted = TensorData::from(values);
                 close(
                     &kept.into_data(),

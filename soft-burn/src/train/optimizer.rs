@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use burn::tensor::{DType as TensorDType, Device, FloatDType, Tensor, TensorData};
+use burn::tensor::{DType as TensorDType, Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use crate::dtype::{DType, to_f32};
@@ -52,10 +52,10 @@ impl Default for AdamWSettings {
 pub(crate) struct NamedGradients(BTreeMap<String, Tensor<1>>);
 
 impl NamedGradients {
+    /// Sums are in f32; a gradient alone keeps its type.
     pub fn add(&mut self, name: String, gradient: Tensor<1>) {
-        let gradient = to_f32(gradient);
         let sum = match self.0.remove(&name) {
-            Some(sum) => sum + gradient,
+            Some(sum) => to_f32(sum) + to_f32(gradient),
             None => gradient,
         };
         self.0.insert(name, sum);
@@ -79,7 +79,7 @@ impl NamedGradients {
         let differences = other.0.into_iter().map(|(name, theirs)| {
             let ours = self.0.remove(&name).map(|ours| ours.to_device(device));
             match ours {
-                Some(ours) => ours - theirs,
+                Some(ours) => to_f32(ours) - to_f32(theirs),
                 None => theirs,
             }
         });
@@ -172,20 +172,16 @@ impl AdamWSettings {
             decay: pace.decay,
             time: steps,
         };
-        let dtype = FloatDType::from(value.dtype());
-        let has_master = moments.master.is_some();
-        let moved = step.apply(
-            gradient,
-            Moving {
-                value: moments.master.unwrap_or(value),
-                first: moments.first,
-                second: moments.second,
-            },
-        );
-        let (value, master) = if has_master {
-            (moved.value.clone().cast(dtype), Some(moved.value))
-        } else {
-            (moved.value, None)
+        let dtype = value.dtype();
+        let moving = Moving {
+            value: moments.master.unwrap_or(value),
+            first: moments.first,
+            second: moments.second,
+        };
+        let (moved, rounded) = step.apply(gradient, moving, dtype);
+        let (value, master) = match rounded {
+            Some(rounded) => (rounded, Some(moved.value)),
+            None => (moved.value, None),
         };
         let moments = Moments {
             steps,

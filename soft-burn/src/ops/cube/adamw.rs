@@ -4,14 +4,23 @@ use burn::tensor::{DType, Tensor};
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
-use super::tensor::{UNITS, buffer, empty, own, sum_over_cube, tensor, units};
+use super::tensor::{UNITS, buffer, empty, own, storage, sum_over_cube, tensor, units};
 use crate::ops::adamw::step::{AdamWStep, Moving};
 
 impl AdamWStep {
-    /// Updates a parameter in f32; memory that is not shared is overwritten.
-    pub(crate) fn by_cube(&self, gradient: Tensor<1>, moving: Moving) -> Moving {
+    /// Updates a parameter in f32; memory that is not shared is overwritten. Also returns the
+    /// parameter rounded to `dtype`, if that is not f32.
+    pub(crate) fn by_cube(
+        &self,
+        gradient: Tensor<1>,
+        moving: Moving,
+        dtype: DType,
+    ) -> (Moving, Option<Tensor<1>>) {
         let gradient = buffer(gradient);
         let [value, first, second] = [moving.value, moving.first, moving.second].map(own);
+        let rounds = dtype != DType::F32;
+        let length = if rounds { value.meta.num_elements() } else { 1 };
+        let rounded = empty([length], dtype, &value);
         let (beta1, beta2) = (f64::from(self.beta1), f64::from(self.beta2));
         let time = self.time as f64;
         let (bias1, bias2) = (1.0 - beta1.powf(time), 1.0 - beta2.powf(time));
@@ -20,10 +29,11 @@ impl AdamWStep {
             &value.client,
             count,
             dim,
-            gradient.into_buffer_arg(),
+            gradient.clone().into_buffer_arg(),
             value.clone().into_buffer_arg(),
             first.clone().into_buffer_arg(),
             second.clone().into_buffer_arg(),
+            rounded.clone().into_buffer_arg(),
             self.scale as f32,
             self.beta1,
             self.beta2,
@@ -31,21 +41,26 @@ impl AdamWStep {
             (self.rate / bias1) as f32,
             (1.0 / bias2.sqrt()) as f32,
             (1.0 - self.rate * f64::from(self.decay)) as f32,
+            rounds,
+            storage(&gradient),
+            storage(&rounded),
         );
-        Moving {
+        let moving = Moving {
             value: tensor(value),
             first: tensor(first),
             second: tensor(second),
-        }
+        };
+        (moving, rounds.then(|| tensor(rounded)))
     }
 }
 
 #[cube(launch)]
-fn adamw(
-    gradient: &[f32],
+fn adamw<G: Float, W: Float>(
+    gradient: &[G],
     value: &mut [f32],
     first: &mut [f32],
     second: &mut [f32],
+    rounded: &mut [W],
     scale: f32,
     beta1: f32,
     beta2: f32,
@@ -53,33 +68,42 @@ fn adamw(
     rate: f32,
     root: f32,
     keep: f32,
+    #[comptime] rounds: bool,
+    #[define(G)] _gradient: ElemType,
+    #[define(W)] _rounded: ElemType,
 ) {
     if ABSOLUTE_POS >= value.len() {
         terminate!();
     }
-    let gradient = gradient[ABSOLUTE_POS] * scale;
+    let gradient = f32::cast_from(gradient[ABSOLUTE_POS]) * scale;
     let mean = beta1 * first[ABSOLUTE_POS] + (1.0f32 - beta1) * gradient;
     let square = beta2 * second[ABSOLUTE_POS] + (1.0f32 - beta2) * gradient * gradient;
     first[ABSOLUTE_POS] = mean;
     second[ABSOLUTE_POS] = square;
-    value[ABSOLUTE_POS] = value[ABSOLUTE_POS] * keep - rate * mean / (square.sqrt() * root + eps);
+    let moved = value[ABSOLUTE_POS] * keep - rate * mean / (square.sqrt() * root + eps);
+    value[ABSOLUTE_POS] = moved;
+    if rounds {
+        rounded[ABSOLUTE_POS] = W::cast_from(moved);
+    }
 }
 
 /// Most cubes that sum the squares of one tensor.
 const PARTS: usize = 128;
 
-/// The sum of squares of every tensor, `[tensors]`; all are in f32 on one device.
+/// The sum of squares of every tensor, `[tensors]`; all are on one device.
 pub(crate) fn sums_of_squares(tensors: &[&Tensor<1>], first: &Tensor<1>) -> Tensor<1> {
     let first = buffer(first.clone());
     let parts = empty([tensors.len(), PARTS], DType::F32, &first);
     for (index, one) in tensors.iter().enumerate() {
+        let one = buffer((*one).clone());
         squares::launch(
             &first.client,
             CubeCount::Static(PARTS as u32, 1, 1),
             CubeDim::new_1d(UNITS as u32),
-            buffer((*one).clone()).into_buffer_arg(),
+            one.clone().into_buffer_arg(),
             parts.clone().into_buffer_arg(),
             index as u32,
+            storage(&one),
         );
     }
     let sums = empty([tensors.len()], DType::F32, &first);
@@ -94,10 +118,11 @@ pub(crate) fn sums_of_squares(tensors: &[&Tensor<1>], first: &Tensor<1>) -> Tens
 }
 
 #[cube(launch)]
-fn squares(values: &[f32], parts: &mut [f32], index: u32) {
+fn squares<F: Float>(values: &[F], parts: &mut [f32], index: u32, #[define(F)] _values: ElemType) {
     let mut sum = 0.0f32;
     for at in range_stepped(ABSOLUTE_POS, values.len(), PARTS * UNITS) {
-        sum += values[at] * values[at];
+        let value = f32::cast_from(values[at]);
+        sum += value * value;
     }
     let sum = sum_over_cube(sum);
     if UNIT_POS == 0 {

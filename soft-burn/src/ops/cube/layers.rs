@@ -1,11 +1,13 @@
 //! Linear maps and SwiGLU.
 
 use burn::tensor::Tensor;
-use burn_cubecl::cubecl;
 use burn_cubecl::tensor::CubeTensor;
+use burn_cubecl::{Cube, cubecl};
 use cubecl::prelude::*;
 
-use super::tensor::{Kept, apply, empty_like, input, product, storage, transposed, units};
+use super::tensor::{
+    Kept, apply, empty_like, in_memory, input, product, same, storage, tensor, transposed, units,
+};
 
 /// `ops::linear::project`; the gradient of the weight comes in the weight's own layout.
 pub(crate) fn linear(x: &Tensor<2>, weight: &Tensor<2>) -> Option<Tensor<2>> {
@@ -13,6 +15,12 @@ pub(crate) fn linear(x: &Tensor<2>, weight: &Tensor<2>) -> Option<Tensor<2>> {
         let out = product(x.clone(), transposed(weight.clone()));
         (out, Linear { x, weight })
     })
+}
+
+/// `ops::linear::matmul`.
+pub(crate) fn matmul(a: &Tensor<2>, b: &Tensor<2>) -> Option<Tensor<2>> {
+    let [a, b] = [a, b].map(|matrix| matrix.clone().try_into_primitive::<Cube>().ok());
+    in_memory().then(|| Some(tensor(product(same(a?), same(b?)))))?
 }
 
 #[derive(Clone, Debug)]

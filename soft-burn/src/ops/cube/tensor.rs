@@ -12,6 +12,10 @@ use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{Cube, CubeBackend};
 use cubecl::prelude::*;
+use cubek::matmul::definition::{MatmulElems, MatmulGlobalElems};
+use cubek::matmul::launch::launch_ref;
+use cubek::matmul::multi_level;
+use cubek::std::InputBinding;
 
 use crate::ops::autograd::{self, Saved};
 
@@ -40,7 +44,7 @@ pub(crate) fn runs_on(device: &Device) -> bool {
         )
 }
 
-fn in_memory() -> bool {
+pub(super) fn in_memory() -> bool {
     TypeId::of::<FloatTensor<Cube>>() == TypeId::of::<CubeTensor>()
 }
 
@@ -155,9 +159,35 @@ pub(super) fn units(count: usize) -> (CubeCount, CubeDim) {
     (cubes(count.div_ceil(UNITS)), CubeDim::new_1d(UNITS as u32))
 }
 
-/// The matrix product of `[m, k]` and `[k, n]`.
+/// The matrix product of `[m, k]` and `[k, n]`. In f32 factors are not rounded to TF32, as Burn's
+/// choice of a kernel does on NVIDIA GPUs.
 pub(super) fn product(lhs: CubeTensor, rhs: CubeTensor) -> CubeTensor {
-    <CubeBackend as FloatTensorOps<CubeBackend>>::float_matmul(lhs, rhs)
+    if lhs.dtype != DType::F32 {
+        return <CubeBackend as FloatTensorOps<CubeBackend>>::float_matmul(lhs, rhs);
+    }
+    let ([m, _], [_, n]) = (lhs.meta.shape().dims(), rhs.meta.shape().dims());
+    let out = empty([m, n], DType::F32, &lhs);
+    let f32 = storage(&lhs);
+    let mut types = MatmulElems::from_globals(&MatmulGlobalElems {
+        lhs: f32,
+        rhs: f32,
+        out: f32,
+    });
+    let mut launch = |strategy: multi_level::Strategy| {
+        launch_ref(
+            &strategy.into(),
+            &out.client,
+            InputBinding::new(lhs.clone().binding(), f32),
+            InputBinding::new(rhs.clone().binding(), f32),
+            out.clone().binding(),
+            &mut types,
+        )
+    };
+    // The second takes any shape.
+    launch(multi_level::Strategy::SimpleUnit(Default::default()))
+        .or_else(|_| launch(multi_level::Strategy::Naive))
+        .unwrap_or_else(|refused| unreachable!("a product of matrices: {refused:?}"));
+    out
 }
 
 /// The transpose of a matrix, without moving it.
