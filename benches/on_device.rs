@@ -6,11 +6,12 @@
 //!     --shape llama2-7b --train lora
 //! ```
 //!
-//! `peers/on_device.py` does the same in PyTorch, `peers/libtorch` runs both. Weights are random,
+//! `peers/on_device.py` does the same in PyTorch, `peers/gpu` runs both. Weights are random,
 //! which does not change the time. For decoding they are so small that blocks hardly change the
 //! hidden state: every depth then predicts the same token, and every draft is accepted, so the
 //! speedup of speculation measured here is its upper bound.
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -56,8 +57,14 @@ struct Args {
     /// Answers per mode, after one to warm up
     #[arg(long, default_value_t = 3)]
     answers: usize,
+    /// Decoding modes to measure: those whose names begin with this [default: all]
+    #[arg(long, default_value = "")]
+    mode: String,
     #[command(flatten)]
     profile: ProfileArgs,
+    /// Folder of compiled kernels
+    #[arg(long)]
+    kernel_cache: Option<PathBuf>,
     /// What `cargo bench` passes
     #[arg(long, hide = true)]
     bench: bool,
@@ -115,7 +122,7 @@ impl Shape {
 fn main() -> Result<()> {
     let started = Instant::now();
     let args = Args::parse();
-    kernels::keep(None);
+    kernels::keep(args.kernel_cache.as_deref());
     let place = args.place.open()?;
     let name = args
         .shape
@@ -257,7 +264,10 @@ fn decoding(args: &Args, place: &Placement) -> Result<()> {
     ];
     let mut rows: Vec<Vec<String>> = Vec::new();
     let mut of_full = None;
-    for name in names {
+    for name in names
+        .into_iter()
+        .filter(|name| name.starts_with(&args.mode))
+    {
         let mut found = Vec::new();
         let (mut accepted, mut mean_depth) = (0.0, 0.0);
         for answer in 0..=args.answers {

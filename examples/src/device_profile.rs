@@ -95,12 +95,17 @@ impl ProfileLines {
     }
 }
 
-/// "370 launches of 40 kernels, 2 new; 1 read of 168 B, 6 uploads of 7288 B"
+/// "370 launches of 40 kernels, 2 new; 1 read of 168 B, 6 uploads of 7288 B", with several devices
+/// ", 96 B between devices"
 pub fn described(work: &DeviceWork) -> String {
     let compiled = work.compiled.map(|it| format!(" ({it} compiled)"));
     let plural = |count: u64| if count == 1 { "" } else { "s" };
+    let moved = match work.bytes_moved {
+        0 => String::new(),
+        bytes => format!(", {bytes} B between devices"),
+    };
     format!(
-        "{} launches of {} kernels, {} new{}; {} read{} of {} B, {} upload{} of {} B",
+        "{} launches of {} kernels, {} new{}; {} read{} of {} B, {} upload{} of {} B{moved}",
         work.launch_count(),
         work.kernels,
         work.new_kernels,

@@ -1,5 +1,5 @@
-//! Two compute servers on loopback share a run: losses and weights equal those of one device, and
-//! there is a clear error when one of them dies.
+//! Compute servers on loopback share a run: losses and weights equal those of one device, the bytes
+//! between them are those of the sharding, and there is a clear error when one of them dies.
 
 mod programs;
 
@@ -48,7 +48,7 @@ impl Drop for Server {
 fn finetune(data: &Path, out: &Path, devices: &str, steps: &str) -> Command {
     let mut command = programs::finetune(data, out);
     command.args(["--format", "jsonl", "--exits", "2,8", "--lr", "1e-3"]);
-    command.args(["--batch", "2", "--accumulation", "2", "--validation", "4"]);
+    command.args(["--batch", "1", "--accumulation", "4", "--validation", "4"]);
     command.args([
         "--steps",
         steps,
@@ -78,29 +78,57 @@ fn succeeded(output: Output) {
     assert!(output.status.success(), "{error}");
 }
 
+/// The bytes between devices at every step, as `--profile-device` prints them.
+fn bytes_between_devices(stderr: &[u8]) -> Vec<u64> {
+    let stderr = String::from_utf8_lossy(stderr);
+    let lines = stderr.lines().filter(|line| line.starts_with("step "));
+    let bytes = |line: &str| {
+        let (before, _) = line.split_once(" B between devices")?;
+        before.rsplit(' ').next()?.parse().ok()
+    };
+    lines.filter_map(bytes).collect()
+}
+
 #[test]
-fn two_servers_are_one_device_with_both_micro_batches() {
+fn servers_that_share_the_micro_batches_are_one_device() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("rows.jsonl");
     write_rows(&data);
-    let (one, two) = (folder.path().join("one"), folder.path().join("two"));
+    let one = folder.path().join("one");
     succeeded(finetune(&data, &one, "cpu", "6").output().unwrap());
-    let servers = [Server::start(), Server::start()];
-    let addresses = format!("{},{}", servers[0].address, servers[1].address);
-    succeeded(finetune(&data, &two, &addresses, "6").output().unwrap());
+    for number in [2, 4] {
+        let servers: Vec<_> = (0..number).map(|_| Server::start()).collect();
+        let addresses: Vec<_> = servers.iter().map(|it| it.address.clone()).collect();
+        let many = folder.path().join(format!("{number}"));
+        let mut run = finetune(&data, &many, &addresses.join(","), "6");
+        let output = run.arg("--profile-device").output().unwrap();
+        // Every gradient goes to the owner of its parameter and every weight from there; apart from
+        // these, two losses of every micro-batch.
+        let parameters = weights(&many).len() as u64;
+        let expected = 2 * (number - 1) * parameters * 4;
+        let steps = bytes_between_devices(&output.stderr);
+        succeeded(output);
+        assert_eq!(steps.len(), 6, "{number} devices");
+        for bytes in steps {
+            assert!(
+                (expected..=expected + 64).contains(&bytes),
+                "{bytes}, {expected}"
+            );
+        }
 
-    let (one_losses, two_losses) = (losses(&one), losses(&two));
-    assert_eq!(one_losses.len(), two_losses.len());
-    for (one, two) in one_losses.iter().zip(&two_losses) {
-        assert!((one - two).abs() < 1e-4 * one, "{one} and {two}");
+        let (one_losses, many_losses) = (losses(&one), losses(&many));
+        assert_eq!(one_losses.len(), many_losses.len());
+        for (one, many) in one_losses.iter().zip(&many_losses) {
+            assert!((one - many).abs() < 1e-4 * one, "{one} and {many}");
+        }
+        let worst = weights(&one).into_iter().zip(weights(&many));
+        let worst = worst
+            .map(|(one, many)| (one - many).abs())
+            .fold(0.0, f32::max);
+        // AdamW changes a weight by 1e-3 per step whatever the size of the gradient, and near 0
+        // rounding determines the sign.
+        assert!(worst < 1e-3, "{worst}");
     }
-    let worst = weights(&one).into_iter().zip(weights(&two));
-    let worst = worst
-        .map(|(one, two)| (one - two).abs())
-        .fold(0.0, f32::max);
-    // AdamW changes a weight by 1e-3 per step whatever the size of the gradient, and near 0
-    // rounding determines the sign.
-    assert!(worst < 1e-3, "{worst}");
 }
 
 #[test]

@@ -30,6 +30,8 @@ pub struct DeviceWork {
     pub uploads: u64,
     /// Bytes of them.
     pub bytes_uploaded: u64,
+    /// Bytes moved from one device to another, in training on several.
+    pub bytes_moved: u64,
 }
 
 impl DeviceWork {
@@ -73,6 +75,7 @@ impl DeviceProfile {
             bytes_read: transfers.bytes_read,
             uploads: transfers.uploads,
             bytes_uploaded: transfers.bytes_uploaded,
+            bytes_moved: transfers.bytes_moved,
             ..DeviceWork::default()
         };
         #[cfg(feature = "cube")]

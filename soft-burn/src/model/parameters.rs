@@ -95,6 +95,17 @@ pub(crate) fn named_tensors(model: &Llama) -> Result<Vec<NamedTensor>, Error> {
     Ok(tensors)
 }
 
+/// The value of every parameter, flattened and without autodiff, by its name in the model.
+pub(crate) fn flat_values(model: &Llama) -> BTreeMap<String, Tensor<1>> {
+    struct Values(BTreeMap<String, Tensor<1>>);
+    impl Visit for Values {
+        fn parameter<const D: usize>(&mut self, name: String, value: Tensor<D>) {
+            self.0.insert(name, flat_gradient(value.inner()));
+        }
+    }
+    visit(model, Values(BTreeMap::new())).0
+}
+
 /// The number of elements of every parameter, by its name in the model.
 pub(crate) fn lengths(model: &Llama) -> BTreeMap<String, usize> {
     struct Lengths(BTreeMap<String, usize>);

@@ -1,6 +1,6 @@
 //! Operations, each in tensor operations, which every backend runs, and with a kernel where there
-//! is one. CPU kernels are in `flex`, PyTorch's in `torch`. Independent of `model` and the modules
-//! above it.
+//! is one. CPU kernels are in `flex`, those in CubeCL in `cube`, PyTorch's in `torch`. Independent
+//! of `model` and the modules above it.
 
 pub(crate) mod adamw;
 pub(crate) mod attention;

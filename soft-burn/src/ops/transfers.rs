@@ -8,6 +8,7 @@ static READS: AtomicU64 = AtomicU64::new(0);
 static BYTES_READ: AtomicU64 = AtomicU64::new(0);
 static UPLOADS: AtomicU64 = AtomicU64::new(0);
 static BYTES_UPLOADED: AtomicU64 = AtomicU64::new(0);
+static BYTES_MOVED: AtomicU64 = AtomicU64::new(0);
 
 /// Transfers of this process.
 #[derive(Clone, Copy, Debug, Default)]
@@ -16,6 +17,8 @@ pub(crate) struct Transfers {
     pub bytes_read: u64,
     pub uploads: u64,
     pub bytes_uploaded: u64,
+    /// Between devices.
+    pub bytes_moved: u64,
 }
 
 impl Transfers {
@@ -26,6 +29,7 @@ impl Transfers {
             bytes_read: BYTES_READ.load(Relaxed),
             uploads: UPLOADS.load(Relaxed),
             bytes_uploaded: BYTES_UPLOADED.load(Relaxed),
+            bytes_moved: BYTES_MOVED.load(Relaxed),
         }
     }
 
@@ -36,6 +40,7 @@ impl Transfers {
             bytes_read: self.bytes_read - earlier.bytes_read,
             uploads: self.uploads - earlier.uploads,
             bytes_uploaded: self.bytes_uploaded - earlier.bytes_uploaded,
+            bytes_moved: self.bytes_moved - earlier.bytes_moved,
         }
     }
 }
@@ -46,6 +51,15 @@ pub(crate) fn read<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>, Tensor
     READS.fetch_add(1, Relaxed);
     BYTES_READ.fetch_add(size_of_val(values.as_slice()) as u64, Relaxed);
     Ok(values)
+}
+
+/// The tensor on `device`.
+pub(crate) fn moved<const D: usize>(tensor: Tensor<D>, device: &Device) -> Tensor<D> {
+    if tensor.device() != *device {
+        let bytes = tensor.shape().num_elements() * tensor.dtype().size();
+        BYTES_MOVED.fetch_add(bytes as u64, Relaxed);
+    }
+    tensor.to_device(device)
 }
 
 /// A tensor of these values in f32.
@@ -86,7 +100,7 @@ impl Numbers {
 
     pub fn to_device(self, device: &Device) -> Self {
         match self {
-            Self::Unread(tensor) => Self::Unread(tensor.to_device(device)),
+            Self::Unread(tensor) => Self::Unread(moved(tensor, device)),
             read => read,
         }
     }

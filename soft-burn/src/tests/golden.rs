@@ -211,7 +211,7 @@ fn differentiate(
 
 fn norm_of(gradients: &NamedGradients) -> f64 {
     let squares = read_all(vec![gradients.squares()]).unwrap().concat();
-    gradients.norm_from(&squares).unwrap()
+    gradients.sum_of(&squares).unwrap().sqrt()
 }
 
 fn backward(

@@ -2,16 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use burn::tensor::Device;
+use burn::tensor::TensorReadError;
 use soft_core::{Batch, Exit, MicroBatch};
 
 use crate::error::Error;
 use crate::model::llama::Llama;
 use crate::ops::head::unreadable;
-use crate::train::devices::spread;
+use crate::ops::transfers::{Numbers, moved, read_all};
 use crate::train::exit_sums::{UnreadSums, read_sums};
 use crate::train::objective::LossTerms;
 use crate::train::optimizer::NamedGradients;
+use crate::train::replicas::Replicas;
 use crate::train::settings::TrainSettings;
 use crate::train::training_pass::Skipping;
 
@@ -30,9 +31,10 @@ struct Unread {
 }
 
 pub(crate) struct Accumulated {
-    pub gradients: NamedGradients,
+    /// The gradients of the parameters of every owner, on its device.
+    pub gradients: Vec<NamedGradients>,
     /// The squared norm of each of them, in their order.
-    squares: Vec<f64>,
+    squares: Vec<Vec<f64>>,
     /// Sums of each exit that had a weight in a micro-batch.
     pub losses: BTreeMap<Exit, ExitTotal>,
     /// The loss that was differentiated.
@@ -47,31 +49,41 @@ pub(crate) struct ExitTotal {
     pub supervised: usize,
 }
 
-/// Summed losses and gradients of `jobs`, computed on the model's device and on `further` devices.
-/// Gradients and the differentiated loss are divided by `normalizer`.
+/// Summed losses and gradients of `jobs`, computed on all devices. Gradients and the differentiated
+/// loss are divided by `normalizer`.
 ///
 /// # Errors
 /// When a batch does not fit the model, a loss is not finite, or a device fails.
 pub(crate) fn accumulate(
-    model: &Llama,
-    further: &[Device],
+    replicas: &Replicas,
     jobs: &[Job],
     settings: &TrainSettings,
     normalizer: f64,
 ) -> Result<Accumulated, Error> {
-    let parts = spread(model, further, jobs, |model, jobs| {
+    let parts = replicas.spread(jobs, |model, jobs| {
         let mut sum = Unread::default();
         for job in jobs {
             sum.add_micro_batch(model, job, settings, normalizer)?;
         }
         Ok(sum)
     })?;
-    let home = model.device().inner();
-    let sum = parts
-        .into_iter()
-        .reduce(|sum, part| sum.joined(part, &home));
+    let home = replicas.model().device().inner();
+    let mut losses = Vec::new();
+    let mut gradients: Vec<_> = replicas
+        .models()
+        .iter()
+        .map(|_| Default::default())
+        .collect();
+    for part in parts {
+        losses.extend(part.losses.into_iter().map(|sums| sums.to_device(&home)));
+        for (name, gradient) in part.gradients.into_named() {
+            let owner: &mut NamedGradients = &mut gradients[replicas.owner(&name)];
+            let gradient = moved(gradient, &replicas.device_of_owner(&name));
+            owner.add(name, gradient);
+        }
+    }
     let step = jobs.first().map_or(0, |job| job.at.step);
-    sum.unwrap_or_default().read(step)
+    Accumulated::read(losses, gradients, step)
 }
 
 impl Unread {
@@ -99,19 +111,20 @@ impl Unread {
         self.losses.extend(losses);
         Ok(())
     }
+}
 
-    /// Adds the results of another device, which move to `home`.
-    fn joined(mut self, other: Self, home: &Device) -> Self {
-        self.gradients.add_from(other.gradients, home);
-        let losses = other.losses.into_iter();
-        self.losses.extend(losses.map(|sums| sums.to_device(home)));
-        self
-    }
-
-    /// Reads losses and norms from the device.
-    fn read(self, step: u64) -> Result<Accumulated, Error> {
-        let squares = self.gradients.squares();
-        let (sums, squares) = read_sums(self.losses, squares).map_err(unreadable)?;
+impl Accumulated {
+    /// Reads losses and norms, once from every device.
+    fn read(
+        losses: Vec<UnreadSums>,
+        gradients: Vec<NamedGradients>,
+        step: u64,
+    ) -> Result<Self, Error> {
+        let mut squares = gradients.iter().map(NamedGradients::squares);
+        let first = squares.next().unwrap_or_else(Numbers::none);
+        let (sums, first) = read_sums(losses, first).map_err(unreadable)?;
+        let others = squares.map(|squares| Ok(read_all(vec![squares])?.concat()));
+        let others = others.collect::<Result<Vec<_>, _>>().map_err(unread)?;
         let mut losses: BTreeMap<_, ExitTotal> = BTreeMap::new();
         for sum in &sums {
             let total = losses.entry(sum.exit).or_default();
@@ -119,20 +132,26 @@ impl Unread {
             total.divergence += finite(sum.divergence, sum.exit, step)?;
             total.supervised += sum.targets;
         }
-        Ok(Accumulated {
-            gradients: self.gradients,
-            squares,
+        Ok(Self {
+            gradients,
+            squares: std::iter::once(first).chain(others).collect(),
             losses,
             total: sums.iter().map(|sum| sum.weighed).sum(),
         })
     }
-}
 
-impl Accumulated {
     /// The global L2 norm of the gradients; as an error, the name of the first that is not finite.
     pub fn gradient_norm(&self) -> Result<f64, String> {
-        self.gradients.norm_from(&self.squares)
+        let mut sum = 0.0;
+        for (gradients, squares) in self.gradients.iter().zip(&self.squares) {
+            sum += gradients.sum_of(squares)?;
+        }
+        Ok(sum.sqrt())
     }
+}
+
+fn unread(source: TensorReadError) -> Error {
+    unreadable(source)
 }
 
 pub(crate) fn finite(loss: f64, exit: Exit, step: u64) -> Result<f64, Error> {

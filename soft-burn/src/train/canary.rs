@@ -13,6 +13,7 @@ use crate::error::Error;
 use crate::model::llama::Llama;
 use crate::model::parameters::map_parameters;
 use crate::train::accumulation::{Accumulated, ExitTotal, Job, accumulate};
+use crate::train::replicas::Replicas;
 use crate::train::settings::TrainSettings;
 
 /// Largest relative differences of losses and of gradients. In f32 a device may round the factors
@@ -44,16 +45,14 @@ impl Canary {
     /// As [`check`].
     pub fn watch(
         &mut self,
-        model: &Llama,
-        further: &[Device],
+        replicas: &Replicas,
         jobs: &[Job],
         settings: &TrainSettings,
     ) -> Result<(), Error> {
         let due = |job: &Job| !self.begun || job.at.step.is_multiple_of(self.every);
         if let Some(job) = jobs.first().filter(|job| due(job)) {
-            check(model, job, settings)?;
-            for device in further {
-                check(&model.clone().fork(device), job, settings)?;
+            for model in replicas.models() {
+                check(model, job, settings)?;
             }
             self.begun = true;
         }
@@ -76,7 +75,10 @@ fn check(model: &Llama, job: &Job, settings: &TrainSettings) -> Result<(), Error
         weights: job.weights.clone(),
     }];
     let normalizer = batch.supervised_tokens() as f64;
-    let run = |model: &Llama| accumulate(model, &[], &job, settings, normalizer);
+    let run = |model: &Llama| {
+        let alone = Replicas::alone(model.clone());
+        accumulate(&alone, &job, settings, normalizer)
+    };
     let found = run(model);
     let cpu = device("cpu")?;
     let reference = map_parameters(model.clone().fork(&cpu), |_, _, values| to_f32(values));
@@ -127,7 +129,10 @@ impl Comparison {
         let Ok(norm) = expected.gradient_norm() else {
             return Ok(());
         };
-        let distance = found.gradients.distance(expected.gradients, cpu);
+        // Both are of one device.
+        let distances = found.gradients.into_iter().zip(expected.gradients);
+        let distances = distances.map(|(found, expected)| found.distance(expected, cpu));
+        let distance = distances.sum::<f64>();
         // NaN is not near.
         let near = distance <= of_gradients * norm + FLOOR;
         if near {

@@ -67,11 +67,9 @@ impl NamedGradients {
         }
     }
 
-    /// Adds gradients that another device computed.
-    pub fn add_from(&mut self, other: Self, home: &Device) {
-        for (name, gradient) in other.0 {
-            self.add(name, gradient.to_device(home));
-        }
+    /// The gradients, in the order of their names.
+    pub fn into_named(self) -> impl Iterator<Item = (String, Tensor<1>)> {
+        self.0.into_iter()
     }
 
     /// The L2 norm of the difference from `other`, which lives on `device`.
@@ -93,18 +91,17 @@ impl NamedGradients {
         squares(&self.0.values().collect::<Vec<_>>())
     }
 
-    /// The global L2 norm from those of the gradients; as an error, the name of the first that is
+    /// The sum of the squared norms of the gradients; as an error, the name of the first that is
     /// not finite.
-    pub fn norm_from(&self, squares: &[f64]) -> Result<f64, String> {
+    pub fn sum_of(&self, squares: &[f64]) -> Result<f64, String> {
         let mut named = self.0.keys().zip(squares);
         match named.find(|(_, squares)| !squares.is_finite()) {
             Some((name, _)) => Err(name.clone()),
-            None => Ok(squares.iter().sum::<f64>().sqrt()),
+            None => Ok(squares.iter().sum()),
         }
     }
 
     /// The parameters that have a gradient.
-    #[cfg(test)]
     pub fn names(&self) -> Vec<String> {
         self.0.keys().cloned().collect()
     }
@@ -234,6 +231,22 @@ impl NamedAdamW {
             self.moments.insert(name.to_owned(), moments);
             value
         })
+    }
+
+    /// Moves the state of every parameter to the device that `place` gives for its name.
+    pub fn place(&mut self, place: impl Fn(&str) -> Device) {
+        let moments = std::mem::take(&mut self.moments).into_iter();
+        let moved = moments.map(|(name, moments)| {
+            let device = place(&name);
+            let placed = Moments {
+                steps: moments.steps,
+                first: moments.first.to_device(&device),
+                second: moments.second.to_device(&device),
+                master: moments.master.map(|master| master.to_device(&device)),
+            };
+            (name, placed)
+        });
+        self.moments = moved.collect();
     }
 
     /// Writes the moments with PyTorch's names.

@@ -24,6 +24,7 @@ use crate::train::accumulation::{ExitTotal, Job, accumulate, finite};
 use crate::train::canary::Canary;
 use crate::train::optimizer::NamedAdamW;
 use crate::train::refusal::refuse;
+use crate::train::replicas::Replicas;
 use crate::train::setting_checks::check_weights;
 use crate::train::settings::TrainSettings;
 use crate::train::trained_parts::fitted;
@@ -66,13 +67,11 @@ pub struct StepReport {
 /// Model, optimizer and settings of one run.
 #[derive(Debug)]
 pub struct Trainer {
-    model: Llama,
+    replicas: Replicas,
     optimizer: NamedAdamW,
     settings: TrainSettings,
     schedule: WeightSchedule,
     steps_done: u64,
-    /// Devices in addition to the model's own that compute a share of every step.
-    further: Vec<Device>,
     canary: Option<Canary>,
 }
 
@@ -117,12 +116,11 @@ impl Trainer {
             Some(_) => None,
         };
         Ok(Self {
-            model,
+            replicas: Replicas::alone(model),
             optimizer,
             settings,
             schedule: WeightSchedule(schedule),
             steps_done,
-            further: Vec::new(),
             canary: None,
         })
     }
@@ -154,7 +152,9 @@ impl Trainer {
         further
             .iter()
             .try_for_each(|device| check_supported(weights, device))?;
-        self.further = further;
+        self.replicas = self.replicas.with_devices(&further)?;
+        let replicas = &self.replicas;
+        self.optimizer.place(|name| replicas.device_of_owner(name));
         Ok(self)
     }
 
@@ -167,7 +167,7 @@ impl Trainer {
 
     /// The model in training.
     pub fn model(&self) -> &Llama {
-        &self.model
+        self.replicas.model()
     }
 
     /// The model without autodiff, in f32 and with an adapter merged, for evaluation and saving.
@@ -177,7 +177,7 @@ impl Trainer {
 
     /// The model without autodiff, in f32 and with an adapter unmerged.
     pub(crate) fn snapshot(&self) -> Llama {
-        self.model.valid().with_weights(DType::F32)
+        self.model().valid().with_weights(DType::F32)
     }
 
     /// The settings of the run.
@@ -193,14 +193,15 @@ impl Trainer {
     /// Checks that the model can be written: it was not lost, and its weights are finite.
     pub(crate) fn check_weights(&self) -> Result<(), Error> {
         let (step, checkpoint) = (self.steps_done, None);
-        if self.model.model.layers.len() != self.model.config().n_layers {
+        let model = self.model();
+        if model.model.layers.len() != model.config().n_layers {
             return Err(Error::DeviceLost {
-                device: format!("{:?}", self.model.device()),
+                device: format!("{:?}", model.device()),
                 reason: "the model went with it".to_owned(),
                 checkpoint,
             });
         }
-        match not_finite(&self.model) {
+        match not_finite(model) {
             None => Ok(()),
             Some(tensor) => Err(Error::WeightsNotFinite {
                 step,
@@ -235,7 +236,7 @@ impl Trainer {
         if supervised == 0 {
             return Err(Error::NothingToLearn { step });
         }
-        let home = self.model.device();
+        let home = self.model().device();
         let moved = guarded(&home, || {
             let moved = self.moved(&batches, supervised)?;
             // Waits for the device, so that the reported time covers all work.
@@ -279,20 +280,19 @@ impl Trainer {
             Ok::<_, Error>(Job { at, batch, weights })
         };
         let jobs = jobs.map(job).collect::<Result<Vec<_>, _>>()?;
-        let (further, settings) = (&self.further, &self.settings);
+        let (replicas, settings) = (&self.replicas, &self.settings);
         if let Some(canary) = &mut self.canary {
-            canary.watch(&self.model, further, &jobs, settings)?;
+            canary.watch(replicas, &jobs, settings)?;
         }
-        let found = accumulate(&self.model, further, &jobs, settings, supervised as f64)?;
+        let found = accumulate(replicas, &jobs, settings, supervised as f64)?;
         let norm = found.gradient_norm();
         let gradient_norm =
             norm.map_err(|tensor| self.bad_gradient(step, tensor, &found.losses))?;
         let learning_rate = self.settings.schedule.rate(step, self.settings.steps);
-        // Moved instead of cloned: weights are updated in place only if they are not shared.
-        let placeholder = self.model.placeholder();
-        let model = std::mem::replace(&mut self.model, placeholder);
-        let optimizer = &mut self.optimizer;
-        self.model = optimizer.step(model, found.gradients, gradient_norm, learning_rate);
+        let (replicas, optimizer) = (&mut self.replicas, &mut self.optimizer);
+        replicas.update(found.gradients, |model, gradients| {
+            optimizer.step(model, gradients, gradient_norm, learning_rate)
+        })?;
         Ok(StepOutcome {
             losses: found.losses,
             total: found.total,

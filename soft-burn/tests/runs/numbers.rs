@@ -46,6 +46,28 @@ fn several_devices_are_one_with_a_larger_batch() {
     }
 }
 
+/// A stopped run goes on with the state of the optimizer on the devices that own it.
+#[test]
+fn two_devices_resume_to_the_bit() {
+    let soft = Site::new().settings(MethodName::Soft);
+    let lora = edited(soft.clone(), |train| train.lora = Some(Lora::new(2))).unwrap();
+    for settings in [soft, lora] {
+        let site = Site::new();
+        let settings = || RunSettings {
+            base: site.path("base"),
+            ..settings.clone()
+        };
+        let on_two = |run: Run<Counting>| run.with_devices(vec![test_device()]).unwrap();
+        finish(on_two(site.start("whole", settings()).unwrap()));
+        let mut run = on_two(site.start("stopped", settings()).unwrap());
+        draw(&mut run, 4);
+        run.checkpoint().unwrap();
+        drop(run);
+        finish(on_two(site.resume("stopped", settings()).unwrap()));
+        assert_eq!(outcome(&site.path("stopped")), outcome(&site.path("whole")));
+    }
+}
+
 fn rows_of(batch: &Batch) -> Vec<Example> {
     batch
         .row_tokens()

@@ -11,9 +11,13 @@ use super::tensor::{
 
 /// `ops::linear::project`; the gradient of the weight comes in the weight's own layout.
 pub(crate) fn linear(x: &Tensor<2>, weight: &Tensor<2>) -> Option<Tensor<2>> {
-    apply([input(x)?, input(weight)?], |[x, weight], _| {
+    apply([input(x)?, input(weight)?], |[x, weight], learns| {
         let out = product(x.clone(), transposed(weight.clone()));
-        (out, Linear { x, weight })
+        let kept = Linear {
+            x: learns[1].then_some(x),
+            weight: learns[0].then_some(weight),
+        };
+        (out, kept)
     })
 }
 
@@ -25,16 +29,18 @@ pub(crate) fn matmul(a: &Tensor<2>, b: &Tensor<2>) -> Option<Tensor<2>> {
 
 #[derive(Clone, Debug)]
 struct Linear {
-    x: CubeTensor,
-    weight: CubeTensor,
+    /// If the weight learns.
+    x: Option<CubeTensor>,
+    /// If the states do.
+    weight: Option<CubeTensor>,
 }
 
 impl Kept<2> for Linear {
     fn gradients(self, gradient: CubeTensor, wanted: [bool; 2]) -> [Option<CubeTensor>; 2] {
-        let Self { x, weight } = self;
-        let of_weight = wanted[1].then(|| product(transposed(gradient.clone()), x));
-        let of_x = wanted[0].then(|| product(gradient, weight));
-        [of_x, of_weight]
+        let of_weight = self.x.filter(|_| wanted[1]);
+        let of_weight = of_weight.map(|x| product(transposed(gradient.clone()), x));
+        let of_x = self.weight.filter(|_| wanted[0]);
+        [of_x.map(|weight| product(gradient, weight)), of_weight]
     }
 }
 
