@@ -142,11 +142,12 @@ impl Trainer {
         Ok(self)
     }
 
-    /// Computes a share of every step's micro-batches on `further` devices. Accumulate at least as
-    /// many micro-batches as there are devices. Results equal those of one device up to rounding.
+    /// Computes a share of every step's micro-batches on `further` devices, and updates a share of
+    /// the parameters there. Accumulate at least as many micro-batches as there are devices. Results
+    /// equal those of one device up to rounding.
     ///
     /// # Errors
-    /// When a device does not support the number type of the weights.
+    /// When a device does not support the number type of the weights, or fails.
     pub fn with_devices(mut self, further: Vec<Device>) -> Result<Self, Error> {
         let weights = self.settings.dtype;
         further
