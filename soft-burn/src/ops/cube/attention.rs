@@ -11,6 +11,7 @@ use cubecl::prelude::*;
 
 use super::ragged::Ragged;
 use super::tensor::{empty, empty_like, storage};
+use super::tile::{Shape, add_products, dot, lines, load, row_of_pass, scores, store, zeros};
 use crate::ops::attention::Heads;
 
 /// Keys and values that a pass attends to.
@@ -50,39 +51,6 @@ pub(super) struct Attended {
     pub log_sums: CubeTensor,
 }
 
-/// The sizes a kernel is compiled for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Shape {
-    pub q_heads: usize,
-    pub k_heads: usize,
-    pub dim: usize,
-    /// Queries, and keys, of a tile.
-    pub tile: usize,
-    /// Units along each axis of a tile.
-    pub side: usize,
-}
-
-impl Shape {
-    /// The largest tile for which `matrices` of `[tile, head_dim]` and two of scores fit.
-    pub fn new(heads: Heads, matrices: usize, client: &cubecl::client::Client) -> Self {
-        let most = client.properties().hardware.max_shared_memory_size;
-        let bytes = |tile: usize| 4 * tile * (matrices * (heads.dim + 1) + 2 * (tile + 1));
-        let tile = [32, 16, 8].into_iter().find(|&tile| bytes(tile) <= most);
-        let tile = tile.unwrap_or(4);
-        Self {
-            q_heads: heads.query,
-            k_heads: heads.key_value,
-            dim: heads.dim,
-            tile,
-            side: tile.min(16),
-        }
-    }
-
-    pub fn cube(&self) -> CubeDim {
-        CubeDim::new_2d(self.side as u32, self.side as u32)
-    }
-}
-
 /// Attention of rotated queries `[states, n_heads · head_dim]`.
 pub(super) fn attend(rows: &Ragged, q: &CubeTensor, keys: Keys, heads: Heads) -> Attended {
     let shape = Shape::new(heads, 2, &q.client);
@@ -117,7 +85,7 @@ pub(super) fn attend(rows: &Ragged, q: &CubeTensor, keys: Keys, heads: Heads) ->
 }
 
 /// A score of a key that a query does not attend to: its exponential is 0 beside any other.
-pub(super) const UNSEEN: f32 = -1e30;
+const UNSEEN: f32 = -1e30;
 
 #[cube(launch)]
 fn flash<F: Float, I: Int>(
@@ -144,53 +112,44 @@ fn flash<F: Float, I: Int>(
         side,
     } = shape;
     let per_unit = comptime!(tile / side);
-    let columns = comptime!(dim.div_ceil(side));
-    let row = CUBE_POS_Z as usize;
-    let rows = CUBE_COUNT_Z as usize;
-    let head = CUBE_POS_Y as usize;
-    let first = usize::cast_from(layout[row]);
-    let count = usize::cast_from(layout[row + 1]) - first;
-    let start = usize::cast_from(layout[rows + 1 + row]);
+    let row = row_of_pass::<I>(layout);
     let from = CUBE_POS_X as usize * tile;
-    if from >= count {
+    if from >= row.count {
         terminate!();
     }
-    let key_head = head / comptime!(q_heads / k_heads);
+    let head = CUBE_POS_Y as usize;
     let (unit_x, unit_y) = (UNIT_POS_X as usize, UNIT_POS_Y as usize);
     let key_stride = key_stride as usize;
-    let mut first_key = key_head * head_stride as usize;
+    let mut first_key = head / comptime!(q_heads / k_heads) * head_stride as usize;
     if stored {
-        first_key += row * row_stride as usize;
+        first_key += CUBE_POS_Z as usize * row_stride as usize;
     } else {
-        first_key += first * key_stride;
+        first_key += row.first * key_stride;
     }
+    let first_query = ((row.first + from) * q_heads + head) * dim;
+    let queries_left = row.count - from;
 
-    let mut queries = Shared::<[f32]>::new_slice(comptime!(tile * (dim + 1)));
-    let mut held = Shared::<[f32]>::new_slice(comptime!(tile * (dim + 1)));
-    let mut scores = Shared::<[f32]>::new_slice(comptime!(tile * (tile + 1)));
-    let mut sums = Array::<f32>::new(per_unit);
+    let mut queries = lines(shape);
+    let mut held = lines(shape);
+    let mut shares = scores(shape);
+    let mut mixed = zeros(shape);
     let mut maxima = Array::<f32>::new(per_unit);
-    let mut mixed = Array::<f32>::new(comptime!(per_unit * columns));
+    let mut sums = Array::<f32>::new(per_unit);
     #[unroll]
     for i in 0..per_unit {
-        sums[i] = 0.0f32;
         maxima[i] = f32::new(UNSEEN);
-        #[unroll]
-        for c in 0..columns {
-            mixed[i * columns + c] = 0.0f32;
-        }
+        sums[i] = 0.0f32;
     }
-    let first_query = ((first + from) * q_heads + head) * dim;
     load(
         q,
         first_query,
         q_heads * dim,
-        count - from,
+        queries_left,
         &mut queries,
         shape,
     );
 
-    let seen = start + min(from + tile, count);
+    let seen = row.start + min(from + tile, row.count);
     let mut key = 0usize;
     while key < seen {
         load(
@@ -208,10 +167,10 @@ fn flash<F: Float, I: Int>(
             for j in 0..per_unit {
                 let (y, x) = (unit_y + i * side, unit_x + j * side);
                 let mut score = f32::new(UNSEEN);
-                if key + x <= start + from + y {
+                if key + x <= row.start + from + y {
                     score = dot(&queries, y, &held, x, dim) * scale;
                 }
-                scores[y * (tile + 1) + x] = score;
+                shares[y * (tile + 1) + x] = score;
             }
         }
         sync_cube();
@@ -223,21 +182,20 @@ fn flash<F: Float, I: Int>(
             &mut held,
             shape,
         );
-        // The maximum of each of the unit's queries, found by every unit of the query.
+        // Every unit of a query finds its maximum.
         #[unroll]
         for i in 0..per_unit {
-            let y = unit_y + i * side;
             let before = maxima[i];
             let mut highest = before;
             for x in 0..tile {
-                highest = max(highest, scores[y * (tile + 1) + x]);
+                highest = max(highest, shares[(unit_y + i * side) * (tile + 1) + x]);
             }
             maxima[i] = highest;
             let shrink = (before - highest).exp();
             sums[i] *= shrink;
             #[unroll]
-            for c in 0..columns {
-                mixed[i * columns + c] *= shrink;
+            for c in 0..comptime!(dim.div_ceil(side)) {
+                mixed[i * comptime!(dim.div_ceil(side)) + c] *= shrink;
             }
         }
         sync_cube();
@@ -246,84 +204,37 @@ fn flash<F: Float, I: Int>(
             #[unroll]
             for j in 0..per_unit {
                 let at = (unit_y + i * side) * (tile + 1) + unit_x + j * side;
-                let exponential = (scores[at] - maxima[i]).exp();
-                scores[at] = exponential;
+                shares[at] = (shares[at] - maxima[i]).exp();
             }
         }
         sync_cube();
         #[unroll]
         for i in 0..per_unit {
-            let y = unit_y + i * side;
             for x in 0..tile {
-                let share = scores[y * (tile + 1) + x];
-                sums[i] += share;
-                #[unroll]
-                for c in 0..columns {
-                    let column = unit_x + c * side;
-                    if column < dim {
-                        mixed[i * columns + c] += share * held[x * (dim + 1) + column];
-                    }
-                }
+                sums[i] += shares[(unit_y + i * side) * (tile + 1) + x];
             }
         }
+        add_products(&shares, &held, &mut mixed, false, shape);
         sync_cube();
         key += tile;
     }
 
     #[unroll]
     for i in 0..per_unit {
-        let y = from + unit_y + i * side;
-        if y < count {
-            let state = first + y;
-            #[unroll]
-            for c in 0..columns {
-                let column = unit_x + c * side;
-                if column < dim {
-                    let value = mixed[i * columns + c] / sums[i];
-                    out[(state * q_heads + head) * dim + column] = F::cast_from(value);
-                }
-            }
-            if unit_x == 0 {
-                log_sums[state * q_heads + head] = maxima[i] + sums[i].ln();
-            }
+        let y = unit_y + i * side;
+        if unit_x == 0 && y < queries_left {
+            let at = (row.first + from + y) * q_heads + head;
+            log_sums[at] = maxima[i] + sums[i].ln();
         }
+        sums[i] = 1.0f32 / sums[i];
     }
-}
-
-/// Copies `rows` lines of `dim` values, `stride` apart, into a tile; zeros below them.
-#[cube]
-pub(super) fn load<F: Float>(
-    values: &[F],
-    first: usize,
-    stride: usize,
-    rows: usize,
-    tile: &mut Shared<[f32]>,
-    #[comptime] shape: Shape,
-) {
-    let units = comptime!(shape.side * shape.side);
-    for at in range_stepped(UNIT_POS as usize, comptime!(shape.tile * shape.dim), units) {
-        let (row, column) = (at / shape.dim, at % shape.dim);
-        let mut value = 0.0f32;
-        if row < rows {
-            value = f32::cast_from(values[first + row * stride + column]);
-        }
-        tile[row * comptime!(shape.dim + 1) + column] = value;
-    }
-}
-
-/// The dot product of two lines of tiles.
-#[cube]
-pub(super) fn dot(
-    a: &Shared<[f32]>,
-    row_of_a: usize,
-    b: &Shared<[f32]>,
-    row_of_b: usize,
-    #[comptime] dim: usize,
-) -> f32 {
-    let (a_first, b_first) = (row_of_a * comptime!(dim + 1), row_of_b * comptime!(dim + 1));
-    let mut sum = 0.0f32;
-    for i in 0..dim {
-        sum += a[a_first + i] * b[b_first + i];
-    }
-    sum
+    store(
+        &mixed,
+        &sums,
+        out,
+        first_query,
+        q_heads * dim,
+        queries_left,
+        shape,
+    );
 }

@@ -9,9 +9,10 @@ use burn_cubecl::cubecl;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::attention::{Attended, Shape, dot, load};
+use super::attention::Attended;
 use super::ragged::Ragged;
 use super::tensor::{empty, empty_like, storage};
+use super::tile::{Shape, add_products, dot, lines, load, row_of_pass, scores, store, zeros};
 use crate::ops::attention::Heads;
 
 /// The gradients of rotated queries and keys and of values, from that of the output.
@@ -99,50 +100,39 @@ fn gradient_of_queries<F: Float, I: Int>(
         side,
     } = shape;
     let per_unit = comptime!(tile / side);
-    let columns = comptime!(dim.div_ceil(side));
-    let row = CUBE_POS_Z as usize;
-    let head = CUBE_POS_Y as usize;
-    let first = usize::cast_from(layout[row]);
-    let count = usize::cast_from(layout[row + 1]) - first;
+    let row = row_of_pass::<I>(layout);
     let from = CUBE_POS_X as usize * tile;
-    if from >= count {
+    if from >= row.count {
         terminate!();
     }
+    let head = CUBE_POS_Y as usize;
     let key_head = head / comptime!(q_heads / k_heads);
     let (unit_x, unit_y) = (UNIT_POS_X as usize, UNIT_POS_Y as usize);
     let (q_stride, k_stride) = (q_heads * dim, k_heads * dim);
+    let first_query = ((row.first + from) * q_heads + head) * dim;
+    let left = row.count - from;
 
-    let mut queries = Shared::<[f32]>::new_slice(comptime!(tile * (dim + 1)));
-    let mut arriving = Shared::<[f32]>::new_slice(comptime!(tile * (dim + 1)));
-    let mut keys = Shared::<[f32]>::new_slice(comptime!(tile * (dim + 1)));
-    let mut values = Shared::<[f32]>::new_slice(comptime!(tile * (dim + 1)));
-    let mut scores = Shared::<[f32]>::new_slice(comptime!(tile * (tile + 1)));
-    let mut found = Array::<f32>::new(comptime!(per_unit * columns));
-    #[unroll]
-    for i in 0..comptime!(per_unit * columns) {
-        found[i] = 0.0f32;
-    }
-    let first_query = ((first + from) * q_heads + head) * dim;
-    load(q, first_query, q_stride, count - from, &mut queries, shape);
-    load(
-        gradient,
-        first_query,
-        q_stride,
-        count - from,
-        &mut arriving,
-        shape,
-    );
-    load(out, first_query, q_stride, count - from, &mut values, shape);
+    let mut queries = lines(shape);
+    let mut arriving = lines(shape);
+    let mut keys = lines(shape);
+    let mut values = lines(shape);
+    let mut of_scores = scores(shape);
+    let mut found = zeros(shape);
+    load(q, first_query, q_stride, left, &mut queries, shape);
+    load(gradient, first_query, q_stride, left, &mut arriving, shape);
+    load(out, first_query, q_stride, left, &mut values, shape);
     sync_cube();
     let mut delta = Array::<f32>::new(per_unit);
     let mut log_sum = Array::<f32>::new(per_unit);
+    let mut ones = Array::<f32>::new(per_unit);
     #[unroll]
     for i in 0..per_unit {
         let y = unit_y + i * side;
+        ones[i] = 1.0f32;
         delta[i] = dot(&arriving, y, &values, y, dim);
         log_sum[i] = 0.0f32;
-        if from + y < count {
-            let at = (first + from + y) * q_heads + head;
+        if y < left {
+            let at = (row.first + from + y) * q_heads + head;
             log_sum[i] = log_sums[at];
             if unit_x == 0 {
                 deltas[at] = delta[i];
@@ -151,10 +141,10 @@ fn gradient_of_queries<F: Float, I: Int>(
     }
     sync_cube();
 
-    let seen = min(from + tile, count);
+    let seen = min(from + tile, row.count);
     let mut key = 0usize;
     while key < seen {
-        let first_key = ((first + key) * k_heads + key_head) * dim;
+        let first_key = ((row.first + key) * k_heads + key_head) * dim;
         load(k, first_key, k_stride, seen - key, &mut keys, shape);
         load(v, first_key, k_stride, seen - key, &mut values, shape);
         sync_cube();
@@ -170,41 +160,15 @@ fn gradient_of_queries<F: Float, I: Int>(
                     let into_share = dot(&arriving, y, &values, x, dim);
                     of_score = share * (into_share - delta[i]) * scale;
                 }
-                scores[y * (tile + 1) + x] = of_score;
+                of_scores[y * (tile + 1) + x] = of_score;
             }
         }
         sync_cube();
-        #[unroll]
-        for i in 0..per_unit {
-            let y = unit_y + i * side;
-            for x in 0..tile {
-                let of_score = scores[y * (tile + 1) + x];
-                #[unroll]
-                for c in 0..columns {
-                    let column = unit_x + c * side;
-                    if column < dim {
-                        found[i * columns + c] += of_score * keys[x * (dim + 1) + column];
-                    }
-                }
-            }
-        }
+        add_products(&of_scores, &keys, &mut found, false, shape);
         sync_cube();
         key += tile;
     }
-    #[unroll]
-    for i in 0..per_unit {
-        let y = from + unit_y + i * side;
-        if y < count {
-            #[unroll]
-            for c in 0..columns {
-                let column = unit_x + c * side;
-                if column < dim {
-                    let at = ((first + y) * q_heads + head) * dim + column;
-                    of_q[at] = F::cast_from(found[i * columns + c]);
-                }
-            }
-        }
-    }
+    store(&found, &ones, of_q, first_query, q_stride, left, shape);
 }
 
 /// The gradients of a tile of keys and values, over all queries of the heads that share them.
@@ -232,46 +196,51 @@ fn gradients_of_keys<F: Float, I: Int>(
         side,
     } = shape;
     let per_unit = comptime!(tile / side);
-    let columns = comptime!(dim.div_ceil(side));
-    let row = CUBE_POS_Z as usize;
-    let key_head = CUBE_POS_Y as usize;
-    let first = usize::cast_from(layout[row]);
-    let count = usize::cast_from(layout[row + 1]) - first;
+    let row = row_of_pass::<I>(layout);
     let from = CUBE_POS_X as usize * tile;
-    if from >= count {
+    if from >= row.count {
         terminate!();
     }
+    let key_head = CUBE_POS_Y as usize;
     let (unit_x, unit_y) = (UNIT_POS_X as usize, UNIT_POS_Y as usize);
     let (q_stride, k_stride) = (q_heads * dim, k_heads * dim);
+    let first_key = ((row.first + from) * k_heads + key_head) * dim;
+    let left = row.count - from;
 
-    let mut queries = Shared::<[f32]>::new_slice(comptime!(tile * (dim + 1)));
-    let mut arriving = Shared::<[f32]>::new_slice(comptime!(tile * (dim + 1)));
-    let mut keys = Shared::<[f32]>::new_slice(comptime!(tile * (dim + 1)));
-    let mut values = Shared::<[f32]>::new_slice(comptime!(tile * (dim + 1)));
-    let mut shares = Shared::<[f32]>::new_slice(comptime!(tile * (tile + 1)));
-    let mut scores = Shared::<[f32]>::new_slice(comptime!(tile * (tile + 1)));
-    let mut into_k = Array::<f32>::new(comptime!(per_unit * columns));
-    let mut into_v = Array::<f32>::new(comptime!(per_unit * columns));
+    let mut queries = lines(shape);
+    let mut arriving = lines(shape);
+    let mut keys = lines(shape);
+    let mut values = lines(shape);
+    let mut shares = scores(shape);
+    let mut of_scores = scores(shape);
+    let mut into_k = zeros(shape);
+    let mut into_v = zeros(shape);
+    let mut ones = Array::<f32>::new(per_unit);
     #[unroll]
-    for i in 0..comptime!(per_unit * columns) {
-        into_k[i] = 0.0f32;
-        into_v[i] = 0.0f32;
+    for i in 0..per_unit {
+        ones[i] = 1.0f32;
     }
-    let first_key = ((first + from) * k_heads + key_head) * dim;
-    load(k, first_key, k_stride, count - from, &mut keys, shape);
-    load(v, first_key, k_stride, count - from, &mut values, shape);
+    load(k, first_key, k_stride, left, &mut keys, shape);
+    load(v, first_key, k_stride, left, &mut values, shape);
 
     for sharing in 0..comptime!(q_heads / k_heads) {
         let head = key_head * comptime!(q_heads / k_heads) + sharing;
         let mut query = from;
-        while query < count {
-            let first_query = ((first + query) * q_heads + head) * dim;
-            load(q, first_query, q_stride, count - query, &mut queries, shape);
+        while query < row.count {
+            let first_query = ((row.first + query) * q_heads + head) * dim;
+            load(
+                q,
+                first_query,
+                q_stride,
+                row.count - query,
+                &mut queries,
+                shape,
+            );
             load(
                 gradient,
                 first_query,
                 q_stride,
-                count - query,
+                row.count - query,
                 &mut arriving,
                 shape,
             );
@@ -281,8 +250,8 @@ fn gradients_of_keys<F: Float, I: Int>(
                 let y = unit_y + i * side;
                 let mut log_sum = 0.0f32;
                 let mut delta = 0.0f32;
-                if query + y < count {
-                    let at = (first + query + y) * q_heads + head;
+                if query + y < row.count {
+                    let at = (row.first + query + y) * q_heads + head;
                     log_sum = log_sums[at];
                     delta = deltas[at];
                 }
@@ -291,52 +260,23 @@ fn gradients_of_keys<F: Float, I: Int>(
                     let x = unit_x + j * side;
                     let mut share = 0.0f32;
                     let mut of_score = 0.0f32;
-                    if from + x <= query + y && query + y < count {
+                    if from + x <= query + y && query + y < row.count {
                         let score = dot(&queries, y, &keys, x, dim) * scale;
                         share = (score - log_sum).exp();
                         let into_share = dot(&arriving, y, &values, x, dim);
                         of_score = share * (into_share - delta) * scale;
                     }
                     shares[y * (tile + 1) + x] = share;
-                    scores[y * (tile + 1) + x] = of_score;
+                    of_scores[y * (tile + 1) + x] = of_score;
                 }
             }
             sync_cube();
-            // Here a unit's rows are keys.
-            #[unroll]
-            for i in 0..per_unit {
-                let x = unit_y + i * side;
-                for y in 0..tile {
-                    let share = shares[y * (tile + 1) + x];
-                    let of_score = scores[y * (tile + 1) + x];
-                    #[unroll]
-                    for c in 0..columns {
-                        let column = unit_x + c * side;
-                        if column < dim {
-                            let at = y * (dim + 1) + column;
-                            into_k[i * columns + c] += of_score * queries[at];
-                            into_v[i * columns + c] += share * arriving[at];
-                        }
-                    }
-                }
-            }
+            add_products(&of_scores, &queries, &mut into_k, true, shape);
+            add_products(&shares, &arriving, &mut into_v, true, shape);
             sync_cube();
             query += tile;
         }
     }
-    #[unroll]
-    for i in 0..per_unit {
-        let x = from + unit_y + i * side;
-        if x < count {
-            #[unroll]
-            for c in 0..columns {
-                let column = unit_x + c * side;
-                if column < dim {
-                    let at = ((first + x) * k_heads + key_head) * dim + column;
-                    of_k[at] = F::cast_from(into_k[i * columns + c]);
-                    of_v[at] = F::cast_from(into_v[i * columns + c]);
-                }
-            }
-        }
-    }
+    store(&into_k, &ones, of_k, first_key, k_stride, left, shape);
+    store(&into_v, &ones, of_v, first_key, k_stride, left, shape);
 }

@@ -16,6 +16,7 @@ mod ragged;
 mod rms_norm;
 mod scores;
 mod tensor;
+mod tile;
 
 pub(crate) use adamw::sums_of_squares;
 pub(crate) use decoder_block::{decode_blocks, decodes};

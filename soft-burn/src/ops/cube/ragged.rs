@@ -222,22 +222,35 @@ fn rotate_into_store<F: Float, I: Int>(
     let sin = angles[angles.len() / 2 + line * half + pair];
     if head < q_heads {
         let at = (state * q_heads + head) * dim + pair;
-        let (a, b) = (f32::cast_from(q[at]), f32::cast_from(q[at + half]));
-        q_out[at] = F::cast_from(a * cos - b * sin);
-        q_out[at + half] = F::cast_from(b * cos + a * sin);
+        rotate_pair::<F>(q, at, q_out, at, cos, sin, half);
     } else {
+        let is_key = head < comptime!(q_heads + k_heads);
         let head = (head - q_heads) % k_heads;
         let at = (state * k_heads + head) * dim + pair;
         let to = ((row * k_heads + head) * slots + slot) * dim + pair;
-        if ABSOLUTE_POS / half % heads < q_heads + k_heads {
-            let (a, b) = (f32::cast_from(k[at]), f32::cast_from(k[at + half]));
-            keys[to] = F::cast_from(a * cos - b * sin);
-            keys[to + half] = F::cast_from(b * cos + a * sin);
+        if is_key {
+            rotate_pair::<F>(k, at, keys, to, cos, sin, half);
         } else {
             values[to] = v[at];
             values[to + half] = v[at + half];
         }
     }
+}
+
+/// Writes the pair at `at` of `from`, whose second element is `half` further, rotated to `to`.
+#[cube]
+fn rotate_pair<F: Float>(
+    from: &[F],
+    at: usize,
+    out: &mut [F],
+    to: usize,
+    cos: f32,
+    sin: f32,
+    #[comptime] half: usize,
+) {
+    let (a, b) = (f32::cast_from(from[at]), f32::cast_from(from[at + half]));
+    out[to] = F::cast_from(a * cos - b * sin);
+    out[to + half] = F::cast_from(b * cos + a * sin);
 }
 
 /// One unit rotates one pair of a head of one state.
@@ -271,13 +284,9 @@ fn rotate<F: Float, I: Int>(
     let sin = angles[angles.len() / 2 + line * half + pair] * direction;
     if head < q_heads {
         let at = (state * q_heads + head) * dim + pair;
-        let (a, b) = (f32::cast_from(q[at]), f32::cast_from(q[at + half]));
-        q_out[at] = F::cast_from(a * cos - b * sin);
-        q_out[at + half] = F::cast_from(b * cos + a * sin);
+        rotate_pair::<F>(q, at, q_out, at, cos, sin, half);
     } else {
         let at = (state * k_heads + head - q_heads) * dim + pair;
-        let (a, b) = (f32::cast_from(k[at]), f32::cast_from(k[at + half]));
-        k_out[at] = F::cast_from(a * cos - b * sin);
-        k_out[at + half] = F::cast_from(b * cos + a * sin);
+        rotate_pair::<F>(k, at, k_out, at, cos, sin, half);
     }
 }

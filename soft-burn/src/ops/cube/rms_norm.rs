@@ -149,11 +149,7 @@ fn normalize<F: Float, W: Float>(
         let value = f32::cast_from(x[first + column]);
         squares += value * value;
     }
-    let mean = sum_over_cube(squares) / f32::cast_from(width as u32);
-    let scale = 1.0f32 / (mean + eps).sqrt();
-    if UNIT_POS == 0 {
-        scales[row] = scale;
-    }
+    let scale = scale_of_row(squares, eps, scales, width);
     for column in range_stepped(UNIT_POS as usize, width, UNITS) {
         let value = f32::cast_from(x[first + column]) * scale;
         out[first + column] = F::cast_from(value * f32::cast_from(weight[column]));
@@ -187,15 +183,22 @@ fn add_and_normalize_rows<F: Float, W: Float>(
         let value = f32::cast_from(both);
         squares += value * value;
     }
-    let mean = sum_over_cube(squares) / f32::cast_from(width as u32);
-    let scale = 1.0f32 / (mean + eps).sqrt();
-    if UNIT_POS == 0 {
-        scales[row] = scale;
-    }
+    let scale = scale_of_row(squares, eps, scales, width);
     for column in range_stepped(UNIT_POS as usize, width, UNITS) {
         let value = f32::cast_from(sum[first + column]) * scale;
         out[first + column] = F::cast_from(value * f32::cast_from(weight[column]));
     }
+}
+
+/// 1 / √(mean x² + ε) of the cube's row, which is also written, from this unit's share of Σ x².
+#[cube]
+fn scale_of_row(squares: f32, eps: f32, scales: &mut [f32], #[comptime] width: usize) -> f32 {
+    let mean = sum_over_cube(squares) / f32::cast_from(width as u32);
+    let scale = 1.0f32 / (mean + eps).sqrt();
+    if UNIT_POS == 0 {
+        scales[CUBE_POS] = scale;
+    }
+    scale
 }
 
 /// With y = s · x ∘ w and s = 1 / √(mean x² + ε): s · (w ∘ g − x · s² · mean(x ∘ w ∘ g)).

@@ -198,27 +198,17 @@ pub(super) fn transposed(matrix: CubeTensor) -> CubeTensor {
 /// The highest of every unit's value, in all units of a cube of [`UNITS`].
 #[cube]
 pub(super) fn max_over_cube(value: f32) -> f32 {
-    let mut shared = Shared::<[f32]>::new_slice(UNITS);
-    let unit = UNIT_POS as usize;
-    shared[unit] = value;
-    sync_cube();
-    #[unroll]
-    for halving in 1..=UNITS.ilog2() {
-        let half = comptime!(UNITS >> halving);
-        if unit < half {
-            let other = shared[unit + half];
-            shared[unit] = max(shared[unit], other);
-        }
-        sync_cube();
-    }
-    let highest = shared[0];
-    sync_cube();
-    highest
+    over_cube(value, true)
 }
 
 /// The sum of every unit's value, in all units of a cube of [`UNITS`].
 #[cube]
 pub(super) fn sum_over_cube(value: f32) -> f32 {
+    over_cube(value, false)
+}
+
+#[cube]
+fn over_cube(value: f32, #[comptime] highest: bool) -> f32 {
     let mut shared = Shared::<[f32]>::new_slice(UNITS);
     let unit = UNIT_POS as usize;
     shared[unit] = value;
@@ -228,14 +218,18 @@ pub(super) fn sum_over_cube(value: f32) -> f32 {
         let half = comptime!(UNITS >> halving);
         if unit < half {
             let other = shared[unit + half];
-            shared[unit] += other;
+            if highest {
+                shared[unit] = max(shared[unit], other);
+            } else {
+                shared[unit] += other;
+            }
         }
         sync_cube();
     }
-    let sum = shared[0];
+    let result = shared[0];
     // Before the next call writes.
     sync_cube();
-    sum
+    result
 }
 
 /// The element type, for kernels that are generic over it.
