@@ -14,7 +14,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
 use soft_benches::{Same, batch, llama2_7b, llama2_13b, median, smollm2, tiny};
 use soft_burn::{
@@ -164,11 +164,11 @@ fn training(args: &Args, place: &Placement, started: Instant) -> Result<()> {
     let (learnt, vocab) = (args.length / 2, args.shape.config().vocab);
     let mut stream = Same(batch((args.rows, args.length), learnt, vocab)?);
     let mut rows: Vec<Vec<String>> = Vec::new();
-    let (mut of_sft, mut is_first) = (None, true);
+    let (mut of_sft, mut is_first) = (None::<f64>, true);
     let last = sides.len() - 1;
     // One after the other: two models with their moments may not fit. The last one owns its
     // weights, and so does the only one.
-    for (index, (_, method, exits)) in sides.into_iter().enumerate() {
+    for (index, (side, method, exits)) in sides.into_iter().enumerate() {
         let model = if index == last {
             model.take()
         } else {
@@ -199,12 +199,15 @@ fn training(args: &Args, place: &Placement, started: Instant) -> Result<()> {
         }
         let time = median(seconds);
         let tokens = (args.rows * args.length) as f64;
+        if side == Side::Sft {
+            of_sft = Some(time);
+        }
         rows.push(vec![
             method.name().as_str().to_owned(),
             exits.to_string(),
             format!("{time:.3}"),
             format!("{:.0}", tokens / time),
-            format!("{:.2}", time / *of_sft.get_or_insert(time)),
+            of_sft.map_or("–".to_owned(), |of_sft| format!("{:.2}", time / of_sft)),
         ]);
     }
     let trained = match args.train {
@@ -263,11 +266,17 @@ fn decoding(args: &Args, place: &Placement) -> Result<()> {
         "drafts of 8",
     ];
     let mut rows: Vec<Vec<String>> = Vec::new();
-    let mut of_full = None;
-    for name in names
+    let mut of_full: Option<f64> = None;
+    let chosen = names
         .into_iter()
-        .filter(|name| name.starts_with(&args.mode))
-    {
+        .filter(|name| name.starts_with(&args.mode));
+    let chosen: Vec<_> = chosen.collect();
+    ensure!(
+        !chosen.is_empty(),
+        "--mode {}: expected the beginning of one of {names:?}",
+        args.mode
+    );
+    for name in chosen {
         let mut found = Vec::new();
         let (mut accepted, mut mean_depth) = (0.0, 0.0);
         for answer in 0..=args.answers {
@@ -293,11 +302,14 @@ fn decoding(args: &Args, place: &Placement) -> Result<()> {
             }
         }
         let time = median(found);
+        if name == "full" {
+            of_full = Some(time);
+        }
         rows.push(vec![
             name.to_owned(),
             format!("{:.1}", 1.0 / time),
             format!("{:.2}", 1000.0 * time),
-            format!("{:.2}", *of_full.get_or_insert(time) / time),
+            of_full.map_or("–".to_owned(), |of_full| format!("{:.2}", of_full / time)),
             format!("{mean_depth:.1}"),
             if name.starts_with("drafts") {
                 format!("{:.0}", 100.0 * accepted)

@@ -2,8 +2,7 @@
 //! ones are compiled, which takes minutes on some devices.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -29,34 +28,29 @@ fn default_folder() -> Option<PathBuf> {
 const EVERY: Duration = Duration::from_secs(3);
 
 /// Prints the number of compiled kernels while it grows, until dropped.
-pub struct CompilationProgress(Arc<AtomicBool>);
+pub struct CompilationProgress {
+    /// The thread ends when this is dropped.
+    _alive: Sender<()>,
+}
 
 impl CompilationProgress {
     /// Begins to watch. Without kernels to compile it prints nothing.
     pub fn start() -> Self {
-        let ended = Arc::new(AtomicBool::new(false));
-        let flag = Arc::clone(&ended);
+        let (alive, ended) = channel::<()>();
         thread::spawn(move || {
             let began = Instant::now();
-            let mut shown = 0;
+            let mut shown = compiled_kernels().unwrap_or(0);
             while let Some(compiled) = compiled_kernels() {
-                if flag.load(Ordering::Relaxed) {
-                    break;
-                }
-                if compiled > shown && began.elapsed() >= EVERY {
+                if compiled > shown {
                     let seconds = began.elapsed().as_secs();
                     statusln!("compiling kernels, {compiled} so far ({seconds} s)");
                     shown = compiled;
                 }
-                thread::sleep(EVERY);
+                if ended.recv_timeout(EVERY) != Err(RecvTimeoutError::Timeout) {
+                    break;
+                }
             }
         });
-        Self(ended)
-    }
-}
-
-impl Drop for CompilationProgress {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+        Self { _alive: alive }
     }
 }

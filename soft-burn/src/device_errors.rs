@@ -12,18 +12,27 @@ use crate::error::Error;
 /// [`Run`](crate::Run) and [`Trainer`](crate::Trainer) use it to return
 /// [`Error::OutOfMemory`](crate::Error::OutOfMemory). Programs that decode can call it themselves.
 pub fn out_of_memory(panic: &(dyn Any + Send)) -> Option<String> {
-    let said = message(panic);
+    ran_out(message(panic))
+}
+
+fn ran_out(said: &str) -> Option<String> {
     let lower = said.to_lowercase();
-    let ran_out = SIGNS.iter().any(|sign| lower.contains(sign));
+    let is_lack = SIGNS.iter().any(|sign| lower.contains(sign));
     // LibTorch appends a C++ stack trace.
     let said = said.split("Exception raised from").next()?;
     let said = said.rsplit("Torch(\"").next()?;
     let line = said.replace("\\n", " ").replace('\n', " ");
-    ran_out.then(|| line.trim().to_owned())
+    is_lack.then(|| line.trim().to_owned())
 }
 
 /// Parts of the messages of LibTorch on CUDA and on the CPU, of CubeCL and of drivers.
-const SIGNS: [&str; 3] = ["out of memory", "can't allocate memory", "outofmemory"];
+const SIGNS: [&str; 5] = [
+    "out of memory",
+    "out of device memory",
+    "can't allocate memory",
+    "can't allocate buffer",
+    "outofmemory",
+];
 
 fn message(panic: &(dyn Any + Send)) -> &str {
     let said = panic.downcast_ref::<String>().map(String::as_str);
@@ -49,16 +58,24 @@ pub(crate) fn guarded<T>(
     work: impl FnOnce() -> Result<T, Error>,
 ) -> Result<T, Error> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        match out_of_memory(panic.as_ref()) {
-            Some(reason) => Err(Error::OutOfMemory {
-                device: format!("{device:?}"),
-                reason,
-                checkpoint: None,
-            }),
-            None if is_remote(device) => Err(lost(device, message(panic.as_ref()))),
-            None => resume_unwind(panic),
+        let said = message(panic.as_ref());
+        if ran_out(said).is_some() || is_remote(device) {
+            return Err(failed(device, said));
         }
+        resume_unwind(panic)
     })
+}
+
+/// The error of a device that failed with `reason`: lack of memory, or the device itself.
+pub(crate) fn failed(device: &Device, reason: &str) -> Error {
+    match ran_out(reason) {
+        Some(reason) => Error::OutOfMemory {
+            device: format!("{device:?}"),
+            reason,
+            checkpoint: None,
+        },
+        None => lost(device, reason),
+    }
 }
 
 pub(crate) fn lost(device: &Device, reason: &str) -> Error {

@@ -95,7 +95,10 @@ impl DecodeModel for Llama {
         self.check_decodable(exit)?;
         let row = self.tokens(&[tokens.to_vec()])?;
         let weight = self.head_tensor(Head::Full(exit));
-        Ok(DraftHead(weight.select(0, row.reshape([tokens.len()]))))
+        let chosen = weight.select(0, row.reshape([tokens.len()]));
+        let shape @ [rows, width] = chosen.dims();
+        // Through an array: on CUDA the rows of a new matrix are padded, and copied for each use.
+        Ok(DraftHead(chosen.reshape([rows * width]).reshape(shape)))
     }
 
     fn draft_heads(&self, exits: &[Exit], tokens: &[u32]) -> Result<Vec<DraftHead>, Error> {

@@ -147,7 +147,7 @@ fn factors_get_their_share_of_the_weights_gradient() {
             assert_near(&found, &wanted, 2e-6);
         }
     }
-    assert_eq!(of_factors.names(), Vec::<String>::new());
+    assert!(of_factors.names().is_empty());
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! A module's path is the Hugging Face name of its tensor. Only heads and blocks of single exits
 //! differ: they are numbered by position in the module and by depth on disk.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{FloatDType, Gradients, Tensor};
@@ -95,15 +95,34 @@ pub(crate) fn named_tensors(model: &Llama) -> Result<Vec<NamedTensor>, Error> {
     Ok(tensors)
 }
 
-/// The value of every parameter, flattened and without autodiff, by its name in the model.
-pub(crate) fn flat_values(model: &Llama) -> BTreeMap<String, Tensor<1>> {
-    struct Values(BTreeMap<String, Tensor<1>>);
-    impl Visit for Values {
+/// The values of these parameters, flattened and without autodiff, by name in the model.
+pub(crate) fn flat_values(model: &Llama, names: &BTreeSet<String>) -> BTreeMap<String, Tensor<1>> {
+    struct Values<'a> {
+        names: &'a BTreeSet<String>,
+        found: BTreeMap<String, Tensor<1>>,
+    }
+    impl Visit for Values<'_> {
         fn parameter<const D: usize>(&mut self, name: String, value: Tensor<D>) {
-            self.0.insert(name, flat_gradient(value.inner()));
+            if self.names.contains(&name) {
+                self.found.insert(name, flat_gradient(value.inner()));
+            }
         }
     }
-    visit(model, Values(BTreeMap::new())).0
+    let found = BTreeMap::new();
+    visit(model, Values { names, found }).found
+}
+
+/// The number of elements of every parameter that is trained, by its name in the model.
+pub(crate) fn trained_lengths(model: &Llama) -> BTreeMap<String, usize> {
+    struct Lengths(BTreeMap<String, usize>);
+    impl Visit for Lengths {
+        fn parameter<const D: usize>(&mut self, name: String, value: Tensor<D>) {
+            if value.is_require_grad() {
+                self.0.insert(name, value.shape().num_elements());
+            }
+        }
+    }
+    visit(model, Lengths(BTreeMap::new())).0
 }
 
 /// The number of elements of every parameter, by its name in the model.
@@ -223,7 +242,14 @@ impl Llama {
         struct Cast(FloatDType);
         impl ModuleMapper for Cast {
             fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-                param.map(|value| value.cast(self.0))
+                param.map(|value| {
+                    let shape = value.shape();
+                    // Cast as an array: on CUDA the rows of a new matrix are padded.
+                    value
+                        .reshape([shape.num_elements()])
+                        .cast(self.0)
+                        .reshape(shape)
+                })
             }
         }
         self.map(&mut Cast(float_type(dtype)))

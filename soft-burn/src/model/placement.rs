@@ -38,12 +38,15 @@ impl Placement {
 
     /// A tensor on the device. The cast runs there, where it is fast.
     pub(crate) fn put<const D: usize>(&self, values: Vec<f32>, shape: [usize; D]) -> Tensor<D> {
-        let data = burn::tensor::TensorData::new(values, shape);
-        let tensor = Tensor::from_data(data, (&self.device, TensorDType::F32));
-        match self.dtype {
-            DType::F32 => tensor,
-            reduced => tensor.cast(float_type(reduced)),
-        }
+        let length = [values.len()];
+        let data = burn::tensor::TensorData::new(values, length);
+        let flat = Tensor::<1>::from_data(data, (&self.device, TensorDType::F32));
+        let flat = match self.dtype {
+            DType::F32 => flat,
+            reduced => flat.cast(float_type(reduced)),
+        };
+        // Not a matrix from the start: on CUDA its rows would be padded, and copied for each use.
+        flat.reshape(shape)
     }
 }
 

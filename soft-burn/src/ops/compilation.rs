@@ -38,7 +38,9 @@ fn set_up(folder: &Path) -> bool {
     use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
 
     let mut config = CubeClRuntimeConfig::from_current_dir().override_from_env();
-    config.compilation.logger.level = CompilationLogLevel::Basic;
+    if let CompilationLogLevel::Disabled = config.compilation.logger.level {
+        config.compilation.logger.level = CompilationLogLevel::Basic;
+    }
     // The level `Info`.
     config.compilation.logger.log = Some(Default::default());
     #[cfg(feature = "kernel-cache")]

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a test's way to fail
 
-use burn::tensor::{DType, Device, Distribution, Int, Tensor, TensorData, activation};
+use burn::tensor::{DType, Device, Distribution, FloatDType, Int, Tensor, TensorData, activation};
 
 use soft_core::model::Score;
 
@@ -131,6 +131,48 @@ fn norms_and_feed_forwards_agree() {
         [true, true],
         |_, [gate, up]| swiglu(gate, up),
     );
+}
+
+/// Values and gradients in 16 bits beside those in f32, of everything a block computes.
+#[test]
+fn sixteen_bits_are_f32_to_rounding() {
+    let heads = Heads {
+        query: 4,
+        key_value: 2,
+        dim: 10,
+    };
+    let inputs = [[12, 40], [12, 20], [12, 40], [40, 40]].map(random::<2>);
+    let run = |device: &Device, dtype: FloatDType| {
+        let tensors = inputs.clone().map(|data| {
+            let tensor = Tensor::<2>::from_data(data, device).cast(dtype);
+            tensor.require_grad()
+        });
+        let [q, k, gate, weight] = tensors.clone();
+        let frequencies = [1.0, 0.5, 0.2, 0.1, 0.05];
+        let span = Span::new(vec![0, 0], 7);
+        let pass = Pass::new(&frequencies, &[5, 7], &span, device);
+        let v = k.clone();
+        let mixed = pass.attend(Qkv { q, k, v }, heads, None);
+        let norm = Tensor::<1>::ones([40], device).cast(dtype);
+        let (sum, normed) = add_and_normalize(mixed, gate.clone(), norm, 1e-5);
+        let out = swiglu(project(normed, weight), gate) + sum;
+        let mut found = out.clone().cast(FloatDType::F32).sum().backward();
+        let gradients = tensors.map(|tensor| tensor.grad_remove(&mut found).unwrap());
+        let all = gradients.into_iter().chain([out.inner()]);
+        all.map(|tensor| tensor.cast(FloatDType::F32).into_data())
+            .collect::<Vec<_>>()
+    };
+    let wanted = run(&plain(), FloatDType::F32);
+    for (name, _) in fast() {
+        let device = device(&name).unwrap().autodiff();
+        for (dtype, bound) in [(FloatDType::F16, 0.02), (FloatDType::BF16, 0.1)] {
+            if device.supports_dtype(dtype) {
+                for (ours, theirs) in run(&device, dtype).iter().zip(&wanted) {
+                    close(ours, theirs, bound, &format!("{name}, {dtype:?}"));
+                }
+            }
+        }
+    }
 }
 
 /// More elements than cubes along one axis have units.

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use burn::tensor::TensorReadError;
 use soft_core::{Batch, Exit, MicroBatch};
 
+use crate::device_errors::{failed, guarded};
 use crate::error::Error;
 use crate::model::llama::Llama;
-use crate::ops::head::unreadable;
 use crate::ops::transfers::{Numbers, moved, read_all};
 use crate::train::exit_sums::{UnreadSums, read_sums};
 use crate::train::objective::LossTerms;
@@ -74,16 +73,19 @@ pub(crate) fn accumulate(
         .iter()
         .map(|_| Default::default())
         .collect();
-    for part in parts {
-        losses.extend(part.losses.into_iter().map(|sums| sums.to_device(&home)));
-        for (name, gradient) in part.gradients.into_named() {
-            let owner: &mut NamedGradients = &mut gradients[replicas.owner(&name)];
-            let gradient = moved(gradient, &replicas.device_of_owner(&name));
-            owner.add(name, gradient);
-        }
+    for (part, model) in parts.into_iter().zip(replicas.models()) {
+        guarded(&model.device(), || {
+            losses.extend(part.losses.into_iter().map(|sums| sums.to_device(&home)));
+            for (name, gradient) in part.gradients.into_named() {
+                let owner: &mut NamedGradients = &mut gradients[replicas.owner(&name)];
+                let gradient = moved(gradient, &replicas.device_of_owner(&name));
+                owner.add(name, gradient);
+            }
+            Ok(())
+        })?;
     }
     let step = jobs.first().map_or(0, |job| job.at.step);
-    Accumulated::read(losses, gradients, step)
+    Accumulated::read(losses, gradients, (replicas, step))
 }
 
 impl Unread {
@@ -118,13 +120,25 @@ impl Accumulated {
     fn read(
         losses: Vec<UnreadSums>,
         gradients: Vec<NamedGradients>,
-        step: u64,
+        (replicas, step): (&Replicas, u64),
     ) -> Result<Self, Error> {
-        let mut squares = gradients.iter().map(NamedGradients::squares);
-        let first = squares.next().unwrap_or_else(Numbers::none);
-        let (sums, first) = read_sums(losses, first).map_err(unreadable)?;
-        let others = squares.map(|squares| Ok(read_all(vec![squares])?.concat()));
-        let others = others.collect::<Result<Vec<_>, _>>().map_err(unread)?;
+        let mut owned = gradients.iter().zip(replicas.models());
+        let of_run = replicas.model().device();
+        let (sums, first) = guarded(&of_run, || {
+            let squares = owned
+                .next()
+                .map_or_else(Numbers::none, |(own, _)| own.squares());
+            read_sums(losses, squares).map_err(|source| failed(&of_run, &source.to_string()))
+        })?;
+        let of_others = owned.map(|(own, model)| {
+            let device = model.device();
+            guarded(&device, || {
+                let read = read_all(vec![own.squares()]);
+                let read = read.map_err(|source| failed(&device, &source.to_string()))?;
+                Ok(read.concat())
+            })
+        });
+        let others = of_others.collect::<Result<Vec<_>, _>>()?;
         let mut losses: BTreeMap<_, ExitTotal> = BTreeMap::new();
         for sum in &sums {
             let total = losses.entry(sum.exit).or_default();
@@ -148,10 +162,6 @@ impl Accumulated {
         }
         Ok(sum.sqrt())
     }
-}
-
-fn unread(source: TensorReadError) -> Error {
-    unreadable(source)
 }
 
 pub(crate) fn finite(loss: f64, exit: Exit, step: u64) -> Result<f64, Error> {

@@ -8,6 +8,7 @@ use burn::module::Module;
 use burn::tensor::Device;
 
 use crate::device::device;
+use crate::device_errors::failed;
 use crate::dtype::{DType, to_f32};
 use crate::error::Error;
 use crate::model::llama::Llama;
@@ -132,7 +133,8 @@ impl Comparison {
         // Both are of one device.
         let distances = found.gradients.into_iter().zip(expected.gradients);
         let distances = distances.map(|(found, expected)| found.distance(expected, cpu));
-        let distance = distances.sum::<f64>();
+        let distance = distances.sum::<Result<f64, _>>();
+        let distance = distance.map_err(|source| failed(cpu, &source.to_string()))?;
         // NaN is not near.
         let near = distance <= of_gradients * norm + FLOOR;
         if near {

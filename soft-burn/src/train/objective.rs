@@ -13,10 +13,10 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use soft_core::{Batch, BatchModel, Exit, Exits, sorted_loss};
 
+use crate::device_errors::failed;
 use crate::error::Error;
 use crate::model::llama::Llama;
 use crate::model::parameters::{flat_gradient, named_gradients};
-use crate::ops::head::unreadable;
 use crate::ops::head_loss::head_gradients;
 use crate::ops::head_loss::terms::{HeadLearns, Predictions, Teacher, Term};
 use crate::ops::transfers::Numbers;
@@ -336,7 +336,8 @@ fn through_norm(
             let gradients = into
                 .iter()
                 .filter_map(|(_, _, into_hidden, _)| into_hidden.clone());
-            let norms = norms_of(gradients.collect()).map_err(unreadable)?;
+            let norms = norms_of(gradients.collect())
+                .map_err(|source| failed(&model.device(), &source.to_string()))?;
             let mut norms = norms.into_iter();
             let sent = into.iter().map(|(exit, _, into_hidden, _)| ExitGradient {
                 exit: *exit,

@@ -4,10 +4,10 @@
 //! be saved and loaded; weight decay applies to matrices only, not to norms; clipping is by the
 //! global norm, like PyTorch's `clip_grad_norm_`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use burn::tensor::{DType as TensorDType, Device, Tensor, TensorData};
+use burn::tensor::{DType as TensorDType, Device, Tensor, TensorData, TensorReadError};
 use serde::{Deserialize, Serialize};
 
 use crate::dtype::{DType, to_f32};
@@ -73,7 +73,7 @@ impl NamedGradients {
     }
 
     /// The L2 norm of the difference from `other`, which lives on `device`.
-    pub fn distance(mut self, other: Self, device: &Device) -> f64 {
+    pub fn distance(mut self, other: Self, device: &Device) -> Result<f64, TensorReadError> {
         let differences = other.0.into_iter().map(|(name, theirs)| {
             let ours = self.0.remove(&name).map(|ours| ours.to_device(device));
             match ours {
@@ -83,7 +83,8 @@ impl NamedGradients {
         });
         let differences: Vec<_> = differences.collect();
         let squares = squares(&differences.iter().collect::<Vec<_>>());
-        read_all(vec![squares]).map_or(f64::NAN, |read| read.concat().iter().sum::<f64>().sqrt())
+        let squares = read_all(vec![squares])?.concat();
+        Ok(squares.iter().sum::<f64>().sqrt())
     }
 
     /// The squared norm of each gradient.
@@ -102,7 +103,7 @@ impl NamedGradients {
     }
 
     /// The parameters that have a gradient.
-    pub fn names(&self) -> Vec<String> {
+    pub fn names(&self) -> BTreeSet<String> {
         self.0.keys().cloned().collect()
     }
 
@@ -171,7 +172,7 @@ impl AdamWSettings {
         };
         let dtype = value.dtype();
         let moving = Moving {
-            value: moments.master.unwrap_or(value),
+            value: moments.master.unwrap_or_else(|| to_f32(value)),
             first: moments.first,
             second: moments.second,
         };

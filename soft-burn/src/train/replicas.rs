@@ -11,16 +11,16 @@
 //! (arXiv 1910.02054), stage 1.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::resume_unwind;
 
 use burn::module::Module;
-use burn::tensor::Device;
+use burn::tensor::{Device, StreamId, Tensor};
 
-use crate::device_errors::guarded;
+use crate::device_errors::{failed, guarded, lost};
 use crate::error::Error;
 use crate::model::llama::Llama;
-use crate::model::parameters::{flat_values, lengths, map_parameters};
+use crate::model::parameters::{flat_values, map_parameters, trained_lengths};
 use crate::ops::transfers::moved;
 use crate::train::optimizer::NamedGradients;
 
@@ -49,8 +49,27 @@ impl Replicas {
             let copy = guarded(device, || Ok(self.models[0].clone().fork(device)))?;
             self.models.push(copy);
         }
-        self.owners = owners(lengths(&self.models[0]), self.models.len());
+        self.owners = owners(trained_lengths(&self.models[0]), self.models.len());
         Ok(self)
+    }
+
+    /// Returns an error for a device that failed while it was updated.
+    pub fn check(&self) -> Result<(), Error> {
+        let whole = |model: &&Llama| model.model.layers.len() == model.config().n_layers;
+        match self.models.iter().find(|model| !whole(model)) {
+            Some(model) => Err(lost(&model.device(), "the model went with it")),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for all devices.
+    pub fn sync(&self) -> Result<(), Error> {
+        let sync = |model: &Llama| {
+            let device = model.device();
+            let done = device.sync();
+            done.map_err(|reason| failed(&device, &reason.to_string()))
+        };
+        self.models.iter().try_for_each(sync)
     }
 
     /// The model on the device of the run.
@@ -83,9 +102,12 @@ impl Replicas {
         work: impl Fn(&Llama, &[&Job]) -> Result<T, Error> + Sync,
     ) -> Result<Vec<T>, Error> {
         let devices = self.models.len();
+        // The stream of this thread: CubeCL would give every new thread a stream and a memory pool
+        // of its own.
+        let stream = StreamId::current();
         let run = |(index, model): (usize, &Llama)| {
             let share: Vec<_> = jobs.iter().skip(index).step_by(devices).collect();
-            guarded(&model.device(), || work(model, &share))
+            stream.executes(|| guarded(&model.device(), || work(model, &share)))
         };
         let mut models = self.models.iter().enumerate();
         let Some(first) = models.next() else {
@@ -127,16 +149,18 @@ impl Replicas {
         Ok(())
     }
 
-    fn send(&mut self, from: usize, names: &[String]) -> Result<(), Error> {
-        let mut values = flat_values(&self.models[from]);
-        values.retain(|name, _| names.contains(name));
+    fn send(&mut self, from: usize, names: &BTreeSet<String>) -> Result<(), Error> {
+        let source = self.models[from].device();
+        let values = flat_values(&self.models[from], names);
         for to in (0..self.models.len()).filter(|&to| to != from) {
             let device = self.models[to].device().inner();
+            let sent = |(name, value): (&String, &Tensor<1>)| {
+                (name.clone(), moved(value.clone(), &device))
+            };
+            let mut values: BTreeMap<_, _> =
+                guarded(&source, || Ok(values.iter().map(sent).collect()))?;
             self.replace(to, |model| {
-                map_parameters(model, |name, _, value| match values.get(name) {
-                    Some(new) => moved(new.clone(), &device),
-                    None => value,
-                })
+                map_parameters(model, |name, _, value| values.remove(name).unwrap_or(value))
             })?;
         }
         Ok(())

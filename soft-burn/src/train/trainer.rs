@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use soft_core::model::ScoreSum;
 use soft_core::{Batch, BatchModel, BatchStream, Exit, LossSchedule, MicroBatch};
 
-use crate::device_errors::{guarded, lost};
+use crate::device_errors::guarded;
 use crate::dtype::DType;
 use crate::error::Error;
 use crate::model::llama::Llama;
@@ -194,15 +194,8 @@ impl Trainer {
     /// Checks that the model can be written: it was not lost, and its weights are finite.
     pub(crate) fn check_weights(&self) -> Result<(), Error> {
         let (step, checkpoint) = (self.steps_done, None);
-        let model = self.model();
-        if model.model.layers.len() != model.config().n_layers {
-            return Err(Error::DeviceLost {
-                device: format!("{:?}", model.device()),
-                reason: "the model went with it".to_owned(),
-                checkpoint,
-            });
-        }
-        match not_finite(model) {
+        self.replicas.check()?;
+        match not_finite(self.model()) {
             None => Ok(()),
             Some(tensor) => Err(Error::WeightsNotFinite {
                 step,
@@ -237,12 +230,12 @@ impl Trainer {
         if supervised == 0 {
             return Err(Error::NothingToLearn { step });
         }
+        self.replicas.check()?;
         let home = self.model().device();
         let moved = guarded(&home, || {
             let moved = self.moved(&batches, supervised)?;
-            // Waits for the device, so that the reported time covers all work.
-            home.sync()
-                .map_err(|reason| lost(&home, &reason.to_string()))?;
+            // Waits for the devices, so that the reported time covers all work.
+            self.replicas.sync()?;
             Ok(moved)
         })?;
         self.steps_done = step;

@@ -88,7 +88,7 @@ fn adamw<G: Float, W: Float>(
 }
 
 /// Most cubes that sum the squares of one tensor.
-const PARTS: usize = 128;
+const PARTS: usize = UNITS;
 
 /// The sum of squares of every tensor, `[tensors]`; all are on one device.
 pub(crate) fn sums_of_squares(tensors: &[&Tensor<1>], first: &Tensor<1>) -> Tensor<1> {

@@ -167,7 +167,7 @@ fn flash<F: Float, I: Int>(
             for j in 0..per_unit {
                 let (y, x) = (unit_y + i * side, unit_x + j * side);
                 let mut score = f32::new(UNSEEN);
-                if key + x <= row.start + from + y {
+                if key + x <= row.start + from + y && y < queries_left {
                     score = dot(&queries, y, &held, x, dim) * scale;
                 }
                 shares[y * (tile + 1) + x] = score;

@@ -8,6 +8,7 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{DispatchDevice, GradientCheckpointingStrategy};
 use burn::tensor::{DType, Device, Int, Shape, Tensor};
 use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::kernel::matmul::{MatmulStrategy, matmul};
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{Cube, CubeBackend};
@@ -100,7 +101,7 @@ pub(super) fn memory<const D: usize>(tensor: &Tensor<D>) -> Option<CubeTensor> {
     Some(contiguous(same(memory)))
 }
 
-/// The same of indices.
+/// [`buffer`] of indices.
 pub(super) fn index_buffer<const D: usize>(tensor: Tensor<D, Int>) -> CubeTensor {
     match tensor.try_into_primitive::<Cube>() {
         Ok(tensor) => contiguous(same(tensor)),
@@ -162,11 +163,14 @@ pub(super) fn units(count: usize) -> (CubeCount, CubeDim) {
 /// The matrix product of `[m, k]` and `[k, n]`. In f32 factors are not rounded to TF32, as Burn's
 /// choice of a kernel does on NVIDIA GPUs.
 pub(super) fn product(lhs: CubeTensor, rhs: CubeTensor) -> CubeTensor {
-    if lhs.dtype != DType::F32 {
-        return <CubeBackend as FloatTensorOps<CubeBackend>>::float_matmul(lhs, rhs);
-    }
     let ([m, _], [_, n]) = (lhs.meta.shape().dims(), rhs.meta.shape().dims());
-    let out = empty([m, n], DType::F32, &lhs);
+    // Not padded, as Burn's outputs are on CUDA.
+    let out = empty([m, n], lhs.dtype, &lhs);
+    if lhs.dtype != DType::F32 {
+        let (into, dtype) = (Some(out), lhs.dtype);
+        return matmul(lhs, rhs, into, MatmulStrategy::default(), dtype)
+            .unwrap_or_else(|refused| unreachable!("a product of matrices: {refused:?}"));
+    }
     let f32 = storage(&lhs);
     let mut types = MatmulElems::from_globals(&MatmulGlobalElems {
         lhs: f32,
