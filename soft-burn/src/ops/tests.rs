@@ -262,23 +262,27 @@ fn attention_of_packed_rows_agrees() {
 /// Three passes into one store, in which rows continue at different positions; the states of all.
 #[test]
 fn attention_to_stored_keys_agrees() {
+    // Heads narrower than a cube has units, as wide, and wider; more keys than units.
+    for (dim, most) in [(6, 40), (128, 150), (200, 20)] {
+        attention_over_a_store(dim, most);
+    }
+}
+
+fn attention_over_a_store(dim: usize, most: usize) {
     let heads = Heads {
         query: 4,
         key_value: 2,
-        dim: 6,
+        dim,
     };
-    let frequencies = [1.0, 0.5, 0.1];
-    let passes = [[40, 3], [1, 1], [2, 5]];
+    let frequencies: Vec<f32> = (0..dim / 2).map(|i| 1.0 / (1.0 + i as f32)).collect();
+    let passes = [[most, 3], [1, 1], [2, 5]];
     let inputs = passes.map(|counts: [usize; 2]| {
         let states = counts.iter().sum();
-        [
-            random([states, 24]),
-            random([states, 12]),
-            random([states, 12]),
-        ]
+        let [narrow, wide] = [2, 4].map(|heads| [states, heads * dim]);
+        [random(wide), random(narrow), random(narrow)]
     });
     let run = |device: &Device| -> Vec<TensorData> {
-        let mut store = TensorStore::new((2, 50), heads, device.clone());
+        let mut store = TensorStore::new((2, most + 10), heads, device.clone());
         let mut starts = vec![0, 0];
         let mut outs = Vec::new();
         for (counts, inputs) in passes.iter().zip(&inputs) {

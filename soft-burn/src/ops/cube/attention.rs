@@ -85,7 +85,7 @@ pub(super) fn attend(rows: &Ragged, q: &CubeTensor, keys: Keys, heads: Heads) ->
 }
 
 /// A score of a key that a query does not attend to: its exponential is 0 beside any other.
-const UNSEEN: f32 = -1e30;
+pub(super) const UNSEEN: f32 = -1e30;
 
 #[cube(launch)]
 fn flash<F: Float, I: Int>(

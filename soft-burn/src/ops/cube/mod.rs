@@ -8,6 +8,7 @@ mod adamw;
 mod attention;
 mod attention_backward;
 mod decoder_block;
+mod decoding_attention;
 mod launches;
 mod layers;
 mod losses;

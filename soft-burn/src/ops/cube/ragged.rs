@@ -7,6 +7,8 @@ use cubecl::prelude::*;
 
 use super::attention::{Attended, Keys, attend};
 use super::attention_backward::gradients;
+use super::decoding_attention::attend_singly;
+use super::matvec::MOST_STATES;
 use super::tensor::{
     Kept, apply, buffer, empty_like, index_buffer, input, own, storage, tensor, units,
 };
@@ -25,7 +27,7 @@ pub(crate) struct Ragged {
     /// Cosines, then sines, `[2, lines, head_dim / 2]`.
     angles: CubeTensor,
     pub(super) rows: usize,
-    states: usize,
+    pub(super) states: usize,
     /// States of the longest row.
     pub(super) longest: usize,
     /// Number of keys of the longest row after the pass.
@@ -131,9 +133,13 @@ impl Ragged {
             head_stride: slots * heads.dim,
             key_stride: heads.dim,
         };
-        let attended = attend(self, &q_out, seen, heads);
+        let out = if self.longest <= MOST_STATES {
+            attend_singly(self, &q_out, &seen, heads)
+        } else {
+            attend(self, &q_out, seen, heads).out
+        };
         store.put((tensor(keys), tensor(values)));
-        attended.out
+        out
     }
 
     /// Queries and keys rotated by their positions times `direction`.
