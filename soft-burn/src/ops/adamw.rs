@@ -82,9 +82,9 @@ impl AdamWStep {
 
 /// The sum of squares of every gradient; all are on one device.
 pub(crate) fn squares(gradients: &[&Tensor<1>]) -> Numbers {
-    let Some(first) = gradients.first() else {
+    if gradients.is_empty() {
         return Numbers::none();
-    };
+    }
     #[cfg(feature = "flex")]
     if gradients.iter().all(|one| flex::is_flex_f32(one)) {
         let values = gradients.iter().map(|&one| flex::host(one.clone()));
@@ -94,8 +94,8 @@ pub(crate) fn squares(gradients: &[&Tensor<1>]) -> Numbers {
         }
     }
     #[cfg(feature = "cube")]
-    if crate::ops::cube::runs_on(&first.device()) {
-        return Numbers::Unread(crate::ops::cube::sums_of_squares(gradients, first));
+    if crate::ops::cube::runs_on(&gradients[0].device()) {
+        return Numbers::Unread(crate::ops::cube::sums_of_squares(gradients));
     }
     let sums = gradients
         .iter()

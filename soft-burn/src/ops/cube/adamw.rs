@@ -90,9 +90,9 @@ fn adamw<G: Float, W: Float>(
 /// Most cubes that sum the squares of one tensor.
 const PARTS: usize = UNITS;
 
-/// The sum of squares of every tensor, `[tensors]`; all are on one device.
-pub(crate) fn sums_of_squares(tensors: &[&Tensor<1>], first: &Tensor<1>) -> Tensor<1> {
-    let first = buffer(first.clone());
+/// The sum of squares of every tensor, `[tensors]`; there are some, all on one device.
+pub(crate) fn sums_of_squares(tensors: &[&Tensor<1>]) -> Tensor<1> {
+    let first = buffer(tensors[0].clone());
     let parts = empty([tensors.len(), PARTS], DType::F32, &first);
     for (index, one) in tensors.iter().enumerate() {
         let one = buffer((*one).clone());
