@@ -1,0 +1,183 @@
+//! Attention on every device with kernels, in f32 and, with what a block computes besides, in 16 bits.
+
+use burn::tensor::{Device, FloatDType, Tensor, TensorData};
+
+use super::{close, compare, fast, plain, random};
+use crate::device::device;
+use crate::ops::attention::{CausalMask, Heads, attend};
+use crate::ops::linear::project;
+use crate::ops::packed_attention::{Pass, Qkv};
+use crate::ops::rms_norm::add_and_normalize;
+use crate::ops::rope::Rotation;
+use crate::ops::swiglu::swiglu;
+use crate::ops::tensor_store::{Span, TensorStore};
+
+#[test]
+fn rotations_agree() {
+    for starts in [vec![0], vec![3, 5]] {
+        compare([random([2, 3, 4, 6])], [true], |device, [x]| {
+            Rotation::new(&[1.0, 0.5, 0.1], &starts, 4, device).apply(x)
+        });
+    }
+}
+
+/// As many key heads as query heads and fewer; all positions of a row, or the last few of rows that
+/// start at different positions.
+#[test]
+fn attention_agrees() {
+    for key_heads in [4, 2, 1] {
+        for (starts, keys) in [(vec![0], 5), (vec![2, 4], 9), (vec![4], 9)] {
+            let kv = [2, key_heads, keys, 6];
+            compare(
+                [random([2, 4, 5, 6]), random(kv), random(kv)],
+                [true; 3],
+                |device, [q, k, v]| {
+                    let mask = CausalMask::new(&starts, 5, keys, device);
+                    attend(q, (k, v), mask.as_ref())
+                },
+            );
+        }
+    }
+    compare(
+        [
+            random([2, 4, 1, 6]),
+            random([2, 2, 7, 6]),
+            random([2, 2, 7, 6]),
+        ],
+        [true; 3],
+        |_, [q, k, v]| attend(q, (k, v), None),
+    );
+}
+
+/// Rows of one tile and of several, alone and of unequal length, with heads narrower and wider than
+/// a tile.
+#[test]
+fn attention_of_packed_rows_agrees() {
+    let shapes = [
+        (vec![5], 2, 2, 4),
+        (vec![3, 1, 7], 4, 2, 6),
+        (vec![70, 41], 6, 2, 40),
+        (vec![33, 33], 2, 1, 128),
+    ];
+    for (counts, query, key_value, dim) in shapes {
+        let heads = Heads {
+            query,
+            key_value,
+            dim,
+        };
+        let states: usize = counts.iter().sum();
+        let [narrow, wide] = [key_value, query].map(|heads| random([states, heads * dim]));
+        let frequencies: Vec<f32> = (0..dim / 2).map(|i| 1.0 / (1.0 + i as f32)).collect();
+        let longest = counts.iter().copied().max().unwrap();
+        compare(
+            [wide, narrow.clone(), narrow],
+            [true; 3],
+            |device, [q, k, v]| {
+                let span = Span::new(vec![0; counts.len()], longest);
+                let pass = Pass::new(&frequencies, &counts, &span, device);
+                pass.attend(Qkv { q, k, v }, heads, None)
+            },
+        );
+    }
+}
+
+/// Three passes into one store, in which rows continue at different positions; the states of all.
+#[test]
+fn attention_to_stored_keys_agrees() {
+    // Heads narrower than a cube has units, as wide, and wider; more keys than units.
+    for (dim, most) in [(6, 40), (128, 150), (200, 20)] {
+        attention_over_a_store(dim, most);
+    }
+}
+
+fn attention_over_a_store(dim: usize, most: usize) {
+    let heads = Heads {
+        query: 4,
+        key_value: 2,
+        dim,
+    };
+    let frequencies: Vec<f32> = (0..dim / 2).map(|i| 1.0 / (1.0 + i as f32)).collect();
+    let passes = [[most, 3], [1, 1], [2, 5]];
+    let inputs = passes.map(|counts: [usize; 2]| {
+        let states = counts.iter().sum();
+        let [narrow, wide] = [2, 4].map(|heads| [states, heads * dim]);
+        [random(wide), random(narrow), random(narrow)]
+    });
+    let run = |device: &Device| -> Vec<TensorData> {
+        let mut store = TensorStore::new((2, most + 10), heads, device.clone());
+        let mut starts = vec![0, 0];
+        let mut outs = Vec::new();
+        for (counts, inputs) in passes.iter().zip(&inputs) {
+            let longest = counts.iter().copied().max().unwrap();
+            let span = Span::new(starts.clone(), longest);
+            let pass = Pass::new(&frequencies, counts, &span, device);
+            let [q, k, v] = inputs.clone().map(|data| Tensor::from_data(data, device));
+            // A copy of a store keeps what it holds.
+            let before = store.clone();
+            let again = pass.attend(
+                Qkv {
+                    q: q.clone(),
+                    k: k.clone(),
+                    v: v.clone(),
+                },
+                heads,
+                Some((&mut before.clone(), &span)),
+            );
+            outs.push(
+                pass.attend(Qkv { q, k, v }, heads, Some((&mut store, &span)))
+                    .into_data(),
+            );
+            outs.push(again.into_data());
+            starts = starts.iter().zip(counts).map(|(a, b)| a + b).collect();
+        }
+        outs
+    };
+    let theirs = run(&device("cpu").unwrap());
+    for (name, bound) in fast() {
+        for (ours, theirs) in run(&device(&name).unwrap()).iter().zip(&theirs) {
+            close(ours, theirs, bound, &name);
+        }
+    }
+}
+
+/// Values and gradients in 16 bits beside those in f32, of everything a block computes.
+#[test]
+fn sixteen_bits_are_f32_to_rounding() {
+    let heads = Heads {
+        query: 4,
+        key_value: 2,
+        dim: 10,
+    };
+    let inputs = [[12, 40], [12, 20], [12, 40], [40, 40]].map(random::<2>);
+    let run = |device: &Device, dtype: FloatDType| {
+        let tensors = inputs.clone().map(|data| {
+            let tensor = Tensor::<2>::from_data(data, device).cast(dtype);
+            tensor.require_grad()
+        });
+        let [q, k, gate, weight] = tensors.clone();
+        let frequencies = [1.0, 0.5, 0.2, 0.1, 0.05];
+        let span = Span::new(vec![0, 0], 7);
+        let pass = Pass::new(&frequencies, &[5, 7], &span, device);
+        let v = k.clone();
+        let mixed = pass.attend(Qkv { q, k, v }, heads, None);
+        let norm = Tensor::<1>::ones([40], device).cast(dtype);
+        let (sum, normed) = add_and_normalize(mixed, gate.clone(), norm, 1e-5);
+        let out = swiglu(project(normed, weight), gate) + sum;
+        let mut found = out.clone().cast(FloatDType::F32).sum().backward();
+        let gradients = tensors.map(|tensor| tensor.grad_remove(&mut found).unwrap());
+        let all = gradients.into_iter().chain([out.inner()]);
+        all.map(|tensor| tensor.cast(FloatDType::F32).into_data())
+            .collect::<Vec<_>>()
+    };
+    let wanted = run(&plain(), FloatDType::F32);
+    for (name, _) in fast() {
+        let device = device(&name).unwrap().autodiff();
+        for (dtype, bound) in [(FloatDType::F16, 0.02), (FloatDType::BF16, 0.1)] {
+            if device.supports_dtype(dtype) {
+                for (ours, theirs) in run(&device, dtype).iter().zip(&wanted) {
+                    close(ours, theirs, bound, &format!("{name}, {dtype:?}"));
+                }
+            }
+        }
+    }
+}
