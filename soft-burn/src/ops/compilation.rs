@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
+use burn::tensor::Device;
+
 static COMPILED: AtomicU64 = AtomicU64::new(0);
 static COUNTS: AtomicBool = AtomicBool::new(false);
 
@@ -24,6 +26,17 @@ pub fn keep_kernels(folder: &Path) -> bool {
 /// [`keep_kernels`] was called and returned true.
 pub fn compiled_kernels() -> Option<u64> {
     COUNTS.load(Relaxed).then(|| COMPILED.load(Relaxed))
+}
+
+/// Whether the kernels of a device are compiled at run time.
+pub(crate) fn compiles_kernels(device: &Device) -> bool {
+    #[cfg(feature = "cube")]
+    return crate::ops::cube::runs_on(device);
+    #[cfg(not(feature = "cube"))]
+    {
+        let _ = device;
+        false
+    }
 }
 
 #[cfg(not(feature = "cube"))]

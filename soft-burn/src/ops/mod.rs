@@ -19,6 +19,7 @@ pub(crate) mod linear;
 pub(crate) mod packed_attention;
 pub(crate) mod rms_norm;
 pub(crate) mod rope;
+pub(crate) mod seed;
 pub(crate) mod swiglu;
 pub(crate) mod tensor_store;
 #[cfg(feature = "tch")]

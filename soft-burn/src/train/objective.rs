@@ -19,6 +19,7 @@ use crate::model::llama::Llama;
 use crate::model::parameters::{flat_gradient, named_gradients};
 use crate::ops::head_loss::head_gradients;
 use crate::ops::head_loss::terms::{HeadLearns, Predictions, Teacher, Term};
+use crate::ops::seed::seed;
 use crate::ops::transfers::Numbers;
 use crate::train::balance::{Balance, ExitGradient, factors, norms_of};
 use crate::train::exit_sums::UnreadSums;
@@ -167,7 +168,7 @@ fn flat(
 
 /// A loss with these gradients with respect to the states of the exits.
 fn surrogate(sent: Vec<StateGradient>) -> Option<Tensor<1>> {
-    let terms = sent.into_iter().map(|at| (at.hidden * at.gradient).sum());
+    let terms = sent.into_iter().map(|at| seed(at.hidden, at.gradient));
     terms.reduce(|sum, term| sum + term)
 }
 
@@ -318,7 +319,7 @@ fn through_norm(
         if !at.normed.is_tracked() {
             continue;
         }
-        let mut found = (at.normed * gradient).sum().backward();
+        let mut found = seed(at.normed, gradient).backward();
         let (name, norm) = model.norm_of(at.exit);
         let into_norm = norm.weight.val().grad_remove(&mut found);
         let into_hidden = at.leaf.grad_remove(&mut found);

@@ -15,6 +15,7 @@ use soft_core::{Batch, Exit};
 use crate::error::Error;
 use crate::model::llama::Llama;
 use crate::model::parameters::named_gradients;
+use crate::ops::seed::seed;
 use crate::train::optimizer::NamedGradients;
 use crate::train::training_pass::{Skipping, TrainingPass};
 
@@ -68,7 +69,7 @@ impl<'a> Recomputation<'a> {
     ) {
         let mut by_depth = BTreeMap::new();
         for at in exits {
-            let mut found = (at.hidden * at.gradient).sum().backward();
+            let mut found = seed(at.hidden, at.gradient).backward();
             let into_states = at.states.and_then(|states| states.grad_remove(&mut found));
             by_depth.extend(into_states.map(|gradient| (at.exit.depth(), gradient)));
             gradients.add_all(named_gradients(model, &mut found));
@@ -88,12 +89,12 @@ impl<'a> Recomputation<'a> {
             if !output.is_tracked() {
                 return;
             }
-            let mut found = (output * gradient).sum().backward();
+            let mut found = seed(output, gradient).backward();
             flowing = input.grad_remove(&mut found);
             gradients.add_all(named_gradients(model, &mut found));
         }
         if let Some(gradient) = flowing.filter(|_| embedded.is_tracked()) {
-            let mut found = (embedded * gradient).sum().backward();
+            let mut found = seed(embedded, gradient).backward();
             gradients.add_all(named_gradients(model, &mut found));
         }
     }

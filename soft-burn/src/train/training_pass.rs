@@ -5,12 +5,13 @@
 
 use std::ops::Range;
 
-use burn::tensor::{IndexingUpdateOp, Int, Tensor};
+use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor};
 use soft_core::{Batch, Exit, MicroBatch};
 
 use crate::error::Error;
 use crate::model::block::Residual;
 use crate::model::llama::Llama;
+use crate::ops::compilation::compiles_kernels;
 use crate::ops::packed_attention::Pass;
 use crate::ops::transfers::upload_indices;
 use crate::train::layer_dropout::LayerDropout;
@@ -43,12 +44,19 @@ impl<'a> TrainingPass<'a> {
         skipping: Option<Skipping>,
     ) -> Result<(Self, Tensor<2>), Error> {
         batch.check_vocabulary(model.config.vocab)?;
-        let tokens = model.indices(batch.tokens().iter().map(|&token| token.into()));
+        let padding = padding(batch.tokens().len(), &model.device());
+        let tokens = batch.tokens().iter().map(|&token| token.into());
+        let tokens = model.indices(tokens.chain(std::iter::repeat_n(0, padding)));
         let states = model.model.embed_tokens.weight.val().select(0, tokens);
+        let mut lengths = batch.lengths().to_vec();
+        if padding > 0 {
+            // A row of its own, without targets.
+            lengths.push(padding);
+        }
         let pass = Self {
             model,
             batch,
-            pass: model.whole_rows(batch.lengths()),
+            pass: model.whole_rows(&lengths),
             skipping,
             targets: Targets::new(model, batch, &batch.starts()),
         };
@@ -105,6 +113,18 @@ impl<'a> TrainingPass<'a> {
         (self.model.indices(indices), self.model.whole_rows(&lengths))
     }
 }
+
+/// States to add to a pass of `states`, so that batches of many lengths share compiled kernels:
+/// products are specialized for what divides their sizes.
+fn padding(states: usize, device: &Device) -> usize {
+    if compiles_kernels(device) {
+        states.next_multiple_of(BUCKET) - states
+    } else {
+        0
+    }
+}
+
+const BUCKET: usize = 64;
 
 impl Llama {
     /// An index tensor on the model's device.

@@ -1,12 +1,13 @@
-//! Linear maps and SwiGLU.
+//! Linear maps, SwiGLU, and the start of a backward pass.
 
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{Cube, cubecl};
 use cubecl::prelude::*;
 
 use super::tensor::{
-    Kept, apply, empty_like, in_memory, input, product, same, storage, tensor, transposed, units,
+    Kept, apply, empty, empty_like, in_memory, input, memory, product, same, storage, tensor,
+    transposed, units,
 };
 
 /// `ops::linear::project`; the gradient of the weight comes in the weight's own layout.
@@ -25,6 +26,23 @@ pub(crate) fn linear(x: &Tensor<2>, weight: &Tensor<2>) -> Option<Tensor<2>> {
 pub(crate) fn matmul(a: &Tensor<2>, b: &Tensor<2>) -> Option<Tensor<2>> {
     let [a, b] = [a, b].map(|matrix| matrix.clone().try_into_primitive::<Cube>().ok());
     in_memory().then(|| Some(tensor(product(same(a?), same(b?)))))?
+}
+
+/// `ops::seed::seed`, without the product and its sum.
+pub(crate) fn seed(x: &Tensor<2>, gradient: &Tensor<2>) -> Option<Tensor<1>> {
+    let gradient = memory(gradient)?;
+    apply([input(x)?], |[x], _| {
+        (empty([1], DType::F32, &x), Seed(gradient))
+    })
+}
+
+#[derive(Clone, Debug)]
+struct Seed(CubeTensor);
+
+impl Kept<1> for Seed {
+    fn gradients(self, _one: CubeTensor, _wanted: [bool; 1]) -> [Option<CubeTensor>; 1] {
+        [Some(self.0)]
+    }
 }
 
 #[derive(Clone, Debug)]

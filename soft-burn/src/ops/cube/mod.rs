@@ -22,7 +22,7 @@ mod tile;
 pub(crate) use adamw::sums_of_squares;
 pub(crate) use decoder_block::{decode_blocks, decodes};
 pub(crate) use launches::{Launched, Launches};
-pub(crate) use layers::{linear, matmul, swiglu};
+pub(crate) use layers::{linear, matmul, seed, swiglu};
 pub(crate) use losses::losses;
 pub(crate) use ragged::Ragged;
 pub(crate) use rms_norm::{add_and_normalize, rms_norm};
