@@ -10,6 +10,7 @@ use std::path::Path;
 use burn::tensor::{DType as TensorDType, Device, Tensor, TensorData, TensorReadError};
 use serde::{Deserialize, Serialize};
 
+use crate::device_errors::failed;
 use crate::dtype::{DType, to_f32};
 use crate::error::Error;
 use crate::files::safetensors::{NamedTensor, WeightFiles, write_weights};
@@ -265,7 +266,9 @@ impl NamedAdamW {
             let both = [(FIRST, &moments.first), (SECOND, &moments.second)];
             for (prefix, tensor) in both.into_iter().chain(master) {
                 let name = format!("{prefix}{parameter}");
-                let values = host_values(tensor.clone(), &name)?;
+                // With several devices, that of another may have been lost meanwhile.
+                let values = host_values(tensor.clone(), &name)
+                    .map_err(|error| failed(&tensor.device(), &error.to_string()))?;
                 tensors.push(NamedTensor {
                     name,
                     shape: vec![values.len()],

@@ -18,6 +18,10 @@ pub(super) fn apply<const N: usize, const D: usize>(
     compute: impl FnOnce([&tch::Tensor; N]) -> tch::Tensor,
 ) -> Option<Tensor<D>> {
     autograd::apply(inputs, |inputs: [TchTensor; N], learns| {
+        if !learns.contains(&true) {
+            let out = compute(inputs.each_ref().map(|input| &input.tensor));
+            return (TchTensor::new(out), None);
+        }
         let mut learns = learns.into_iter();
         let leaves = inputs.each_ref().map(|input| {
             let leaf = input.tensor.detach();
@@ -30,7 +34,7 @@ pub(super) fn apply<const N: usize, const D: usize>(
             out: TchTensor::new(out),
             _in_use: inputs.into_iter().chain([value.clone()]).collect(),
         };
-        (value, graph)
+        (value, Some(graph))
     })
 }
 
@@ -43,9 +47,12 @@ struct Graph<const N: usize> {
     _in_use: Vec<TchTensor>,
 }
 
-impl<const N: usize> Saved<LibTorch, N> for Graph<N> {
+/// `None` when no input learns.
+impl<const N: usize> Saved<LibTorch, N> for Option<Graph<N>> {
     fn gradients(self, gradient: TchTensor, wanted: [bool; N]) -> [Option<TchTensor>; N] {
-        let Graph { leaves, out, .. } = self;
+        let Some(Graph { leaves, out, .. }) = self else {
+            return [(); N].map(|()| None);
+        };
         // A scalar whose gradient into `out` is `gradient`: the bindings start from scalars only.
         let root = (&out.tensor * &gradient.tensor).sum(out.tensor.kind());
         let learning = leaves.iter().zip(wanted).filter(|(_, wanted)| *wanted);
