@@ -145,7 +145,12 @@ fn a_server_that_dies_ends_the_run_and_leaves_its_checkpoint() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let checkpoints = || fs::read_dir(out.join("checkpoints")).map_or(0, Iterator::count);
+    // One that is being written is hidden.
+    let is_whole = |entry: &fs::DirEntry| !entry.file_name().to_string_lossy().starts_with('.');
+    let checkpoints = || {
+        let entries = fs::read_dir(out.join("checkpoints")).into_iter().flatten();
+        entries.flatten().filter(is_whole).count()
+    };
     while checkpoints() == 0 {
         assert!(run.try_wait().unwrap().is_none(), "the run ended early");
         std::thread::sleep(std::time::Duration::from_millis(20));
