@@ -14,9 +14,9 @@ use crate::ops::transfers::upload_indices;
 
 /// Data of a forward pass that all blocks share.
 pub(crate) enum Pass {
-    Padded(Padded),
+    Padded(Box<Padded>),
     #[cfg(feature = "cube")]
-    Ragged(cube::Ragged),
+    Ragged(Box<cube::Ragged>),
 }
 
 /// Queries, keys and values of all heads, `[n, heads * head_dim]` each.
@@ -32,9 +32,10 @@ impl Pass {
     pub fn new(frequencies: &[f32], counts: &[usize], span: &Span, device: &Device) -> Self {
         #[cfg(feature = "cube")]
         if cube::runs_on(device) {
-            return Self::Ragged(cube::Ragged::new(frequencies, counts, span, device));
+            let rows = cube::Ragged::new(frequencies, counts, span, device);
+            return Self::Ragged(Box::new(rows));
         }
-        Self::Padded(Padded::new(frequencies, counts, span, device))
+        Self::Padded(Box::new(Padded::new(frequencies, counts, span, device)))
     }
 
     /// Attention of the states of every row to those at or before their own position, in the order

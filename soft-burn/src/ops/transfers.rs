@@ -88,6 +88,7 @@ fn counted<E: Element, const D: usize>(values: Vec<E>, shape: [usize; D]) -> Ten
 
 /// Numbers on the host, or on a device until they are read together with others.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // there are few
 pub(crate) enum Numbers {
     Read(Vec<f64>),
     Unread(Tensor<1>),
@@ -98,7 +99,7 @@ impl Numbers {
         Self::Read(Vec::new())
     }
 
-    pub fn to_device(self, device: &Device) -> Self {
+    pub fn moved_to(self, device: &Device) -> Self {
         match self {
             Self::Unread(tensor) => Self::Unread(moved(tensor, device)),
             read => read,

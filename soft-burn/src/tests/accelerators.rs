@@ -3,6 +3,7 @@
 //! `cargo test -p soft-burn --features wgpu accelerators -- --nocapture` shows the devices used.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // tests fail by panicking
+#![allow(clippy::print_stdout)]
 
 use burn::tensor::Device;
 use soft_core::conformance::{DecodingLaws, Equality, Laws};

@@ -75,7 +75,7 @@ pub(crate) fn accumulate(
         .collect();
     for (part, model) in parts.into_iter().zip(replicas.models()) {
         guarded(&model.device(), || {
-            losses.extend(part.losses.into_iter().map(|sums| sums.to_device(&home)));
+            losses.extend(part.losses.into_iter().map(|sums| sums.moved_to(&home)));
             for (name, gradient) in part.gradients.into_named() {
                 let owner: &mut NamedGradients = &mut gradients[replicas.owner(&name)];
                 let gradient = moved(gradient, &replicas.device_of_owner(&name));

@@ -37,10 +37,10 @@ pub(crate) struct ExitSum {
 }
 
 impl UnreadSums {
-    pub fn to_device(self, device: &Device) -> Self {
+    pub fn moved_to(self, device: &Device) -> Self {
         Self {
-            nats: self.nats.to_device(device),
-            divergence: self.divergence.to_device(device),
+            nats: self.nats.moved_to(device),
+            divergence: self.divergence.moved_to(device),
             ..self
         }
     }

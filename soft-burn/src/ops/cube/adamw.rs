@@ -69,8 +69,8 @@ fn adamw<G: Float, W: Float>(
     root: f32,
     keep: f32,
     #[comptime] rounds: bool,
-    #[define(G)] _gradient: ElemType,
-    #[define(W)] _rounded: ElemType,
+    #[define(G)] _g: ElemType,
+    #[define(W)] _w: ElemType,
 ) {
     if ABSOLUTE_POS >= value.len() {
         terminate!();
@@ -118,7 +118,7 @@ pub(crate) fn sums_of_squares(tensors: &[&Tensor<1>]) -> Tensor<1> {
 }
 
 #[cube(launch)]
-fn squares<F: Float>(values: &[F], parts: &mut [f32], index: u32, #[define(F)] _values: ElemType) {
+fn squares<F: Float>(values: &[F], parts: &mut [f32], index: u32, #[define(F)] _f: ElemType) {
     let mut sum = 0.0f32;
     for at in range_stepped(ABSOLUTE_POS, values.len(), PARTS * UNITS) {
         let value = f32::cast_from(values[at]);

@@ -101,8 +101,8 @@ fn flash<F: Float, I: Int>(
     key_stride: u32,
     #[comptime] stored: bool,
     #[comptime] shape: Shape,
-    #[define(F)] _states: ElemType,
-    #[define(I)] _layout: ElemType,
+    #[define(F)] _f: ElemType,
+    #[define(I)] _i: ElemType,
 ) {
     let Shape {
         q_heads,

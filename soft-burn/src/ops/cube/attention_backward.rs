@@ -89,8 +89,8 @@ fn gradient_of_queries<F: Float, I: Int>(
     of_q: &mut [F],
     scale: f32,
     #[comptime] shape: Shape,
-    #[define(F)] _states: ElemType,
-    #[define(I)] _layout: ElemType,
+    #[define(F)] _f: ElemType,
+    #[define(I)] _i: ElemType,
 ) {
     let Shape {
         q_heads,
@@ -185,8 +185,8 @@ fn gradients_of_keys<F: Float, I: Int>(
     of_v: &mut [F],
     scale: f32,
     #[comptime] shape: Shape,
-    #[define(F)] _states: ElemType,
-    #[define(I)] _layout: ElemType,
+    #[define(F)] _f: ElemType,
+    #[define(I)] _i: ElemType,
 ) {
     let Shape {
         q_heads,

@@ -58,8 +58,8 @@ fn attend_to_keys<F: Float, I: Int>(
     #[comptime] q_heads: usize,
     #[comptime] k_heads: usize,
     #[comptime] dim: usize,
-    #[define(F)] _states: ElemType,
-    #[define(I)] _layout: ElemType,
+    #[define(F)] _f: ElemType,
+    #[define(I)] _i: ElemType,
 ) {
     // Units that mix the same column, each of them a share of the keys; or columns of a unit.
     let groups = comptime!((UNITS / dim).max(1));

@@ -107,7 +107,7 @@ impl Kept<2> for Gated {
 }
 
 #[cube(launch)]
-fn gated<F: Float>(gate: &[F], up: &[F], out: &mut [F], #[define(F)] _dtype: ElemType) {
+fn gated<F: Float>(gate: &[F], up: &[F], out: &mut [F], #[define(F)] _f: ElemType) {
     if ABSOLUTE_POS >= out.len() {
         terminate!();
     }
@@ -124,7 +124,7 @@ fn gradients_of_gated<F: Float>(
     gradient: &[F],
     of_gate: &mut [F],
     of_up: &mut [F],
-    #[define(F)] _dtype: ElemType,
+    #[define(F)] _f: ElemType,
 ) {
     if ABSOLUTE_POS >= gradient.len() {
         terminate!();

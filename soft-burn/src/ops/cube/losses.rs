@@ -64,8 +64,8 @@ fn losses_of_rows<F: Float, I: Int>(
     exits: u32,
     #[comptime] vocab: usize,
     #[comptime] teaches: bool,
-    #[define(F)] _logits: ElemType,
-    #[define(I)] _tokens: ElemType,
+    #[define(F)] _f: ElemType,
+    #[define(I)] _i: ElemType,
 ) {
     let row = CUBE_POS;
     if row >= nats.len() {

@@ -166,8 +166,8 @@ fn one<F: Float, O: Float, N: Size>(
     #[comptime] rows: usize,
     #[comptime] adds: bool,
     #[comptime] size: Extent,
-    #[define(F)] _states: ElemType,
-    #[define(O)] _out: ElemType,
+    #[define(F)] _f: ElemType,
+    #[define(O)] _o: ElemType,
 ) {
     let row = CUBE_POS * ROWS + UNIT_POS as usize / LANES;
     let states = states as usize;
@@ -203,7 +203,7 @@ fn three<F: Float, N: Size>(
     #[comptime] first: usize,
     #[comptime] further: usize,
     #[comptime] size: Extent,
-    #[define(F)] _states: ElemType,
+    #[define(F)] _f: ElemType,
 ) {
     let row = CUBE_POS * ROWS + UNIT_POS as usize / LANES;
     let states = states as usize;
@@ -241,7 +241,7 @@ fn gated<F: Float, N: Size>(
     states: u32,
     #[comptime] rows: usize,
     #[comptime] size: Extent,
-    #[define(F)] _states: ElemType,
+    #[define(F)] _f: ElemType,
 ) {
     let row = CUBE_POS * ROWS + UNIT_POS as usize / LANES;
     let states = states as usize;

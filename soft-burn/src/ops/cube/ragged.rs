@@ -99,7 +99,7 @@ impl Ragged {
         heads: Heads,
         store: &mut TensorStore,
     ) -> CubeTensor {
-        let stored = store.take(self.keys, q.dtype.into());
+        let stored = store.take(self.keys, q.dtype);
         let (keys, values) = (own(stored.0), own(stored.1));
         let slots = keys.meta.shape()[2];
         let q_out = empty_like(&q);
@@ -207,8 +207,8 @@ fn rotate_into_store<F: Float, I: Int>(
     #[comptime] q_heads: usize,
     #[comptime] k_heads: usize,
     #[comptime] dim: usize,
-    #[define(F)] _states: ElemType,
-    #[define(I)] _layout: ElemType,
+    #[define(F)] _f: ElemType,
+    #[define(I)] _i: ElemType,
 ) {
     let half = comptime!(dim / 2);
     let heads = comptime!(q_heads + 2 * k_heads);
@@ -273,8 +273,8 @@ fn rotate<F: Float, I: Int>(
     #[comptime] q_heads: usize,
     #[comptime] k_heads: usize,
     #[comptime] dim: usize,
-    #[define(F)] _states: ElemType,
-    #[define(I)] _layout: ElemType,
+    #[define(F)] _f: ElemType,
+    #[define(I)] _i: ElemType,
 ) {
     let half = comptime!(dim / 2);
     let heads = comptime!(q_heads + k_heads);

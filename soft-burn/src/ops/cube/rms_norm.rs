@@ -136,8 +136,8 @@ fn normalize<F: Float, W: Float>(
     scales: &mut [f32],
     eps: f32,
     #[comptime] width: usize,
-    #[define(F)] _states: ElemType,
-    #[define(W)] _weight: ElemType,
+    #[define(F)] _f: ElemType,
+    #[define(W)] _w: ElemType,
 ) {
     let row = CUBE_POS;
     if row >= scales.len() {
@@ -166,8 +166,8 @@ fn add_and_normalize_rows<F: Float, W: Float>(
     scales: &mut [f32],
     eps: f32,
     #[comptime] width: usize,
-    #[define(F)] _states: ElemType,
-    #[define(W)] _weight: ElemType,
+    #[define(F)] _f: ElemType,
+    #[define(W)] _w: ElemType,
 ) {
     let row = CUBE_POS;
     if row >= scales.len() {
@@ -210,8 +210,8 @@ fn gradient_of_states<F: Float, W: Float>(
     scales: &[f32],
     out: &mut [F],
     #[comptime] width: usize,
-    #[define(F)] _states: ElemType,
-    #[define(W)] _weight: ElemType,
+    #[define(F)] _f: ElemType,
+    #[define(W)] _w: ElemType,
 ) {
     let row = CUBE_POS;
     if row >= scales.len() {
@@ -243,7 +243,7 @@ fn gradient_of_weight<F: Float>(
     scales: &[f32],
     out: &mut [f32],
     #[comptime] width: usize,
-    #[define(F)] _states: ElemType,
+    #[define(F)] _f: ElemType,
 ) {
     let column = ABSOLUTE_POS_X as usize;
     if column >= width {
@@ -253,7 +253,7 @@ fn gradient_of_weight<F: Float>(
     let first = part * ROWS;
     let end = min(first + ROWS, scales.len());
     let mut sum = 0.0f32;
-    for row in first..end {
+    for row in range_stepped(first, end, 1usize) {
         let at = row * width + column;
         sum += f32::cast_from(gradient[at]) * f32::cast_from(x[at]) * scales[row];
     }

@@ -53,12 +53,7 @@ pub(crate) fn scores(logits: &Tensor<2>) -> Option<Tensor<2>> {
 }
 
 #[cube(launch)]
-fn scores_of_rows<F: Float>(
-    logits: &[F],
-    out: &mut [f32],
-    tokens: u32,
-    #[define(F)] _logits: ElemType,
-) {
+fn scores_of_rows<F: Float>(logits: &[F], out: &mut [f32], tokens: u32, #[define(F)] _f: ElemType) {
     let row = CUBE_POS;
     let tokens = tokens as usize;
     if row * tokens >= logits.len() {

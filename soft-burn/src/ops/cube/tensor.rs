@@ -259,7 +259,7 @@ pub(super) fn sum_rows(matrix: CubeTensor, dtype: DType) -> CubeTensor {
 }
 
 #[cube(launch)]
-fn column_sums<F: Float>(matrix: &[f32], out: &mut [F], rows: u32, #[define(F)] _dtype: ElemType) {
+fn column_sums<F: Float>(matrix: &[f32], out: &mut [F], rows: u32, #[define(F)] _f: ElemType) {
     let column = ABSOLUTE_POS;
     if column >= out.len() {
         terminate!();

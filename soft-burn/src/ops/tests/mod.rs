@@ -1,6 +1,6 @@
 //! Every fast version against the reference in plain operations, values and gradients.
 
-#![allow(clippy::unwrap_used)] // a test's way to fail
+#![allow(clippy::unwrap_used, clippy::print_stdout)] // a test's way to fail and to speak
 
 mod attention;
 
