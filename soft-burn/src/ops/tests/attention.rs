@@ -172,11 +172,18 @@ fn sixteen_bits_are_f32_to_rounding() {
     let wanted = run(&plain(), FloatDType::F32);
     for (name, _) in fast() {
         let device = device(&name).unwrap().autodiff();
-        for (dtype, bound) in [(FloatDType::F16, 0.02), (FloatDType::BF16, 0.1)] {
-            if device.supports_dtype(dtype) {
-                for (ours, theirs) in run(&device, dtype).iter().zip(&wanted) {
-                    close(ours, theirs, bound, &format!("{name}, {dtype:?}"));
-                }
+        for (dtype, bound) in [(FloatDType::F16, 0.005), (FloatDType::BF16, 0.04)] {
+            if !device.supports_dtype(dtype) {
+                continue;
+            }
+            for (ours, theirs) in run(&device, dtype).iter().zip(&wanted) {
+                let squares =
+                    |values: &mut dyn Iterator<Item = f32>| values.map(|it| it * it).sum();
+                let pairs = ours.iter::<f32>().zip(theirs.iter::<f32>());
+                let apart: f32 = squares(&mut pairs.map(|(ours, theirs)| ours - theirs));
+                let whole: f32 = squares(&mut theirs.iter::<f32>());
+                let relative = (apart / whole).sqrt();
+                assert!(relative < bound, "{name}, {dtype:?}: {relative}");
             }
         }
     }
