@@ -99,17 +99,22 @@ impl ProfileLines {
 /// ", 96 B between devices"
 pub fn described(work: &DeviceWork) -> String {
     let compiled = work.compiled.map(|it| format!(" ({it} compiled)"));
+    let launches = match work.launch_count() {
+        0 => String::new(),
+        count => format!(
+            "{count} launches of {} kernels, {} new{}; ",
+            work.kernels,
+            work.new_kernels,
+            compiled.unwrap_or_default()
+        ),
+    };
     let plural = |count: u64| if count == 1 { "" } else { "s" };
     let moved = match work.bytes_moved {
         0 => String::new(),
         bytes => format!(", {bytes} B between devices"),
     };
     format!(
-        "{} launches of {} kernels, {} new{}; {} read{} of {} B, {} upload{} of {} B{moved}",
-        work.launch_count(),
-        work.kernels,
-        work.new_kernels,
-        compiled.unwrap_or_default(),
+        "{launches}{} read{} of {} B, {} upload{} of {} B{moved}",
         work.reads,
         plural(work.reads),
         work.bytes_read,
