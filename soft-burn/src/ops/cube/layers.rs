@@ -6,7 +6,7 @@ use burn_cubecl::{Cube, cubecl};
 use cubecl::prelude::*;
 
 use super::tensor::{
-    Kept, apply, empty, empty_like, in_memory, input, memory, product, same, storage, tensor,
+    Kept, apply, downcast, empty, empty_like, in_memory, input, memory, product, storage, tensor,
     transposed, units,
 };
 
@@ -25,7 +25,7 @@ pub(crate) fn linear(x: &Tensor<2>, weight: &Tensor<2>) -> Option<Tensor<2>> {
 /// `ops::linear::matmul`.
 pub(crate) fn matmul(a: &Tensor<2>, b: &Tensor<2>) -> Option<Tensor<2>> {
     let [a, b] = [a, b].map(|matrix| matrix.clone().try_into_primitive::<Cube>().ok());
-    in_memory().then(|| Some(tensor(product(same(a?), same(b?)))))?
+    in_memory().then(|| Some(tensor(product(downcast(a?), downcast(b?)))))?
 }
 
 /// `ops::seed::seed`, without the product and its sum.

@@ -86,7 +86,7 @@ impl Ragged {
         k: CubeTensor,
         v: CubeTensor,
         heads: Heads,
-    ) -> (CubeTensor, Kept3) {
+    ) -> (CubeTensor, SavedAttention) {
         let (q, k) = self.rotated(q, k, heads, 1.0);
         let attended = attend(self, &q, Keys::of_the_pass(k, v, heads), heads);
         (attended.out.clone(), Some((self.clone(), attended, heads)))
@@ -176,9 +176,9 @@ impl Ragged {
 }
 
 /// Without a store: the pass, queries, keys and values, and what attention found.
-type Kept3 = Option<(Ragged, Attended, Heads)>;
+type SavedAttention = Option<(Ragged, Attended, Heads)>;
 
-impl Kept<3> for Kept3 {
+impl Kept<3> for SavedAttention {
     fn gradients(self, gradient: CubeTensor, _wanted: [bool; 3]) -> [Option<CubeTensor>; 3] {
         // With a store there is no backward pass: decoding runs without autodiff.
         let Some((rows, attended, heads)) = self else {

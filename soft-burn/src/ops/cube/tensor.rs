@@ -55,8 +55,8 @@ pub(super) fn apply<K: Kept<N>, const N: usize, const D: usize>(
     run: impl FnOnce([CubeTensor; N], [bool; N]) -> (CubeTensor, K),
 ) -> Option<Tensor<D>> {
     autograd::apply(inputs, |inputs: [FloatTensor<Cube>; N], learns| {
-        let (out, kept) = run(inputs.map(|input| contiguous(same(input))), learns);
-        (same(out), Node(kept))
+        let (out, kept) = run(inputs.map(|input| contiguous(downcast(input))), learns);
+        (downcast(out), Node(kept))
     })
 }
 
@@ -69,14 +69,14 @@ impl<K: Kept<N>, const N: usize> Saved<Cube, N> for Node<K> {
         gradient: FloatTensor<Cube>,
         wanted: [bool; N],
     ) -> [Option<FloatTensor<Cube>>; N] {
-        let found = self.0.gradients(contiguous(same(gradient)), wanted);
-        found.map(|gradient| gradient.map(same))
+        let found = self.0.gradients(contiguous(downcast(gradient)), wanted);
+        found.map(|gradient| gradient.map(downcast))
     }
 }
 
 /// The value itself. `Cube`'s tensors are `CubeTensor`s unless Burn fuses operations, which
 /// [`input`] has excluded and the compiler cannot know.
-pub(super) fn same<A: 'static, B: 'static>(value: A) -> B {
+pub(super) fn downcast<A: 'static, B: 'static>(value: A) -> B {
     let value: Box<dyn Any> = Box::new(value);
     match value.downcast() {
         Ok(value) => *value,
@@ -87,7 +87,7 @@ pub(super) fn same<A: 'static, B: 'static>(value: A) -> B {
 /// The memory of a tensor without autodiff on a device where [`runs_on`] holds.
 pub(super) fn buffer<const D: usize>(tensor: Tensor<D>) -> CubeTensor {
     match tensor.try_into_primitive::<Cube>() {
-        Ok(tensor) => contiguous(same(tensor)),
+        Ok(tensor) => contiguous(downcast(tensor)),
         Err(_) => unreachable!("`runs_on` holds for the device"),
     }
 }
@@ -98,13 +98,13 @@ pub(super) fn memory<const D: usize>(tensor: &Tensor<D>) -> Option<CubeTensor> {
         Input::Plain(tensor) => tensor,
         Input::Tracked(tensor) => tensor.primitive().clone(),
     };
-    Some(contiguous(same(memory)))
+    Some(contiguous(downcast(memory)))
 }
 
 /// [`buffer`] of indices.
 pub(super) fn index_buffer<const D: usize>(tensor: Tensor<D, Int>) -> CubeTensor {
     match tensor.try_into_primitive::<Cube>() {
-        Ok(tensor) => contiguous(same(tensor)),
+        Ok(tensor) => contiguous(downcast(tensor)),
         Err(_) => unreachable!("`runs_on` holds for the device"),
     }
 }
@@ -121,7 +121,7 @@ pub(super) fn own<const D: usize>(tensor: Tensor<D>) -> CubeTensor {
 
 /// The tensor of this memory.
 pub(super) fn tensor<const D: usize>(memory: CubeTensor) -> Tensor<D> {
-    Tensor::from_primitive::<Cube>(same(memory))
+    Tensor::from_primitive::<Cube>(downcast(memory))
 }
 
 /// The tensor in row-major order without gaps.
