@@ -113,10 +113,16 @@ pub(super) fn index_buffer<const D: usize>(tensor: Tensor<D, Int>) -> CubeTensor
 pub(super) fn own<const D: usize>(tensor: Tensor<D>) -> CubeTensor {
     let memory = buffer(tensor);
     if memory.can_mut() {
-        memory
-    } else {
-        memory.copy()
+        return memory;
     }
+    let (client, device) = (memory.client.clone(), memory.device.clone());
+    let (shape, dtype) = (memory.meta.shape().clone(), memory.dtype);
+    let with_shape = |shape, handle| {
+        CubeTensor::new_contiguous(client.clone(), device.clone(), shape, handle, dtype)
+    };
+    // As an array: on CUDA the rows of a copied matrix would be padded.
+    let flat = with_shape(Shape::new([shape.num_elements()]), memory.handle);
+    with_shape(shape, flat.copy().handle)
 }
 
 /// The tensor of this memory.
