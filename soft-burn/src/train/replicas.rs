@@ -3,8 +3,9 @@
 //! Every device keeps all weights and computes the gradients of a share of the micro-batches. Each
 //! parameter has an owner among the devices: gradients are summed there, the owner keeps the
 //! optimizer's state and updates the parameter, and sends it to the others. Of n devices, each thus
-//! sends 2 (n − 1) / n times the weights per step and receives as much. Results equal those of one
-//! device up to rounding.
+//! sends about 2 (n − 1) / n times the weights per step and receives as much; parameters are not
+//! divided, so that a large one may make shares unequal. Results equal those of one device up to
+//! rounding.
 //!
 //! Burn's collectives work between CUDA devices of one process only; this requires that tensors can
 //! be moved between devices, local or remote. Source of the sharding: Rajbhandari et al., *ZeRO*

@@ -1,4 +1,4 @@
-//! Attention on every device with kernels, in f32 and, with what a block computes besides, in 16 bits.
+//! Attention on every device with kernels; and in 16 bits, all that a block computes.
 
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 
