@@ -4,11 +4,11 @@ use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use soft_burn::{DecodingDefaults, Llama, LlamaConfig, Placement};
 use soft_core::decode::Finish;
 use soft_core::model::ScoreSum;
-use soft_core::{Batch, Decoder, Exit, Exits, Prompt};
+use soft_core::{Batch, Decoder, Exits, Prompt};
 use soft_data::Tokenizer;
 use soft_eval::results::{Input, Sample};
 use soft_eval::{AnsweredPrompt, Journal, TokenTrace, trace};
@@ -150,20 +150,6 @@ impl EvalModel {
             tokenizer: &self.tokenizer,
             context: self.model.config().max_positions,
         }
-    }
-
-    /// Refuses exits with a block of their own, which only decode as separate models.
-    pub fn check_answers(&self, exits: &Exits) -> Result<()> {
-        let with_blocks = self.model.exits_with_blocks();
-        let own = exits.iter().find(|exit| with_blocks.contains(exit));
-        ensure!(
-            own.is_none(),
-            "exit {} of {} has a block of its own (Balcony) and decodes as a separate model only: \
-             write it with `soft extract`, or leave it out",
-            own.map_or(0, Exit::depth),
-            self.name
-        );
-        Ok(())
     }
 
     /// Arguments of a greedy mode.

@@ -245,15 +245,6 @@ pub enum Error {
         /// What does not fit.
         reason: String,
     },
-    /// An exit with its own block (Balcony) cannot be decoded as part of the whole model.
-    #[error(
-        "exit {exit} has a block of its own (Balcony), whose keys and values no cache of the whole model holds: \
-         make it a model of its own with `soft extract`"
-    )]
-    ExitBlock {
-        /// Depth of the exit.
-        exit: usize,
-    },
     /// A number type that the device does not support.
     #[error("{device} does not compute in {found}: expected {}", expected.iter().map(|one| one.name()).collect::<Vec<_>>().join(", "))]
     NumberType {

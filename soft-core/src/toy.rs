@@ -1,7 +1,7 @@
 //! A nested language model in plain `f64` loops, for tests and documentation.
 //!
 //! Small enough to check by hand, but with all features that the laws test: blocks that use earlier
-//! positions through a cache, a final norm, and a tied head. Block l maps x_t to x_t + tanh(W_l ·
+//! positions through a cache, a final norm, a tied head and, on request, blocks of single exits. Block l maps x_t to x_t + tanh(W_l ·
 //! (x_t + mean of x_s over s ≤ t)); its "keys and values" are the x_s.
 
 mod decode;
@@ -55,7 +55,10 @@ pub type ToyHidden = Vec<Vec<Vec<f64>>>;
 pub struct ToyModel {
     embedding: Vec<Vec<f64>>,
     head: Vec<Vec<f64>>,
+    /// The shared blocks, then those of exits.
     blocks: Vec<Vec<Vec<f64>>>,
+    /// The exits with their own block, in the order of these.
+    with_blocks: Vec<Exit>,
 }
 
 impl ToyModel {
@@ -73,7 +76,20 @@ impl ToyModel {
             embedding,
             head,
             blocks,
+            with_blocks: Vec::new(),
         }
+    }
+
+    /// Gives these exits blocks of their own, copies of the last block. The exit before the last
+    /// block is then the full model.
+    #[must_use]
+    pub fn with_exit_blocks(mut self, exits: impl IntoIterator<Item = Exit>) -> Self {
+        self.blocks.truncate(self.depth());
+        self.with_blocks = exits.into_iter().collect();
+        let last = self.blocks[self.blocks.len() - 1].clone();
+        self.blocks
+            .extend(self.with_blocks.iter().map(|_| last.clone()));
+        self
     }
 
     /// Rotates the head by one token, so that a state close to a token's embedding gives the next
@@ -85,12 +101,14 @@ impl ToyModel {
     }
 
     fn check_blocks(&self, range: &Range<usize>) -> Result<(), ToyError> {
-        if range.end <= self.blocks.len() {
+        let depth = self.depth();
+        let of_an_exit = range.start >= depth && range.len() <= 1;
+        if range.end <= depth || of_an_exit && range.end <= self.blocks.len() {
             return Ok(());
         }
         Err(ToyError::NoSuchBlocks {
             range: range.clone(),
-            depth: self.blocks.len(),
+            depth,
         })
     }
 
@@ -124,7 +142,16 @@ impl NestedModel for ToyModel {
     type Error = ToyError;
 
     fn depth(&self) -> usize {
-        self.blocks.len()
+        self.blocks.len() - self.with_blocks.len()
+    }
+
+    fn exit_blocks(&self) -> usize {
+        self.with_blocks.len()
+    }
+
+    fn exit_block(&self, exit: Exit) -> Option<usize> {
+        let index = self.with_blocks.iter().position(|other| *other == exit)?;
+        Some(self.depth() + index)
     }
 
     fn embed(&self, tokens: &Self::Tokens) -> Result<ToyHidden, ToyError> {

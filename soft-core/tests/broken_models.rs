@@ -39,6 +39,8 @@ enum Defect {
     Overconfident,
     /// Assigns the logits of a draft head to other tokens.
     ShiftsDraftTokens,
+    /// Appends other states to an exit's own block.
+    AppendsBackwards,
     /// No defect.
     Sound,
 }
@@ -57,6 +59,14 @@ impl NestedModel for Broken {
 
     fn depth(&self) -> usize {
         self.model.depth()
+    }
+
+    fn exit_blocks(&self) -> usize {
+        self.model.exit_blocks()
+    }
+
+    fn exit_block(&self, exit: Exit) -> Option<usize> {
+        self.model.exit_block(exit)
     }
 
     fn embed(&self, tokens: &Self::Tokens) -> Result<ToyHidden, ToyError> {
@@ -191,6 +201,19 @@ impl DecodeModel for Broken {
         self.model.empty_store(rows, capacity)
     }
 
+    fn append_states(
+        &self,
+        hidden: ToyHidden,
+        block: usize,
+        past: Past<ToyStore>,
+    ) -> Result<(), ToyError> {
+        let mut hidden = hidden;
+        if self.defect == Defect::AppendsBackwards {
+            hidden[0].reverse();
+        }
+        self.model.append_states(hidden, block, past)
+    }
+
     fn gather(&self, parts: &[&ToyHidden], states: &[usize]) -> Result<ToyHidden, ToyError> {
         let (mut parts, mut states) = (parts.to_vec(), states.to_vec());
         if self.defect == Defect::GathersInItsOwnOrder {
@@ -272,7 +295,9 @@ impl Observed for Broken {
 
 fn broken(defect: Defect) -> Broken {
     Broken {
-        model: ToyModel::new(4, 5, 9, 1).restless(),
+        model: ToyModel::new(4, 5, 9, 1)
+            .restless()
+            .with_exit_blocks([Exit::new(2).unwrap()]),
         defect,
     }
 }
@@ -323,6 +348,7 @@ fn every_defect_breaks_its_law() {
         (Defect::NamesTheLastOfEqual, "best tokens, scores"),
         (Defect::Overconfident, "best tokens, scores"),
         (Defect::ShiftsDraftTokens, "best tokens, scores"),
+        (Defect::AppendsBackwards, "appended to an exit's own block"),
     ] {
         let error = laws(&broken(defect)).check().unwrap_err().to_string();
         assert!(error.contains(law), "{defect:?}: {error}");

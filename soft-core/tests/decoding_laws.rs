@@ -16,6 +16,8 @@ use soft_core::{DecodeSettings, Decoder, Exit, Exits, Mode, Prompt, Sampling};
 struct World {
     model: (usize, usize, u64),
     skipped: Vec<bool>,
+    /// Exits with their own block, by depth from 1 on.
+    own_blocks: Vec<bool>,
     prompts: Vec<Prompt>,
     max_new_tokens: usize,
     lengths: Vec<DraftLength>,
@@ -32,6 +34,14 @@ fn lengths() -> impl Strategy<Value = DraftLength> {
             most: start + more
         }),
         (0.1..0.9, 1usize..7).prop_map(|(least, most)| DraftLength::Confident { least, most }),
+    ]
+}
+
+/// No exit has its own block, or some have.
+fn own_blocks(exits: usize) -> impl Strategy<Value = Vec<bool>> {
+    prop_oneof![
+        Just(vec![false; exits]),
+        proptest::collection::vec(any::<bool>(), exits)
     ]
 }
 
@@ -55,6 +65,7 @@ fn worlds() -> impl Strategy<Value = World> {
         (
             any::<u64>().prop_map(move |seed| (depth, vocab, seed)),
             proptest::collection::vec(any::<bool>(), depth - 1),
+            own_blocks(depth - 1),
             proptest::collection::vec(prompt, 1..5),
             4usize..17,
             proptest::collection::vec(lengths(), 1..4),
@@ -63,9 +74,10 @@ fn worlds() -> impl Strategy<Value = World> {
             0.2..0.8,
         )
             .prop_map(
-                |(model, skipped, prompts, max, lengths, draft, sampling, staying)| World {
+                |(model, skipped, own, prompts, max, lengths, draft, sampling, staying)| World {
                     model,
                     skipped,
+                    own_blocks: own,
                     prompts,
                     max_new_tokens: max,
                     lengths,
@@ -79,7 +91,10 @@ fn worlds() -> impl Strategy<Value = World> {
 
 fn check(world: World) -> Result<Coverage, TestCaseError> {
     let (depth, vocab, seed) = world.model;
+    let own = (1..depth).filter(|exit| world.own_blocks[exit - 1]);
+    let own = own.map(|depth| Exit::new(depth).unwrap());
     let model = ToyModel::new(depth, 5, vocab, seed).restless();
+    let model = model.with_exit_blocks(own);
     let early = (1..depth).filter(|exit| !world.skipped[exit - 1]);
     let exits = Exits::new(early.chain([depth])).unwrap();
     let laws = DecodingLaws {
@@ -149,4 +164,42 @@ fn confident_drafts_hold_what_is_likely_and_nothing_else() {
     assert_eq!(all, speculated(DraftLength::Fixed(3)));
     assert!(0 < some.0 && some.0 < all.0, "{} of {}", some.0, all.0);
     assert!(some.2 == all.2 && none.2 == all.2);
+}
+
+/// The exit before the last block has a copy of it, so that its drafts are those of the full model:
+/// only tokens outside the draft head are rejected.
+#[test]
+fn drafts_of_an_exit_with_its_own_block_are_exact() {
+    let (mut accepted, mut rejected) = (0, 0);
+    for seed in 0..40 {
+        let at = Exit::new(3).unwrap();
+        let model = ToyModel::new(4, 5, 11, seed).restless();
+        let model = model.with_exit_blocks([at]);
+        let prompts: Vec<Prompt> = [vec![1, 2, 3], vec![7], vec![4, 4]]
+            .map(Prompt::from)
+            .into();
+        let draft_tokens: Vec<u32> = (0..11).filter(|token| token % 4 != 3).collect();
+        let length = DraftLength::Fixed(1 + seed as usize % 5);
+        let speculation = Speculation::at(at, 4, length).unwrap();
+        let mut settings = DecodeSettings::greedy(Mode::Speculative(speculation), 24);
+        settings.draft_tokens = Some(draft_tokens.clone());
+        let mut decoder = Decoder::new(&model, &prompts, settings).unwrap();
+        decoder.run().unwrap();
+        let answers = (0..3).flat_map(|row| decoder.answer(row));
+        let outside = answers
+            .filter(|token| !draft_tokens.contains(token))
+            .count() as u64;
+        let statistics = decoder.statistics();
+        let wrong = statistics.checked - statistics.accepted;
+        assert!(
+            wrong <= outside,
+            "seed {seed}: {wrong} rejected, {outside} outside the head"
+        );
+        accepted += statistics.accepted;
+        rejected += wrong;
+    }
+    assert!(
+        accepted > 500 && rejected > 100,
+        "{accepted} accepted, {rejected} rejected"
+    );
 }

@@ -263,6 +263,7 @@ mod tests {
         let names: Vec<_> = modes.iter().map(|mode| mode.name.clone()).collect();
         let costs = OperationCosts {
             block: 1e9,
+            appended: 0.0,
             attended: 0.0,
             head: 0.0,
             draft_head: 0.0,

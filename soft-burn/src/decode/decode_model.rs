@@ -2,7 +2,7 @@
 
 use burn::tensor::{Int, Tensor};
 use soft_core::model::{Head, Score};
-use soft_core::{DecodeModel, Exit};
+use soft_core::{DecodeModel, Exit, Past};
 
 use crate::dtype::to_f32;
 use crate::error::Error;
@@ -11,38 +11,46 @@ use crate::ops::head::{HeadTensors, unreadable};
 use crate::ops::kv_store::KvStore;
 use crate::ops::transfers::{read, upload_indices};
 
-/// The weight of a head restricted to some tokens of the vocabulary, `[tokens, d_model]`.
+/// A head restricted to some tokens of the vocabulary.
 #[derive(Clone, Debug)]
-pub struct DraftHead(Tensor<2>);
+pub struct DraftHead {
+    /// `[d_model]`.
+    norm: Tensor<1>,
+    /// `[tokens, d_model]`.
+    weight: Tensor<2>,
+}
 
 impl Llama {
-    /// The head's weight, `[tokens, d_model]`.
-    fn head_tensor(&self, head: Head<DraftHead>) -> Tensor<2> {
-        match head {
-            Head::Draft(head) => head.0.clone(),
-            Head::Full(exit) => match self.exit_heads.get(exit) {
-                Some(own) => own.weight.val(),
-                None => self.head_weight(),
-            },
+    /// The weight of the head of `exit`, `[vocab, d_model]`.
+    fn exit_head_weight(&self, exit: Exit) -> Tensor<2> {
+        match self.exit_heads.get(exit) {
+            Some(own) => own.weight.val(),
+            None => self.head_weight(),
         }
     }
 
-    /// The final norm with the head, and the packed states as `[n, d_model]`.
+    /// The weight of the norm before the head of `exit`, `[d_model]`.
+    fn exit_norm_weight(&self, exit: Exit) -> Tensor<1> {
+        self.norm_of(exit).1.weight.val()
+    }
+
+    /// Norm and head, and the packed states as `[n, d_model]`.
     fn head_and_states(
         &self,
         hidden: &Tensor<3>,
         head: Head<DraftHead>,
-    ) -> Result<(HeadTensors, Tensor<2>), Error> {
-        if let Head::Full(exit) = head {
-            self.check_decodable(exit)?;
-        }
+    ) -> (HeadTensors, Tensor<2>) {
         let [_, n, d_model] = hidden.dims();
-        let tensors = HeadTensors {
-            norm: self.model.norm.weight.val(),
-            norm_eps: self.config.norm_eps,
-            weight: self.head_tensor(head),
+        let (norm, weight) = match head {
+            Head::Draft(DraftHead { norm, weight }) => (norm.clone(), weight.clone()),
+            Head::Full(exit) => (self.exit_norm_weight(exit), self.exit_head_weight(exit)),
         };
-        Ok((tensors, hidden.clone().reshape([n, d_model])))
+        let tensors = HeadTensors {
+            norm,
+            norm_eps: self.config.norm_eps,
+            weight,
+        };
+        (tensors, hidden.clone().reshape([n, d_model]))
     }
 }
 
@@ -91,20 +99,28 @@ impl DecodeModel for Llama {
         Ok(all.select(1, indices))
     }
 
+    fn append_states(
+        &self,
+        hidden: Tensor<3>,
+        block: usize,
+        past: Past<KvStore>,
+    ) -> Result<(), Error> {
+        self.append_packed(hidden, block, past)
+    }
+
     fn draft_head(&self, exit: Exit, tokens: &[u32]) -> Result<DraftHead, Error> {
-        self.check_decodable(exit)?;
         let row = self.tokens(&[tokens.to_vec()])?;
-        let weight = self.head_tensor(Head::Full(exit));
+        let weight = self.exit_head_weight(exit);
         let chosen = weight.select(0, row.reshape([tokens.len()]));
         let shape @ [rows, width] = chosen.dims();
         // Through an array: on CUDA the rows of a new matrix are padded, and copied for each use.
-        Ok(DraftHead(chosen.reshape([rows * width]).reshape(shape)))
+        Ok(DraftHead {
+            norm: self.exit_norm_weight(exit),
+            weight: chosen.reshape([rows * width]).reshape(shape),
+        })
     }
 
     fn draft_heads(&self, exits: &[Exit], tokens: &[u32]) -> Result<Vec<DraftHead>, Error> {
-        exits
-            .iter()
-            .try_for_each(|&exit| self.check_decodable(exit))?;
         let Some(first) = exits
             .iter()
             .find(|&&exit| self.exit_heads.get(exit).is_none())
@@ -117,18 +133,21 @@ impl DecodeModel for Llama {
         let shared = self.draft_head(*first, tokens)?;
         let head = |&exit: &Exit| match self.exit_heads.get(exit) {
             Some(_) => self.draft_head(exit, tokens),
-            None => Ok(shared.clone()),
+            None => Ok(DraftHead {
+                norm: self.exit_norm_weight(exit),
+                weight: shared.weight.clone(),
+            }),
         };
         exits.iter().map(head).collect()
     }
 
     fn best_tokens(&self, hidden: &Tensor<3>, head: Head<DraftHead>) -> Result<Vec<u32>, Error> {
-        let (head, states) = self.head_and_states(hidden, head)?;
+        let (head, states) = self.head_and_states(hidden, head);
         head.best(states)
     }
 
     fn scores(&self, hidden: &Tensor<3>, head: Head<DraftHead>) -> Result<Vec<Score>, Error> {
-        let (head, states) = self.head_and_states(hidden, head)?;
+        let (head, states) = self.head_and_states(hidden, head);
         head.scores(states)
     }
 
@@ -137,7 +156,7 @@ impl DecodeModel for Llama {
         hidden: &Tensor<3>,
         head: Head<DraftHead>,
     ) -> Result<Vec<Vec<f32>>, Error> {
-        let (head, states) = self.head_and_states(hidden, head)?;
+        let (head, states) = self.head_and_states(hidden, head);
         head.logit_rows(states)
     }
 

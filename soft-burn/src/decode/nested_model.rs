@@ -21,6 +21,15 @@ impl NestedModel for Llama {
         self.config.n_layers
     }
 
+    fn exit_blocks(&self) -> usize {
+        self.exit_blocks.blocks.len()
+    }
+
+    fn exit_block(&self, exit: Exit) -> Option<usize> {
+        let own = self.exit_blocks.index(exit)?;
+        Some(self.config.n_layers + own)
+    }
+
     fn embed(&self, tokens: &Tensor<2, Int>) -> Result<Tensor<3>, Error> {
         let [rows, seq] = tokens.dims();
         let flat = tokens.clone().reshape([rows * seq]);
@@ -41,17 +50,21 @@ impl NestedModel for Llama {
         let [rows, seq, d_model] = hidden.dims();
         let pass = self.whole_rows(&vec![seq; rows]);
         let states = hidden.reshape([rows * seq, d_model]);
-        let blocks = &self.model.layers[range];
-        let states = blocks.iter().fold(Residual::new(states), |states, block| {
-            block.forward(states, &pass, None)
+        // The gradient of an exit stops at its own block.
+        let states = if range.start < self.config.n_layers {
+            states
+        } else {
+            states.detach()
+        };
+        let states = range.fold(Residual::new(states), |states, block| {
+            self.block(block).forward(states, &pass, None)
         });
         Ok(states.sum().reshape([rows, seq, d_model]))
     }
 
-    /// An exit with a block (Balcony) needs full rows, `[batch, seq, d_model]` from position 0.
     fn logits(&self, hidden: &Tensor<3>, exit: Exit) -> Result<Tensor<3>, Error> {
         let [rows, seq, d_model] = hidden.dims();
-        let states = self.at_exit(hidden, exit).reshape([rows * seq, d_model]);
+        let states = hidden.clone().reshape([rows * seq, d_model]);
         let scores = self.head().logits(states, exit);
         Ok(scores.reshape([rows, seq, self.config.vocab]))
     }

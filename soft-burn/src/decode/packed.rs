@@ -13,7 +13,7 @@ use soft_core::model::KvCache;
 use crate::error::Error;
 use crate::model::block::{Residual, heads_of};
 use crate::model::llama::Llama;
-use crate::ops::decoder_block::{DecodePass, decode_blocks};
+use crate::ops::decoder_block::{DecodePass, append_states, decode_blocks};
 use crate::ops::kv_store::KvStore;
 use crate::ops::tensor_store::{Span, TensorStore};
 
@@ -30,20 +30,56 @@ impl Llama {
         let (starts, store) = cache.append(&range, query_lens, rows * states)?;
         let x = hidden.reshape([rows * states, d_model]);
         let frequencies = self.frequencies();
-        let pass = DecodePass {
-            heads: heads_of(&self.config),
-            norm_eps: self.config.norm_eps as f32,
-            frequencies: &frequencies,
-            starts: &starts,
-            query_lens,
-        };
+        let pass = self.decode_pass(&frequencies, &starts, query_lens);
         let x = decode_blocks(
             (x, &pass),
             (store, range.clone()),
-            |layer| self.model.layers[layer].tensors(),
+            |block| self.block(block).tensors(),
             |x, stores| self.padded_blocks(x, range.clone(), &pass, stores),
         )?;
         Ok(x.reshape([rows, states, d_model]))
+    }
+
+    /// Appends the keys and values of packed states `[1, n, d_model]` to `block`.
+    pub(crate) fn append_packed(
+        &self,
+        hidden: Tensor<3>,
+        block: usize,
+        past: Past<KvStore>,
+    ) -> Result<(), Error> {
+        let range = block..block + 1;
+        self.check_blocks(&range)?;
+        let [rows, states, d_model] = hidden.dims();
+        let Past { cache, query_lens } = past;
+        let (starts, store) = cache.append(&range, query_lens, rows * states)?;
+        let x = hidden.reshape([rows * states, d_model]);
+        let frequencies = self.frequencies();
+        let pass = self.decode_pass(&frequencies, &starts, query_lens);
+        append_states(
+            (x, &pass),
+            (store, block),
+            self.block(block).tensors(),
+            |x, store| {
+                let span = Span::new(starts.clone(), pass.longest());
+                let shared = self.pass(query_lens, &span);
+                self.block(block).append(x, &shared, (store, &span));
+            },
+        )
+    }
+
+    fn decode_pass<'a>(
+        &self,
+        frequencies: &'a [f32],
+        starts: &'a [usize],
+        query_lens: &'a [usize],
+    ) -> DecodePass<'a> {
+        DecodePass {
+            heads: heads_of(&self.config),
+            norm_eps: self.config.norm_eps as f32,
+            frequencies,
+            starts,
+            query_lens,
+        }
     }
 
     /// Reference implementation with tensor operations.
@@ -56,7 +92,7 @@ impl Llama {
     ) -> Tensor<2> {
         let span = Span::new(pass.starts.to_vec(), pass.longest());
         let shared = self.pass(pass.query_lens, &span);
-        let blocks = self.model.layers[range].iter().zip(stores);
+        let blocks = range.map(|block| self.block(block)).zip(stores);
         let states = blocks.fold(Residual::new(x), |states, (block, store)| {
             block.forward(states, &shared, Some((store, &span)))
         });
@@ -69,7 +105,7 @@ impl Llama {
     /// When `capacity` exceeds the positions the model was made for.
     pub fn new_cache(&self, rows: usize, capacity: usize) -> Result<KvCache<KvStore>, Error> {
         let store = self.new_store(rows, capacity)?;
-        Ok(KvCache::new(store, self.config.n_layers, rows, capacity))
+        Ok(KvCache::new(store, self.blocks_in_all(), rows, capacity))
     }
 
     pub(crate) fn new_store(&self, rows: usize, capacity: usize) -> Result<KvStore, Error> {
@@ -78,11 +114,7 @@ impl Llama {
             return Err(Error::CacheBeyondModel { capacity, most });
         }
         let heads = heads_of(&self.config);
-        Ok(KvStore::new(
-            &norm,
-            self.config.n_layers,
-            (rows, capacity),
-            heads,
-        ))
+        let blocks = self.blocks_in_all();
+        Ok(KvStore::new(&norm, blocks, (rows, capacity), heads))
     }
 }

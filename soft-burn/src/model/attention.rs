@@ -34,4 +34,10 @@ impl Attention {
         };
         self.o_proj.forward(pass.attend(qkv, self.heads, stored))
     }
+
+    /// Appends keys and values of packed states to the store of this block.
+    pub fn append(&self, x: Tensor<2>, pass: &Pass, stored: (&mut TensorStore, &Span)) {
+        let (k, v) = (self.k_proj.forward(x.clone()), self.v_proj.forward(x));
+        pass.append((k, v), self.heads, stored);
+    }
 }

@@ -75,23 +75,4 @@ impl Llama {
             }
         }
     }
-
-    /// The same for rows of equal length, `[rows, seq, d_model]`, from position 0.
-    pub(crate) fn at_exit(&self, hidden: &Tensor<3>, exit: Exit) -> Tensor<3> {
-        let shape @ [rows, seq, d_model] = hidden.dims();
-        if self.exit_blocks.get(exit).is_none() {
-            return hidden.clone();
-        }
-        let states = hidden.clone().reshape([rows * seq, d_model]);
-        let pass = self.whole_rows(&vec![seq; rows]);
-        self.through_exit_block(states, exit, &pass).reshape(shape)
-    }
-
-    /// Returns an error for an exit with its own block, whose keys and values no cache holds.
-    pub(crate) fn check_decodable(&self, exit: Exit) -> Result<(), Error> {
-        match self.exit_blocks.get(exit) {
-            None => Ok(()),
-            Some(_) => Err(Error::ExitBlock { exit: exit.depth() }),
-        }
-    }
 }

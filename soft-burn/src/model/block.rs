@@ -131,6 +131,12 @@ impl Block {
             added: Some(self.mlp.forward(normed)),
         }
     }
+
+    /// Appends keys and values of states `[n, d_model]` to the store of this block.
+    pub(crate) fn append(&self, x: Tensor<2>, pass: &Pass, stored: (&mut TensorStore, &Span)) {
+        self.self_attn
+            .append(self.input_layernorm.forward(x), pass, stored);
+    }
 }
 
 /// States between blocks, with the last sum left open: the norm of the next block takes it along.

@@ -228,6 +228,7 @@ impl LlamaConfig {
         let head = |tokens: usize| 2.0 * (tokens * self.d_model) as f64;
         OperationCosts {
             block: 2.0 * block as f64,
+            appended: (4 * self.d_model * self.n_kv_heads * self.head_dim) as f64,
             attended: 4.0 * attention as f64,
             head: head(self.vocab),
             draft_head: head(draft_tokens),

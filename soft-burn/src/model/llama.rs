@@ -106,12 +106,27 @@ impl Llama {
         self.pass(lengths, &Span::new(vec![0; lengths.len()], seq))
     }
 
+    /// Refuses anything but shared blocks or the block of a single exit.
     pub(crate) fn check_blocks(&self, range: &Range<usize>) -> Result<(), Error> {
         let (&Range { start, end }, depth) = (range, self.config.n_layers);
-        if end > depth || start > end {
+        let of_an_exit = start >= depth && range.len() == 1 && end <= self.blocks_in_all();
+        if start > end || end > depth && !of_an_exit {
             return Err(Error::NoSuchBlocks { start, end, depth });
         }
         Ok(())
+    }
+
+    /// The block of this index: a shared one or, from `n_layers` on, one of an exit.
+    pub(crate) fn block(&self, index: usize) -> &Block {
+        match index.checked_sub(self.config.n_layers) {
+            None => &self.model.layers[index],
+            Some(own) => &self.exit_blocks.blocks[own].block,
+        }
+    }
+
+    /// Number of blocks, shared and of exits.
+    pub(crate) fn blocks_in_all(&self) -> usize {
+        self.config.n_layers + self.exit_blocks.blocks.len()
     }
 }
 

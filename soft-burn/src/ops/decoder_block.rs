@@ -63,3 +63,23 @@ pub(crate) fn decode_blocks(
         }
     }
 }
+
+/// Appends the keys and values of packed states `[n, d_model]` to `store` for `block`, whose
+/// weights these are. `reference` does it with tensor operations.
+pub(crate) fn append_states(
+    (x, pass): (Tensor<2>, &DecodePass),
+    (store, block): (&mut KvStore, usize),
+    weights: BlockTensors,
+    reference: impl FnOnce(Tensor<2>, &mut TensorStore),
+) -> Result<(), Error> {
+    match &mut store.0 {
+        Storage::Tensors(stores) => {
+            reference(x, &mut stores[block]);
+            Ok(())
+        }
+        #[cfg(feature = "flex")]
+        Storage::Host(store) => {
+            crate::ops::flex::append_states(x, pass, store.blocks(block..block + 1), weights)
+        }
+    }
+}

@@ -53,6 +53,23 @@ impl Pass {
             Self::Ragged(ragged) => ragged.attend(qkv, heads, stored.map(|(store, _)| store)),
         }
     }
+
+    /// Appends keys and values to the store of a block, without attention.
+    pub fn append(
+        &self,
+        (k, v): (Tensor<2>, Tensor<2>),
+        heads: Heads,
+        (store, span): (&mut TensorStore, &Span),
+    ) {
+        match self {
+            Self::Padded(padded) => {
+                let (k, v) = padded.keys_and_values(k, v, heads);
+                store.append(span, k, v);
+            }
+            #[cfg(feature = "cube")]
+            Self::Ragged(ragged) => ragged.append((k, v), heads, store),
+        }
+    }
 }
 
 /// Rows padded to a common length.
@@ -90,8 +107,7 @@ impl Padded {
         stored: Option<(&mut TensorStore, &Span)>,
     ) -> Tensor<2> {
         let q = self.rotation.apply(self.split(q, heads.query));
-        let k = self.rotation.apply(self.split(k, heads.key_value));
-        let v = self.split(v, heads.key_value);
+        let (k, v) = self.keys_and_values(k, v, heads);
         let (k, v) = match stored {
             Some((store, span)) => store.append(span, k, v),
             None => (k, v),
@@ -102,6 +118,11 @@ impl Padded {
             Some(padding) => mixed.select(0, padding.pack.clone()),
             None => mixed,
         }
+    }
+
+    fn keys_and_values(&self, k: Tensor<2>, v: Tensor<2>, heads: Heads) -> (Tensor<4>, Tensor<4>) {
+        let k = self.rotation.apply(self.split(k, heads.key_value));
+        (k, self.split(v, heads.key_value))
     }
 
     /// `[n, heads * head_dim]` to `[rows, heads, seq, head_dim]`.

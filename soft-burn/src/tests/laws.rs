@@ -63,10 +63,12 @@ proptest! {
             proptest::collection::vec(proptest::collection::vec(0u32..19, seq), rows)
         }),
         with_heads: bool,
+        with_blocks: bool,
     ) {
         let exits = Exits::every(2, 1..=n_layers).unwrap();
         let model = Llama::random(config(n_layers, n_kv_heads, tied), seed, &test_device()).unwrap();
         let model = if with_heads { model.with_exit_heads(&exits).unwrap() } else { model };
+        let model = if with_blocks { model.with_exit_blocks(&exits).unwrap() } else { model };
         Laws { model: &model, rows, exits, tolerance: 2e-4 }.check().unwrap();
     }
 }
@@ -98,6 +100,7 @@ proptest! {
         tied: bool,
         prompts in proptest::collection::vec(proptest::collection::vec(0u32..19, 1..9), 1..4),
         with_heads: bool,
+        with_blocks: bool,
     ) {
         for (device, equality) in devices() {
             // Autodiff keeps every operation until a backward pass, which decoding does not run. So
@@ -109,6 +112,7 @@ proptest! {
             config.max_positions = context;
             let model = Llama::random(config, seed, &device).unwrap();
             let model = if with_heads { model.with_exit_heads(&exits).unwrap() } else { model };
+            let model = if with_blocks { model.with_exit_blocks(&exits).unwrap() } else { model };
             let seeds = prompts.iter().take(rows).cloned().zip(seed..=u64::MAX);
             let prompts = seeds.map(|(tokens, seed)| Prompt { tokens, seed }).collect();
             let laws = DecodingLaws {

@@ -15,7 +15,7 @@ use crate::train::targets::Targets;
 use crate::train::training_pass::TrainingPass;
 
 impl Llama {
-    /// Logits at the supervised positions, `[n, vocab]`.
+    /// Logits at the supervised positions, `[n, vocab]`, from the states at `exit`.
     ///
     /// # Errors
     /// None at present.
@@ -25,8 +25,7 @@ impl Llama {
         exit: Exit,
         targets: &Targets,
     ) -> Result<Tensor<2>, Error> {
-        let hidden = self.at_exit(hidden, exit);
-        Ok(self.head().logits(targets.states(&hidden), exit))
+        Ok(self.head().logits(targets.states(hidden), exit))
     }
 }
 

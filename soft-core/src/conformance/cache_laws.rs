@@ -69,10 +69,44 @@ impl<M: Observed> Laws<'_, M> {
         self.same(LAW, &whole, &found)
     }
 
+    /// Keys and values that are appended alone equal those of a pass through the exit's own block.
+    pub(super) fn appended_is_run(&self) -> Result<(), LawBroken> {
+        const LAW: &str = "states appended to an exit's own block = states run through it";
+        let seq = self.rows[0].len();
+        let early = columns(&self.rows, 0..seq - 1);
+        let counts = vec![seq - 1; self.rows.len()];
+        let own = |exit: Exit| Some((exit, self.model.exit_block(exit)?));
+        for (exit, block) in self.exits.iter().filter_map(own) {
+            let mut cache = self
+                .model
+                .empty_cache(self.rows.len(), seq)
+                .map_err(failed(LAW))?;
+            let hidden = self.run(LAW, &early, 0..exit.depth(), &mut cache)?;
+            let past = Past {
+                cache: &mut cache,
+                query_lens: &counts,
+            };
+            let appended = self.model.append_states(hidden, block, past);
+            appended.map_err(failed(LAW))?;
+            let last = columns(&self.rows, seq - 1..seq);
+            let found = self.cached(LAW, &last, exit, &mut cache)?;
+            let whole = self.sub_model(LAW, &self.rows, exit)?;
+            let last = |row: Vec<Vec<f64>>| row[seq - 1..].to_vec();
+            let expected: Vec<_> = whole.into_iter().map(last).collect();
+            self.same(LAW, &expected, &found)?;
+        }
+        Ok(())
+    }
+
     /// A truncated cache behaves as if the removed positions had never been fed.
     pub(super) fn forgotten_positions_can_be_rewritten(&self) -> Result<(), LawBroken> {
+        self.exits
+            .iter()
+            .try_for_each(|exit| self.forgotten_positions_of(exit))
+    }
+
+    fn forgotten_positions_of(&self, exit: Exit) -> Result<(), LawBroken> {
         const LAW: &str = "truncated and rewritten = written once";
-        let exit = self.exits.last();
         let seq = self.rows[0].len();
         let mut cache = self
             .model

@@ -14,6 +14,7 @@ impl<M: Observed> Laws<'_, M> {
         for exit in self.exits.iter() {
             let hidden = self.model.embed(&tokens).map_err(failed(LAW))?;
             let hidden = self.model.blocks(hidden, 0..exit.depth(), None);
+            let hidden = hidden.and_then(|hidden| self.model.at_exit(hidden, exit, None));
             let hidden = hidden.map_err(failed(LAW))?;
             let logits = self.model.logits(&hidden, exit).map_err(failed(LAW))?;
             let logits = self.model.logit_values(&logits);

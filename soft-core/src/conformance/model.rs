@@ -16,6 +16,7 @@ impl<M: Observed> Laws<'_, M> {
         self.later_tokens_change_nothing()?;
         self.cached_is_uncached()?;
         self.late_blocks_catch_up()?;
+        self.appended_is_run()?;
         self.forgotten_positions_can_be_rewritten()?;
         self.ragged_rows_are_each_row_alone()?;
         staircases_catch_up(self.model, &self.rows, &self.exits, self.tolerance)?;
@@ -82,9 +83,13 @@ mod tests {
                 proptest::collection::vec(proptest::collection::vec(0..VOCAB, seq), rows)
             }),
             first in 1usize..3,
+            own_blocks: bool,
         ) {
-            let model = ToyModel::new(depth, 5, VOCAB as usize, seed);
+            let mut model = ToyModel::new(depth, 5, VOCAB as usize, seed);
             let exits = Exits::every(first, first..=depth).unwrap();
+            if own_blocks {
+                model = model.with_exit_blocks(exits.iter().take(exits.len() - 1));
+            }
             let laws = Laws { model: &model, rows, exits, tolerance: 1e-9 };
             laws.check().unwrap();
         }

@@ -34,7 +34,12 @@ impl<M: Observed> Laws<'_, M> {
     ) -> Result<Values, LawBroken> {
         let hidden = self.run(law, rows, 0..exit.depth(), cache)?;
         let counts: Vec<usize> = rows.iter().map(Vec::len).collect();
-        self.unpacked(law, &hidden, &counts, exit)
+        let past = Past {
+            cache,
+            query_lens: &counts,
+        };
+        let hidden = self.model.at_exit(hidden, exit, Some(past));
+        self.unpacked(law, &hidden.map_err(failed(law))?, &counts, exit)
     }
 
     /// Runs the next tokens of every row, packed, through the blocks in `range`.
@@ -57,7 +62,7 @@ impl<M: Observed> Laws<'_, M> {
             .map_err(failed(law))
     }
 
-    /// Logits of packed states, split into rows.
+    /// Logits of packed states at `exit`, split into rows.
     pub(super) fn unpacked(
         &self,
         law: &'static str,

@@ -163,7 +163,8 @@ impl<M: Observed> Trial<'_, M> {
             .map(|answer| named(answer).saturating_sub(1))
             .sum();
         let [least, most] = self.bounds(case, fed, statistics);
-        let states = (least..=most).contains(&statistics.block_states);
+        let states = (least..=most).contains(&statistics.block_states)
+            && statistics.block_states + statistics.appended_states <= most;
         case.ensure(states, 0, || {
             tell(&format!("block states, {least} to {most} expected"))
         })
@@ -171,16 +172,19 @@ impl<M: Observed> Trial<'_, M> {
 
     /// Minimum and maximum of blocks times states for `fed` states.
     fn bounds(&self, case: &Case, fed: u64, statistics: &Statistics) -> [u64; 2] {
-        let full = self.laws.exits.last().depth() as u64;
-        let first = self.laws.exits.iter().next().map_or(full, depth_of);
+        let exits = &self.laws.exits;
+        let own = |exit: Exit| u64::from(self.laws.model.exit_block(exit).is_some());
+        let full = depth_of(exits.last());
+        let with_own = full + exits.iter().map(own).sum::<u64>();
+        let first = exits.iter().next().unwrap_or(exits.last());
         match case.way {
-            Way::Static(exit) => [fed * depth_of(exit); 2],
-            Way::Dynamic(Rule::Never) => [fed * full; 2],
-            Way::Dynamic(_) => [fed * first, fed * full],
+            Way::Static(exit) => [fed * (depth_of(exit) + own(exit)); 2],
+            Way::Dynamic(Rule::Never) => [fed * full, fed * with_own],
+            Way::Dynamic(_) => [fed * depth_of(first), fed * with_own],
             // The full model processes the state of every token, including accepted ones.
             Way::Draft(..) | Way::Both(..) | Way::Auto => {
                 let least = fed * full;
-                [least, (fed + statistics.drafted) * full]
+                [least, (fed + statistics.drafted) * with_own]
             }
         }
     }

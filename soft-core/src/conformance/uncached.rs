@@ -32,7 +32,9 @@ impl Uncached {
         for (segment, exit) in exits.segments().zip(exits.iter()) {
             let before = hidden.clone();
             hidden = model.blocks(hidden, segment, None).map_err(failed(law))?;
-            let logits = model.logits(&hidden, exit).map_err(failed(law))?;
+            let at_exit = model.at_exit(hidden.clone(), exit, None);
+            let at_exit = at_exit.map_err(failed(law))?;
+            let logits = model.logits(&at_exit, exit).map_err(failed(law))?;
             let logits = model.logit_values(&logits).map_err(failed(law))?;
             all_logits.extend(logits.into_iter().take(1));
             let cosines = model

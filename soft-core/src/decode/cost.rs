@@ -12,6 +12,9 @@ use crate::decode::statistics::Statistics;
 pub struct OperationCosts {
     /// One block's weights applied to one state.
     pub block: f64,
+    /// Keys and values of one state in one block.
+    #[serde(default)]
+    pub appended: f64,
     /// One state attending to one position in one block: its score and its value.
     pub attended: f64,
     /// The full head applied to one state.
@@ -24,6 +27,7 @@ impl OperationCosts {
     /// Operations per token, without the pass over the prompts.
     pub fn per_token(&self, counted: &Statistics) -> f64 {
         let sum = self.block * counted.block_states as f64
+            + self.appended * counted.appended_states as f64
             + self.attended * counted.attended as f64
             + self.head * counted.head_states as f64
             + self.draft_head * counted.draft_head_states as f64;
@@ -53,6 +57,7 @@ mod tests {
         assert_eq!(counted.attended, 3 * (5 + 6 + 3 + 4));
         let costs = OperationCosts {
             block: 100.0,
+            appended: 1e9,
             attended: 1.0,
             head: 10.0,
             draft_head: 1e9,

@@ -63,9 +63,9 @@ impl<M: DecodeModel> Engine<'_, M> {
             return Ok(exited);
         }
         let begun = Instant::now();
-        self.decide(index, (before, &states.hidden), &mut candidates, strategy)?;
+        self.decide(index, (before, states), &mut candidates, strategy)?;
         candidates.retain(|candidate| candidate.decision == ExitDecision::Exit);
-        let exiting = self.exiting(index, &states.hidden, candidates, strategy)?;
+        let exiting = self.exiting(index, states, candidates, strategy)?;
         let proposals: Vec<Proposal> = exiting.iter().map(Exiting::proposal).collect();
         if strategy.verifies_now(index, &proposals) {
             // The deep blocks cost the same for one row as for all, so rows are verified together.
@@ -88,7 +88,7 @@ impl<M: DecodeModel> Engine<'_, M> {
     fn decide(
         &mut self,
         index: usize,
-        (before, after): (&M::Hidden, &M::Hidden),
+        (before, after): (&M::Hidden, &Packed<M::Hidden>),
         candidates: &mut [Candidate],
         strategy: &mut dyn Strategy,
     ) -> Result<(), DecodeError<M::Error>> {
@@ -110,7 +110,7 @@ impl<M: DecodeModel> Engine<'_, M> {
                 let states: Vec<usize> = asking.iter().map(|c| c.state).collect();
                 match signal {
                     Signal::Similarity => {
-                        let cosines = self.cosines((before, after), &states)?;
+                        let cosines = self.cosines((before, &after.hidden), &states)?;
                         for (candidate, cosine) in asking.iter_mut().zip(cosines) {
                             candidate.signals.similarity = Some(cosine);
                         }
@@ -150,7 +150,7 @@ impl<M: DecodeModel> Engine<'_, M> {
     fn exiting(
         &mut self,
         index: usize,
-        hidden: &M::Hidden,
+        reached: &Packed<M::Hidden>,
         candidates: Vec<Candidate>,
         strategy: &dyn Strategy,
     ) -> Result<Vec<Exiting>, DecodeError<M::Error>> {
@@ -163,7 +163,7 @@ impl<M: DecodeModel> Engine<'_, M> {
         let mut outputs = if states.is_empty() {
             Vec::new()
         } else {
-            self.apply_head(hidden, &states, request)?
+            self.apply_head(reached, &states, request)?
         }
         .into_iter();
         let mut exiting = Vec::with_capacity(candidates.len());

@@ -35,6 +35,8 @@ pub(super) struct Engine<'m, M: DecodeModel> {
     pub rows: Vec<Row>,
     /// Deferred states at each exit except the last.
     pub waiting: Vec<Option<Packed<M::Hidden>>>,
+    /// For each exit with its own block, states that this block has not processed yet.
+    pub passed: Vec<Option<Packed<M::Hidden>>>,
     pub steps: VecDeque<Step>,
     pub statistics: Statistics,
 }
@@ -88,20 +90,17 @@ impl<M: DecodeModel> Engine<'_, M> {
         Ok(Some(Packed { hidden, rows }))
     }
 
-    /// Runs packed states through blocks and the cache; `counted` unless they are of prompts.
+    /// Runs packed states through blocks and the cache.
     pub fn run_blocks(
         &mut self,
         range: Range<usize>,
         states: Packed<M::Hidden>,
-        counted: bool,
     ) -> Result<Packed<M::Hidden>, DecodeError<M::Error>> {
         let query_lens = states.counts(self.rows.len());
-        if counted {
-            let blocks = range.len() as u64;
-            self.statistics.block_passes += blocks;
-            self.statistics.block_states += blocks * states.rows.len() as u64;
-            self.statistics.attended += blocks * self.attended(range.start, &query_lens);
-        }
+        let blocks = range.len() as u64;
+        self.statistics.block_passes += blocks;
+        self.statistics.block_states += blocks * states.rows.len() as u64;
+        self.statistics.attended += blocks * self.attended(range.start, &query_lens);
         let past = Past {
             cache: &mut self.cache,
             query_lens: &query_lens,
@@ -160,7 +159,7 @@ impl<M: DecodeModel> Engine<'_, M> {
         for index in 0..self.waiting.len() {
             self.waiting[index] = self.take_waiting(index, &open)?;
         }
-        Ok(())
+        self.drop_passed(|row| open[row])
     }
 
     /// Adds a final token to the answer; returns whether its row continues.
@@ -176,9 +175,10 @@ impl<M: DecodeModel> Engine<'_, M> {
     }
 
     /// Removes positions after the answer of `row`, whose last token is not fed yet.
-    pub fn forget_drafts(&mut self, row: usize) {
+    pub fn forget_drafts(&mut self, row: usize) -> Result<(), DecodeError<M::Error>> {
         let fed = self.rows[row].committed - 1;
         self.rows[row].drop_drafts();
         self.cache.truncate(row, fed);
+        self.truncate_passed(row, fed)
     }
 }

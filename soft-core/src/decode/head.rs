@@ -3,6 +3,7 @@
 //! Draft heads are restricted to some tokens; their outputs are converted to the full vocabulary.
 
 use super::engine::Engine;
+use super::packed::Packed;
 use crate::decode::settings::{DecodeError, SettingsError};
 use crate::model::decode_model::{DecodeModel, Head, Score};
 use crate::sampling::distribution::Distribution;
@@ -25,15 +26,17 @@ pub(super) struct HeadRequest {
 }
 
 impl<M: DecodeModel> Engine<'_, M> {
-    /// Applies a head to these states.
+    /// Applies a head to the `picked` ones of packed states, which are the newest of their rows.
     pub fn apply_head(
         &mut self,
-        hidden: &M::Hidden,
-        states: &[usize],
+        states: &Packed<M::Hidden>,
+        picked: &[usize],
         request: HeadRequest,
     ) -> Result<Vec<HeadOutput>, DecodeError<M::Error>> {
+        let last = self.exits.len() - 1;
+        let hidden = self.head_states(request.early.unwrap_or(last), states, picked)?;
         let drafting = request.early.zip(self.draft_heads.as_ref());
-        let count = states.len() as u64;
+        let count = picked.len() as u64;
         let head = match &drafting {
             Some((index, draft)) => {
                 self.statistics.draft_head_states += count;
@@ -50,7 +53,7 @@ impl<M: DecodeModel> Engine<'_, M> {
             }
         };
         let restricted = drafting.map(|(_, draft)| draft.tokens.as_slice());
-        let outputs = self.outputs(hidden, (states, head, request.scored));
+        let outputs = self.outputs(&hidden, (head, request.scored));
         outputs
             .map(|outputs| match restricted {
                 None => outputs,
@@ -66,19 +69,18 @@ impl<M: DecodeModel> Engine<'_, M> {
     fn outputs(
         &self,
         hidden: &M::Hidden,
-        (states, head, scored): (&[usize], Head<M::DraftHead>, bool),
+        (head, scored): (Head<M::DraftHead>, bool),
     ) -> Result<Vec<HeadOutput>, M::Error> {
         let model = self.model;
-        let chosen = model.select(hidden, states)?;
         if !self.sampling.needs_only_the_best() {
-            let rows = model.logit_rows(&chosen, head)?;
+            let rows = model.logit_rows(hidden, head)?;
             return Ok(rows.into_iter().map(HeadOutput::of_logits).collect());
         }
         if scored {
-            let scores = model.scores(&chosen, head)?;
+            let scores = model.scores(hidden, head)?;
             return Ok(scores.into_iter().map(HeadOutput::of_score).collect());
         }
-        let tokens = model.best_tokens(&chosen, head)?;
+        let tokens = model.best_tokens(hidden, head)?;
         Ok(tokens.into_iter().map(HeadOutput::of_token).collect())
     }
 

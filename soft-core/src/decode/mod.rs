@@ -6,6 +6,7 @@ pub(crate) mod decoder;
 pub(crate) mod draft;
 mod early_exit;
 mod engine;
+mod exit_blocks;
 mod head;
 mod mean;
 mod mode_spec;

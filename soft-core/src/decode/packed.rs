@@ -5,6 +5,7 @@
 
 use crate::model::decode_model::DecodeModel;
 
+#[derive(Clone)]
 pub(crate) struct Packed<H> {
     pub hidden: H,
     pub rows: Vec<usize>,
@@ -46,14 +47,35 @@ impl<H> Packed<H> {
         }))
     }
 
+    /// For each state, the number of later states of its row.
+    pub fn later_states(&self) -> Vec<usize> {
+        let mut later = vec![0; self.rows.len()];
+        for index in (1..self.rows.len()).rev() {
+            if self.rows[index - 1] == self.rows[index] {
+                later[index - 1] = later[index] + 1;
+            }
+        }
+        later
+    }
+
     /// Separates the states of rows for which `first` holds from the others.
     pub fn split<M: DecodeModel<Hidden = H>>(
         self,
         model: &M,
         first: impl Fn(usize) -> bool,
     ) -> Result<(Option<Self>, Option<Self>), M::Error> {
+        let first: Vec<bool> = self.rows.iter().map(|&row| first(row)).collect();
+        self.separate(model, |index| first[index])
+    }
+
+    /// Separates the states for whose index `first` holds from the others.
+    pub fn separate<M: DecodeModel<Hidden = H>>(
+        self,
+        model: &M,
+        first: impl Fn(usize) -> bool,
+    ) -> Result<(Option<Self>, Option<Self>), M::Error> {
         let (ours, others): (Vec<usize>, Vec<usize>) =
-            (0..self.rows.len()).partition(|&index| first(self.rows[index]));
+            (0..self.rows.len()).partition(|&index| first(index));
         if others.is_empty() {
             return Ok((Some(self), None));
         }

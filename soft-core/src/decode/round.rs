@@ -60,6 +60,14 @@ impl<M: DecodeModel> Decoder<'_, M> {
     }
 }
 
+impl<H> Progress<H> {
+    /// Whether all states that continue run to the full depth.
+    fn all_through(&self, turn: &Turn) -> bool {
+        let mut rows = self.continuing.iter().zip(&turn.through);
+        rows.all(|(continuing, through)| !continuing || *through)
+    }
+}
+
 /// All open rows feed their prompts, to the full depth.
 fn prompts_turn(rows: &[Row]) -> Turn {
     let open: Vec<bool> = rows.iter().map(Row::is_open).collect();
@@ -133,16 +141,21 @@ impl<M: DecodeModel> Engine<'_, M> {
                 progress.next += 1;
                 continue;
             };
-            let index = self.next_stop(&progress, turn, strategy);
+            let all_through = progress.all_through(turn);
+            let index = self.next_stop((progress.next, all_through), strategy);
             let before = states.hidden.clone();
             let range = self.segments[progress.next].start..self.segments[index].end;
-            let states = self.run_blocks(range, states, !prefill)?;
+            let states = self.run_blocks(range, states)?;
+            self.keep_passed(index, &states)?;
             progress.next = index + 1;
             if progress.next == self.exits.len() {
                 progress.certain = Some(self.continue_answers(&states, turn, strategy)?);
                 break;
             }
-            progress.asked = true;
+            if prefill {
+                self.append_all_passed(index)?;
+            }
+            progress.asked |= !all_through && strategy.stops_at(index);
             let exited = self.exit_early(index, (&before, &states), turn, strategy)?;
             let (waits, continues) = states
                 .split(self.model, |row| exited[row])
@@ -156,20 +169,16 @@ impl<M: DecodeModel> Engine<'_, M> {
         Ok(progress)
     }
 
-    /// Index of the next exit where a token may exit or states are deferred, or of the full depth.
-    fn next_stop(
-        &self,
-        progress: &Progress<M::Hidden>,
-        turn: &Turn,
-        strategy: &dyn Strategy,
-    ) -> usize {
-        let mut rows = progress.continuing.iter().zip(&turn.through);
-        let all_through = rows.all(|(continuing, through)| !continuing || *through);
+    /// Index of the exit, from `next` on, where a token may exit, states are deferred or an exit's
+    /// own block needs them, or of the full depth.
+    fn next_stop(&self, (next, all_through): (usize, bool), strategy: &dyn Strategy) -> usize {
         let stops = |&index: &usize| {
-            self.waiting[index].is_some() || !all_through && strategy.stops_at(index)
+            self.waiting[index].is_some()
+                || self.exit_block(index).is_some()
+                || !all_through && strategy.stops_at(index)
         };
         let full = self.exits.len() - 1;
-        (progress.next..full).find(stops).unwrap_or(full)
+        (next..full).find(stops).unwrap_or(full)
     }
 
     /// Adds the time of a round to the statistics.
@@ -179,6 +188,10 @@ impl<M: DecodeModel> Engine<'_, M> {
             statistics.prefill += round.time;
             // Costs per token exclude the pass over the prompts.
             statistics.generated = 0;
+            statistics.block_states = 0;
+            statistics.block_passes = 0;
+            statistics.appended_states = 0;
+            statistics.attended = 0;
             statistics.head_states = 0;
             statistics.head_passes = 0;
         } else if round.certain.is_some() {

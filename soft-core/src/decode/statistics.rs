@@ -30,6 +30,10 @@ pub struct Statistics {
     pub block_states: u64,
     /// Passes through a block, without prompts: loads of a block's weights.
     pub block_passes: u64,
+    /// States whose keys and values were appended to the block of an exit without running it,
+    /// without prompts.
+    #[serde(default)]
+    pub appended_states: u64,
     /// Positions that states attended to in blocks, including themselves, without prompts.
     pub attended: u64,
     /// States to which a full head was applied, without prompts.
@@ -73,7 +77,7 @@ impl Statistics {
         self.generated.max(1)
     }
 
-    /// Block applications per token: the counted cost.
+    /// Block applications per token, including blocks of exits: the counted cost.
     pub fn blocks_per_token(&self) -> f64 {
         self.block_states as f64 / self.later_tokens() as f64
     }
@@ -116,6 +120,7 @@ impl Statistics {
         self.accepted += other.accepted;
         self.block_states += other.block_states;
         self.block_passes += other.block_passes;
+        self.appended_states += other.appended_states;
         self.attended += other.attended;
         self.head_states += other.head_states;
         self.head_passes += other.head_passes;

@@ -41,7 +41,7 @@ impl<M: DecodeModel> Engine<'_, M> {
             early: None,
             scored: false,
         };
-        let outputs = self.apply_head(&states.hidden, &picked, request)?;
+        let outputs = self.apply_head(states, &picked, request)?;
         let mut outputs = outputs.into_iter();
         let (mut certain, count) = (0, rows.len());
         for (row, used) in rows {
@@ -53,7 +53,7 @@ impl<M: DecodeModel> Engine<'_, M> {
                 self.statistics.checked += drafted.min(continued.accepted + 1) as u64;
                 self.statistics.accepted += continued.accepted as u64;
                 strategy.draft_verified(row, drafted, continued.accepted);
-                self.forget_drafts(row);
+                self.forget_drafts(row)?;
             }
         }
         Ok(certain as f64 / count.max(1) as f64)

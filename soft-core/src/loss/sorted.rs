@@ -67,7 +67,8 @@ pub fn sorted_loss<M: TrainModel>(
         |index| weights[index] != 0.0,
         |hidden, range| model.blocks(hidden, range, None),
         |stop, hidden| {
-            let loss = model.loss(hidden, stop.exit, targets)?;
+            let hidden = model.at_exit(hidden.clone(), stop.exit, None)?;
+            let loss = model.loss(&hidden, stop.exit, targets)?;
             terms.push((weights[stop.index] / normalizer, loss.clone()));
             per_exit.push((stop.exit, loss));
             Ok(())

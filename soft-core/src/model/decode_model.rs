@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::exit::Exit;
 use crate::model::cache::KvCache;
-use crate::model::nested::NestedModel;
+use crate::model::nested::{NestedModel, Past};
 
 /// A nested model that can be decoded.
 ///
@@ -30,7 +30,8 @@ pub trait DecodeModel: NestedModel {
     /// Maximum number of positions of a row.
     fn context(&self) -> usize;
 
-    /// Empty storage for the keys and values of `rows` rows of at most `capacity` positions.
+    /// Empty storage for the keys and values of `rows` rows of at most `capacity` positions, in
+    /// shared blocks and blocks of exits.
     ///
     /// # Errors
     /// When the model does not support that many positions.
@@ -46,7 +47,22 @@ pub trait DecodeModel: NestedModel {
         capacity: usize,
     ) -> Result<KvCache<Self::KvStore>, Self::Error> {
         let store = self.empty_store(rows, capacity)?;
-        Ok(KvCache::new(store, self.depth(), rows, capacity))
+        let blocks = self.depth() + self.exit_blocks();
+        Ok(KvCache::new(store, blocks, rows, capacity))
+    }
+
+    /// Appends the keys and values of packed states to `block`, whose output is not needed. The
+    /// default runs the block; override it to compute keys and values only.
+    ///
+    /// # Errors
+    /// See [`NestedModel::blocks`].
+    fn append_states(
+        &self,
+        hidden: Self::Hidden,
+        block: usize,
+        past: Past<Self::KvStore>,
+    ) -> Result<(), Self::Error> {
+        self.blocks(hidden, block..block + 1, Some(past)).map(drop)
     }
 
     /// The packed states at these indices of the concatenated `parts`, in this order. Requires at

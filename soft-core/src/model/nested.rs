@@ -4,7 +4,8 @@
 //! training, fixed exits, dynamic exits, drafting and verification. Sub-model f_n consists of the
 //! token embedding, the first n blocks, the final norm and the language-model head (Sorted LLaMA,
 //! section 3). Norm and head are part of [`NestedModel::logits`] and the same for every exit,
-//! unless a backend has one head per exit.
+//! unless a backend has one head per exit. An exit may have a block of its own between the first n
+//! blocks and the head (Balcony, arXiv 2503.05005).
 
 use std::ops::Range;
 
@@ -30,6 +31,18 @@ pub trait NestedModel {
     /// Number of decoder blocks.
     fn depth(&self) -> usize;
 
+    /// Number of blocks that belong to a single exit each, in addition to the [`depth`](Self::depth)
+    /// blocks that all sub-models share.
+    fn exit_blocks(&self) -> usize {
+        0
+    }
+
+    /// The index of the block of `exit`, if it has its own. These are numbered after the shared
+    /// ones, from [`depth`](Self::depth) on.
+    fn exit_block(&self, _exit: Exit) -> Option<usize> {
+        None
+    }
+
     /// Embeds `tokens`: the hidden state before block 0.
     ///
     /// # Errors
@@ -43,6 +56,8 @@ pub trait NestedModel {
     /// [`Past::query_lens`] of each. Row r continues after the positions that the cache already
     /// holds for r in these blocks, and the new keys and values are appended.
     ///
+    /// `range` holds shared blocks, or the block of one exit ([`exit_block`](Self::exit_block)).
+    ///
     /// # Errors
     /// When `range` is outside the model, the cache is full, or counts and states do not match.
     fn blocks(
@@ -52,7 +67,24 @@ pub trait NestedModel {
         past: Option<Past<Self::KvStore>>,
     ) -> Result<Self::Hidden, Self::Error>;
 
-    /// Final norm and head of `exit` on a hidden state that ran through `exit.depth()` blocks.
+    /// Runs states that went through `exit.depth()` shared blocks through the block of `exit`, if it
+    /// has its own. Its head takes the result.
+    ///
+    /// # Errors
+    /// See [`blocks`](Self::blocks).
+    fn at_exit(
+        &self,
+        hidden: Self::Hidden,
+        exit: Exit,
+        past: Option<Past<Self::KvStore>>,
+    ) -> Result<Self::Hidden, Self::Error> {
+        match self.exit_block(exit) {
+            None => Ok(hidden),
+            Some(block) => self.blocks(hidden, block..block + 1, past),
+        }
+    }
+
+    /// Final norm and head of `exit` on a hidden state at this exit ([`at_exit`](Self::at_exit)).
     ///
     /// # Errors
     /// Backend-specific, such as an exit that has no head.
@@ -64,10 +96,11 @@ pub trait NestedModel {
     /// Errors of the methods it calls.
     fn sub_model(&self, tokens: &Self::Tokens, exit: Exit) -> Result<Self::Logits, Self::Error> {
         let hidden = self.blocks(self.embed(tokens)?, 0..exit.depth(), None)?;
-        self.logits(&hidden, exit)
+        self.logits(&self.at_exit(hidden, exit, None)?, exit)
     }
 
-    /// Runs the model once and passes the hidden state at every exit to `visit`, shallowest first.
+    /// Runs the model once and passes the hidden state at every exit ([`at_exit`](Self::at_exit)) to
+    /// `visit`, shallowest first.
     ///
     /// # Errors
     /// Errors of the methods it calls and of `visit`.
@@ -84,7 +117,7 @@ pub trait NestedModel {
             self.embed(tokens)?,
             |_| true,
             |hidden, range| self.blocks(hidden, range, None),
-            |stop, hidden| visit(stop.exit, hidden),
+            |stop, hidden| visit(stop.exit, &self.at_exit(hidden.clone(), stop.exit, None)?),
         )
     }
 }
@@ -105,8 +138,9 @@ pub trait TrainModel: NestedModel {
     /// A differentiable scalar.
     type Loss: Clone;
 
-    /// Cross-entropy in nats of sub-model `exit`, **summed** over the targets. The caller divides
-    /// by the number of targets in the whole optimizer batch.
+    /// Cross-entropy in nats of sub-model `exit` from the hidden state at this exit
+    /// ([`at_exit`](NestedModel::at_exit)), **summed** over the targets. The caller divides by the
+    /// number of targets in the whole optimizer batch.
     ///
     /// # Errors
     /// See [`NestedModel::logits`].

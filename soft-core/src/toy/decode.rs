@@ -3,7 +3,7 @@
 use super::{ToyError, ToyHidden, ToyModel, ToyStore, dot};
 use crate::exit::Exit;
 use crate::model::decode_model::{DecodeModel, Head};
-use crate::model::nested::NestedModel;
+use crate::model::nested::Past;
 
 /// A head restricted to some tokens.
 #[derive(Clone, Debug)]
@@ -28,7 +28,25 @@ impl DecodeModel for ToyModel {
     }
 
     fn empty_store(&self, rows: usize, _capacity: usize) -> Result<ToyStore, ToyError> {
-        Ok(vec![vec![Vec::new(); rows]; self.depth()])
+        Ok(vec![vec![Vec::new(); rows]; self.blocks.len()])
+    }
+
+    fn append_states(
+        &self,
+        hidden: ToyHidden,
+        block: usize,
+        past: Past<ToyStore>,
+    ) -> Result<(), ToyError> {
+        let range = block..block + 1;
+        self.check_blocks(&range)?;
+        let counts = past.query_lens;
+        let (starts, store) = past.cache.append(&range, counts, hidden[0].len())?;
+        let mut states = hidden.into_iter().flatten();
+        for (row, &count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
+            store[block][row].truncate(starts[row]);
+            store[block][row].extend(states.by_ref().take(count));
+        }
+        Ok(())
     }
 
     fn gather(&self, parts: &[&ToyHidden], states: &[usize]) -> Result<ToyHidden, ToyError> {

@@ -76,7 +76,6 @@ pub fn run(args: Args) -> Result<()> {
     plan.settings.validate()?;
     let subject = args.source.open()?;
     let exits = exits_of(&subject.trained, args.exits.as_ref())?;
-    subject.check_answers(&exits)?;
     ensure!(
         exits.len() > 1,
         "exits {exits}: expected one before the full depth"

@@ -80,7 +80,6 @@ pub fn run(args: Args) -> Result<()> {
         "--mode is for questions, which only triviaqa rows have"
     );
     if answers {
-        subject.check_answers(answering)?;
         for mode in &args.mode {
             let decoding = DecodingArgs::of_mode(mode, args.max_new_tokens);
             let decoding = decoding.with_exits(args.exits.as_ref());

@@ -99,6 +99,41 @@ impl Ragged {
         heads: Heads,
         store: &mut TensorStore,
     ) -> CubeTensor {
+        let (q_out, keys, values) = self.rotate_into([q, k, v], heads, store);
+        let slots = keys.meta.shape()[2];
+        let seen = Keys {
+            k: keys.clone(),
+            v: values.clone(),
+            row_stride: Some(heads.key_value * slots * heads.dim),
+            head_stride: slots * heads.dim,
+            key_stride: heads.dim,
+        };
+        let out = if self.longest <= MOST_STATES {
+            attend_singly(self, &q_out, &seen, heads)
+        } else {
+            attend(self, &q_out, seen, heads).out
+        };
+        store.put((tensor(keys), tensor(values)));
+        out
+    }
+
+    /// See [`Pass::append`](crate::ops::packed_attention::Pass::append).
+    pub fn append(&self, (k, v): (Tensor<2>, Tensor<2>), heads: Heads, store: &mut TensorStore) {
+        let (k, v) = (buffer(k), buffer(v));
+        // Without query heads nothing is read from the queries, nor written.
+        let heads = Heads { query: 0, ..heads };
+        let (_, keys, values) = self.rotate_into([k.clone(), k, v], heads, store);
+        store.put((tensor(keys), tensor(values)));
+    }
+
+    /// Rotates queries and keys, and appends keys and values to those in the store, which are taken
+    /// out. Returns queries, keys and values.
+    fn rotate_into(
+        &self,
+        [q, k, v]: [CubeTensor; 3],
+        heads: Heads,
+        store: &mut TensorStore,
+    ) -> (CubeTensor, CubeTensor, CubeTensor) {
         let stored = store.take(self.keys, q.dtype);
         let (keys, values) = (own(stored.0), own(stored.1));
         let slots = keys.meta.shape()[2];
@@ -126,20 +161,7 @@ impl Ragged {
             storage(&q),
             storage(&self.layout),
         );
-        let seen = Keys {
-            k: keys.clone(),
-            v: values.clone(),
-            row_stride: Some(heads.key_value * slots * heads.dim),
-            head_stride: slots * heads.dim,
-            key_stride: heads.dim,
-        };
-        let out = if self.longest <= MOST_STATES {
-            attend_singly(self, &q_out, &seen, heads)
-        } else {
-            attend(self, &q_out, seen, heads).out
-        };
-        store.put((tensor(keys), tensor(values)));
-        out
+        (q_out, keys, values)
     }
 
     /// Queries and keys rotated by their positions times `direction`.

@@ -70,6 +70,29 @@ impl BlockRun {
         add(self.arch, x, &update);
     }
 
+    /// Appends keys and values of the states `x` to `stores`, as [`block`](Self::block) does.
+    pub fn append_states(&self, weights: &BlockWeights, x: &[f32], stores: &mut [HeadStore]) {
+        let mut normed = vec![0.0; x.len()];
+        self.norm(x, weights.attention_norm, &mut normed);
+        let Heads { key_value, dim, .. } = self.heads;
+        let room = || vec![0.0; self.places.len() * key_value * dim];
+        let (mut k, mut v) = (room(), room());
+        self.linear(
+            &normed,
+            &mut [
+                Product {
+                    weight: weights.k,
+                    out: &mut k,
+                },
+                Product {
+                    weight: weights.v,
+                    out: &mut v,
+                },
+            ],
+        );
+        self.append(&mut k, &v, stores);
+    }
+
     /// Replaces normalized states by the update of attention.
     fn attention(&self, weights: &BlockWeights, x: &mut [f32], stores: &mut [HeadStore]) {
         let Heads {

@@ -79,13 +79,7 @@ pub(crate) fn decode_blocks(
     let blocks = blocks.map(HostBlock::new).collect::<Result<Vec<_>, _>>()?;
     let weights: Vec<_> = blocks.iter().map(HostBlock::weights).collect();
     forget_stale(pass, stores);
-    let run = BlockRun::new(
-        pass.heads,
-        shape[1],
-        pass.norm_eps,
-        pass.frequencies,
-        places(pass),
-    );
+    let run = block_run(pass, shape[1]);
     let mut states = host(x.clone())?.values().to_vec();
     // A single switch to the thread pool for the whole pass.
     rayon::scope(|_| {
@@ -94,6 +88,33 @@ pub(crate) fn decode_blocks(
         }
     });
     Ok(tensor(states, shape, &x))
+}
+
+/// Appends the keys and values of packed states `[n, d_model]` to the store of a block.
+pub(crate) fn append_states(
+    x: Tensor<2>,
+    pass: &DecodePass,
+    stores: &mut [Vec<HeadStore>],
+    block: BlockTensors,
+) -> Result<(), Error> {
+    let [_, d_model] = x.dims();
+    let block = HostBlock::new(block)?;
+    forget_stale(pass, stores);
+    let (run, states) = (block_run(pass, d_model), host(x)?);
+    for stores in stores {
+        run.append_states(&block.weights(), states.values(), stores);
+    }
+    Ok(())
+}
+
+fn block_run(pass: &DecodePass, d_model: usize) -> BlockRun {
+    BlockRun::new(
+        pass.heads,
+        d_model,
+        pass.norm_eps,
+        pass.frequencies,
+        places(pass),
+    )
 }
 
 /// Truncates the stores of each row with new positions to the start of the pass.

@@ -27,7 +27,7 @@ mod softmax;
 mod swiglu;
 
 pub(crate) use adamw::sum_of_squares;
-pub(crate) use decoder_block::{HostStore, decode_blocks};
+pub(crate) use decoder_block::{HostStore, append_states, decode_blocks};
 pub(crate) use head::with_head;
 pub(crate) use head_loss::{HeadRun, HostTeacher};
 pub(crate) use host::{host, is_flex_f32, tensor};

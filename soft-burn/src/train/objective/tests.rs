@@ -198,7 +198,8 @@ fn distilling_is_the_loss_as_it_stands() {
         let mut logits = Vec::new();
         for (segment, exit) in asked.exits.segments().zip(asked.exits.iter()) {
             hidden = asked.model.blocks(hidden, segment, None).unwrap();
-            logits.push(asked.model.target_logits(&hidden, exit, &targets).unwrap());
+            let at_exit = asked.model.at_exit(hidden.clone(), exit, None).unwrap();
+            logits.push(asked.model.target_logits(&at_exit, exit, &targets).unwrap());
         }
         let log_soft = |z: &Tensor<2>| {
             burn::tensor::activation::log_softmax(z.clone().div_scalar(temperature), 1)

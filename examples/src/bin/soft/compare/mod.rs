@@ -86,17 +86,6 @@ fn check_comparable(
         shape(ours),
         shape(theirs)
     );
-    let answering = match (&args.judge_exits, &args.answer_exits) {
-        _ if args.positions > 0 => vec![exits],
-        (judged, answering) => judged.iter().chain(answering).collect(),
-    };
-    for model in [ours, theirs] {
-        for exits in &answering {
-            model
-                .check_answers(exits)
-                .context("add --positions 0 and give --judge-exits and --answer-exits")?;
-        }
-    }
     if let Some(judged) = &args.judge_exits {
         ensure!(
             judged.last() == exits.last(),

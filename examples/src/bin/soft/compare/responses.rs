@@ -42,10 +42,9 @@ impl Comparison<'_> {
         for model in self.models() {
             let mut prompts = self.prompts(model)?;
             prompts.truncate(asked.len());
-            let with_blocks = model.model.exits_with_blocks();
-            let exits = self.exits.iter().filter(|exit| !with_blocks.contains(exit));
+            let exits = self.exits.iter();
             let mut modes: Vec<String> = exits.map(|exit| format!("exit={exit}")).collect();
-            if with_blocks.is_empty() && self.exits.len() > 1 {
+            if self.exits.len() > 1 {
                 modes.push("dynamic".to_owned());
             }
             for mode in modes {

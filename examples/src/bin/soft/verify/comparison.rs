@@ -135,7 +135,12 @@ impl Verifier<'_> {
                 query_lens: &[text.len()],
             };
             hidden = model.blocks(hidden, segment, Some(past))?;
-            let states = model.select(&hidden, &positions)?;
+            let past = Past {
+                cache: &mut cache,
+                query_lens: &[text.len()],
+            };
+            let states = model.at_exit(hidden.clone(), exit, Some(past))?;
+            let states = model.select(&states, &positions)?;
             predicted.push(model.best_tokens(&states, Head::Full(exit))?);
         }
         Ok(predicted)
@@ -147,14 +152,10 @@ impl Verifier<'_> {
             return Ok(None);
         };
         let model = &self.model.model;
-        let hidden = model.embed(&model.tokens(&[text.to_vec()])?)?;
-        let past = Past {
-            cache: &mut model.empty_cache(1, text.len())?,
-            query_lens: &[text.len()],
-        };
-        let hidden = model.blocks(hidden, 0..exit.depth(), Some(past))?;
-        let last = model.select(&hidden, &[text.len() - 1])?;
-        let logits = model.logit_rows(&last, Head::Full(exit))?.remove(0);
+        let logits = model.sub_model(&model.tokens(&[text.to_vec()])?, exit)?;
+        let [_, seq, vocab] = logits.dims();
+        let last = logits.narrow(1, seq - 1, 1).reshape([vocab]);
+        let logits = last.try_into_vec_as::<f32>()?;
         Ok(Some(logits[a as usize] - logits[b as usize]))
     }
 }

@@ -1,0 +1,146 @@
+//! Exits with a block of their own, which has its own keys and values (Balcony, arXiv 2503.05005).
+//!
+//! A state that passes such an exit is kept. When the exit is next used for the row, the keys and
+//! values of the states kept are appended in one pass, and only the states that the head needs run
+//! through the block. An exit that is not used costs nothing but the pass over the prompts.
+
+use super::engine::Engine;
+use super::packed::Packed;
+use crate::decode::settings::DecodeError;
+use crate::model::decode_model::DecodeModel;
+use crate::model::nested::Past;
+
+impl<M: DecodeModel> Engine<'_, M> {
+    /// The index of the block of the exit of this index, if it has its own.
+    pub fn exit_block(&self, index: usize) -> Option<usize> {
+        self.model.exit_block(self.exits[index])
+    }
+
+    /// Keeps states at the exit of this index for its block.
+    pub fn keep_passed(
+        &mut self,
+        index: usize,
+        states: &Packed<M::Hidden>,
+    ) -> Result<(), DecodeError<M::Error>> {
+        if self.exit_block(index).is_none() {
+            return Ok(());
+        }
+        let earlier = self.passed[index].take();
+        self.passed[index] =
+            Packed::merge(self.model, earlier, Some(states.clone())).map_err(DecodeError::Model)?;
+        Ok(())
+    }
+
+    /// The states that the head of the exit of this index takes for the `picked` ones of `states`,
+    /// which are the newest of their rows.
+    pub fn head_states(
+        &mut self,
+        index: usize,
+        states: &Packed<M::Hidden>,
+        picked: &[usize],
+    ) -> Result<M::Hidden, DecodeError<M::Error>> {
+        if let Some(block) = self.exit_block(index) {
+            let mut newest = vec![0; self.rows.len()];
+            picked
+                .iter()
+                .for_each(|&state| newest[states.rows[state]] += 1);
+            if let Some(states) = self.append_passed(index, &newest)? {
+                return Ok(self.run_blocks(block..block + 1, states)?.hidden);
+            }
+        }
+        self.model
+            .select(&states.hidden, picked)
+            .map_err(DecodeError::Model)
+    }
+
+    /// Appends the keys and values of the states kept at the exit of this index, except for the
+    /// newest ones of each row, which are returned. Rows without any of these are left alone.
+    fn append_passed(
+        &mut self,
+        index: usize,
+        newest: &[usize],
+    ) -> Result<Option<Packed<M::Hidden>>, DecodeError<M::Error>> {
+        let Some(passed) = self.passed[index].take() else {
+            return Ok(None);
+        };
+        let (passed, others) = passed
+            .split(self.model, |row| newest[row] > 0)
+            .map_err(DecodeError::Model)?;
+        self.passed[index] = others;
+        let Some(passed) = passed else {
+            return Ok(None);
+        };
+        let (later, rows) = (passed.later_states(), passed.rows.clone());
+        let (newest, earlier) = passed
+            .separate(self.model, |state| later[state] < newest[rows[state]])
+            .map_err(DecodeError::Model)?;
+        self.append_states(index, earlier)?;
+        Ok(newest)
+    }
+
+    /// Appends the keys and values of all states kept at the exit of this index.
+    pub fn append_all_passed(&mut self, index: usize) -> Result<(), DecodeError<M::Error>> {
+        let passed = self.passed[index].take();
+        self.append_states(index, passed)
+    }
+
+    fn append_states(
+        &mut self,
+        index: usize,
+        states: Option<Packed<M::Hidden>>,
+    ) -> Result<(), DecodeError<M::Error>> {
+        let (Some(block), Some(states)) = (self.exit_block(index), states) else {
+            return Ok(());
+        };
+        let query_lens = states.counts(self.rows.len());
+        self.statistics.appended_states += states.rows.len() as u64;
+        let past = Past {
+            cache: &mut self.cache,
+            query_lens: &query_lens,
+        };
+        self.model
+            .append_states(states.hidden, block, past)
+            .map_err(DecodeError::Model)
+    }
+
+    /// Drops kept states of rows for which `kept` does not hold.
+    pub fn drop_passed(
+        &mut self,
+        kept: impl Fn(usize) -> bool,
+    ) -> Result<(), DecodeError<M::Error>> {
+        let model = self.model;
+        for passed in &mut self.passed {
+            if let Some(states) = passed.take() {
+                let (states, _) = states.split(model, &kept).map_err(DecodeError::Model)?;
+                *passed = states;
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops kept states of `row` after its first `positions`; the cache is truncated already.
+    pub fn truncate_passed(
+        &mut self,
+        row: usize,
+        positions: usize,
+    ) -> Result<(), DecodeError<M::Error>> {
+        for index in 0..self.passed.len() {
+            let Some(block) = self.exit_block(index) else {
+                continue;
+            };
+            let held = self.cache.lengths().filled(block, row);
+            let Some(states) = self.passed[index].take() else {
+                continue;
+            };
+            let (later, rows) = (states.later_states(), states.rows.clone());
+            let surplus = (held + states.counts(self.rows.len())[row]).saturating_sub(positions);
+            let (kept, _) = states
+                .separate(self.model, |state| {
+                    rows[state] != row || later[state] >= surplus
+                })
+                .map_err(DecodeError::Model)?;
+            self.passed[index] = kept;
+        }
+        Ok(())
+    }
+}
