@@ -20,6 +20,7 @@ pub fn smollm2() -> LlamaConfig {
         max_positions: 2048,
         tied: true,
         initializer_range: 0.02,
+        architecture: soft_burn::Architecture::default(),
         other: Default::default(),
     }
 }

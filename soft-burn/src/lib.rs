@@ -12,7 +12,8 @@
 //! let config = LlamaConfig {
 //!     vocab: 32, d_model: 16, d_feed_forward: 32, n_layers: 4, n_heads: 4, n_kv_heads: 2,
 //!     head_dim: 4, norm_eps: 1e-5, rope_theta: 10_000.0, rope_scaling: RopeScaling::None,
-//!     max_positions: 64, tied: true, initializer_range: 0.02, other: Default::default(),
+//!     max_positions: 64, tied: true, initializer_range: 0.02,
+//!     architecture: Default::default(), other: Default::default(),
 //! };
 //! let device = device("cpu")?;
 //! let model = Llama::random(config, 42, &device)?;
@@ -58,10 +59,12 @@ pub use io::decoding_defaults::DecodingDefaults;
 pub use io::draft_tokens::{draft_tokens, save_draft_tokens};
 pub use io::pretrained::{CompanionFile, SaveOptions, SoftInfo};
 pub use lora::{Adapter, Lora};
+pub use model::architecture::{Architecture, ModelType, SlidingWindow};
 pub use model::config::{LlamaConfig, SpecialTokens};
 pub use model::llama::Llama;
 pub use model::placement::Placement;
 pub use model::rope::RopeScaling;
+pub use model::yarn::Yarn;
 pub use ops::compilation::{compiled_kernels, keep_kernels};
 pub use ops::kv_store::KvStore;
 pub use train::balance::{Balance, SharedHead};

@@ -28,6 +28,7 @@ fn model(n_layers: usize) -> Llama {
         max_positions: 256,
         tied: true,
         initializer_range: 0.02,
+        architecture: soft_burn::Architecture::default(),
         other: Default::default(),
     };
     Llama::random(config, 1, &device("wgpu").unwrap()).unwrap()

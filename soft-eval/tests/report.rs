@@ -97,6 +97,7 @@ fn findings() -> Vec<Finding> {
     let names = modes.each_ref().map(|mode| mode.name.clone());
     let costs = OperationCosts {
         block: 1e9,
+        appended: 0.0,
         attended: 0.0,
         head: 1e8,
         draft_head: 0.0,

@@ -26,7 +26,7 @@ impl NestedModel for Llama {
     }
 
     fn exit_block(&self, exit: Exit) -> Option<usize> {
-        let own = self.exit_blocks.index(exit)?;
+        let (own, _) = self.exit_blocks.block(exit)?;
         Some(self.config.n_layers + own)
     }
 
@@ -56,8 +56,9 @@ impl NestedModel for Llama {
         } else {
             states.detach()
         };
-        let states = range.fold(Residual::new(states), |states, block| {
-            self.block(block).forward(states, &pass, None)
+        let blocks = range.filter_map(|block| self.block(block));
+        let states = blocks.fold(Residual::new(states), |states, block| {
+            block.forward(states, &pass, None)
         });
         Ok(states.sum().reshape([rows, seq, d_model]))
     }

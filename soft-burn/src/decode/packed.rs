@@ -11,10 +11,11 @@ use soft_core::Past;
 use soft_core::model::KvCache;
 
 use crate::error::Error;
-use crate::model::block::{Residual, heads_of};
+use crate::model::block::{Block, Residual, heads_of};
 use crate::model::llama::Llama;
 use crate::ops::decoder_block::{DecodePass, append_states, decode_blocks};
 use crate::ops::kv_store::KvStore;
+use crate::ops::rope::Rotary;
 use crate::ops::tensor_store::{Span, TensorStore};
 
 impl Llama {
@@ -29,12 +30,17 @@ impl Llama {
         let Past { cache, query_lens } = past;
         let (starts, store) = cache.append(&range, query_lens, rows * states)?;
         let x = hidden.reshape([rows * states, d_model]);
-        let frequencies = self.frequencies();
-        let pass = self.decode_pass(&frequencies, &starts, query_lens);
+        let rotary = self.rotary();
+        let pass = self.decode_pass(&rotary, &starts, query_lens);
         let x = decode_blocks(
             (x, &pass),
             (store, range.clone()),
-            |block| self.block(block).tensors(),
+            || {
+                range
+                    .clone()
+                    .filter_map(|block| self.block(block))
+                    .map(Block::tensors)
+            },
             |x, stores| self.padded_blocks(x, range.clone(), &pass, stores),
         )?;
         Ok(x.reshape([rows, states, d_model]))
@@ -49,34 +55,32 @@ impl Llama {
     ) -> Result<(), Error> {
         let range = block..block + 1;
         self.check_blocks(&range)?;
+        let Some(layers) = self.block(block) else {
+            return Ok(());
+        };
         let [rows, states, d_model] = hidden.dims();
         let Past { cache, query_lens } = past;
         let (starts, store) = cache.append(&range, query_lens, rows * states)?;
         let x = hidden.reshape([rows * states, d_model]);
-        let frequencies = self.frequencies();
-        let pass = self.decode_pass(&frequencies, &starts, query_lens);
-        append_states(
-            (x, &pass),
-            (store, block),
-            self.block(block).tensors(),
-            |x, store| {
-                let span = Span::new(starts.clone(), pass.longest());
-                let shared = self.pass(query_lens, &span);
-                self.block(block).append(x, &shared, (store, &span));
-            },
-        )
+        let rotary = self.rotary();
+        let pass = self.decode_pass(&rotary, &starts, query_lens);
+        append_states((x, &pass), (store, block), layers.tensors(), |x, store| {
+            let span = Span::new(starts.clone(), pass.longest());
+            let shared = self.pass(query_lens, &span);
+            layers.append(x, &shared, (store, &span));
+        })
     }
 
     fn decode_pass<'a>(
         &self,
-        frequencies: &'a [f32],
+        rotary: &'a Rotary,
         starts: &'a [usize],
         query_lens: &'a [usize],
     ) -> DecodePass<'a> {
         DecodePass {
-            heads: heads_of(&self.config),
+            heads: heads_of(&self.config, 0),
             norm_eps: self.config.norm_eps as f32,
-            frequencies,
+            rotary,
             starts,
             query_lens,
         }
@@ -92,7 +96,7 @@ impl Llama {
     ) -> Tensor<2> {
         let span = Span::new(pass.starts.to_vec(), pass.longest());
         let shared = self.pass(pass.query_lens, &span);
-        let blocks = range.map(|block| self.block(block)).zip(stores);
+        let blocks = range.filter_map(|block| self.block(block)).zip(stores);
         let states = blocks.fold(Residual::new(x), |states, (block, store)| {
             block.forward(states, &shared, Some((store, &span)))
         });
@@ -113,7 +117,7 @@ impl Llama {
         if capacity > most {
             return Err(Error::CacheBeyondModel { capacity, most });
         }
-        let heads = heads_of(&self.config);
+        let heads = heads_of(&self.config, 0);
         let blocks = self.blocks_in_all();
         Ok(KvStore::new(&norm, blocks, (rows, capacity), heads))
     }

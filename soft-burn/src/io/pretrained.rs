@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use soft_core::Exits;
 use soft_core::policy::CalibratedExits;
+use soft_core::{Exit, Exits};
 
 use crate::dtype::DType;
 use crate::error::Error;
@@ -23,10 +23,13 @@ use crate::files::safetensors::{WeightFiles, is_derived, write_weights};
 use crate::io::draft_tokens::DRAFT_TOKENS_FILE;
 use crate::lora::LORA;
 use crate::lora::adapter::Adapter;
+use crate::model::block::Halves;
 use crate::model::config::LlamaConfig;
 use crate::model::exit_blocks::EXIT_BLOCKS;
 use crate::model::exit_heads::EXIT_HEADS;
-use crate::model::init::{WeightSource, construct, construct_exit_blocks, construct_exit_heads};
+use crate::model::init::{
+    ExitParts, WeightSource, construct, construct_exit_blocks, construct_exit_heads,
+};
 use crate::model::llama::Llama;
 use crate::model::parameters::named_tensors;
 use crate::model::placement::Placement;
@@ -162,7 +165,8 @@ impl Llama {
         let mut files = WeightFiles::open_file(&path)?;
         let exits = exits_of(&files, &path, EXIT_BLOCKS)?;
         exits.check_within(self.config.n_layers)?;
-        let llama = construct_exit_blocks(self, &exits, &mut files)?;
+        let parts = exits.iter().map(|exit| exit_parts(&files, exit)).collect();
+        let llama = construct_exit_blocks(self, parts, &mut files)?;
         files.finish()?;
         Ok(llama)
     }
@@ -210,6 +214,26 @@ impl Llama {
         }
         let mut files = options.files.iter();
         files.try_for_each(|CompanionFile { name, text }| write_text(&folder.join(name), text))
+    }
+}
+
+/// The parts that a file of exit blocks has for `exit`.
+fn exit_parts(files: &WeightFiles, exit: Exit) -> ExitParts {
+    let name = format!("{EXIT_BLOCKS}{exit}");
+    let has = |part: &str| {
+        let prefix = format!("{name}.block.{part}.");
+        files.names().iter().any(|name| name.starts_with(&prefix))
+    };
+    let halves = match (has("self_attn"), has("mlp")) {
+        (true, true) => Some(Halves::Both),
+        (true, false) => Some(Halves::Attention),
+        (false, true) => Some(Halves::FeedForward),
+        (false, false) => None,
+    };
+    ExitParts {
+        exit,
+        block: halves.map(|halves| (format!("{name}.block"), halves)),
+        norm: format!("{name}.norm"),
     }
 }
 

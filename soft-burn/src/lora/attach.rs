@@ -9,7 +9,7 @@ use super::adapter::Adapter;
 use super::factors::Factors;
 use super::peft::{EMBEDDING, HEAD};
 use crate::error::Error;
-use crate::model::block::{Block, PROJECTIONS, ProjectionSpec};
+use crate::model::block::{Block, ProjectionSpec};
 use crate::model::layers::Projection;
 use crate::model::llama::Llama;
 use crate::model::parameters::{map_parameters, named_tensors};
@@ -170,7 +170,7 @@ impl Llama {
     fn untied(mut self) -> Self {
         if self.lm_head.is_none() {
             let weight = Param::from_tensor(self.model.embed_tokens.weight.val());
-            self.lm_head = Some(Projection { weight });
+            self.lm_head = Some(Projection::without_bias(weight));
             self.config.tied = false;
         }
         self
@@ -183,9 +183,7 @@ impl Llama {
     pub fn adapter(&self) -> Result<Option<Adapter>, Error> {
         let mut factors = BTreeMap::<String, Factors>::new();
         for (layer, block) in self.model.layers.iter().enumerate() {
-            for (ProjectionSpec { path, .. }, projection) in
-                PROJECTIONS.iter().zip(block.projections())
-            {
+            for (ProjectionSpec { path, .. }, projection) in block.projections() {
                 if let Some(adapter) = projection.weight.adapter() {
                     let own = Factors {
                         rank: adapter.a.val().dims()[1],
@@ -221,7 +219,7 @@ impl Llama {
 
     pub(crate) fn has_adapter(&self) -> bool {
         let mut projections = self.model.layers.iter().flat_map(Block::projections);
-        projections.any(|projection| projection.weight.adapter().is_some())
+        projections.any(|(_, projection)| projection.weight.adapter().is_some())
     }
 
     /// Merges the adapter into the weights, which become trainable again; a no-op without adapter.

@@ -30,6 +30,7 @@ fn config() -> LlamaConfig {
         max_positions: 32,
         tied: true,
         initializer_range: 0.3,
+        architecture: crate::model::architecture::Architecture::default(),
         other: serde_json::Map::new(),
     }
 }

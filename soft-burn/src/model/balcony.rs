@@ -14,7 +14,7 @@ use burn::tensor::Tensor;
 use soft_core::{Exit, Exits};
 
 use crate::error::Error;
-use crate::model::block::Residual;
+use crate::model::block::{Residual, heads_of};
 use crate::model::exit_blocks::{EXIT_BLOCKS, ExitBlock, ExitBlocks};
 use crate::model::layers::RmsNorm;
 use crate::model::llama::Llama;
@@ -30,21 +30,23 @@ impl Llama {
     pub fn with_exit_blocks(mut self, exits: &Exits) -> Result<Self, Error> {
         let exits = exits.clone().for_depth(self.config.n_layers)?;
         let intermediate: Vec<_> = exits.iter().filter(|&exit| exit != exits.last()).collect();
-        let (last, norm) = (self.model.layers.last(), &self.model.norm);
-        let copy = |_: &Exit| {
-            last.cloned().map(|block| ExitBlock {
-                block,
-                norm: norm.clone(),
-            })
+        let copy = |exit: &Exit| {
+            let mut block = self.model.layers.last().cloned();
+            // Its window is that of the next block, so that the extracted exit has the same.
+            if let Some(attention) = block.as_mut().and_then(|block| block.self_attn.as_mut()) {
+                attention.heads = heads_of(&self.config, exit.depth());
+            }
+            let norm = self.model.norm.clone();
+            ExitBlock { block, norm }
         };
         self.exit_blocks = ExitBlocks {
-            blocks: intermediate.iter().filter_map(copy).collect(),
+            blocks: intermediate.iter().map(copy).collect(),
             exits: intermediate,
         };
         Ok(self)
     }
 
-    /// The exits with their own block, shallowest first.
+    /// The exits with their own block and norm, or norm alone, shallowest first.
     pub fn exits_with_blocks(&self) -> &[Exit] {
         &self.exit_blocks.exits
     }
@@ -60,19 +62,21 @@ impl Llama {
         }
     }
 
-    /// Runs states `[n, d_model]` of full rows through the exit's own block, if it has one.
+    /// Runs states `[n, d_model]` of full rows through the exit's own block, if it has one. The
+    /// gradient stops before the exit's own parts.
     pub(crate) fn through_exit_block(
         &self,
         states: Tensor<2>,
         exit: Exit,
         pass: &Pass,
     ) -> Tensor<2> {
-        match self.exit_blocks.get(exit) {
-            None => states,
-            Some(own) => {
-                let states = Residual::new(states.detach());
-                own.block.forward(states, pass, None).sum()
-            }
+        if self.exit_blocks.get(exit).is_none() {
+            return states;
+        }
+        let states = Residual::new(states.detach());
+        match self.exit_blocks.block(exit) {
+            None => states.sum(),
+            Some((_, block)) => block.forward(states, pass, None).sum(),
         }
     }
 }

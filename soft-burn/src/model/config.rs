@@ -1,8 +1,6 @@
-//! The configuration of a LLaMA, read from a Hugging Face config.json.
+//! The configuration of a LLaMA-shaped model, read from a Hugging Face config.json.
 //!
-//! Reads the formats of transformers 4 (`rope_theta` and `rope_scaling` at the top level) and
-//! transformers 5 (`rope_parameters`, `dtype`). Absent keys have the defaults of transformers'
-//! `LlamaConfig`. Keys that this library does not use are kept and written back.
+//! The file itself is read in `config_file`.
 
 use std::path::Path;
 
@@ -12,7 +10,9 @@ use soft_core::decode::OperationCosts;
 
 use crate::error::Error;
 use crate::files::adapter_chain::weights_folder;
-use crate::files::folder::read_text;
+use crate::model::architecture::Architecture;
+use crate::model::block::PROJECTIONS;
+use crate::model::config_file::read_config;
 use crate::model::rope::RopeScaling;
 
 /// The configuration of a LLaMA. [`LlamaConfig::validate`] checks one that was not loaded.
@@ -44,44 +44,10 @@ pub struct LlamaConfig {
     pub tied: bool,
     /// Standard deviation of initial weights.
     pub initializer_range: f64,
+    /// What sets the model apart from LLaMA.
+    pub architecture: Architecture,
     /// All keys of config.json as last read, including those above.
     pub other: Map<String, Value>,
-}
-
-/// The content of config.json. Unknown keys are allowed, since other programs add them.
-#[derive(Deserialize)]
-struct ConfigFile {
-    model_type: Option<String>,
-    architectures: Option<Vec<String>>,
-    #[serde(default = "defaults::vocab")]
-    vocab_size: usize,
-    #[serde(default = "defaults::hidden")]
-    hidden_size: usize,
-    #[serde(default = "defaults::intermediate")]
-    intermediate_size: usize,
-    #[serde(default = "defaults::n32")]
-    num_hidden_layers: usize,
-    #[serde(default = "defaults::n32")]
-    num_attention_heads: usize,
-    num_key_value_heads: Option<usize>,
-    head_dim: Option<usize>,
-    #[serde(default = "defaults::eps")]
-    rms_norm_eps: f64,
-    rope_theta: Option<f64>,
-    rope_scaling: Option<Value>,
-    rope_parameters: Option<Value>,
-    #[serde(default = "defaults::positions")]
-    max_position_embeddings: usize,
-    #[serde(default)]
-    tie_word_embeddings: bool,
-    #[serde(default = "defaults::range")]
-    initializer_range: f64,
-    hidden_act: Option<String>,
-    #[serde(default)]
-    attention_bias: bool,
-    #[serde(default)]
-    mlp_bias: bool,
-    quantization_config: Option<Value>,
 }
 
 /// Larger than in any model; the product of three such sizes fits in 64 bits.
@@ -90,49 +56,16 @@ const MAX_SIZE: usize = 1 << 20;
 /// Longer than any model's context. Memory is not reserved per position.
 const MAX_POSITIONS: usize = 1 << 32;
 
-/// The defaults of transformers' `LlamaConfig`.
-mod defaults {
-    pub fn vocab() -> usize {
-        32_000
-    }
-    pub fn hidden() -> usize {
-        4096
-    }
-    pub fn intermediate() -> usize {
-        11_008
-    }
-    pub fn n32() -> usize {
-        32
-    }
-    pub fn eps() -> f64 {
-        1e-6
-    }
-    pub fn positions() -> usize {
-        2048
-    }
-    pub fn range() -> f64 {
-        0.02
-    }
-    pub fn theta() -> f64 {
-        10_000.0
-    }
-}
-
 impl LlamaConfig {
     /// Reads `config.json` in `folder`, or in its base's folder if `folder` holds only an adapter.
     ///
     /// # Errors
     /// When the file is missing or malformed, or describes another architecture or an unsupported
-    /// variant (biases, another activation, an unknown rope type, quantized weights).
+    /// variant (another activation, an unknown rope type, quantized weights).
     pub fn load(folder: &Path) -> Result<Self, Error> {
         let path = weights_folder(folder)?.join("config.json");
-        let text = read_text(&path)?;
-        let other: Map<String, Value> = serde_json::from_str(&text).map_err(Error::json(&path))?;
-        let file: ConfigFile = serde_json::from_str(&text).map_err(Error::json(&path))?;
-        let refuse = Refusal { path: &path };
-        file.check_supported(&refuse)?;
-        let config = file.into_config(other, &refuse)?;
-        config.check(&refuse)?;
+        let config = read_config(&path)?;
+        config.check(&Refusal { path: &path })?;
         Ok(config)
     }
 
@@ -187,37 +120,12 @@ impl LlamaConfig {
         positive("rms_norm_eps", self.norm_eps)?;
         positive("rope_theta", self.rope_theta)?;
         positive("initializer_range", self.initializer_range)?;
+        if self.architecture.window.is_some_and(|it| it.size == 0) {
+            return Err(refuse.because("sliding_window", 0, "at least 1, or null"));
+        }
         self.rope_scaling
             .check()
             .map_err(|problem| refuse.because(problem.key, problem.found, problem.expected))
-    }
-
-    /// The keys last read, updated, in the format of transformers 4, which 5 also reads.
-    pub(crate) fn to_json(&self, dtype: &str) -> Value {
-        let mut json = self.other.clone();
-        json.remove("rope_parameters");
-        json.remove("dtype");
-        let mut set = |key: &str, value: Value| json.insert(key.to_owned(), value);
-        set("architectures", serde_json::json!(["LlamaForCausalLM"]));
-        set("model_type", "llama".into());
-        set("vocab_size", self.vocab.into());
-        set("hidden_size", self.d_model.into());
-        set("intermediate_size", self.d_feed_forward.into());
-        set("num_hidden_layers", self.n_layers.into());
-        set("num_attention_heads", self.n_heads.into());
-        set("num_key_value_heads", self.n_kv_heads.into());
-        set("head_dim", self.head_dim.into());
-        set("rms_norm_eps", self.norm_eps.into());
-        set("rope_theta", self.rope_theta.into());
-        set("rope_scaling", self.rope_scaling.to_json());
-        set("max_position_embeddings", self.max_positions.into());
-        set("tie_word_embeddings", self.tied.into());
-        set("initializer_range", self.initializer_range.into());
-        set("hidden_act", "silu".into());
-        set("attention_bias", false.into());
-        set("mlp_bias", false.into());
-        set("torch_dtype", dtype.into());
-        Value::Object(json)
     }
 
     /// Floating-point operations of matrix products in decoding, given the number of draft tokens.
@@ -237,93 +145,24 @@ impl LlamaConfig {
 
     /// Number of parameters; a tied head is not counted.
     pub fn parameters(&self) -> usize {
-        let heads = 2 * self.n_heads + 2 * self.n_kv_heads;
-        let block = self.d_model * (heads * self.head_dim + 3 * self.d_feed_forward + 2);
+        let layers = PROJECTIONS.iter().map(|layer| {
+            let [d_out, d_in] = (layer.shape)(self);
+            d_out * (d_in + usize::from((layer.has_bias)(&self.architecture)))
+        });
+        let head_norms = 2 * self.head_dim * usize::from(self.architecture.qk_norm);
+        let block = layers.sum::<usize>() + 2 * self.d_model + head_norms;
         let embeddings = if self.tied { 1 } else { 2 } * self.vocab * self.d_model;
         embeddings + self.n_layers * block + self.d_model
     }
 }
 
-impl ConfigFile {
-    fn check_supported(&self, refuse: &Refusal) -> Result<(), Error> {
-        let llama = "LlamaForCausalLM";
-        if let Some(found) = self.model_type.as_deref().filter(|found| *found != "llama") {
-            return Err(refuse.because("model_type", found, "llama"));
-        }
-        let architectures = self.architectures.as_deref().unwrap_or_default();
-        // `LlamaModel` is saved without a head, which a tied model does not need.
-        let known = |name: &String| [llama, "LlamaModel"].contains(&name.as_str());
-        if !architectures.is_empty() && !architectures.iter().any(known) {
-            return Err(refuse.because("architectures", architectures.join(", "), llama));
-        }
-        if self.model_type.is_none() && architectures.is_empty() {
-            return Err(refuse.because("model_type", "absent", "llama"));
-        }
-        if let Some(quantized) = &self.quantization_config {
-            let method = quantized.get("quant_method").and_then(Value::as_str);
-            let found = method.unwrap_or("of an unknown method");
-            let expected = "none: quantised weights are not read; take the model they were made from, or save it dequantised";
-            return Err(refuse.because("quantization_config", found, expected));
-        }
-        if let Some(found) = self.hidden_act.as_deref().filter(|found| *found != "silu") {
-            return Err(refuse.because("hidden_act", found, "silu"));
-        }
-        for (key, bias) in [
-            ("attention_bias", self.attention_bias),
-            ("mlp_bias", self.mlp_bias),
-        ] {
-            if bias {
-                return Err(refuse.because(key, "true", "false: LLaMA has no biases"));
-            }
-        }
-        Ok(())
-    }
-
-    fn into_config(
-        self,
-        other: Map<String, Value>,
-        refuse: &Refusal,
-    ) -> Result<LlamaConfig, Error> {
-        // transformers 5 stores theta in the rope parameters, transformers 4 at the top level.
-        let rope = self.rope_parameters.or(self.rope_scaling);
-        let rope_theta = match rope.as_ref().and_then(|rope| rope.get("rope_theta")) {
-            Some(theta) => match theta.as_f64() {
-                Some(theta) => Some(theta),
-                None => return Err(refuse.because("rope_theta", theta, "a positive number")),
-            },
-            None => self.rope_theta,
-        };
-        let head_dim = match self.head_dim {
-            Some(head_dim) => head_dim,
-            None => self.hidden_size / self.num_attention_heads.max(1),
-        };
-        Ok(LlamaConfig {
-            vocab: self.vocab_size,
-            d_model: self.hidden_size,
-            d_feed_forward: self.intermediate_size,
-            n_layers: self.num_hidden_layers,
-            n_heads: self.num_attention_heads,
-            n_kv_heads: self.num_key_value_heads.unwrap_or(self.num_attention_heads),
-            head_dim,
-            norm_eps: self.rms_norm_eps,
-            rope_theta: rope_theta.unwrap_or_else(defaults::theta),
-            rope_scaling: RopeScaling::from_json(rope.as_ref(), self.max_position_embeddings)
-                .map_err(|problem| refuse.because(problem.key, problem.found, problem.expected))?,
-            max_positions: self.max_position_embeddings,
-            tied: self.tie_word_embeddings,
-            initializer_range: self.initializer_range,
-            other,
-        })
-    }
-}
-
 /// Creates config errors that name the file.
-struct Refusal<'a> {
-    path: &'a Path,
+pub(crate) struct Refusal<'a> {
+    pub path: &'a Path,
 }
 
 impl Refusal<'_> {
-    fn because(
+    pub fn because(
         &self,
         key: &'static str,
         found: impl ToString,

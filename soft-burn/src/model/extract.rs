@@ -32,7 +32,7 @@ impl Llama {
         self.exit_blocks = ExitBlocks::none();
         self.model.layers.truncate(depth);
         if let Some(ExitBlock { block, norm }) = own {
-            self.model.layers.push(block);
+            self.model.layers.extend(block);
             self.model.norm = norm;
         }
         self.config.n_layers = self.model.layers.len();
@@ -68,6 +68,7 @@ mod tests {
             max_positions: 32,
             tied,
             initializer_range: 0.3,
+            architecture: crate::model::architecture::Architecture::default(),
             other: serde_json::Map::new(),
         };
         Llama::random(config, 3, &test_device()).unwrap()
@@ -118,7 +119,7 @@ mod tests {
         let mut whole = model(true).with_exit_blocks(&exits).unwrap();
         let other = model(false).model;
         for (own, block) in whole.exit_blocks.blocks.iter_mut().zip(other.layers) {
-            own.block = block;
+            own.block = Some(block);
             own.norm.weight = burn::module::Param::from_tensor(Tensor::full([8], 0.7, &device));
         }
         let folder = tempfile::tempdir().unwrap();

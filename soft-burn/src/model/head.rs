@@ -66,9 +66,7 @@ impl Llama {
         let exits = exits.clone().for_depth(self.config.n_layers)?;
         let intermediate: Vec<_> = exits.iter().filter(|&exit| exit != exits.last()).collect();
         let shared = self.head_weight().detach();
-        let copy = |_: &Exit| Projection {
-            weight: Param::from_tensor(shared.clone()),
-        };
+        let copy = |_: &Exit| Projection::without_bias(Param::from_tensor(shared.clone()));
         self.exit_heads = ExitHeads {
             heads: intermediate.iter().map(copy).collect(),
             exits: intermediate,

@@ -4,13 +4,13 @@
 
 use burn::module::Param;
 use burn::tensor::Tensor;
-use soft_core::Exits;
 use soft_core::random::SplitMix64;
+use soft_core::{Exit, Exits};
 
 use crate::error::Error;
-use crate::model::block::{Block, ProjectionSpec};
+use crate::model::block::{Block, BlockSource, Halves, ProjectionSpec};
 use crate::model::config::LlamaConfig;
-use crate::model::exit_blocks::{EXIT_BLOCKS, ExitBlock, ExitBlocks};
+use crate::model::exit_blocks::{ExitBlock, ExitBlocks};
 use crate::model::exit_heads::{EXIT_HEADS, ExitHeads};
 use crate::model::layers::{Embedding, Projection, RmsNorm};
 use crate::model::llama::{Body, Llama};
@@ -32,15 +32,18 @@ pub(crate) fn construct(
     let lm_head = if config.tied {
         None
     } else {
-        Some(walk.projection("lm_head", config.vocab, d_model)?)
+        Some(walk.head("lm_head", [config.vocab, d_model])?)
     };
     let embed_tokens = Embedding {
         weight: walk.matrix("model.embed_tokens.weight", [config.vocab, d_model])?,
     };
     let layers = (0..config.n_layers)
-        .map(|layer| walk.block(&config, &format!("model.layers.{layer}")))
+        .map(|layer| {
+            let prefix = format!("model.layers.{layer}");
+            walk.block(&config, (layer, Halves::Both), &prefix)
+        })
         .collect::<Result<_, _>>()?;
-    let norm = walk.norm("model.norm", &config)?;
+    let norm = walk.norm("model.norm", d_model, config.norm_eps)?;
     let model = Body {
         embed_tokens,
         layers,
@@ -62,39 +65,51 @@ pub(crate) fn construct_exit_heads(
     source: &mut impl WeightSource,
 ) -> Result<Llama, Error> {
     let place = llama.placement();
-    let (vocab, d_model) = (llama.config.vocab, llama.config.d_model);
+    let shape = [llama.config.vocab, llama.config.d_model];
     let exits: Vec<_> = exits.iter().collect();
     let mut walk = Walk {
         source,
         place: &place,
     };
-    let head =
-        |exit: &soft_core::Exit| walk.projection(&format!("{EXIT_HEADS}{exit}"), vocab, d_model);
+    let head = |exit: &Exit| walk.head(&format!("{EXIT_HEADS}{exit}"), shape);
     let heads = exits.iter().map(head).collect::<Result<_, _>>()?;
     llama.exit_heads = ExitHeads { heads, exits };
     Ok(llama)
 }
 
-/// Adds blocks of single exits from `source`, named `exit_blocks.{depth}`.
+/// The parts of an exit, and the names under which a source has them.
+pub(crate) struct ExitParts {
+    pub exit: Exit,
+    /// The prefix of the block's names, and what it consists of; `None` for an exit without one.
+    pub block: Option<(String, Halves)>,
+    /// The name of the norm.
+    pub norm: String,
+}
+
+/// Adds blocks and norms of single exits from `source`.
 pub(crate) fn construct_exit_blocks(
     mut llama: Llama,
-    exits: &Exits,
+    parts: Vec<ExitParts>,
     source: &mut impl WeightSource,
 ) -> Result<Llama, Error> {
     let place = llama.placement();
-    let exits: Vec<_> = exits.iter().collect();
     let mut walk = Walk {
         source,
         place: &place,
     };
-    let own = |exit: &soft_core::Exit| {
-        let name = format!("{EXIT_BLOCKS}{exit}");
+    let config = &llama.config;
+    let exits = parts.iter().map(|parts| parts.exit).collect();
+    let own = |parts: ExitParts| {
+        let which = |halves| (parts.exit.depth(), halves);
+        let block = parts
+            .block
+            .map(|(prefix, halves)| walk.block(config, which(halves), &prefix));
         Ok::<_, Error>(ExitBlock {
-            block: walk.block(&llama.config, &format!("{name}.block"))?,
-            norm: walk.norm(&format!("{name}.norm"), &llama.config)?,
+            block: block.transpose()?,
+            norm: walk.norm(&parts.norm, config.d_model, config.norm_eps)?,
         })
     };
-    let blocks = exits.iter().map(own).collect::<Result<_, _>>()?;
+    let blocks = parts.into_iter().map(own).collect::<Result<_, _>>()?;
     llama.exit_blocks = ExitBlocks { blocks, exits };
     Ok(llama)
 }
@@ -110,37 +125,66 @@ impl<S: WeightSource> Walk<'_, S> {
         Ok(Param::from_tensor(self.place.put(values, shape)))
     }
 
-    fn projection(&mut self, name: &str, d_out: usize, d_in: usize) -> Result<Projection, Error> {
-        let weight = self.matrix(&format!("{name}.weight"), [d_out, d_in])?;
-        Ok(Projection { weight })
+    fn vector(&mut self, name: &str, width: usize) -> Result<Param<Tensor<1>>, Error> {
+        let values = self.source.values(name, &[width])?;
+        Ok(Param::from_tensor(self.place.put(values, [width])))
     }
 
-    fn norm(&mut self, name: &str, config: &LlamaConfig) -> Result<RmsNorm, Error> {
-        let values = self
-            .source
-            .values(&format!("{name}.weight"), &[config.d_model])?;
-        let weight = Param::from_tensor(self.place.put(values, [config.d_model]));
-        Ok(RmsNorm {
-            weight,
-            eps: config.norm_eps,
-        })
+    fn head(&mut self, name: &str, [vocab, d_model]: [usize; 2]) -> Result<Projection, Error> {
+        let weight = self.matrix(&format!("{name}.weight"), [vocab, d_model])?;
+        Ok(Projection::without_bias(weight))
     }
 
-    fn block(&mut self, config: &LlamaConfig, prefix: &str) -> Result<Block, Error> {
-        let norms = [
-            self.norm(&format!("{prefix}.input_layernorm"), config)?,
-            self.norm(&format!("{prefix}.post_attention_layernorm"), config)?,
-        ];
-        Block::build(config, norms, |ProjectionSpec { path, shape, .. }| {
-            let [d_out, d_in] = shape(config);
-            self.projection(&format!("{prefix}.{path}"), d_out, d_in)
-        })
+    fn norm(&mut self, name: &str, width: usize, eps: f64) -> Result<RmsNorm, Error> {
+        let weight = self.vector(&format!("{name}.weight"), width)?;
+        Ok(RmsNorm { weight, eps })
+    }
+
+    fn block(
+        &mut self,
+        config: &LlamaConfig,
+        which: (usize, Halves),
+        prefix: &str,
+    ) -> Result<Block, Error> {
+        let mut layers = LayersAt {
+            walk: self,
+            config,
+            prefix,
+        };
+        Block::build(config, which, &mut layers)
+    }
+}
+
+/// The layers of the block whose names begin with `prefix`.
+struct LayersAt<'a, 'w, S> {
+    walk: &'a mut Walk<'w, S>,
+    config: &'a LlamaConfig,
+    prefix: &'a str,
+}
+
+impl<S: WeightSource> BlockSource for LayersAt<'_, '_, S> {
+    type Error = Error;
+
+    fn projection(&mut self, spec: &ProjectionSpec) -> Result<Projection, Error> {
+        let shape @ [d_out, _] = (spec.shape)(self.config);
+        let name = format!("{}.{}", self.prefix, spec.path);
+        let weight = self.walk.matrix(&format!("{name}.weight"), shape)?;
+        let bias = match (spec.has_bias)(&self.config.architecture) {
+            true => Some(self.walk.vector(&format!("{name}.bias"), d_out)?),
+            false => None,
+        };
+        Ok(Projection { weight, bias })
+    }
+
+    fn norm(&mut self, path: &str, width: usize) -> Result<RmsNorm, Error> {
+        let name = format!("{}.{path}", self.prefix);
+        self.walk.norm(&name, width, self.config.norm_eps)
     }
 }
 
 impl Llama {
     /// A model with random weights: matrices are normal with the config's `initializer_range`,
-    /// norms are 1. A seed gives the same weights on every device.
+    /// norms are 1, biases 0. A seed gives the same weights on every device.
     ///
     /// # Errors
     /// When the configuration is invalid, or the device does not compute in the number type.
@@ -203,10 +247,11 @@ impl Normal {
 }
 
 impl WeightSource for Normal {
-    fn values(&mut self, _name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
+    fn values(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
         let count = shape.iter().product();
-        // Only norm weights are one-dimensional.
         Ok(match shape.len() {
+            1 if name.ends_with(".bias") => vec![0.0; count],
+            // The weight of a norm.
             1 => vec![1.0; count],
             _ => self.many(count),
         })

@@ -18,7 +18,8 @@ use crate::model::exit_heads::ExitHeads;
 use crate::model::layers::{Embedding, Projection, RmsNorm};
 use crate::model::placement::Placement;
 use crate::model::rope;
-use crate::ops::packed_attention::Pass;
+use crate::ops::packed_attention::{Pass, PassShape};
+use crate::ops::rope::Rotary;
 use crate::ops::tensor_store::Span;
 use crate::ops::transfers::upload_indices;
 
@@ -90,14 +91,20 @@ impl Llama {
         Ok(upload_indices(ids, shape, &self.device()))
     }
 
-    pub(crate) fn frequencies(&self) -> Vec<f32> {
+    pub(crate) fn rotary(&self) -> Rotary {
         let config = &self.config;
-        rope::frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
+        rope::rotary(config.head_dim, config.rope_theta, &config.rope_scaling)
     }
 
     /// The data shared by all blocks when row i has `counts[i]` of the span's positions.
     pub(crate) fn pass(&self, counts: &[usize], span: &Span) -> Pass {
-        Pass::new(&self.frequencies(), counts, span, &self.device())
+        let shape = PassShape {
+            rotary: &self.rotary(),
+            counts,
+            span,
+            window: self.config.architecture.window.map(|it| it.size),
+        };
+        Pass::new(shape, &self.device())
     }
 
     /// The pass of packed rows of these lengths, each from position 0.
@@ -109,7 +116,7 @@ impl Llama {
     /// Refuses anything but shared blocks or the block of a single exit.
     pub(crate) fn check_blocks(&self, range: &Range<usize>) -> Result<(), Error> {
         let (&Range { start, end }, depth) = (range, self.config.n_layers);
-        let of_an_exit = start >= depth && range.len() == 1 && end <= self.blocks_in_all();
+        let of_an_exit = start >= depth && range.len() == 1 && self.block(start).is_some();
         if start > end || end > depth && !of_an_exit {
             return Err(Error::NoSuchBlocks { start, end, depth });
         }
@@ -117,14 +124,14 @@ impl Llama {
     }
 
     /// The block of this index: a shared one or, from `n_layers` on, one of an exit.
-    pub(crate) fn block(&self, index: usize) -> &Block {
+    pub(crate) fn block(&self, index: usize) -> Option<&Block> {
         match index.checked_sub(self.config.n_layers) {
-            None => &self.model.layers[index],
-            Some(own) => &self.exit_blocks.blocks[own].block,
+            None => self.model.layers.get(index),
+            Some(own) => self.exit_blocks.blocks.get(own)?.block.as_ref(),
         }
     }
 
-    /// Number of blocks, shared and of exits.
+    /// Number of blocks with keys and values, shared and of exits.
     pub(crate) fn blocks_in_all(&self) -> usize {
         self.config.n_layers + self.exit_blocks.blocks.len()
     }

@@ -1,9 +1,11 @@
 //! LLaMA and its components.
 
+pub(crate) mod architecture;
 pub(crate) mod attention;
 pub(crate) mod balcony;
 pub(crate) mod block;
 pub(crate) mod config;
+pub(crate) mod config_file;
 pub(crate) mod exit_blocks;
 pub(crate) mod exit_heads;
 pub(crate) mod extract;
@@ -14,3 +16,4 @@ pub(crate) mod llama;
 pub(crate) mod parameters;
 pub(crate) mod placement;
 pub(crate) mod rope;
+pub(crate) mod yarn;

@@ -4,6 +4,9 @@
 
 use serde_json::{Value, json};
 
+use crate::model::yarn::Yarn;
+use crate::ops::rope::Rotary;
+
 /// Scaling of the rotary frequencies for texts longer than in pre-training.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum RopeScaling {
@@ -14,6 +17,13 @@ pub enum RopeScaling {
         /// The divisor.
         factor: f64,
     },
+    /// Dynamic NTK: nothing within `max_positions`, which texts cannot exceed here.
+    Dynamic {
+        /// The factor for longer texts.
+        factor: f64,
+    },
+    /// YaRN.
+    Yarn(Yarn),
     /// LLaMA 3: low frequencies are divided, high ones are kept, with a ramp in between.
     Llama3 {
         /// The divisor of low frequencies.
@@ -50,22 +60,16 @@ impl RopeScaling {
             });
         }
         let kind = rope.get("rope_type").or_else(|| rope.get("type"));
-        let number = |key: &'static str| {
-            let value = rope
-                .get(key)
-                .and_then(Value::as_f64)
-                .filter(|value| *value > 0.0);
-            value.ok_or_else(|| RopeProblem {
-                key,
-                found: rope.get(key).map_or("absent".into(), Value::to_string),
-                expected: "a positive number",
-            })
-        };
+        let number = |key| positive(rope, key);
         let scaling = match kind.and_then(Value::as_str).unwrap_or("default") {
             "default" => Self::None,
             "linear" => Self::Linear {
                 factor: number("factor")?,
             },
+            "dynamic" => Self::Dynamic {
+                factor: number("factor")?,
+            },
+            "yarn" => Self::Yarn(Yarn::from_json(rope, max_positions)?),
             "llama3" => {
                 let key = "original_max_position_embeddings";
                 Self::Llama3 {
@@ -82,7 +86,7 @@ impl RopeScaling {
                 return Err(RopeProblem {
                     key: "rope_type",
                     found: other.to_owned(),
-                    expected: "default, linear or llama3",
+                    expected: "default, linear, dynamic, yarn or llama3",
                 });
             }
         };
@@ -102,7 +106,16 @@ impl RopeScaling {
         };
         match self {
             Self::None => Ok(()),
-            Self::Linear { factor } => positive("factor", factor),
+            Self::Linear { factor } | Self::Dynamic { factor } => positive("factor", factor),
+            Self::Yarn(yarn) => {
+                positive("factor", yarn.factor)?;
+                positive("beta_slow", yarn.beta_slow)?;
+                positive("beta_fast - beta_slow", yarn.beta_fast - yarn.beta_slow)?;
+                positive(
+                    "original_max_position_embeddings",
+                    yarn.original_max_positions as f64,
+                )
+            }
             Self::Llama3 {
                 factor,
                 low_freq_factor,
@@ -128,6 +141,8 @@ impl RopeScaling {
         match self {
             Self::None => Value::Null,
             Self::Linear { factor } => json!({ "rope_type": "linear", "factor": factor }),
+            Self::Dynamic { factor } => json!({ "rope_type": "dynamic", "factor": factor }),
+            Self::Yarn(yarn) => yarn.to_json(),
             Self::Llama3 {
                 factor,
                 low_freq_factor,
@@ -145,7 +160,7 @@ impl RopeScaling {
 
     fn scale(self, frequency: f32) -> f32 {
         match self {
-            Self::None => frequency,
+            Self::None | Self::Dynamic { .. } | Self::Yarn(_) => frequency,
             Self::Linear { factor } => frequency / factor as f32,
             Self::Llama3 {
                 factor,
@@ -169,14 +184,29 @@ impl RopeScaling {
     }
 }
 
-/// The `head_dim / 2` angular frequencies of one head, in radians per position.
-pub(crate) fn frequencies(head_dim: usize, theta: f64, scaling: RopeScaling) -> Vec<f32> {
-    (0..head_dim / 2)
-        .map(|pair| {
-            let exponent = (2 * pair) as f32 / head_dim as f32;
-            scaling.scale(1.0 / (theta as f32).powf(exponent))
-        })
-        .collect()
+/// The rotary frequencies of a head.
+pub(crate) fn rotary(head_dim: usize, theta: f64, scaling: &RopeScaling) -> Rotary {
+    if let RopeScaling::Yarn(yarn) = scaling {
+        return yarn.rotary(head_dim, theta);
+    }
+    let frequency = |pair: usize| {
+        let exponent = (2 * pair) as f32 / head_dim as f32;
+        scaling.scale(1.0 / (theta as f32).powf(exponent))
+    };
+    (0..head_dim / 2).map(frequency).collect::<Vec<_>>().into()
+}
+
+/// The number at `key`, which must be positive.
+pub(crate) fn positive(rope: &Value, key: &'static str) -> Result<f64, RopeProblem> {
+    let value = rope
+        .get(key)
+        .and_then(Value::as_f64)
+        .filter(|value| *value > 0.0);
+    value.ok_or_else(|| RopeProblem {
+        key,
+        found: rope.get(key).map_or("absent".into(), Value::to_string),
+        expected: "a positive number",
+    })
 }
 
 #[cfg(test)]
@@ -199,7 +229,7 @@ mod tests {
 
     #[test]
     fn unknown_rope_type_is_refused() {
-        let rope = json!({ "rope_type": "yarn", "factor": 4.0 });
+        let rope = json!({ "rope_type": "longrope", "factor": 4.0 });
         assert!(RopeScaling::from_json(Some(&rope), 16).is_err());
         let missing = json!({ "rope_type": "llama3", "factor": 4.0 });
         assert!(RopeScaling::from_json(Some(&missing), 16).is_err());

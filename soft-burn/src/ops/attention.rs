@@ -14,6 +14,8 @@ pub(crate) struct Heads {
     pub query: usize,
     pub key_value: usize,
     pub dim: usize,
+    /// Positions a position attends to, itself included; `None` for all up to its own.
+    pub window: Option<usize>,
 }
 
 #[derive(Clone, Debug)]
@@ -26,17 +28,26 @@ pub(crate) struct CausalMask {
 }
 
 impl CausalMask {
-    /// Position i of a row that starts at s attends to keys 0 to s + i. A single start applies to
-    /// all rows. `None` when every position attends to every key.
-    pub fn new(starts: &[usize], seq: usize, keys: usize, device: &Device) -> Option<Self> {
-        if seq == 1 && starts.iter().all(|start| start + 1 == keys) {
+    /// Position i of a row that starts at s attends to keys 0 to s + i, or the last of these within
+    /// `window`. A single start applies to all rows. `None` when every position attends to every
+    /// key.
+    pub fn new(
+        starts: &[usize],
+        (seq, keys): (usize, usize),
+        window: Option<usize>,
+        device: &Device,
+    ) -> Option<Self> {
+        let window = window.filter(|&window| window < keys);
+        if seq == 1 && window.is_none() && starts.iter().all(|start| start + 1 == keys) {
             return None;
         }
         let mut values = Vec::with_capacity(starts.len() * seq * keys);
         for start in starts {
             for position in 0..seq {
+                let own = start + position;
+                let first = window.map_or(0, |window| (own + 1).saturating_sub(window));
                 let seen = |key| {
-                    if key <= start + position {
+                    if (first..=own).contains(&key) {
                         0.0
                     } else {
                         f32::NEG_INFINITY
@@ -48,7 +59,7 @@ impl CausalMask {
         Some(Self {
             added: upload(values, [starts.len(), 1, seq, keys], device),
             #[cfg(any(feature = "flex", feature = "tch"))]
-            from_the_start: starts.iter().all(|&start| start == 0),
+            from_the_start: window.is_none() && starts.iter().all(|&start| start == 0),
         })
     }
 }

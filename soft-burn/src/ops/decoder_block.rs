@@ -2,7 +2,7 @@
 //!
 //! The reference implementation is `Block::forward` in `model::block`, passed in as a closure. This
 //! module chooses between it and the CPU kernels, which run all blocks of a pass on slices, or those
-//! of CubeCL, for few states.
+//! of CubeCL, for few states and blocks without biases, head norms and windows.
 //! `tests::laws` checks that they agree.
 
 use std::ops::Range;
@@ -14,20 +14,56 @@ use crate::ops::attention::Heads;
 #[cfg(feature = "cube")]
 use crate::ops::cube;
 use crate::ops::kv_store::{KvStore, Storage};
+use crate::ops::rope::Rotary;
+#[cfg(feature = "cube")]
+use crate::ops::tensor_store::Span;
 use crate::ops::tensor_store::TensorStore;
 
+/// The weights of a block; the block of an exit may lack one of the two.
+#[derive(Clone)]
 pub(crate) struct BlockTensors {
-    /// Query, key, value, attention output, gate, up and down, each `[d_out, d_in]`.
-    pub projections: [Tensor<2>; 7],
-    /// Before attention and before the feed-forward, `[d_model]` each.
-    pub norms: [Tensor<1>; 2],
+    pub attention: Option<AttentionTensors>,
+    pub feed_forward: Option<FeedForwardTensors>,
+}
+
+/// A linear layer.
+#[derive(Clone)]
+pub(crate) struct LinearTensors {
+    /// `[d_out, d_in]`.
+    pub weight: Tensor<2>,
+    /// `[d_out]`.
+    pub bias: Option<Tensor<1>>,
+}
+
+#[derive(Clone)]
+pub(crate) struct AttentionTensors {
+    /// Before attention, `[d_model]`.
+    pub norm: Tensor<1>,
+    pub q: LinearTensors,
+    pub k: LinearTensors,
+    pub v: LinearTensors,
+    pub o: LinearTensors,
+    /// Of the queries of each head, `[head_dim]`.
+    pub q_norm: Option<Tensor<1>>,
+    /// Of the keys of each head, `[head_dim]`.
+    pub k_norm: Option<Tensor<1>>,
+    /// Positions a position attends to, itself included; `None` for all.
+    pub window: Option<usize>,
+}
+
+#[derive(Clone)]
+pub(crate) struct FeedForwardTensors {
+    /// Before the feed-forward layer, `[d_model]`.
+    pub norm: Tensor<1>,
+    pub gate: LinearTensors,
+    pub up: LinearTensors,
+    pub down: LinearTensors,
 }
 
 pub(crate) struct DecodePass<'a> {
     pub heads: Heads,
     pub norm_eps: f32,
-    /// Rotary frequencies, in radians per position.
-    pub frequencies: &'a [f32],
+    pub rotary: &'a Rotary,
     /// First new position of each row.
     pub starts: &'a [usize],
     /// New positions of each row.
@@ -39,27 +75,37 @@ impl DecodePass<'_> {
     pub fn longest(&self) -> usize {
         self.query_lens.iter().copied().max().unwrap_or(0)
     }
+
+    /// Keys of the row that has most after the pass.
+    #[cfg(feature = "cube")]
+    fn keys(&self) -> usize {
+        Span::new(self.starts.to_vec(), self.longest()).keys
+    }
 }
 
 /// Runs packed states `[n, d_model]` through the blocks of `range` and appends keys and values to
-/// `store`. `weights` returns those of a block; `reference` runs the blocks with tensor operations.
-pub(crate) fn decode_blocks(
+/// `store`. `weights` returns those of the blocks; `reference` runs them with tensor operations.
+pub(crate) fn decode_blocks<W: Iterator<Item = BlockTensors>>(
     (x, pass): (Tensor<2>, &DecodePass),
     (store, range): (&mut KvStore, Range<usize>),
-    weights: impl Fn(usize) -> BlockTensors,
+    weights: impl FnOnce() -> W,
     reference: impl FnOnce(Tensor<2>, &mut [TensorStore]) -> Tensor<2>,
 ) -> Result<Tensor<2>, Error> {
     match &mut store.0 {
-        #[cfg(feature = "cube")]
-        Storage::Tensors(stores) if cube::decodes(&x) => {
-            let weights = range.clone().map(weights);
-            Ok(cube::decode_blocks(x, pass, &mut stores[range], weights))
+        Storage::Tensors(stores) => {
+            #[cfg(feature = "cube")]
+            if cube::decodes(&x) {
+                let plain = |block| cube::PlainBlock::of(block, pass.keys());
+                let blocks = weights().map(plain).collect::<Option<Vec<_>>>();
+                if let Some(blocks) = blocks {
+                    return Ok(cube::decode_blocks(x, pass, &mut stores[range], blocks));
+                }
+            }
+            Ok(reference(x, &mut stores[range]))
         }
-        Storage::Tensors(stores) => Ok(reference(x, &mut stores[range])),
         #[cfg(feature = "flex")]
         Storage::Host(store) => {
-            let weights = range.clone().map(weights);
-            crate::ops::flex::decode_blocks(x, pass, store.blocks(range), weights)
+            crate::ops::flex::decode_blocks(x, pass, store.blocks(range), weights())
         }
     }
 }

@@ -8,7 +8,7 @@ use burn::tensor::{Device, Int, Tensor};
 use crate::ops::attention::{CausalMask, Heads, attend};
 #[cfg(feature = "cube")]
 use crate::ops::cube;
-use crate::ops::rope::Rotation;
+use crate::ops::rope::{Rotary, Rotation};
 use crate::ops::tensor_store::{Span, TensorStore};
 use crate::ops::transfers::upload_indices;
 
@@ -19,6 +19,17 @@ pub(crate) enum Pass {
     Ragged(Box<cube::Ragged>),
 }
 
+/// The rows of a pass.
+#[derive(Clone, Copy)]
+pub(crate) struct PassShape<'a> {
+    pub rotary: &'a Rotary,
+    /// Row i has `counts[i]` of the span's positions.
+    pub counts: &'a [usize],
+    pub span: &'a Span,
+    /// The window of the blocks that have one ([`Heads::window`]).
+    pub window: Option<usize>,
+}
+
 /// Queries, keys and values of all heads, `[n, heads * head_dim]` each.
 pub(crate) struct Qkv {
     pub q: Tensor<2>,
@@ -27,15 +38,14 @@ pub(crate) struct Qkv {
 }
 
 impl Pass {
-    /// For rows of which row i has `counts[i]` of the span's positions; `frequencies` are those of
-    /// the rotary embedding, in radians per position.
-    pub fn new(frequencies: &[f32], counts: &[usize], span: &Span, device: &Device) -> Self {
+    /// The kernels for packed states have no window, so that rows beyond it are padded.
+    pub fn new(shape: PassShape, device: &Device) -> Self {
         #[cfg(feature = "cube")]
-        if cube::runs_on(device) {
-            let rows = cube::Ragged::new(frequencies, counts, span, device);
+        if cube::runs_on(device) && shape.window.is_none_or(|window| window >= shape.span.keys) {
+            let rows = cube::Ragged::new(shape.rotary, shape.counts, shape.span, device);
             return Self::Ragged(Box::new(rows));
         }
-        Self::Padded(Box::new(Padded::new(frequencies, counts, span, device)))
+        Self::Padded(Box::new(Padded::new(shape, device)))
     }
 
     /// Attention of the states of every row to those at or before their own position, in the order
@@ -82,10 +92,18 @@ pub(crate) struct Padded {
     rotation: Rotation,
     /// `None` when every position attends to every key.
     mask: Option<CausalMask>,
+    /// Of the blocks with a window, where it is shorter than the rows.
+    window_mask: Option<CausalMask>,
 }
 
 impl Padded {
-    fn new(frequencies: &[f32], counts: &[usize], span: &Span, device: &Device) -> Self {
+    fn new(shape: PassShape, device: &Device) -> Self {
+        let PassShape {
+            rotary,
+            counts,
+            span,
+            window,
+        } = shape;
         // Rows that continue at the same position share angles and mask.
         let common = span.common_start().map(|start| [start]);
         let starts = common
@@ -95,8 +113,11 @@ impl Padded {
             rows: counts.len(),
             seq: span.seq,
             padding: Padding::new(counts, span.seq, device),
-            rotation: Rotation::new(frequencies, starts, span.seq, device),
-            mask: CausalMask::new(starts, span.seq, span.keys, device),
+            rotation: Rotation::new(rotary, starts, span.seq, device),
+            mask: CausalMask::new(starts, (span.seq, span.keys), None, device),
+            window_mask: window
+                .filter(|&window| window < span.keys)
+                .and_then(|_| CausalMask::new(starts, (span.seq, span.keys), window, device)),
         }
     }
 
@@ -112,7 +133,9 @@ impl Padded {
             Some((store, span)) => store.append(span, k, v),
             None => (k, v),
         };
-        let mixed = attend(q, (k, v), self.mask.as_ref()).swap_dims(1, 2);
+        let window_mask = heads.window.and(self.window_mask.as_ref());
+        let mask = window_mask.or(self.mask.as_ref());
+        let mixed = attend(q, (k, v), mask).swap_dims(1, 2);
         let mixed = mixed.reshape([self.rows * self.seq, heads.query * heads.dim]);
         match &self.padding {
             Some(padding) => mixed.select(0, padding.pack.clone()),

@@ -9,6 +9,24 @@ use burn::tensor::{Device, Tensor};
 use crate::dtype::in_f32;
 use crate::ops::transfers::upload;
 
+/// The frequencies of a rotary embedding.
+#[derive(Clone, Debug)]
+pub(crate) struct Rotary {
+    /// Of each pair of a head, in radians per position, `[head_dim / 2]`.
+    pub frequencies: Vec<f32>,
+    /// Factor of cosines and sines: 1, but with YaRN.
+    pub scale: f32,
+}
+
+impl From<Vec<f32>> for Rotary {
+    fn from(frequencies: Vec<f32>) -> Self {
+        Self {
+            frequencies,
+            scale: 1.0,
+        }
+    }
+}
+
 /// Cosines and sines for one forward pass, each `[rows or 1, 1, seq, head_dim / 2]`.
 #[derive(Clone, Debug)]
 pub(crate) struct Rotation {
@@ -18,10 +36,10 @@ pub(crate) struct Rotation {
 
 impl Rotation {
     /// For rows whose `seq` positions start at `starts`; a single start applies to all rows.
-    pub(crate) fn new(frequencies: &[f32], starts: &[usize], seq: usize, device: &Device) -> Self {
+    pub(crate) fn new(rotary: &Rotary, starts: &[usize], seq: usize, device: &Device) -> Self {
         let positions = starts.iter().flat_map(|&start| start..start + seq);
-        let (cos, sin) = cosines_and_sines(frequencies, positions);
-        let shape = [starts.len(), 1, seq, frequencies.len()];
+        let (cos, sin) = cosines_and_sines(rotary, positions);
+        let shape = [starts.len(), 1, seq, rotary.frequencies.len()];
         Self {
             cos: upload(cos, shape, device),
             sin: upload(sin, shape, device),
@@ -50,10 +68,13 @@ impl Rotation {
 
 /// Cosines and sines of every position's angles, `[positions, head_dim / 2]` each.
 pub(crate) fn cosines_and_sines(
-    frequencies: &[f32],
+    rotary: &Rotary,
     positions: impl Iterator<Item = usize>,
 ) -> (Vec<f32>, Vec<f32>) {
+    let (frequencies, scale) = (&rotary.frequencies, rotary.scale);
     let of_position = |position| frequencies.iter().map(move |it| position as f32 * it);
     let angles = positions.flat_map(of_position);
-    angles.map(|angle: f32| (angle.cos(), angle.sin())).unzip()
+    angles
+        .map(|angle: f32| (angle.cos() * scale, angle.sin() * scale))
+        .unzip()
 }

@@ -9,9 +9,11 @@ use soft_core::model::{Head, KvCache};
 use soft_core::{DecodeModel, Exit, Exits, NestedModel, Past, Prompt};
 
 use crate::error::Error;
+use crate::model::architecture::{Architecture, ModelType, SlidingWindow};
 use crate::model::block::heads_of;
 use crate::model::config::LlamaConfig;
 use crate::model::llama::Llama;
+use crate::model::parameters::map_parameters;
 use crate::model::rope::RopeScaling;
 use crate::ops::head::unreadable;
 use crate::ops::kv_store::KvStore;
@@ -46,8 +48,40 @@ pub(crate) fn config(n_layers: usize, n_kv_heads: usize, tied: bool) -> LlamaCon
         max_positions: 128,
         tied,
         initializer_range: 0.4,
+        architecture: crate::model::architecture::Architecture::default(),
         other: serde_json::Map::new(),
     }
+}
+
+/// LLaMA, and what other families add to it.
+fn architectures() -> impl Strategy<Value = Architecture> {
+    let windows = prop_oneof![
+        Just(None),
+        (1usize..6, 0usize..3)
+            .prop_map(|(size, first_block)| Some(SlidingWindow { size, first_block }))
+    ];
+    let any = (any::<[bool; 4]>(), windows).prop_map(|(has, window)| Architecture {
+        model_type: ModelType::Llama,
+        qkv_bias: has[0],
+        output_bias: has[1],
+        mlp_bias: has[2],
+        qk_norm: has[3],
+        window,
+    });
+    prop_oneof![Just(Architecture::default()), any]
+}
+
+/// Moves norms and biases away from their initial 1 and 0.
+fn shaken(model: Llama) -> Llama {
+    map_parameters(model, |_, rank, value| match rank {
+        1 => {
+            let numbers = (0..value.dims()[0]).map(|i| 0.3 * (i as f32 * 1.7).sin());
+            let added = numbers.collect::<Vec<_>>();
+            let added = Tensor::<1>::from_data(added.as_slice(), &value.device());
+            value + added
+        }
+        _ => value,
+    })
 }
 
 proptest! {
@@ -64,9 +98,11 @@ proptest! {
         }),
         with_heads: bool,
         with_blocks: bool,
+        architecture in architectures(),
     ) {
         let exits = Exits::every(2, 1..=n_layers).unwrap();
-        let model = Llama::random(config(n_layers, n_kv_heads, tied), seed, &test_device()).unwrap();
+        let config = LlamaConfig { architecture, ..config(n_layers, n_kv_heads, tied) };
+        let model = shaken(Llama::random(config, seed, &test_device()).unwrap());
         let model = if with_heads { model.with_exit_heads(&exits).unwrap() } else { model };
         let model = if with_blocks { model.with_exit_blocks(&exits).unwrap() } else { model };
         Laws { model: &model, rows, exits, tolerance: 2e-4 }.check().unwrap();
@@ -101,6 +137,7 @@ proptest! {
         prompts in proptest::collection::vec(proptest::collection::vec(0u32..19, 1..9), 1..4),
         with_heads: bool,
         with_blocks: bool,
+        architecture in architectures(),
     ) {
         for (device, equality) in devices() {
             // Autodiff keeps every operation until a backward pass, which decoding does not run. So
@@ -110,7 +147,8 @@ proptest! {
             let exits = Exits::every(1, 1..=n_layers).unwrap();
             let mut config = config(n_layers, n_kv_heads, tied);
             config.max_positions = context;
-            let model = Llama::random(config, seed, &device).unwrap();
+            config.architecture = architecture;
+            let model = shaken(Llama::random(config, seed, &device).unwrap());
             let model = if with_heads { model.with_exit_heads(&exits).unwrap() } else { model };
             let model = if with_blocks { model.with_exit_blocks(&exits).unwrap() } else { model };
             let seeds = prompts.iter().take(rows).cloned().zip(seed..=u64::MAX);
@@ -144,9 +182,21 @@ fn plain_tensor_operations_obey_the_laws() {
 #[test]
 fn decoding_passes_are_those_of_tensor_operations() {
     for (device, _) in devices() {
-        let model = Llama::random(config(3, 2, true), 3, &device).unwrap();
+        let config = LlamaConfig {
+            architecture: Architecture {
+                qkv_bias: true,
+                qk_norm: true,
+                window: Some(SlidingWindow {
+                    size: 2,
+                    first_block: 1,
+                }),
+                ..Architecture::default()
+            },
+            ..config(3, 2, true)
+        };
+        let model = shaken(Llama::random(config, 3, &device).unwrap());
         let norm = model.model.norm.weight.val();
-        let in_tensors = KvStore::in_tensors(&norm, 3, (2, 16), heads_of(&model.config));
+        let in_tensors = KvStore::in_tensors(&norm, 3, (2, 16), heads_of(&model.config, 0));
         let mut caches = [
             model.new_cache(2, 16).unwrap(),
             KvCache::new(in_tensors, 3, 2, 16),

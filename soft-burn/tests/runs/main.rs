@@ -41,6 +41,7 @@ fn model() -> Llama {
         max_positions: 32,
         tied: true,
         initializer_range: 0.3,
+        architecture: soft_burn::Architecture::default(),
         other: Default::default(),
     };
     Llama::random(config, 3, &test_device()).unwrap()

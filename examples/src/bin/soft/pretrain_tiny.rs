@@ -118,6 +118,7 @@ fn shape(tokenizer: &Tokenizer) -> LlamaConfig {
         max_positions: 128,
         tied: true,
         initializer_range: 0.04,
+        architecture: soft_burn::Architecture::default(),
         other: special.to_keys(),
     }
 }

@@ -6,8 +6,38 @@ use burn_cubecl::tensor::CubeTensor;
 use super::matvec::{MOST_STATES, Operand};
 use super::ragged::Ragged;
 use super::tensor::{buffer, runs_on, tensor};
-use crate::ops::decoder_block::{BlockTensors, DecodePass};
+use crate::ops::decoder_block::{AttentionTensors, BlockTensors, DecodePass, FeedForwardTensors};
 use crate::ops::tensor_store::{Span, TensorStore};
+
+/// The weights of a block of LLaMA, for which there are kernels.
+pub(crate) struct PlainBlock {
+    /// Query, key, value, attention output, gate, up and down.
+    projections: [Tensor<2>; 7],
+    /// Before attention and before the feed-forward layer.
+    norms: [Tensor<1>; 2],
+}
+
+impl PlainBlock {
+    /// `None` for a block with biases, head norms or a window shorter than `keys`, or without one
+    /// of its halves.
+    pub fn of(block: BlockTensors, keys: usize) -> Option<Self> {
+        let (attention, fed) = block.attention.zip(block.feed_forward)?;
+        let windowed = attention.window.is_some_and(|window| window < keys);
+        if windowed || attention.q_norm.is_some() || attention.k_norm.is_some() {
+            return None;
+        }
+        let AttentionTensors { q, k, v, o, .. } = attention;
+        let FeedForwardTensors { gate, up, down, .. } = fed;
+        let layers = [q, k, v, o, gate, up, down];
+        if layers.iter().any(|layer| layer.bias.is_some()) {
+            return None;
+        }
+        Some(Self {
+            projections: layers.map(|layer| layer.weight),
+            norms: [attention.norm, fed.norm],
+        })
+    }
+}
 
 /// Whether [`decode_blocks`] takes these states.
 pub(crate) fn decodes(x: &Tensor<2>) -> bool {
@@ -20,12 +50,12 @@ pub(crate) fn decode_blocks(
     x: Tensor<2>,
     pass: &DecodePass,
     stores: &mut [TensorStore],
-    weights: impl Iterator<Item = BlockTensors>,
+    blocks: Vec<PlainBlock>,
 ) -> Tensor<2> {
     let span = Span::new(pass.starts.to_vec(), pass.longest());
-    let rows = Ragged::new(pass.frequencies, pass.query_lens, &span, &x.device());
+    let rows = Ragged::new(pass.rotary, pass.query_lens, &span, &x.device());
     let mut x = buffer(x);
-    for (block, store) in weights.zip(stores) {
+    for (block, store) in blocks.into_iter().zip(stores) {
         x = decode_block(x, pass, (&rows, store), block);
     }
     tensor(x)
@@ -35,7 +65,7 @@ fn decode_block(
     x: CubeTensor,
     pass: &DecodePass,
     (rows, store): (&Ragged, &mut TensorStore),
-    block: BlockTensors,
+    block: PlainBlock,
 ) -> CubeTensor {
     let [q, k, v, o, gate, up, down] = block.projections.map(buffer);
     let [attention_norm, feed_forward_norm] = block.norms.map(buffer);

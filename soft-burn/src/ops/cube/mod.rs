@@ -23,7 +23,7 @@ mod tensor;
 mod tile;
 
 pub(crate) use adamw::sums_of_squares;
-pub(crate) use decoder_block::{decode_blocks, decodes};
+pub(crate) use decoder_block::{PlainBlock, decode_blocks, decodes};
 pub(crate) use launches::{Launched, Launches};
 pub(crate) use layers::{linear, matmul, seed, swiglu};
 pub(crate) use losses::losses;

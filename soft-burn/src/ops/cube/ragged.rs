@@ -14,7 +14,7 @@ use super::tensor::{
 };
 use crate::ops::attention::Heads;
 use crate::ops::packed_attention::Qkv;
-use crate::ops::rope::cosines_and_sines;
+use crate::ops::rope::{Rotary, cosines_and_sines};
 use crate::ops::tensor_store::{Span, TensorStore};
 use crate::ops::transfers::{upload, upload_indices};
 
@@ -35,7 +35,7 @@ pub(crate) struct Ragged {
 }
 
 impl Ragged {
-    pub fn new(frequencies: &[f32], counts: &[usize], span: &Span, device: &Device) -> Self {
+    pub fn new(rotary: &Rotary, counts: &[usize], span: &Span, device: &Device) -> Self {
         let device = &device.clone().inner();
         let common = span.common_start();
         let (mut firsts, mut positions) = (vec![0], Vec::new());
@@ -55,8 +55,8 @@ impl Ragged {
         let starts: Vec<_> = span.starts.iter().map(|&start| start as i64).collect();
         let layout = [firsts, starts, rows, lines].concat();
         let shape = [layout.len()];
-        let (cos, sin) = cosines_and_sines(frequencies, positions.iter().copied());
-        let table = [2, positions.len(), frequencies.len()];
+        let (cos, sin) = cosines_and_sines(rotary, positions.iter().copied());
+        let table = [2, positions.len(), rotary.frequencies.len()];
         Self {
             layout: index_buffer(upload_indices(layout, shape, device)),
             angles: buffer(upload([cos, sin].concat(), table, device)),

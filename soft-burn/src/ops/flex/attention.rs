@@ -1,7 +1,9 @@
 //! Attention of packed states over cached keys and values.
 //!
-//! Each state attends to the keys 0 to its own position of its row, without mask or padding. Query
-//! heads that share a key head are computed together. Formula and source: `ops::attention`.
+//! Each state attends to the keys 0 to its own position of its row, or the last of these within a
+//! window, without mask or padding. Query heads that share a key head are computed together. Formula and source: `ops::attention`.
+
+use std::ops::Range;
 
 use pulp::Arch;
 use rayon::prelude::*;
@@ -26,6 +28,8 @@ pub(crate) struct Attending<'a> {
     pub arch: Arch,
     pub head_dim: usize,
     pub kv_heads: usize,
+    /// Positions a position attends to, itself included; `None` for all.
+    pub window: Option<usize>,
     pub places: &'a [Place],
     /// Row r and key head h are at `r * kv_heads + h`.
     pub stores: &'a [HeadStore],
@@ -39,7 +43,9 @@ impl Attending<'_> {
         let one = |(index, (queries, out)): (usize, (&[f32], &mut [f32]))| {
             let place = self.places[index / self.kv_heads];
             let store = &self.stores[place.row * self.kv_heads + index % self.kv_heads];
-            self.attend(queries, store, place.position + 1, out);
+            let keys = place.position + 1;
+            let first = self.window.map_or(0, |window| keys.saturating_sub(window));
+            self.attend(queries, store, first..keys, out);
         };
         let keys: usize = self.places.iter().map(|place| place.position + 1).sum();
         if keys * width < SMALL {
@@ -52,22 +58,23 @@ impl Attending<'_> {
     }
 
     /// Attention of the query heads of one state that share a key head.
-    fn attend(&self, queries: &[f32], store: &HeadStore, keys: usize, out: &mut [f32]) {
+    fn attend(&self, queries: &[f32], store: &HeadStore, keys: Range<usize>, out: &mut [f32]) {
         let dim = self.head_dim;
         let queries = Rows {
             values: queries,
             width: dim,
         };
-        let mut weights = vec![0.0; queries.count() * keys];
-        let mut rows: Vec<_> = weights.chunks_mut(keys).collect();
-        dot_products(self.arch, queries, &store.keys[..keys * dim], &mut rows);
+        let mut weights = vec![0.0; queries.count() * keys.len()];
+        let mut rows: Vec<_> = weights.chunks_mut(keys.len()).collect();
+        let seen = keys.start * dim..keys.end * dim;
+        dot_products(self.arch, queries, &store.keys[seen.clone()], &mut rows);
         let scale = 1.0 / (dim as f32).sqrt();
         for (weights, out) in rows.into_iter().zip(out.chunks_mut(dim)) {
             self.arch.dispatch(
                 #[inline(always)]
                 || {
                     let sum = softmax_numerators(weights, scale);
-                    mix(weights, &store.values[..keys * dim], 1.0 / sum, out);
+                    mix(weights, &store.values[seen.clone()], 1.0 / sum, out);
                 },
             );
         }

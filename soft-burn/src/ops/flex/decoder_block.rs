@@ -5,11 +5,13 @@ use std::ops::Range;
 use burn::tensor::Tensor;
 
 use super::attention::{HeadStore, Place};
-use super::block::{BlockRun, BlockWeights};
+use super::block::{AttentionWeights, BlockRun, BlockWeights, FeedForwardWeights, Linear};
 use super::host::{HostTensor, host, tensor};
 use crate::error::Error;
 use crate::ops::attention::Heads;
-use crate::ops::decoder_block::{BlockTensors, DecodePass};
+use crate::ops::decoder_block::{
+    AttentionTensors, BlockTensors, DecodePass, FeedForwardTensors, LinearTensors,
+};
 
 /// Keys and values of each block on the host; row r and key head h are at `r * kv_heads + h`.
 #[derive(Clone, Debug)]
@@ -28,42 +30,111 @@ impl HostStore {
     }
 }
 
-struct HostBlock {
-    projections: [HostTensor; 7],
-    norms: [HostTensor; 2],
+struct HostLinear {
+    weight: HostTensor,
+    bias: Option<HostTensor>,
 }
 
-impl HostBlock {
-    fn new(block: BlockTensors) -> Result<Self, Error> {
-        let [q, k, v, o, gate, up, down] = block.projections;
-        let [attention, feed_forward] = block.norms;
+impl HostLinear {
+    fn new(layer: LinearTensors) -> Result<Self, Error> {
         Ok(Self {
-            projections: [
-                host(q)?,
-                host(k)?,
-                host(v)?,
-                host(o)?,
-                host(gate)?,
-                host(up)?,
-                host(down)?,
-            ],
-            norms: [host(attention)?, host(feed_forward)?],
+            weight: host(layer.weight)?,
+            bias: layer.bias.map(host).transpose()?,
         })
     }
 
-    fn weights(&self) -> BlockWeights<'_> {
-        let [q, k, v, o, gate, up, down] = self.projections.each_ref().map(HostTensor::values);
-        let [attention_norm, feed_forward_norm] = self.norms.each_ref().map(HostTensor::values);
-        BlockWeights {
+    fn weights(&self) -> Linear<'_> {
+        Linear {
+            weight: self.weight.values(),
+            bias: self.bias.as_ref().map(HostTensor::values),
+        }
+    }
+}
+
+struct HostAttention {
+    norm: HostTensor,
+    /// Query, key, value and output.
+    layers: [HostLinear; 4],
+    /// Of queries and keys.
+    head_norms: [Option<HostTensor>; 2],
+    window: Option<usize>,
+}
+
+struct HostFeedForward {
+    norm: HostTensor,
+    /// Gate, up and down.
+    layers: [HostLinear; 3],
+}
+
+struct HostBlock {
+    attention: Option<HostAttention>,
+    feed_forward: Option<HostFeedForward>,
+}
+
+impl HostAttention {
+    fn new(attention: AttentionTensors) -> Result<Self, Error> {
+        let AttentionTensors { q, k, v, o, .. } = attention;
+        let linear = HostLinear::new;
+        Ok(Self {
+            norm: host(attention.norm)?,
+            layers: [linear(q)?, linear(k)?, linear(v)?, linear(o)?],
+            head_norms: [
+                attention.q_norm.map(host).transpose()?,
+                attention.k_norm.map(host).transpose()?,
+            ],
+            window: attention.window,
+        })
+    }
+
+    fn weights(&self) -> AttentionWeights<'_> {
+        let [q, k, v, o] = self.layers.each_ref().map(HostLinear::weights);
+        let [q_norm, k_norm] = self.head_norms.each_ref();
+        let [q_norm, k_norm] = [q_norm, k_norm].map(|it| it.as_ref().map(HostTensor::values));
+        AttentionWeights {
+            norm: self.norm.values(),
             q,
             k,
             v,
             o,
+            q_norm,
+            k_norm,
+            window: self.window,
+        }
+    }
+}
+
+impl HostFeedForward {
+    fn new(layer: FeedForwardTensors) -> Result<Self, Error> {
+        let linear = HostLinear::new;
+        Ok(Self {
+            norm: host(layer.norm)?,
+            layers: [linear(layer.gate)?, linear(layer.up)?, linear(layer.down)?],
+        })
+    }
+
+    fn weights(&self) -> FeedForwardWeights<'_> {
+        let [gate, up, down] = self.layers.each_ref().map(HostLinear::weights);
+        FeedForwardWeights {
+            norm: self.norm.values(),
             gate,
             up,
             down,
-            attention_norm,
-            feed_forward_norm,
+        }
+    }
+}
+
+impl HostBlock {
+    fn new(block: BlockTensors) -> Result<Self, Error> {
+        Ok(Self {
+            attention: block.attention.map(HostAttention::new).transpose()?,
+            feed_forward: block.feed_forward.map(HostFeedForward::new).transpose()?,
+        })
+    }
+
+    fn weights(&self) -> BlockWeights<'_> {
+        BlockWeights {
+            attention: self.attention.as_ref().map(HostAttention::weights),
+            feed_forward: self.feed_forward.as_ref().map(HostFeedForward::weights),
         }
     }
 }
@@ -101,8 +172,10 @@ pub(crate) fn append_states(
     let block = HostBlock::new(block)?;
     forget_stale(pass, stores);
     let (run, states) = (block_run(pass, d_model), host(x)?);
-    for stores in stores {
-        run.append_states(&block.weights(), states.values(), stores);
+    if let Some(attention) = &block.attention {
+        for stores in stores {
+            run.append_states(&attention.weights(), states.values(), stores);
+        }
     }
     Ok(())
 }
@@ -112,7 +185,7 @@ fn block_run(pass: &DecodePass, d_model: usize) -> BlockRun {
         pass.heads,
         d_model,
         pass.norm_eps,
-        pass.frequencies,
+        pass.rotary,
         places(pass),
     )
 }

@@ -6,17 +6,33 @@ use super::{close, compare, fast, plain, random};
 use crate::device::device;
 use crate::ops::attention::{CausalMask, Heads, attend};
 use crate::ops::linear::project;
-use crate::ops::packed_attention::{Pass, Qkv};
+use crate::ops::packed_attention::{Pass, PassShape, Qkv};
 use crate::ops::rms_norm::add_and_normalize;
-use crate::ops::rope::Rotation;
+use crate::ops::rope::{Rotary, Rotation};
 use crate::ops::swiglu::swiglu;
 use crate::ops::tensor_store::{Span, TensorStore};
+
+fn rotary(dim: usize) -> Rotary {
+    let frequencies = (0..dim / 2).map(|i| 1.0 / (1.0 + i as f32));
+    frequencies.collect::<Vec<_>>().into()
+}
+
+fn pass(rotary: &Rotary, counts: &[usize], span: &Span, device: &Device) -> Pass {
+    let shape = PassShape {
+        rotary,
+        counts,
+        span,
+        window: None,
+    };
+    Pass::new(shape, device)
+}
 
 #[test]
 fn rotations_agree() {
     for starts in [vec![0], vec![3, 5]] {
         compare([random([2, 3, 4, 6])], [true], |device, [x]| {
-            Rotation::new(&[1.0, 0.5, 0.1], &starts, 4, device).apply(x)
+            let rotary = vec![1.0, 0.5, 0.1].into();
+            Rotation::new(&rotary, &starts, 4, device).apply(x)
         });
     }
 }
@@ -26,13 +42,19 @@ fn rotations_agree() {
 #[test]
 fn attention_agrees() {
     for key_heads in [4, 2, 1] {
-        for (starts, keys) in [(vec![0], 5), (vec![2, 4], 9), (vec![4], 9)] {
+        for (starts, keys, window) in [
+            (vec![0], 5, None),
+            (vec![2, 4], 9, None),
+            (vec![4], 9, None),
+            (vec![0], 5, Some(2)),
+            (vec![2, 4], 9, Some(4)),
+        ] {
             let kv = [2, key_heads, keys, 6];
             compare(
                 [random([2, 4, 5, 6]), random(kv), random(kv)],
                 [true; 3],
                 |device, [q, k, v]| {
-                    let mask = CausalMask::new(&starts, 5, keys, device);
+                    let mask = CausalMask::new(&starts, (5, keys), window, device);
                     attend(q, (k, v), mask.as_ref())
                 },
             );
@@ -64,17 +86,18 @@ fn attention_of_packed_rows_agrees() {
             query,
             key_value,
             dim,
+            window: None,
         };
         let states: usize = counts.iter().sum();
         let [narrow, wide] = [key_value, query].map(|heads| random([states, heads * dim]));
-        let frequencies: Vec<f32> = (0..dim / 2).map(|i| 1.0 / (1.0 + i as f32)).collect();
+        let rotary = rotary(dim);
         let longest = counts.iter().copied().max().unwrap();
         compare(
             [wide, narrow.clone(), narrow],
             [true; 3],
             |device, [q, k, v]| {
                 let span = Span::new(vec![0; counts.len()], longest);
-                let pass = Pass::new(&frequencies, &counts, &span, device);
+                let pass = pass(&rotary, &counts, &span, device);
                 pass.attend(Qkv { q, k, v }, heads, None)
             },
         );
@@ -95,8 +118,9 @@ fn attention_over_a_store(dim: usize, most: usize) {
         query: 4,
         key_value: 2,
         dim,
+        window: None,
     };
-    let frequencies: Vec<f32> = (0..dim / 2).map(|i| 1.0 / (1.0 + i as f32)).collect();
+    let rotary = rotary(dim);
     let passes = [[most, 3], [1, 1], [2, 5]];
     let inputs = passes.map(|counts: [usize; 2]| {
         let states = counts.iter().sum();
@@ -110,7 +134,7 @@ fn attention_over_a_store(dim: usize, most: usize) {
         for (counts, inputs) in passes.iter().zip(&inputs) {
             let longest = counts.iter().copied().max().unwrap();
             let span = Span::new(starts.clone(), longest);
-            let pass = Pass::new(&frequencies, counts, &span, device);
+            let pass = pass(&rotary, counts, &span, device);
             let [q, k, v] = inputs.clone().map(|data| Tensor::from_data(data, device));
             // A copy of a store keeps what it holds.
             let before = store.clone();
@@ -147,6 +171,7 @@ fn sixteen_bits_are_f32_to_rounding() {
         query: 4,
         key_value: 2,
         dim: 10,
+        window: None,
     };
     let inputs = [[12, 40], [12, 20], [12, 40], [40, 40]].map(random::<2>);
     let run = |device: &Device, dtype: FloatDType| {
@@ -155,9 +180,9 @@ fn sixteen_bits_are_f32_to_rounding() {
             tensor.require_grad()
         });
         let [q, k, gate, weight] = tensors.clone();
-        let frequencies = [1.0, 0.5, 0.2, 0.1, 0.05];
+        let rotary = vec![1.0, 0.5, 0.2, 0.1, 0.05].into();
         let span = Span::new(vec![0, 0], 7);
-        let pass = Pass::new(&frequencies, &[5, 7], &span, device);
+        let pass = pass(&rotary, &[5, 7], &span, device);
         let v = k.clone();
         let mixed = pass.attend(Qkv { q, k, v }, heads, None);
         let norm = Tensor::<1>::ones([40], device).cast(dtype);

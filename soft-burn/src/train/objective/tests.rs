@@ -30,6 +30,7 @@ fn model(case: usize, exits: &Exits) -> Llama {
         max_positions: 64,
         tied: case.is_multiple_of(2),
         initializer_range: 0.3,
+        architecture: crate::model::architecture::Architecture::default(),
         other: serde_json::Map::new(),
     };
     let model = Llama::random(config, case as u64, &test_device()).unwrap();
