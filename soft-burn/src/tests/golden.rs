@@ -7,16 +7,18 @@
 use std::collections::BTreeMap;
 
 use burn::module::Module;
-use burn::tensor::Tensor;
-use safetensors::{Dtype, SafeTensors};
 use soft_core::loss::{AllExits, LastExit};
-use soft_core::{Batch, BatchModel, Example, Exit, Exits, LossSchedule, MicroBatch, NestedModel};
+use soft_core::{
+    Batch, BatchModel, DecodeSettings, Decoder, Example, Exit, Exits, LossSchedule, MicroBatch,
+    Mode, NestedModel, Prompt,
+};
 
 use crate::dtype::DType;
 use crate::io::pretrained::SaveOptions;
 use crate::model::llama::Llama;
-use crate::model::parameters::{host_values, named_tensors};
+use crate::model::parameters::named_tensors;
 use crate::ops::transfers::{Numbers, read_all};
+use crate::tests::expected::{Expected, largest_difference, relative_difference, values};
 use crate::tests::{fixture, test_device};
 use crate::train::balance::Balance;
 use crate::train::exit_sums::read_sums;
@@ -24,109 +26,19 @@ use crate::train::objective::LossTerms;
 use crate::train::optimizer::{AdamWSettings, NamedAdamW, NamedGradients};
 use crate::train::settings::Objective;
 
-const FOLDERS: [&str; 3] = ["untied_mha", "tied_gqa_llama3", "odd_head_dim"];
-
-struct Expected {
-    floats: BTreeMap<String, Vec<f32>>,
-    integers: BTreeMap<String, Vec<i64>>,
-}
-
-impl Expected {
-    fn load(folder: &str) -> Self {
-        let bytes = std::fs::read(fixture(folder).join("expected.safetensors")).unwrap();
-        let file = SafeTensors::deserialize(&bytes).unwrap();
-        let (mut floats, mut integers) = (BTreeMap::new(), BTreeMap::new());
-        for (name, view) in file.tensors() {
-            match view.dtype() {
-                Dtype::F32 => {
-                    let chunks = view.data().chunks_exact(4);
-                    floats.insert(
-                        name,
-                        chunks
-                            .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
-                            .collect(),
-                    );
-                }
-                Dtype::I64 => {
-                    let chunks = view.data().chunks_exact(8);
-                    integers.insert(
-                        name,
-                        chunks
-                            .map(|b| i64::from_le_bytes(b.try_into().unwrap()))
-                            .collect(),
-                    );
-                }
-                other => panic!("{name} holds {other:?}"),
-            }
-        }
-        Self { floats, integers }
-    }
-
-    fn scalar(&self, name: &str) -> f64 {
-        self.floats[name][0].into()
-    }
-
-    /// Tensors whose name starts with `prefix`, which is removed.
-    fn group<'a>(&'a self, prefix: &str) -> BTreeMap<&'a str, &'a Vec<f32>> {
-        let strip =
-            |(name, values): (&'a String, &'a Vec<f32>)| Some((name.strip_prefix(prefix)?, values));
-        self.floats.iter().filter_map(strip).collect()
-    }
-
-    fn exits(&self) -> Exits {
-        Exits::new(self.integers["exits"].iter().map(|&depth| depth as usize)).unwrap()
-    }
-
-    /// The batch: two rows, the second padded by three.
-    fn batch(&self) -> Batch {
-        let (ids, targets) = (&self.integers["input_ids"], &self.integers["targets"]);
-        let rows: Vec<Example> = [0..11, 11..19]
-            .into_iter()
-            .map(|range| {
-                let tokens = ids[range.clone()].iter().map(|&id| id as u32).collect();
-                // targets[t] is the target of position t: token t + 1.
-                let marks =
-                    std::iter::once(false).chain(targets[range].iter().map(|&target| target >= 0));
-                let mut marks: Vec<bool> = marks.collect();
-                marks.pop();
-                Example::new(tokens, marks).unwrap()
-            })
-            .collect();
-        let batch = Batch::from_examples(&rows.iter().collect::<Vec<_>>()).unwrap();
-        assert_eq!(
-            batch.supervised_tokens(),
-            targets.iter().filter(|&&target| target >= 0).count()
-        );
-        batch
-    }
-}
+const FOLDERS: [&str; 8] = [
+    "untied_mha",
+    "tied_gqa_llama3",
+    "odd_head_dim",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "qwen3_biases",
+    "llama_biases",
+];
 
 fn load(folder: &str) -> Llama {
     Llama::from_pretrained(fixture(folder), &test_device()).unwrap()
-}
-
-fn largest_difference(expected: &[f32], found: &[f32]) -> f32 {
-    assert_eq!(expected.len(), found.len());
-    let differences = expected.iter().zip(found).map(|(a, b)| (a - b).abs());
-    differences.fold(0.0, |most, difference| {
-        if difference.is_nan() {
-            f32::INFINITY
-        } else {
-            most.max(difference)
-        }
-    })
-}
-
-/// Largest difference, relative to the largest expected value of the tensor.
-fn relative_difference(expected: &[f32], found: &[f32]) -> f32 {
-    let scale = expected
-        .iter()
-        .fold(0.0f32, |most, value| most.max(value.abs()));
-    largest_difference(expected, found) / scale.max(f32::MIN_POSITIVE)
-}
-
-fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    host_values(tensor, "test").unwrap()
 }
 
 #[test]
@@ -154,6 +66,27 @@ pub(crate) fn check_logits(device: &burn::tensor::Device, tolerance: f32) {
             );
         }
     }
+}
+
+/// Through windows that move, and past the original context of YaRN.
+#[test]
+fn greedy_text_with_a_cache() {
+    let mut compared = 0;
+    for folder in FOLDERS {
+        let (model, expected) = (load(folder), Expected::load(folder));
+        let Some(wanted) = expected.integers.get("greedy") else {
+            continue;
+        };
+        let ids = expected.integers["input_ids"].iter().take(5);
+        let prompt = Prompt::from(ids.map(|&id| id as u32).collect::<Vec<_>>());
+        let full = Exit::new(model.depth()).unwrap();
+        let settings = DecodeSettings::greedy(Mode::Static(full), wanted.len());
+        let decoder = Decoder::new(&model, &[prompt], settings).unwrap();
+        let found: Vec<i64> = decoder.map(|step| step.unwrap().token.into()).collect();
+        assert_eq!(&found, wanted, "{folder}");
+        compared += 1;
+    }
+    assert_eq!(compared, 5);
 }
 
 #[test]
@@ -355,6 +288,7 @@ fn what_is_saved_loads_with_the_same_weights() {
         }
         assert_eq!(again.config().rope_theta, model.config().rope_theta);
         assert_eq!(again.config().rope_scaling, model.config().rope_scaling);
+        assert_eq!(again.config().architecture, model.config().architecture);
     }
 }
 

@@ -12,6 +12,7 @@
 ))]
 mod accelerators;
 mod dtypes;
+mod expected;
 mod golden;
 pub(crate) mod laws;
 
