@@ -182,12 +182,22 @@ pub enum Error {
         found: String,
     },
     /// A tensor that the model does not use.
-    #[error("{}: tensor {name} belongs to no part of a model of this configuration", path.display())]
+    #[error(
+        "{}: tensor {name} belongs to no part of a model of this configuration{}",
+        path.display(),
+        if name.ends_with(".bias") { ", which has no bias there" } else { "" }
+    )]
     UnexpectedTensor {
         /// The file that holds it.
         path: PathBuf,
         /// The tensor.
         name: String,
+    },
+    /// A model that Balcony's form has no place for.
+    #[error("the model cannot be written as nested_llama: {reason}")]
+    NestedForm {
+        /// What stands in the way.
+        reason: String,
     },
     /// A tensor could not be read back from the device.
     #[error("cannot read tensor {name} from the device: {reason}")]

@@ -148,17 +148,21 @@ fn malformed_config_names_its_line() {
 #[test]
 fn other_architectures() {
     for (key, value, expected) in [
-        ("model_type", json!("mistral"), "llama"),
+        (
+            "model_type",
+            json!("gemma2"),
+            "llama, mistral, qwen2, qwen3",
+        ),
         (
             "architectures",
             json!(["MistralForCausalLM"]),
             "LlamaForCausalLM",
         ),
         ("hidden_act", json!("gelu"), "silu"),
-        ("attention_bias", json!(true), "false"),
+        ("partial_rotary_factor", json!(0.5), "as a whole"),
         (
             "rope_scaling",
-            json!({ "rope_type": "yarn", "factor": 2.0 }),
+            json!({ "rope_type": "longrope", "factor": 2.0 }),
             "llama3",
         ),
         ("rope_scaling", json!("linear"), "an object"),
@@ -176,6 +180,33 @@ fn other_architectures() {
         };
         refused(folder.path(), &["config.json", key, expected]);
     }
+}
+
+#[test]
+fn windows_that_contradict_each_other() {
+    let folder = copy_of("qwen2");
+    let all_full = json!(["full_attention", "full_attention", "full_attention"]);
+    edit_config(folder.path(), "layer_types", all_full);
+    refused(
+        folder.path(),
+        &["layer_types", "full_attention for block 1"],
+    );
+    let folder = copy_of("mistral");
+    edit_config(folder.path(), "sliding_window", json!(0));
+    refused(folder.path(), &["sliding_window", "at least 1"]);
+}
+
+#[test]
+fn biases_in_one_place_only() {
+    let folder = copy_of("llama_biases");
+    edit_config(folder.path(), "mlp_bias", json!(false));
+    refused(
+        folder.path(),
+        &["mlp.down_proj.bias", "no bias there", WEIGHTS],
+    );
+    let folder = copy_of("untied_mha");
+    edit_config(folder.path(), "attention_bias", json!(true));
+    refused(folder.path(), &["self_attn.q_proj.bias", "missing"]);
 }
 
 #[test]

@@ -2,4 +2,5 @@
 
 pub(crate) mod decoding_defaults;
 pub(crate) mod draft_tokens;
+pub(crate) mod nested_llama;
 pub(crate) mod pretrained;

@@ -1,7 +1,8 @@
 //! Models as Hugging Face folders: `from_pretrained` and `save_pretrained`.
 //!
 //! A saved folder loads in transformers. `soft.json` records how the model was trained. Heads and
-//! blocks of single exits are in separate files, which transformers ignores. Weights are neither
+//! blocks of single exits are in separate files, which transformers ignores; Balcony's own form is
+//! in `nested_llama`. Weights are neither
 //! permuted nor renamed.
 
 use std::fs;
@@ -21,6 +22,7 @@ use crate::files::folder::{
 };
 use crate::files::safetensors::{WeightFiles, is_derived, write_weights};
 use crate::io::draft_tokens::DRAFT_TOKENS_FILE;
+use crate::io::nested_llama::{NestedLlama, forget_keys};
 use crate::lora::LORA;
 use crate::lora::adapter::Adapter;
 use crate::model::block::Halves;
@@ -77,6 +79,9 @@ pub struct SaveOptions<'a> {
     pub companions: Option<&'a Path>,
     /// Further files, which replace companions of the same name.
     pub files: &'a [CompanionFile],
+    /// Write Balcony's form, `nested_llama`, with the exits in the model's own file. transformers
+    /// loads it with the authors' classes only.
+    pub nested_llama: bool,
 }
 
 /// A small file of a model folder, such as a chat template.
@@ -95,12 +100,14 @@ impl Default for SaveOptions<'_> {
             soft: None,
             companions: None,
             files: &[],
+            nested_llama: false,
         }
     }
 }
 
 impl Llama {
-    /// Loads a `LlamaForCausalLM` folder. Weights are converted to f32, or to the type given in
+    /// Loads a folder of one of the families in [`ModelType`](crate::ModelType), or of Balcony's
+    /// `nested_llama`. Weights are converted to f32, or to the type given in
     /// `place`: `&device`, or `(&device, DType::Bf16)`. An adapter in the folder, as in the
     /// checkpoints of a LoRA run, is merged.
     ///
@@ -124,6 +131,8 @@ impl Llama {
 
     fn without_adapter(folder: &Path, place: &Placement) -> Result<Self, Error> {
         let mut config = LlamaConfig::load(folder)?;
+        let nested = NestedLlama::of(&config, &folder.join("config.json"))?;
+        forget_keys(&mut config);
         let mut files = WeightFiles::open_folder(folder)?;
         if config.tied {
             config.tied = tie_head(&mut files)?;
@@ -131,6 +140,10 @@ impl Llama {
         let derived = files.names().into_iter().filter(|name| is_derived(name));
         derived.for_each(|name| files.skip(&name));
         let llama = construct(config, &mut files, place)?;
+        let llama = match nested {
+            Some(nested) => nested.construct(llama, &mut files)?,
+            None => llama,
+        };
         files.finish()?;
         llama.load_exit_heads(folder)?.load_exit_blocks(folder)
     }
@@ -152,7 +165,10 @@ impl Llama {
         let mut files = WeightFiles::open_file(&path)?;
         let exits = exits_of(&files, &path, EXIT_HEADS)?;
         exits.check_within(self.config.n_layers)?;
-        let llama = construct_exit_heads(self, &exits, &mut files)?;
+        let named = exits
+            .iter()
+            .map(|exit| (exit, format!("{EXIT_HEADS}{exit}")));
+        let llama = construct_exit_heads(self, named.collect(), &mut files)?;
         files.finish()?;
         Ok(llama)
     }
@@ -189,10 +205,13 @@ impl Llama {
 
     /// Writes the files of a model folder into an existing one.
     pub(crate) fn write_into(&self, folder: &Path, options: &SaveOptions) -> Result<(), Error> {
-        let config = self.config.to_json(options.dtype.torch_name());
-        write_json(&folder.join("config.json"), &config)?;
+        let mut config = self.config.to_json(options.dtype.torch_name());
         let mut tensors = named_tensors(self)?;
         tensors.retain(|tensor| !tensor.name.contains(LORA));
+        if options.nested_llama {
+            self.to_nested(&mut config, &mut tensors)?;
+        }
+        write_json(&folder.join("config.json"), &config)?;
         for (prefix, file) in [
             (EXIT_HEADS, EXIT_HEADS_FILE),
             (EXIT_BLOCKS, EXIT_BLOCKS_FILE),
@@ -258,17 +277,32 @@ fn exits_of(files: &WeightFiles, path: &Path, prefix: &str) -> Result<Exits, Err
 }
 
 impl SoftInfo {
-    /// Reads `soft.json` of `folder`; `None` when the folder has none.
+    /// Reads `soft.json` of `folder`, or what config.json says of the exits of a `nested_llama`;
+    /// `None` when the folder has neither.
     ///
     /// # Errors
-    /// When the file is malformed.
+    /// When a file is malformed.
     pub fn load(folder: impl AsRef<Path>) -> Result<Option<Self>, Error> {
-        let path = folder.as_ref().join(SOFT_FILE);
+        let folder = folder.as_ref();
+        let path = folder.join(SOFT_FILE);
         if exists(&path)? {
-            read_json(&path).map(Some)
-        } else {
-            Ok(None)
+            return read_json(&path).map(Some);
         }
+        let path = folder.join("config.json");
+        if !exists(&path)? {
+            return Ok(None);
+        }
+        let config = LlamaConfig::load(folder)?;
+        let nested = NestedLlama::of(&config, &path)?;
+        let info = nested.map(|nested| {
+            Ok(Self {
+                exits: nested.exits(config.n_layers)?,
+                method: "balcony".to_owned(),
+                provenance: Value::Null,
+                calibrated: Vec::new(),
+            })
+        });
+        info.transpose()
     }
 
     /// Writes `soft.json` of `folder`, replacing an existing one atomically.

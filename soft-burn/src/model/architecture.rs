@@ -21,6 +21,9 @@ pub enum ModelType {
     Qwen3,
 }
 
+/// `model_type` of a LLaMA in Balcony's published form, with exits in its own file.
+pub(crate) const NESTED_LLAMA: &str = "nested_llama";
+
 impl ModelType {
     /// All families.
     pub const ALL: [Self; 4] = [Self::Llama, Self::Mistral, Self::Qwen2, Self::Qwen3];

@@ -139,6 +139,15 @@ impl Block {
         Ok(block)
     }
 
+    /// The halves that the block has.
+    pub(crate) fn halves(&self) -> Halves {
+        match (&self.self_attn, &self.mlp) {
+            (Some(_), None) => Halves::Attention,
+            (None, _) => Halves::FeedForward,
+            _ => Halves::Both,
+        }
+    }
+
     /// The linear layers that the block has, in the order of [`PROJECTIONS`].
     pub(crate) fn projections(
         &self,

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::error::Error;
 use crate::files::folder::read_text;
-use crate::model::architecture::{Architecture, ModelType, SlidingWindow};
+use crate::model::architecture::{Architecture, ModelType, NESTED_LLAMA, SlidingWindow};
 use crate::model::config::{LlamaConfig, Refusal};
 use crate::model::rope::RopeScaling;
 
@@ -103,7 +103,10 @@ impl ConfigFile {
             let kind = name.strip_prefix(family.class());
             kind.is_some_and(|kind| ["ForCausalLM", "Model"].contains(&kind))
         };
-        let named = |name: &str| ModelType::ALL.into_iter().find(|it| it.as_str() == name);
+        let named = |name: &str| match name {
+            NESTED_LLAMA => Some(ModelType::Llama),
+            _ => ModelType::ALL.into_iter().find(|it| it.as_str() == name),
+        };
         let family = match self.model_type.as_deref() {
             Some(name) => {
                 named(name).ok_or_else(|| refuse.because("model_type", name, supported()))
@@ -118,7 +121,11 @@ impl ConfigFile {
                 })
             }
         }?;
-        if architectures.is_empty() || architectures.iter().any(|name| is_of(&family, name)) {
+        let nested = self.model_type.as_deref() == Some(NESTED_LLAMA);
+        if nested
+            || architectures.is_empty()
+            || architectures.iter().any(|name| is_of(&family, name))
+        {
             Ok(family)
         } else {
             Err(self.wrong_class(refuse, &format!("{}ForCausalLM", family.class())))
@@ -255,7 +262,7 @@ fn layer_type(windowed: bool) -> &'static str {
 
 impl LlamaConfig {
     /// The keys last read, updated, in the format of transformers 4, which 5 also reads.
-    pub(crate) fn to_json(&self, dtype: &str) -> Value {
+    pub(crate) fn to_json(&self, dtype: &str) -> Map<String, Value> {
         let mut json = self.other.clone();
         json.remove("rope_parameters");
         json.remove("dtype");
@@ -282,7 +289,7 @@ impl LlamaConfig {
         set("hidden_act", "silu".into());
         set("torch_dtype", dtype.into());
         self.set_architecture(&mut json);
-        Value::Object(json)
+        json
     }
 
     /// Sets the keys that only some families have.

@@ -4,14 +4,14 @@
 
 use burn::module::Param;
 use burn::tensor::Tensor;
+use soft_core::Exit;
 use soft_core::random::SplitMix64;
-use soft_core::{Exit, Exits};
 
 use crate::error::Error;
 use crate::model::block::{Block, BlockSource, Halves, ProjectionSpec};
 use crate::model::config::LlamaConfig;
 use crate::model::exit_blocks::{ExitBlock, ExitBlocks};
-use crate::model::exit_heads::{EXIT_HEADS, ExitHeads};
+use crate::model::exit_heads::ExitHeads;
 use crate::model::layers::{Embedding, Projection, RmsNorm};
 use crate::model::llama::{Body, Llama};
 use crate::model::placement::Placement;
@@ -58,21 +58,21 @@ pub(crate) fn construct(
     })
 }
 
-/// Adds heads of single exits from `source`, named `exit_heads.{depth}.weight`.
+/// Adds heads of single exits from `source`, each with the name it has there.
 pub(crate) fn construct_exit_heads(
     mut llama: Llama,
-    exits: &Exits,
+    named: Vec<(Exit, String)>,
     source: &mut impl WeightSource,
 ) -> Result<Llama, Error> {
     let place = llama.placement();
     let shape = [llama.config.vocab, llama.config.d_model];
-    let exits: Vec<_> = exits.iter().collect();
     let mut walk = Walk {
         source,
         place: &place,
     };
-    let head = |exit: &Exit| walk.head(&format!("{EXIT_HEADS}{exit}"), shape);
-    let heads = exits.iter().map(head).collect::<Result<_, _>>()?;
+    let heads = named.iter().map(|(_, name)| walk.head(name, shape));
+    let heads = heads.collect::<Result<_, _>>()?;
+    let exits = named.into_iter().map(|(exit, _)| exit).collect();
     llama.exit_heads = ExitHeads { heads, exits };
     Ok(llama)
 }

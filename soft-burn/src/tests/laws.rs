@@ -17,7 +17,7 @@ use crate::model::parameters::map_parameters;
 use crate::model::rope::RopeScaling;
 use crate::ops::head::unreadable;
 use crate::ops::kv_store::KvStore;
-use crate::tests::test_device;
+use crate::tests::{fixture, test_device};
 
 impl Observed for Llama {
     fn logit_values(&self, logits: &Tensor<3>) -> Result<Vec<Vec<Vec<f64>>>, Error> {
@@ -160,6 +160,32 @@ proptest! {
             };
             laws.check().unwrap();
         }
+    }
+}
+
+/// Exits with half a block, or with a norm alone.
+#[test]
+fn exits_with_fewer_parts_obey_the_laws() {
+    for variant in ["attention", "mlp", "norm_only", "own_heads"] {
+        let folder = fixture("nested").join(variant);
+        let model = Llama::from_pretrained(folder, &test_device()).unwrap();
+        let exits = Exits::new([1, 2, 3, 4]).unwrap();
+        let prompts = [vec![5, 3, 9, 1], vec![4], vec![8, 8, 2]].map(Prompt::from);
+        let laws = DecodingLaws {
+            tolerance: 2e-4,
+            equality: devices()[0].1,
+            ..DecodingLaws::new(&model, prompts.into(), exits.clone())
+        };
+        laws.check().unwrap();
+        let rows = vec![vec![1, 2, 3, 4, 5], vec![9, 8, 7, 6, 5]];
+        let tolerance = 2e-4;
+        let laws = Laws {
+            model: &model,
+            rows,
+            exits,
+            tolerance,
+        };
+        laws.check().unwrap();
     }
 }
 

@@ -4,6 +4,8 @@
 //! For a model trained by SoFT, this is the sub-model, ready to serve. For any other model, it is
 //! the starting point of the paper's baseline "Extracted Fine-Tuning":
 //! `soft finetune --method sft`.
+//!
+//! Also writes a whole model in Balcony's published form.
 
 use std::path::PathBuf;
 
@@ -20,8 +22,11 @@ pub struct Args {
     #[arg(long)]
     model: PathBuf,
     /// Blocks to keep
-    #[arg(long)]
-    depth: usize,
+    #[arg(long, required_unless_present = "nested_llama")]
+    depth: Option<usize>,
+    /// Keep the whole model and write it as Balcony's `nested_llama`, exits included
+    #[arg(long, conflicts_with = "depth")]
+    nested_llama: bool,
     /// New folder for the sub-model
     #[arg(long)]
     out: PathBuf,
@@ -33,23 +38,26 @@ pub fn run(args: Args) -> Result<()> {
         "{} is there already: name a new folder",
         args.out.display()
     );
-    let exit = Exits::new([args.depth]).context("--depth")?.last();
+    let exits = args.depth.map(|depth| Exits::new([depth])).transpose();
+    let exits = exits.context("--depth")?;
     let folder = model_folder(&args.model)?;
     let model = model::load(&folder, &device("cpu")?)?;
     let depth = model.config().n_layers;
-    let part = model.extract(exit).context("--depth")?;
     let options = SaveOptions {
         companions: Some(&folder),
+        nested_llama: args.nested_llama,
         ..SaveOptions::default()
     };
+    let Some(exits) = exits else {
+        model.save_pretrained(&args.out, &options)?;
+        outln!("{depth} blocks and the exits: {}", args.out.display());
+        return Ok(());
+    };
+    let kept = exits.last().depth();
+    let part = model.extract(exits.last()).context("--depth")?;
     part.save_pretrained(&args.out, &options)?;
-    let blocks = part.config().n_layers;
-    let own = blocks - args.depth;
-    let own = if own > 0 { " and the exit's own" } else { "" };
-    outln!(
-        "{} of {depth} blocks{own}: {}",
-        args.depth,
-        args.out.display()
-    );
+    let own = part.config().n_layers > kept;
+    let own = if own { " and the exit's own" } else { "" };
+    outln!("{kept} of {depth} blocks{own}: {}", args.out.display());
     Ok(())
 }
