@@ -1,4 +1,4 @@
-//! Encodes text as tokens and decodes it, with the `tokenizer.json` of a model folder.
+//! Encodes text as tokens and decodes it, with the tokenizer of a model folder.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,9 +8,11 @@ use tokenizers::Tokenizer as HfTokenizer;
 
 mod files;
 mod rendered;
+mod sentencepiece;
 
-use files::{check_character_maps, folder_with_tokenizer};
+use files::{SENTENCEPIECE, TOKENIZER_JSON, check_character_maps, folder_with_tokenizer};
 pub(crate) use rendered::Rendered;
+use sentencepiece::tokenizer_json;
 
 use crate::control::{AROUND, ControlTokens, is_masked, is_masked_at, without_mask};
 use crate::decoder::Joints;
@@ -42,7 +44,7 @@ use crate::{ChatTemplate, ControlText, Conversation, DataError, PromptBody};
 /// [`with_control_text`]: Tokenizer::with_control_text
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
-    /// Path of `tokenizer.json`, for error messages.
+    /// Path of the tokenizer's file, for error messages.
     path: PathBuf,
     start: HfTokenizer,
     /// Without the prefix space; `None` if `start` neither adds nor strips one.
@@ -60,8 +62,8 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` and the chat template of a model `folder`, for a model with `vocab`
-    /// tokens (`vocab_size` in config.json).
+    /// Reads `tokenizer.json` or, without it, the SentencePiece model `tokenizer.model`, and the chat
+    /// template of a model `folder`, for a model with `vocab` tokens (`vocab_size` in config.json).
     ///
     /// Special tokens are looked up in tokenizer_config.json, then special_tokens_map.json, then
     /// config.json and generation_config.json. Without a usable `pad_token`, padding is the
@@ -73,8 +75,14 @@ impl Tokenizer {
     /// exist, or the id of a special token is not below `vocab`.
     pub fn from_folder(folder: impl AsRef<Path>, vocab: usize) -> Result<Self, DataError> {
         let folder = &folder_with_tokenizer(folder.as_ref())?;
-        let path = folder.join("tokenizer.json");
-        let text = read_text(&path)?;
+        let mut path = folder.join(TOKENIZER_JSON);
+        let pieces = folder.join(SENTENCEPIECE);
+        let text = if !path.exists() && pieces.exists() {
+            path = pieces;
+            tokenizer_json(&path)?.to_string()
+        } else {
+            read_text(&path)?
+        };
         let opened = guarded(|| Self::open(folder, &path, &text, vocab));
         opened.unwrap_or_else(|cause| Err(DataError::Tokenizer { path, cause }))
     }

@@ -28,6 +28,9 @@ pub(crate) fn check_character_maps(text: &str) -> tokenizers::Result<()> {
     Ok(())
 }
 
+pub(crate) const TOKENIZER_JSON: &str = "tokenizer.json";
+pub(crate) const SENTENCEPIECE: &str = "tokenizer.model";
+
 /// Maximum length of a chain of adapters; a longer one must be a cycle.
 pub(crate) const MOST_BASES: usize = 8;
 
@@ -35,7 +38,10 @@ pub(crate) const MOST_BASES: usize = 8;
 pub(crate) fn folder_with_tokenizer(folder: &Path) -> Result<PathBuf, DataError> {
     let mut base = folder.to_owned();
     for _ in 0..MOST_BASES {
-        if base.join("tokenizer.json").exists() {
+        if [TOKENIZER_JSON, SENTENCEPIECE]
+            .iter()
+            .any(|name| base.join(name).exists())
+        {
             return Ok(base);
         }
         let adapter = if_there(read_json(&base.join("adapter_config.json")))?;
@@ -45,7 +51,7 @@ pub(crate) fn folder_with_tokenizer(folder: &Path) -> Result<PathBuf, DataError>
             None => break,
         }
     }
-    let pieces = ["tokenizer.model", "spiece.model", "vocab.json"];
+    let pieces = ["spiece.model", "vocab.json"];
     let found = pieces.into_iter().find(|name| folder.join(name).exists());
     found.map_or(Ok(folder.to_owned()), |found| {
         Err(DataError::NoTokenizer {

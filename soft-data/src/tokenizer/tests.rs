@@ -351,3 +351,80 @@ fn a_real_tokenizer_loads() {
     text += &stream.finish().unwrap();
     assert_eq!(text, tokenizer.decode(&ids).unwrap());
 }
+
+/// A folder with tokenizer.model only, and entries of tokenizer_config.json; null removes one.
+fn sentencepiece(entries: &Value) -> Result<Tokenizer, DataError> {
+    let copy = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(folder("sentencepiece")).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let path = copy.path().join("tokenizer_config.json");
+    let mut config: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    for (key, entry) in entries.as_object().unwrap() {
+        config[key] = entry.clone();
+    }
+    fs::write(&path, config.to_string()).unwrap();
+    Tokenizer::from_folder(copy.path(), 400)
+}
+
+fn ids_of(value: &Value) -> Vec<Vec<u32>> {
+    serde_json::from_value(value.clone()).unwrap()
+}
+
+/// By SentencePiece, and by transformers for the class `LlamaTokenizer`.
+#[test]
+fn a_sentencepiece_model_needs_no_tokenizer_json() {
+    let golden = fs::read_to_string(folder("sentencepiece").join("golden.json")).unwrap();
+    let golden: Value = serde_json::from_str(&golden).unwrap();
+    let texts: Vec<String> = serde_json::from_value(golden["texts"].clone()).unwrap();
+
+    let plain = sentencepiece(&json!({ "tokenizer_class": null })).unwrap();
+    let pieces = ids_of(&golden["pieces"]);
+    assert!(pieces.len() > 20);
+    for (text, wanted) in texts.iter().zip(&pieces) {
+        let found = plain.encode_start(text).unwrap();
+        assert_eq!(found[0], 1);
+        assert_eq!(&found[1..], wanted, "{text:?}");
+        let decoded = plain.decode(&found).unwrap();
+        // SentencePiece writes a space as ▁, so that texts with ▁ do not survive.
+        assert!(
+            decoded == *text || text.contains('▁'),
+            "{text:?} {decoded:?}"
+        );
+    }
+
+    for variant in golden["variants"].as_array().unwrap() {
+        let tokenizer = sentencepiece(&variant["entries"]).unwrap();
+        let tokenizer = tokenizer.with_control_text(ControlText::Tokens);
+        for (text, mut wanted) in texts.iter().zip(ids_of(&variant["tokens"])) {
+            if wanted.len() > 1 && wanted[1] == 1 {
+                // Unlike transformers, no second begin-of-text token is added.
+                wanted.remove(0);
+            }
+            let found = tokenizer.encode_start(text).unwrap();
+            assert_eq!(found, wanted, "{text:?} with {}", variant["entries"]);
+        }
+    }
+}
+
+#[test]
+fn other_sentencepiece_models_are_refused() {
+    let copy = tempfile::tempdir().unwrap();
+    let refused = |bytes: &[u8], part: &str| {
+        fs::write(copy.path().join("tokenizer.model"), bytes).unwrap();
+        let error = Tokenizer::from_folder(copy.path(), 400).unwrap_err();
+        let message = error.to_string();
+        assert!(message.contains("tokenizer.model"), "{message}");
+        assert!(message.contains(part), "{message}");
+    };
+    refused(b"{}", "no SentencePiece model");
+    refused(b"", "0 pieces");
+    // One piece of a unigram model: `pieces { piece: "a" }`.
+    refused(b"\x0a\x03\x0a\x01a", "byte-pair encoding");
+    let model = fs::read(folder("sentencepiece").join("tokenizer.model")).unwrap();
+    refused(&model[..model.len() / 2], "no SentencePiece model");
+    // `normalizer_spec { precompiled_charsmap: "x" }` replaces the field.
+    let mapped = [&model[..], b"\x1a\x03\x12\x01x"].concat();
+    refused(&mapped, "character map");
+}
