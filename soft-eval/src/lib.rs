@@ -54,6 +54,7 @@ mod json_lines;
 mod judge;
 mod judge_quality;
 mod likelihood_judge;
+pub mod lm_eval;
 pub mod numbers;
 mod pairwise;
 #[cfg(feature = "report")]

@@ -13,6 +13,7 @@ mod extract;
 mod finetune;
 mod generate;
 mod lens;
+mod lm_eval;
 mod output;
 mod plot;
 mod plot_exits;
@@ -62,6 +63,8 @@ enum Command {
     Finetune(finetune::Args),
     /// Loss, perplexity, accuracy and answers at every exit of a model
     Evaluate(evaluate::Args),
+    /// Tasks of lm-evaluation-harness at every exit, with its scores and files
+    LmEval(lm_eval::Args),
     /// Compare two checkpoints: paired losses and answers, agreement token by token, judged
     /// responses
     Compare(compare::Args),
@@ -114,6 +117,7 @@ fn run() -> Result<ExitCode> {
     match command {
         Command::Finetune(args) => finetune::run(args)?,
         Command::Evaluate(args) => evaluate::run(args)?,
+        Command::LmEval(args) => lm_eval::run(args)?,
         Command::Compare(args) => compare::run(args)?,
         Command::Calibrate(args) => calibrate::run(args)?,
         Command::Sweep(args) => sweep::run(args)?,
