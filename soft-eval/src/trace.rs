@@ -77,12 +77,18 @@ pub fn trace<M: DecodeModel>(
             query_lens: &[positions.end],
         };
         hidden = model.blocks(hidden, segment, Some(past))?;
-        let states = model.select(&hidden, &wanted)?;
+        let past = Past {
+            cache: &mut cache,
+            query_lens: &[positions.end],
+        };
+        let at_exit = model.at_exit(hidden.clone(), exit, Some(past))?;
+        let at_exit = model.select(&at_exit, &wanted)?;
         if exit == exits.last() {
-            full = model.best_tokens(&states, Head::Full(exit))?;
+            full = model.best_tokens(&at_exit, Head::Full(exit))?;
             break;
         }
-        let scores = model.scores(&states, Head::Full(exit))?;
+        let scores = model.scores(&at_exit, Head::Full(exit))?;
+        let states = model.select(&hidden, &wanted)?;
         let cosine_similarities = model.cosine_similarities(&before, &states)?;
         for ((early, score), similarity) in early.iter_mut().zip(scores).zip(cosine_similarities) {
             early.push(EarlyTrace { score, similarity });
@@ -224,6 +230,8 @@ mod tests {
         let mut early = 0;
         for seed in 0..20 {
             let model = ToyModel::new(4, 6, 12, seed).restless();
+            let own = exits.iter().filter(|exit| seed % 2 == 0 && exit.depth() == 2);
+            let model = model.with_exit_blocks(own);
             for policy in policies {
                 let answer = decoded(&model, &exits, policy());
                 let tokens = answer.iter().map(|(token, _)| *token);

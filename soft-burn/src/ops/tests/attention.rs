@@ -129,6 +129,8 @@ fn attention_over_a_store(dim: usize, most: usize) {
     });
     let run = |device: &Device| -> Vec<TensorData> {
         let mut store = TensorStore::new((2, most + 10), heads, device.clone());
+        // Gets the keys and values of all passes but the last without attention.
+        let mut appended = store.clone();
         let mut starts = vec![0, 0];
         let mut outs = Vec::new();
         for (counts, inputs) in passes.iter().zip(&inputs) {
@@ -136,6 +138,17 @@ fn attention_over_a_store(dim: usize, most: usize) {
             let span = Span::new(starts.clone(), longest);
             let pass = pass(&rotary, counts, &span, device);
             let [q, k, v] = inputs.clone().map(|data| Tensor::from_data(data, device));
+            if starts == [most + 1, 4] {
+                let of_appended = Qkv {
+                    q: q.clone(),
+                    k: k.clone(),
+                    v: v.clone(),
+                };
+                let out = pass.attend(of_appended, heads, Some((&mut appended, &span)));
+                outs.push(out.into_data());
+            } else {
+                pass.append((k.clone(), v.clone()), heads, (&mut appended, &span));
+            }
             // A copy of a store keeps what it holds.
             let before = store.clone();
             let again = pass.attend(
@@ -157,6 +170,8 @@ fn attention_over_a_store(dim: usize, most: usize) {
         outs
     };
     let theirs = run(&device("cpu").unwrap());
+    assert_eq!(theirs.len(), 2 * passes.len() + 1);
+    close(&theirs[4], &theirs[5], 1e-6, "appended");
     for (name, bound) in fast() {
         for (ours, theirs) in run(&device(&name).unwrap()).iter().zip(&theirs) {
             close(ours, theirs, bound, &name);
