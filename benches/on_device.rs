@@ -226,7 +226,6 @@ fn training(args: &Args, place: &Placement, started: Instant) -> Result<()> {
 fn decoding(args: &Args, place: &Placement) -> Result<()> {
     let still = LlamaConfig {
         initializer_range: 1e-5,
-        architecture: soft_burn::Architecture::default(),
         ..args.shape.config()
     };
     let model = Llama::random(still, 42, place.clone())?;

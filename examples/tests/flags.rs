@@ -68,7 +68,7 @@ const SWITCHES: [&str; 8] = [
     "--constant",
 ];
 
-const PROGRAMS: [Program; 9] = [
+const PROGRAMS: [Program; 10] = [
     Program {
         name: "generate",
         always: &["--prompt", "question : where"],
@@ -83,6 +83,13 @@ const PROGRAMS: [Program; 9] = [
         name: "chat",
         always: &[],
         flags: &CHAT,
+    },
+    Program {
+        name: "lm-eval",
+        always: &["--task", "piqa", "--data", "ROWS"],
+        flags: &[
+            "--task", "--data", "--exits", "--limit", "--batch", "--out", "--device", "--dtype",
+        ],
     },
     Program {
         name: "lens",

@@ -193,6 +193,15 @@ pub enum Error {
         /// The tensor.
         name: String,
     },
+    /// An exit that cannot become a model of its own.
+    #[error(
+        "exit {exit} has half a block of its own (nested_llama with exit_attention or exit_mlp): it is decoded in the whole \
+         model only, since no ordinary model ends in such a block"
+    )]
+    HalfBlock {
+        /// Depth of the exit.
+        exit: usize,
+    },
     /// A model that Balcony's form has no place for.
     #[error("the model cannot be written as nested_llama: {reason}")]
     NestedForm {

@@ -165,6 +165,11 @@ fn other_architectures() {
             json!({ "rope_type": "longrope", "factor": 2.0 }),
             "llama3",
         ),
+        (
+            "rope_scaling",
+            json!({ "full_attention": { "rope_type": "default" } }),
+            "for all blocks",
+        ),
         ("rope_scaling", json!("linear"), "an object"),
         ("rope_scaling", json!([]), "an object"),
         ("num_key_value_heads", json!(3), "divisor"),
@@ -190,6 +195,12 @@ fn windows_that_contradict_each_other() {
     refused(
         folder.path(),
         &["layer_types", "full_attention for block 1"],
+    );
+    let folder = copy_of("qwen2");
+    edit_config(folder.path(), "layer_types", json!(["full_attention"]));
+    refused(
+        folder.path(),
+        &["layer_types", "1 types", "3, one per block"],
     );
     let folder = copy_of("mistral");
     edit_config(folder.path(), "sliding_window", json!(0));

@@ -128,8 +128,11 @@ fn what_is_saved_reads_back() {
     }
 }
 
+/// Extracted models are saved and loaded. Half a block makes no model.
 #[test]
 fn every_exit_decodes_as_its_extract() {
+    let root = tempfile::tempdir().unwrap();
+    let mut extracted = 0;
     for variant in VARIANTS {
         let model = load(&fixture(variant));
         let prompts: Vec<Prompt> = [vec![1, 2, 3], vec![7]].map(Prompt::from).into();
@@ -139,14 +142,27 @@ fn every_exit_decodes_as_its_extract() {
             decoder.unwrap().answers().unwrap()
         };
         for (depth, _) in expected(variant).1 {
-            let part = model.clone().extract(Exit::new(depth).unwrap()).unwrap();
+            let part = model.clone().extract(Exit::new(depth).unwrap());
+            if depth < 4 && ["attention", "mlp"].contains(&variant) {
+                let message = part.unwrap_err().to_string();
+                assert!(message.contains("half a block"), "{message}");
+                continue;
+            }
+            let folder = root.path().join(format!("{variant}-{depth}"));
+            let saved = part
+                .unwrap()
+                .save_pretrained(&folder, &SaveOptions::default());
+            saved.unwrap();
+            let part = load(&folder);
             assert_eq!(
                 decode(&model, depth),
                 decode(&part, part.depth()),
                 "{variant}"
             );
+            extracted += 1;
         }
     }
+    assert_eq!(extracted, 11);
 }
 
 fn edited(variant: &str, edit: impl FnOnce(&mut Value)) -> String {
@@ -189,6 +205,25 @@ fn contradictions_are_named() {
         unexpected.contains("exit_modules.0.2.weight"),
         "{unexpected}"
     );
+}
+
+#[test]
+fn exits_are_in_one_place() {
+    let model = load(&fixture("decoder_layer"));
+    let root = tempfile::tempdir().unwrap();
+    let [ours, nested] = ["ours", "nested"].map(|name| root.path().join(name));
+    model
+        .save_pretrained(&ours, &SaveOptions::default())
+        .unwrap();
+    let options = SaveOptions {
+        nested_llama: true,
+        ..SaveOptions::default()
+    };
+    model.save_pretrained(&nested, &options).unwrap();
+    let file = "exit_blocks.safetensors";
+    fs::copy(ours.join(file), nested.join(file)).unwrap();
+    let error = Llama::from_pretrained(&nested, &device("cpu").unwrap()).unwrap_err();
+    assert!(error.to_string().contains(file), "{error}");
 }
 
 #[test]

@@ -7,9 +7,11 @@ use std::cell::RefCell;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use soft_core::conformance::{Coverage, DecodingLaws};
+use soft_core::decode::DynamicExits;
 use soft_core::decode::{DraftLength, Speculation};
+use soft_core::policy::{ExitDecision, ExitSignals, Signal};
 use soft_core::toy::ToyModel;
-use soft_core::{DecodeSettings, Decoder, Exit, Exits, Mode, Prompt, Sampling};
+use soft_core::{DecodeSettings, Decoder, Exit, ExitPolicy, Exits, Mode, Prompt, Sampling};
 
 /// Size and seed of a random model, and exits, prompts and settings to test with it.
 #[derive(Clone, Debug)]
@@ -202,4 +204,32 @@ fn drafts_of_an_exit_with_its_own_block_are_exact() {
         accepted > 500 && rejected > 100,
         "{accepted} accepted, {rejected} rejected"
     );
+}
+
+/// Asks for the score whether or not it is known.
+#[derive(Clone)]
+struct Insatiable;
+
+impl ExitPolicy for Insatiable {
+    fn decide(&mut self, _exit: Exit, _signals: &ExitSignals) -> ExitDecision {
+        ExitDecision::Ask(Signal::Score)
+    }
+}
+
+#[test]
+fn a_policy_that_asks_for_what_it_knows_continues() {
+    let exits = Exits::new([1, 2, 4]).unwrap();
+    let model = ToyModel::new(4, 5, 11, 3).restless();
+    let model = model.with_exit_blocks(exits.iter().take(1));
+    let prompts: Vec<Prompt> = [vec![1, 2, 3], vec![7]].map(Prompt::from).into();
+    let decode = |mode| {
+        let settings = DecodeSettings::greedy(mode, 12);
+        let decoder = Decoder::new(&model, &prompts, settings).unwrap();
+        decoder.answers().unwrap()
+    };
+    let asked = decode(Mode::Dynamic(DynamicExits {
+        exits: exits.clone(),
+        policy: Box::new(Insatiable),
+    }));
+    assert_eq!(asked, decode(Mode::Static(exits.last())));
 }

@@ -45,7 +45,7 @@ pub fn read_text(path: impl AsRef<Path>) -> Result<String, DataError> {
         .unwrap_or(text))
 }
 
-fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
+pub(crate) fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
     // Checked before opening: opening a pipe without a writer blocks.
     let metadata = fs::metadata(path)?;
     if !metadata.is_file() {

@@ -230,7 +230,9 @@ mod tests {
         let mut early = 0;
         for seed in 0..20 {
             let model = ToyModel::new(4, 6, 12, seed).restless();
-            let own = exits.iter().filter(|exit| seed % 2 == 0 && exit.depth() == 2);
+            let own = exits
+                .iter()
+                .filter(|exit| seed % 2 == 0 && exit.depth() == 2);
             let model = model.with_exit_blocks(own);
             for policy in policies {
                 let answer = decoded(&model, &exits, policy());

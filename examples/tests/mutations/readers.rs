@@ -10,6 +10,7 @@ use soft_data::{
     ControlText, Conversation, Message, Record, Role, Tokenizer, encode, read_alpaca,
     read_instructions, read_jsonl, read_prompts, read_trivia_qa,
 };
+use soft_eval::lm_eval::Task;
 use soft_eval::results::Evaluation;
 use soft_eval::{Journal, VerdictFile, read_pandalm};
 
@@ -74,6 +75,11 @@ pub fn read_rows(folder: &Path) {
     let _ = read_trivia_qa(folder.join("trivia.json"));
     let _ = read_prompts(folder.join("prompts.jsonl"));
     let _ = read_instructions(folder.join("prompts.jsonl"));
+    for task in Task::ALL {
+        for name in ["tasks.jsonl", "trivia.json"] {
+            let _ = task.read(&folder.join(name));
+        }
+    }
 }
 
 pub fn read_results(folder: &Path) {

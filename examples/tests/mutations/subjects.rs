@@ -30,7 +30,10 @@ pub fn subjects(root: &Path) -> Vec<Subject> {
     folder("sharded", &fixtures.join("tied_gqa_llama3"));
     folder("adapter", &fixtures.join("untied_mha"));
     folder("adapter/adapter", &fixtures.join("variants/embedding"));
-    for name in ["bytes", "pieces"] {
+    folder("family", &fixtures.join("qwen3_biases"));
+    folder("windows", &fixtures.join("qwen2"));
+    folder("nested", &fixtures.join("nested/own_heads"));
+    for name in ["bytes", "pieces", "sentencepiece"] {
         folder(name, &tokenizers.join(name));
     }
     write(
@@ -102,10 +105,31 @@ pub fn subjects(root: &Path) -> Vec<Subject> {
             read: read_tokenizer,
         },
         Subject {
+            name: "sentencepiece",
+            files: named(&["tokenizer.model", "tokenizer.model", "added_tokens.json"]),
+            read: read_tokenizer,
+        },
+        Subject {
+            name: "family",
+            files: model_files(&[]),
+            read: read_model,
+        },
+        Subject {
+            name: "windows",
+            files: model_files(&[]),
+            read: read_model,
+        },
+        Subject {
+            name: "nested",
+            files: model_files(&["config.json", "model.safetensors"]),
+            read: read_model,
+        },
+        Subject {
             name: "rows",
             files: named(&[
                 "rows.jsonl",
                 "rows.jsonl",
+                "tasks.jsonl",
                 "alpaca.json",
                 "trivia.json",
                 "prompts.jsonl",
@@ -162,6 +186,15 @@ fn rows(root: &Path) {
 {"conversations": [{"from": "human", "value": "c"}, {"from": "gpt", "value": "d"}]}
 {"instruction": "a", "input": "i", "output": "b"}
 {"text": "t"}
+"#,
+    );
+    write(
+        root,
+        "rows/tasks.jsonl",
+        r#"{"question": "q", "answerKey": "B", "choices": {"text": ["a", "b"], "label": ["A", "B"]}}
+{"passage": "p", "question": "q", "label": 1, "answer": {"aliases": ["a"]}}
+{"activity_label": "l [title]", "ctx_a": "a", "ctx_b": "[b] c", "endings": ["d", "e [f"], "label": "1"}
+{"goal": "g", "sol1": "a", "sol2": "b", "label": 0}
 "#,
     );
     write(

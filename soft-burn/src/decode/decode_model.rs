@@ -31,7 +31,7 @@ impl Llama {
 
     /// The weight of the norm before the head of `exit`, `[d_model]`.
     fn exit_norm_weight(&self, exit: Exit) -> Tensor<1> {
-        self.norm_of(exit).1.weight.val()
+        self.norm_of(exit).weight.val()
     }
 
     /// Norm and head, and the packed states as `[n, d_model]`.

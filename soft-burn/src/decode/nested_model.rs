@@ -50,17 +50,25 @@ impl NestedModel for Llama {
         let [rows, seq, d_model] = hidden.dims();
         let pass = self.whole_rows(&vec![seq; rows]);
         let states = hidden.reshape([rows * seq, d_model]);
-        // The gradient of an exit stops at its own block.
-        let states = if range.start < self.config.n_layers {
-            states
-        } else {
-            states.detach()
-        };
         let blocks = range.filter_map(|block| self.block(block));
         let states = blocks.fold(Residual::new(states), |states, block| {
             block.forward(states, &pass, None)
         });
         Ok(states.sum().reshape([rows, seq, d_model]))
+    }
+
+    /// The gradient of an exit with parts of its own stops before them.
+    fn at_exit(
+        &self,
+        hidden: Tensor<3>,
+        exit: Exit,
+        past: Option<Past<KvStore>>,
+    ) -> Result<Tensor<3>, Error> {
+        match (self.exit_blocks.get(exit), self.exit_block(exit)) {
+            (None, _) => Ok(hidden),
+            (Some(_), None) => Ok(hidden.detach()),
+            (Some(_), Some(block)) => self.blocks(hidden.detach(), block..block + 1, past),
+        }
     }
 
     fn logits(&self, hidden: &Tensor<3>, exit: Exit) -> Result<Tensor<3>, Error> {

@@ -78,7 +78,7 @@ impl Llama {
         query_lens: &'a [usize],
     ) -> DecodePass<'a> {
         DecodePass {
-            heads: heads_of(&self.config, 0),
+            heads: heads_of(&self.config),
             norm_eps: self.config.norm_eps as f32,
             rotary,
             starts,
@@ -117,7 +117,7 @@ impl Llama {
         if capacity > most {
             return Err(Error::CacheBeyondModel { capacity, most });
         }
-        let heads = heads_of(&self.config, 0);
+        let heads = heads_of(&self.config);
         let blocks = self.blocks_in_all();
         Ok(KvStore::new(&norm, blocks, (rows, capacity), heads))
     }

@@ -19,11 +19,12 @@ use crate::error::Error;
 use crate::files::safetensors::{NamedTensor, WeightFiles};
 use crate::model::architecture::{ModelType, NESTED_LLAMA};
 use crate::model::block::{Block, Halves};
-use crate::model::config::{LlamaConfig, Refusal};
+use crate::model::config::LlamaConfig;
 use crate::model::exit_blocks::EXIT_BLOCKS;
 use crate::model::exit_heads::EXIT_HEADS;
 use crate::model::init::{ExitParts, construct_exit_blocks, construct_exit_heads};
 use crate::model::llama::Llama;
+use crate::model::refusal::Refusal;
 
 /// What config.json says of the exits.
 #[derive(Clone, Debug, PartialEq)]

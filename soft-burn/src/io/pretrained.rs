@@ -1,8 +1,8 @@
 //! Models as Hugging Face folders: `from_pretrained` and `save_pretrained`.
 //!
 //! A saved folder loads in transformers. `soft.json` records how the model was trained. Heads and
-//! blocks of single exits are in separate files, which transformers ignores; Balcony's own form is
-//! in `nested_llama`. Weights are neither
+//! blocks of single exits are in separate files, which transformers ignores; `nested_llama` has
+//! Balcony's own form. Weights are neither
 //! permuted nor renamed.
 
 use std::fs;
@@ -25,6 +25,7 @@ use crate::io::draft_tokens::DRAFT_TOKENS_FILE;
 use crate::io::nested_llama::{NestedLlama, forget_keys};
 use crate::lora::LORA;
 use crate::lora::adapter::Adapter;
+use crate::model::architecture::NESTED_LLAMA;
 use crate::model::block::Halves;
 use crate::model::config::LlamaConfig;
 use crate::model::exit_blocks::EXIT_BLOCKS;
@@ -35,6 +36,7 @@ use crate::model::init::{
 use crate::model::llama::Llama;
 use crate::model::parameters::named_tensors;
 use crate::model::placement::Placement;
+use crate::model::refusal::Refusal;
 
 const EXIT_HEADS_FILE: &str = "exit_heads.safetensors";
 const EXIT_BLOCKS_FILE: &str = "exit_blocks.safetensors";
@@ -140,10 +142,12 @@ impl Llama {
         let derived = files.names().into_iter().filter(|name| is_derived(name));
         derived.for_each(|name| files.skip(&name));
         let llama = construct(config, &mut files, place)?;
-        let llama = match nested {
-            Some(nested) => nested.construct(llama, &mut files)?,
-            None => llama,
-        };
+        if let Some(nested) = nested {
+            check_alone(folder)?;
+            let llama = nested.construct(llama, &mut files)?;
+            files.finish()?;
+            return Ok(llama);
+        }
         files.finish()?;
         llama.load_exit_heads(folder)?.load_exit_blocks(folder)
     }
@@ -180,7 +184,8 @@ impl Llama {
         }
         let mut files = WeightFiles::open_file(&path)?;
         let exits = exits_of(&files, &path, EXIT_BLOCKS)?;
-        exits.check_within(self.config.n_layers)?;
+        // The full depth has none.
+        exits.check_within(self.config.n_layers - 1)?;
         let parts = exits.iter().map(|exit| exit_parts(&files, exit)).collect();
         let llama = construct_exit_blocks(self, parts, &mut files)?;
         files.finish()?;
@@ -236,6 +241,20 @@ impl Llama {
     }
 }
 
+/// Refuses files of exits beside a `nested_llama`, which has its exits in its own file.
+fn check_alone(folder: &Path) -> Result<(), Error> {
+    for name in [EXIT_BLOCKS_FILE, EXIT_HEADS_FILE] {
+        if exists(&folder.join(name))? {
+            let refuse = Refusal {
+                path: &folder.join("config.json"),
+            };
+            let found = format!("{NESTED_LLAMA}, beside {name}");
+            return Err(refuse.because("model_type", found, "exits in one place"));
+        }
+    }
+    Ok(())
+}
+
 /// The parts that a file of exit blocks has for `exit`.
 fn exit_parts(files: &WeightFiles, exit: Exit) -> ExitParts {
     let name = format!("{EXIT_BLOCKS}{exit}");
@@ -288,7 +307,7 @@ impl SoftInfo {
         if exists(&path)? {
             return read_json(&path).map(Some);
         }
-        let path = folder.join("config.json");
+        let path = weights_folder(folder)?.join("config.json");
         if !exists(&path)? {
             return Ok(None);
         }

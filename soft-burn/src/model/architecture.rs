@@ -76,9 +76,134 @@ pub struct SlidingWindow {
 }
 
 impl Architecture {
+    /// A setting that config.json of the family cannot express: its key, what was found and what is
+    /// expected.
+    pub(crate) fn contradiction(&self) -> Option<(&'static str, String, String)> {
+        use ModelType::{Llama, Mistral, Qwen2, Qwen3};
+        let family = self.model_type;
+        let found = |has: bool| String::from(if has { "present" } else { "absent" });
+        let expected = |what: &str| format!("{what}, in a model of type {}", family.as_str());
+        let biases = [self.qkv_bias, self.output_bias];
+        let wrong_biases = match family {
+            Llama | Qwen3 => self.qkv_bias != self.output_bias,
+            Mistral => biases != [false, false],
+            Qwen2 => biases != [true, false],
+        };
+        let windows = match (family, self.window) {
+            (_, None) => None,
+            (Llama, Some(_)) => Some("none"),
+            (Mistral, Some(window)) if window.first_block > 0 => Some("one in every block"),
+            (_, Some(window)) if window.size == 0 => Some("at least 1 position, or none"),
+            _ => None,
+        };
+        if wrong_biases {
+            let biases = biases.map(found).join(" on q, k and v, ");
+            let which = match family {
+                Llama | Qwen3 => "biases on q, k, v and the output, or none",
+                Mistral => "none",
+                Qwen2 => "biases on q, k and v only",
+            };
+            let found = format!("{biases} on the output");
+            return Some(("attention_bias", found, expected(which)));
+        }
+        if self.mlp_bias && family != Llama {
+            return Some(("mlp_bias", found(true), expected("none")));
+        }
+        if self.qk_norm != (family == Qwen3) {
+            let which = if self.qk_norm { "none" } else { "norms" };
+            return Some((
+                "norms of queries and keys",
+                found(self.qk_norm),
+                expected(which),
+            ));
+        }
+        windows.map(|which| {
+            (
+                "sliding_window",
+                format!("{:?}", self.window),
+                expected(which),
+            )
+        })
+    }
+
     /// The window of a block, if it has one.
     pub(crate) fn window_of(&self, block: usize) -> Option<usize> {
         let window = self.window.filter(|window| block >= window.first_block)?;
         Some(window.size)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_family_cannot_express_is_named() {
+        let window = |first_block| {
+            let size = 4;
+            Some(SlidingWindow { size, first_block })
+        };
+        let llama = Architecture::default();
+        let of = |model_type| Architecture {
+            model_type,
+            ..llama
+        };
+        let qwen2 = Architecture {
+            qkv_bias: true,
+            ..of(ModelType::Qwen2)
+        };
+        let qwen3 = Architecture {
+            qk_norm: true,
+            ..of(ModelType::Qwen3)
+        };
+        for fine in [
+            llama,
+            Architecture {
+                window: window(0),
+                ..of(ModelType::Mistral)
+            },
+            Architecture {
+                window: window(2),
+                ..qwen2
+            },
+            qwen3,
+        ] {
+            assert_eq!(fine.contradiction(), None, "{fine:?}");
+        }
+        for (wrong, key) in [
+            (
+                Architecture {
+                    window: window(0),
+                    ..llama
+                },
+                "sliding_window",
+            ),
+            (
+                Architecture {
+                    qkv_bias: true,
+                    ..llama
+                },
+                "attention_bias",
+            ),
+            (
+                Architecture {
+                    window: window(1),
+                    ..of(ModelType::Mistral)
+                },
+                "sliding_window",
+            ),
+            (of(ModelType::Qwen2), "attention_bias"),
+            (of(ModelType::Qwen3), "norms"),
+            (
+                Architecture {
+                    mlp_bias: true,
+                    ..qwen2
+                },
+                "mlp_bias",
+            ),
+        ] {
+            let (found, ..) = wrong.contradiction().unwrap();
+            assert!(found.contains(key), "{wrong:?}: {found}");
+        }
     }
 }

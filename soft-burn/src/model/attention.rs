@@ -21,6 +21,9 @@ pub(crate) struct Attention {
     pub k_norm: Option<RmsNorm>,
     #[module(skip)]
     pub heads: Heads,
+    /// Positions a position attends to, itself included; `None` for all up to its own.
+    #[module(skip)]
+    pub window: Option<usize>,
 }
 
 impl Attention {
@@ -34,7 +37,8 @@ impl Attention {
     ) -> Tensor<2> {
         let q = per_head(self.q_proj.forward(x.clone()), self.q_norm.as_ref());
         let (k, v) = self.keys_and_values(x);
-        let qkv = Qkv { q, k, v };
+        let window = self.window;
+        let qkv = Qkv { q, k, v, window };
         self.o_proj.forward(pass.attend(qkv, self.heads, stored))
     }
 
@@ -59,7 +63,7 @@ impl Attention {
             o: self.o_proj.tensors(),
             q_norm: weight(&self.q_norm),
             k_norm: weight(&self.k_norm),
-            window: self.heads.window,
+            window: self.window,
         }
     }
 }

@@ -14,7 +14,7 @@ use burn::tensor::Tensor;
 use soft_core::{Exit, Exits};
 
 use crate::error::Error;
-use crate::model::block::{Residual, heads_of};
+use crate::model::block::Residual;
 use crate::model::exit_blocks::{EXIT_BLOCKS, ExitBlock, ExitBlocks};
 use crate::model::layers::RmsNorm;
 use crate::model::llama::Llama;
@@ -34,7 +34,7 @@ impl Llama {
             let mut block = self.model.layers.last().cloned();
             // Its window is that of the next block, so that the extracted exit has the same.
             if let Some(attention) = block.as_mut().and_then(|block| block.self_attn.as_mut()) {
-                attention.heads = heads_of(&self.config, exit.depth());
+                attention.window = self.config.architecture.window_of(exit.depth());
             }
             let norm = self.model.norm.clone();
             ExitBlock { block, norm }
@@ -51,14 +51,17 @@ impl Llama {
         &self.exit_blocks.exits
     }
 
-    /// The norm before the head at `exit`, and the name of its parameter.
-    pub(crate) fn norm_of(&self, exit: Exit) -> (String, &RmsNorm) {
+    /// The norm before the head at `exit`.
+    pub(crate) fn norm_of(&self, exit: Exit) -> &RmsNorm {
+        let own = self.exit_blocks.get(exit);
+        own.map_or(&self.model.norm, |own| &own.norm)
+    }
+
+    /// The name of the parameter of that norm.
+    pub(crate) fn norm_name(&self, exit: Exit) -> String {
         match self.exit_blocks.index(exit) {
-            None => (FINAL_NORM.to_owned(), &self.model.norm),
-            Some(index) => (
-                format!("{EXIT_BLOCKS}{index}.norm.weight"),
-                &self.exit_blocks.blocks[index].norm,
-            ),
+            None => FINAL_NORM.to_owned(),
+            Some(index) => format!("{EXIT_BLOCKS}{index}.norm.weight"),
         }
     }
 

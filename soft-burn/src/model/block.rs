@@ -124,7 +124,8 @@ impl Block {
                 k_proj: source.projection(k)?,
                 v_proj: source.projection(v)?,
                 o_proj: source.projection(o)?,
-                heads: heads_of(config, index),
+                heads: heads_of(config),
+                window: config.architecture.window_of(index),
             });
         }
         if halves != Halves::Attention {
@@ -247,12 +248,10 @@ impl Residual {
     }
 }
 
-/// The heads of the block of this index.
-pub(crate) fn heads_of(config: &LlamaConfig, block: usize) -> Heads {
+pub(crate) fn heads_of(config: &LlamaConfig) -> Heads {
     Heads {
         query: config.n_heads,
         key_value: config.n_kv_heads,
         dim: config.head_dim,
-        window: config.architecture.window_of(block),
     }
 }

@@ -9,10 +9,9 @@ use serde_json::{Map, Value};
 use soft_core::decode::OperationCosts;
 
 use crate::error::Error;
-use crate::files::adapter_chain::weights_folder;
 use crate::model::architecture::Architecture;
 use crate::model::block::PROJECTIONS;
-use crate::model::config_file::read_config;
+use crate::model::refusal::Refusal;
 use crate::model::rope::RopeScaling;
 
 /// The configuration of a LLaMA. [`LlamaConfig::validate`] checks one that was not loaded.
@@ -57,18 +56,6 @@ const MAX_SIZE: usize = 1 << 20;
 const MAX_POSITIONS: usize = 1 << 32;
 
 impl LlamaConfig {
-    /// Reads `config.json` in `folder`, or in its base's folder if `folder` holds only an adapter.
-    ///
-    /// # Errors
-    /// When the file is missing or malformed, or describes another architecture or an unsupported
-    /// variant (another activation, an unknown rope type, quantized weights).
-    pub fn load(folder: &Path) -> Result<Self, Error> {
-        let path = weights_folder(folder)?.join("config.json");
-        let config = read_config(&path)?;
-        config.check(&Refusal { path: &path })?;
-        Ok(config)
-    }
-
     /// Checks that the configuration describes a model.
     ///
     /// # Errors
@@ -79,7 +66,7 @@ impl LlamaConfig {
         })
     }
 
-    fn check(&self, refuse: &Refusal) -> Result<(), Error> {
+    pub(crate) fn check(&self, refuse: &Refusal) -> Result<(), Error> {
         let sizes = [
             ("vocab_size", self.vocab),
             ("hidden_size", self.d_model),
@@ -120,8 +107,8 @@ impl LlamaConfig {
         positive("rms_norm_eps", self.norm_eps)?;
         positive("rope_theta", self.rope_theta)?;
         positive("initializer_range", self.initializer_range)?;
-        if self.architecture.window.is_some_and(|it| it.size == 0) {
-            return Err(refuse.because("sliding_window", 0, "at least 1, or null"));
+        if let Some((key, found, expected)) = self.architecture.contradiction() {
+            return Err(refuse.because(key, found, expected));
         }
         self.rope_scaling
             .check()
@@ -153,27 +140,6 @@ impl LlamaConfig {
         let block = layers.sum::<usize>() + 2 * self.d_model + head_norms;
         let embeddings = if self.tied { 1 } else { 2 } * self.vocab * self.d_model;
         embeddings + self.n_layers * block + self.d_model
-    }
-}
-
-/// Creates config errors that name the file.
-pub(crate) struct Refusal<'a> {
-    pub path: &'a Path,
-}
-
-impl Refusal<'_> {
-    pub fn because(
-        &self,
-        key: &'static str,
-        found: impl ToString,
-        expected: impl Into<String>,
-    ) -> Error {
-        Error::Config {
-            path: self.path.to_owned(),
-            key,
-            found: found.to_string(),
-            expected: expected.into(),
-        }
     }
 }
 

@@ -10,9 +10,11 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::error::Error;
+use crate::files::adapter_chain::weights_folder;
 use crate::files::folder::read_text;
 use crate::model::architecture::{Architecture, ModelType, NESTED_LLAMA, SlidingWindow};
-use crate::model::config::{LlamaConfig, Refusal};
+use crate::model::config::LlamaConfig;
+use crate::model::refusal::Refusal;
 use crate::model::rope::RopeScaling;
 
 /// The content of config.json. Unknown keys are allowed, since other programs add them.
@@ -31,6 +33,7 @@ struct ConfigFile {
     rope_theta: Option<f64>,
     rope_scaling: Option<Value>,
     rope_parameters: Option<Value>,
+    original_max_position_embeddings: Option<usize>,
     partial_rotary_factor: Option<f64>,
     max_position_embeddings: Option<usize>,
     #[serde(default)]
@@ -81,7 +84,7 @@ impl ModelType {
 }
 
 /// Reads config.json at `path`.
-pub(crate) fn read_config(path: &Path) -> Result<LlamaConfig, Error> {
+fn read_config(path: &Path) -> Result<LlamaConfig, Error> {
     let text = read_text(path)?;
     let other: Map<String, Value> = serde_json::from_str(&text).map_err(Error::json(path))?;
     let file: ConfigFile = serde_json::from_str(&text).map_err(Error::json(path))?;
@@ -173,15 +176,6 @@ impl ConfigFile {
             qk_norm: model_type == ModelType::Qwen3,
             window,
         };
-        // transformers 5 stores theta in the rope parameters, transformers 4 at the top level.
-        let rope = self.rope_parameters.or(self.rope_scaling);
-        let rope_theta = match rope.as_ref().and_then(|rope| rope.get("rope_theta")) {
-            Some(theta) => match theta.as_f64() {
-                Some(theta) => Some(theta),
-                None => return Err(refuse.because("rope_theta", theta, "a positive number")),
-            },
-            None => self.rope_theta,
-        };
         let max_positions = self
             .max_position_embeddings
             .unwrap_or(defaults.max_positions);
@@ -192,6 +186,7 @@ impl ConfigFile {
             true => None,
             false => defaults.n_kv_heads,
         };
+        let (rope_theta, rope_scaling) = self.rope(max_positions, refuse)?;
         Ok(LlamaConfig {
             vocab: self.vocab_size.unwrap_or(defaults.vocab),
             d_model,
@@ -207,15 +202,42 @@ impl ConfigFile {
                 .or(defaults.head_dim)
                 .unwrap_or(d_model / n_heads.max(1)),
             norm_eps: self.rms_norm_eps.unwrap_or(1e-6),
-            rope_theta: rope_theta.unwrap_or(10_000.0),
-            rope_scaling: RopeScaling::from_json(rope.as_ref(), max_positions)
-                .map_err(|problem| refuse.because(problem.key, problem.found, problem.expected))?,
+            rope_theta,
+            rope_scaling,
             max_positions,
             tied: self.tie_word_embeddings,
             initializer_range: self.initializer_range.unwrap_or(0.02),
             architecture,
             other,
         })
+    }
+
+    /// Base and scaling of the rotary frequencies. transformers 5 stores both in the rope
+    /// parameters, transformers 4 the base at the top level.
+    fn rope(&self, max_positions: usize, refuse: &Refusal) -> Result<(f64, RopeScaling), Error> {
+        let given =
+            |rope: &&Value| !rope.is_null() && rope.as_object().is_none_or(|it| !it.is_empty());
+        let scaling = self.rope_scaling.as_ref().filter(given);
+        let rope = scaling.or(self.rope_parameters.as_ref());
+        let theta = match rope.and_then(|rope| rope.get("rope_theta")) {
+            Some(theta) => match theta.as_f64() {
+                Some(theta) => Some(theta),
+                None => return Err(refuse.because("rope_theta", theta, "a positive number")),
+            },
+            None => self.rope_theta,
+        };
+        let mut rope = rope.cloned();
+        // At the top level it takes precedence, as in transformers.
+        let original = self.original_max_position_embeddings;
+        if let (Some(Value::Object(rope)), Some(original)) = (&mut rope, original) {
+            rope.insert(
+                "original_max_position_embeddings".to_owned(),
+                original.into(),
+            );
+        }
+        let scaling = RopeScaling::from_json(rope.as_ref(), max_positions)
+            .map_err(|problem| refuse.because(problem.key, problem.found, problem.expected))?;
+        Ok((theta.unwrap_or(10_000.0), scaling))
     }
 
     /// The window of attention. `layer_types` must name the blocks that the other keys name.
@@ -239,10 +261,14 @@ impl ConfigFile {
                 .map(|size| (size, self.max_window_layers.unwrap_or(28))),
         };
         let window = window.map(|(size, first_block)| SlidingWindow { size, first_block });
-        let kinds = self.layer_types.iter().flatten();
-        for (block, kind) in kinds.enumerate() {
-            let first = window.map_or(n_layers, |window| window.first_block);
-            let expected = layer_type(block >= first);
+        let kinds = self.layer_types.as_deref().unwrap_or_default();
+        if self.layer_types.is_some() && kinds.len() != n_layers {
+            let found = format!("{} types", kinds.len());
+            return Err(refuse.because("layer_types", found, format!("{n_layers}, one per block")));
+        }
+        for (block, kind) in kinds.iter().enumerate() {
+            let here = window.filter(|window| block >= window.first_block);
+            let expected = layer_type(here.map(|window| window.size));
             if kind != expected {
                 let found = format!("{kind} for block {block}");
                 let expected = format!("{expected}, as the other keys say");
@@ -253,14 +279,26 @@ impl ConfigFile {
     }
 }
 
-fn layer_type(windowed: bool) -> &'static str {
-    match windowed {
-        true => "sliding_attention",
-        false => "full_attention",
+fn layer_type(window: Option<usize>) -> &'static str {
+    match window {
+        Some(_) => "sliding_attention",
+        None => "full_attention",
     }
 }
 
 impl LlamaConfig {
+    /// Reads `config.json` in `folder`, or in its base's folder if `folder` holds only an adapter.
+    ///
+    /// # Errors
+    /// When the file is missing or malformed, or describes another architecture or an unsupported
+    /// variant (another activation, an unknown rope type, quantized weights).
+    pub fn load(folder: &Path) -> Result<Self, Error> {
+        let path = weights_folder(folder)?.join("config.json");
+        let config = read_config(&path)?;
+        config.check(&Refusal { path: &path })?;
+        Ok(config)
+    }
+
     /// The keys last read, updated, in the format of transformers 4, which 5 also reads.
     pub(crate) fn to_json(&self, dtype: &str) -> Map<String, Value> {
         let mut json = self.other.clone();
@@ -323,8 +361,8 @@ impl LlamaConfig {
             }
         }
         if json.contains_key("layer_types") {
-            let windowed = |block| self.architecture.window_of(block).is_some();
-            let kinds = (0..self.n_layers).map(|block| layer_type(windowed(block)));
+            let window_of = |block| self.architecture.window_of(block);
+            let kinds = (0..self.n_layers).map(|block| layer_type(window_of(block)));
             json.insert("layer_types".to_owned(), kinds.collect());
         }
     }

@@ -7,6 +7,7 @@
 use soft_core::{Exit, Exits};
 
 use crate::error::Error;
+use crate::model::block::Halves;
 use crate::model::exit_blocks::{ExitBlock, ExitBlocks};
 use crate::model::exit_heads::ExitHeads;
 use crate::model::llama::Llama;
@@ -19,10 +20,15 @@ impl Llama {
     /// become the last block and the final norm.
     ///
     /// # Errors
-    /// When the exit is deeper than the model.
+    /// When the exit is deeper than the model, or its block lacks attention or feed-forward, which
+    /// no block of an ordinary model does.
     pub fn extract(mut self, exit: Exit) -> Result<Self, Error> {
         let depth = exit.depth();
         Exits::new([depth])?.check_within(self.config.n_layers)?;
+        let own = self.exit_blocks.block(exit);
+        if own.is_some_and(|(_, block)| block.halves() != Halves::Both) {
+            return Err(Error::HalfBlock { exit: depth });
+        }
         if let Some(head) = self.exit_heads.get(exit) {
             self.lm_head = Some(head.clone());
             self.config.tied = false;

@@ -23,8 +23,7 @@ impl LlamaHead<'_> {
     /// Maps hidden states `[n, d_model]`, before the norm, to scores `[n, vocab]`. For an exit with
     /// its own block, the states are the output of that block.
     pub fn logits(&self, states: Tensor<2>, exit: Exit) -> Tensor<2> {
-        let (_, norm) = self.0.norm_of(exit);
-        let normed = norm.forward(states);
+        let normed = self.0.norm_of(exit).forward(states);
         match self.0.exit_heads.get(exit) {
             Some(head) => head.forward(normed),
             None => project(normed, self.0.head_weight()),

@@ -15,5 +15,7 @@ pub(crate) mod layers;
 pub(crate) mod llama;
 pub(crate) mod parameters;
 pub(crate) mod placement;
+pub(crate) mod refusal;
 pub(crate) mod rope;
+mod rope_keys;
 pub(crate) mod yarn;

@@ -4,6 +4,7 @@
 
 use serde_json::{Value, json};
 
+use crate::model::rope_keys::{RopeProblem, positive};
 use crate::model::yarn::Yarn;
 use crate::ops::rope::Rotary;
 
@@ -37,12 +38,6 @@ pub enum RopeScaling {
     },
 }
 
-pub(crate) struct RopeProblem {
-    pub key: &'static str,
-    pub found: String,
-    pub expected: &'static str,
-}
-
 impl RopeScaling {
     /// Reads `rope_scaling` or `rope_parameters`.
     pub(crate) fn from_json(
@@ -57,6 +52,25 @@ impl RopeScaling {
                 key: "rope_scaling",
                 found: rope.to_string(),
                 expected: "an object or null",
+            });
+        }
+        let mut settings = rope.as_object().into_iter().flatten();
+        if let Some((_, nested)) = settings.find(|(_, value)| value.is_object()) {
+            return Err(RopeProblem {
+                key: "rope_scaling",
+                found: nested.to_string(),
+                expected: "settings for all blocks, not by type of block",
+            });
+        }
+        let whole = |value: &Value| value.as_f64() == Some(1.0) || value.is_null();
+        if let Some(part) = rope
+            .get("partial_rotary_factor")
+            .filter(|part| !whole(part))
+        {
+            return Err(RopeProblem {
+                key: "partial_rotary_factor",
+                found: part.to_string(),
+                expected: "1: heads are rotated as a whole",
             });
         }
         let kind = rope.get("rope_type").or_else(|| rope.get("type"));
@@ -194,19 +208,6 @@ pub(crate) fn rotary(head_dim: usize, theta: f64, scaling: &RopeScaling) -> Rota
         scaling.scale(1.0 / (theta as f32).powf(exponent))
     };
     (0..head_dim / 2).map(frequency).collect::<Vec<_>>().into()
-}
-
-/// The number at `key`, which must be positive.
-pub(crate) fn positive(rope: &Value, key: &'static str) -> Result<f64, RopeProblem> {
-    let value = rope
-        .get(key)
-        .and_then(Value::as_f64)
-        .filter(|value| *value > 0.0);
-    value.ok_or_else(|| RopeProblem {
-        key,
-        found: rope.get(key).map_or("absent".into(), Value::to_string),
-        expected: "a positive number",
-    })
 }
 
 #[cfg(test)]

@@ -4,13 +4,13 @@
 
 use serde_json::{Value, json};
 
-use crate::model::rope::{RopeProblem, positive};
+use crate::model::rope_keys::{RopeProblem, positive};
 use crate::ops::rope::Rotary;
 
 /// Settings of YaRN.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Yarn {
-    /// Pairs that turn seldom are slowed down by this factor, at least 1.
+    /// Pairs that turn seldom are slowed down by this factor.
     pub factor: f64,
     /// Context length of pre-training.
     pub original_max_positions: usize,

@@ -14,8 +14,6 @@ pub(crate) struct Heads {
     pub query: usize,
     pub key_value: usize,
     pub dim: usize,
-    /// Positions a position attends to, itself included; `None` for all up to its own.
-    pub window: Option<usize>,
 }
 
 #[derive(Clone, Debug)]

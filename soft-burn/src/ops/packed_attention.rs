@@ -26,7 +26,7 @@ pub(crate) struct PassShape<'a> {
     /// Row i has `counts[i]` of the span's positions.
     pub counts: &'a [usize],
     pub span: &'a Span,
-    /// The window of the blocks that have one ([`Heads::window`]).
+    /// The window of the blocks that have one ([`Qkv::window`]).
     pub window: Option<usize>,
 }
 
@@ -35,6 +35,9 @@ pub(crate) struct Qkv {
     pub q: Tensor<2>,
     pub k: Tensor<2>,
     pub v: Tensor<2>,
+    /// Positions a position attends to, itself included: `None`, for all up to its own, or the
+    /// window of the pass.
+    pub window: Option<usize>,
 }
 
 impl Pass {
@@ -123,7 +126,7 @@ impl Padded {
 
     fn attend(
         &self,
-        Qkv { q, k, v }: Qkv,
+        Qkv { q, k, v, window }: Qkv,
         heads: Heads,
         stored: Option<(&mut TensorStore, &Span)>,
     ) -> Tensor<2> {
@@ -133,7 +136,7 @@ impl Padded {
             Some((store, span)) => store.append(span, k, v),
             None => (k, v),
         };
-        let window_mask = heads.window.and(self.window_mask.as_ref());
+        let window_mask = window.and(self.window_mask.as_ref());
         let mask = window_mask.or(self.mask.as_ref());
         let mixed = attend(q, (k, v), mask).swap_dims(1, 2);
         let mixed = mixed.reshape([self.rows * self.seq, heads.query * heads.dim]);

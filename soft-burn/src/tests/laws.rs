@@ -60,13 +60,26 @@ fn architectures() -> impl Strategy<Value = Architecture> {
         (1usize..6, 0usize..3)
             .prop_map(|(size, first_block)| Some(SlidingWindow { size, first_block }))
     ];
-    let any = (any::<[bool; 4]>(), windows).prop_map(|(has, window)| Architecture {
-        model_type: ModelType::Llama,
-        qkv_bias: has[0],
-        output_bias: has[1],
-        mlp_bias: has[2],
-        qk_norm: has[3],
-        window,
+    let family = proptest::sample::select(ModelType::ALL.to_vec());
+    let any = (family, any::<[bool; 2]>(), windows).prop_map(|(model_type, has, window)| {
+        let (llama, qwen3) = (
+            model_type == ModelType::Llama,
+            model_type == ModelType::Qwen3,
+        );
+        let own_biases = has[0] && (llama || qwen3);
+        let everywhere = model_type == ModelType::Mistral;
+        let window = window.filter(|_| !llama).map(|window| SlidingWindow {
+            first_block: if everywhere { 0 } else { window.first_block },
+            ..window
+        });
+        Architecture {
+            model_type,
+            qkv_bias: own_biases || model_type == ModelType::Qwen2,
+            output_bias: own_biases,
+            mlp_bias: has[1] && llama,
+            qk_norm: qwen3,
+            window,
+        }
     });
     prop_oneof![Just(Architecture::default()), any]
 }
@@ -210,7 +223,9 @@ fn decoding_passes_are_those_of_tensor_operations() {
     for (device, _) in devices() {
         let config = LlamaConfig {
             architecture: Architecture {
+                model_type: ModelType::Qwen3,
                 qkv_bias: true,
+                output_bias: true,
                 qk_norm: true,
                 window: Some(SlidingWindow {
                     size: 2,
@@ -222,7 +237,7 @@ fn decoding_passes_are_those_of_tensor_operations() {
         };
         let model = shaken(Llama::random(config, 3, &device).unwrap());
         let norm = model.model.norm.weight.val();
-        let in_tensors = KvStore::in_tensors(&norm, 3, (2, 16), heads_of(&model.config, 0));
+        let in_tensors = KvStore::in_tensors(&norm, 3, (2, 16), heads_of(&model.config));
         let mut caches = [
             model.new_cache(2, 16).unwrap(),
             KvCache::new(in_tensors, 3, 2, 16),

@@ -222,7 +222,7 @@ fn reached(
                 .clone()
                 .detach()
                 .set_require_grad(hidden.is_tracked());
-            let (_, norm) = model.norm_of(stop.exit);
+            let norm = model.norm_of(stop.exit);
             reached.push(Reached {
                 exit: stop.exit,
                 states: start,
@@ -320,7 +320,7 @@ fn through_norm(
             continue;
         }
         let mut found = seed(at.normed, gradient).backward();
-        let (name, norm) = model.norm_of(at.exit);
+        let (name, norm) = (model.norm_name(at.exit), model.norm_of(at.exit));
         let into_norm = norm.weight.val().grad_remove(&mut found);
         let into_hidden = at.leaf.grad_remove(&mut found);
         into.push((

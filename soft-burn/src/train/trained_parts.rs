@@ -62,6 +62,15 @@ pub(crate) fn fitted(model: Llama, settings: &TrainSettings) -> Result<Llama, Er
 /// that the model already has must match the method and the exits.
 fn with_parts(method: MethodName, model: Llama, exits: &Exits) -> Result<Llama, Error> {
     let intermediate = intermediate(exits);
+    if method == MethodName::Balcony && !model.exits_with_heads().is_empty() {
+        let found = format!(
+            "balcony, but exits {} have",
+            listed(model.exits_with_heads())
+        );
+        let expected =
+            "a model whose exits share its head: heads of exits with blocks are not trained";
+        return refuse("method", format!("{found} heads of their own"), expected);
+    }
     let heads = ("heads", model.exits_with_heads(), method == MethodName::Ict);
     let blocks = (
         "blocks",

@@ -84,7 +84,8 @@ impl<M: DecodeModel> Engine<'_, M> {
     }
 
     /// Asks the strategy about every candidate until it decides. A signal that several candidates
-    /// need is computed for all of them at once.
+    /// need is computed for all of them at once. A candidate for which a signal is asked for that is
+    /// known already continues.
     fn decide(
         &mut self,
         index: usize,
@@ -102,7 +103,9 @@ impl<M: DecodeModel> Engine<'_, M> {
         // In any order that policies ask for them, each at most once.
         for _ in Signal::ALL {
             for signal in Signal::ALL {
-                let asking = |c: &&mut Candidate| c.decision == ExitDecision::Ask(signal);
+                let asking = |c: &&mut Candidate| {
+                    c.decision == ExitDecision::Ask(signal) && !c.signals.has(signal)
+                };
                 let mut asking: Vec<_> = candidates.iter_mut().filter(asking).collect();
                 if asking.is_empty() {
                     continue;

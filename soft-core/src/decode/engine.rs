@@ -35,8 +35,9 @@ pub(super) struct Engine<'m, M: DecodeModel> {
     pub rows: Vec<Row>,
     /// Deferred states at each exit except the last.
     pub waiting: Vec<Option<Packed<M::Hidden>>>,
-    /// For each exit with its own block, states that this block has not processed yet.
-    pub passed: Vec<Option<Packed<M::Hidden>>>,
+    /// For each exit with its own block, states that this block has not processed yet, in the order
+    /// in which they came.
+    pub passed: Vec<Vec<Packed<M::Hidden>>>,
     pub steps: VecDeque<Step>,
     pub statistics: Statistics,
 }

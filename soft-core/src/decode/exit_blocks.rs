@@ -2,7 +2,7 @@
 //!
 //! A state that passes such an exit is kept. When the exit is next used for the row, the keys and
 //! values of the states kept are appended in one pass, and only the states that the head needs run
-//! through the block. An exit that is not used costs nothing but the pass over the prompts.
+//! through the block. The states of prompts are appended in the pass over the prompts.
 
 use super::engine::Engine;
 use super::packed::Packed;
@@ -17,40 +17,36 @@ impl<M: DecodeModel> Engine<'_, M> {
     }
 
     /// Keeps states at the exit of this index for its block.
-    pub fn keep_passed(
-        &mut self,
-        index: usize,
-        states: &Packed<M::Hidden>,
-    ) -> Result<(), DecodeError<M::Error>> {
-        if self.exit_block(index).is_none() {
-            return Ok(());
+    pub fn keep_passed(&mut self, index: usize, states: &Packed<M::Hidden>) {
+        if self.exit_block(index).is_some() {
+            self.passed[index].push(states.clone());
         }
-        let earlier = self.passed[index].take();
-        self.passed[index] =
-            Packed::merge(self.model, earlier, Some(states.clone())).map_err(DecodeError::Model)?;
-        Ok(())
     }
 
     /// The states that the head of the exit of this index takes for the `picked` ones of `states`,
-    /// which are the newest of their rows.
+    /// which are the newest of their rows. Each row is asked for once per pass.
     pub fn head_states(
         &mut self,
         index: usize,
         states: &Packed<M::Hidden>,
         picked: &[usize],
     ) -> Result<M::Hidden, DecodeError<M::Error>> {
-        if let Some(block) = self.exit_block(index) {
-            let mut newest = vec![0; self.rows.len()];
-            picked
-                .iter()
-                .for_each(|&state| newest[states.rows[state]] += 1);
-            if let Some(states) = self.append_passed(index, &newest)? {
-                return Ok(self.run_blocks(block..block + 1, states)?.hidden);
-            }
+        let Some(block) = self.exit_block(index) else {
+            return self
+                .model
+                .select(&states.hidden, picked)
+                .map_err(DecodeError::Model);
+        };
+        let mut newest = vec![0; self.rows.len()];
+        for &state in picked {
+            newest[states.rows[state]] += 1;
         }
-        self.model
-            .select(&states.hidden, picked)
-            .map_err(DecodeError::Model)
+        let states = self.append_passed(index, &newest)?;
+        let states = states.filter(|states| states.rows.len() == picked.len());
+        let Some(states) = states else {
+            unreachable!("the states of this pass are kept until their rows are asked for");
+        };
+        Ok(self.run_blocks(block..block + 1, states)?.hidden)
     }
 
     /// Appends the keys and values of the states kept at the exit of this index, except for the
@@ -60,13 +56,13 @@ impl<M: DecodeModel> Engine<'_, M> {
         index: usize,
         newest: &[usize],
     ) -> Result<Option<Packed<M::Hidden>>, DecodeError<M::Error>> {
-        let Some(passed) = self.passed[index].take() else {
+        let Some(passed) = self.take_passed(index)? else {
             return Ok(None);
         };
         let (passed, others) = passed
             .split(self.model, |row| newest[row] > 0)
             .map_err(DecodeError::Model)?;
-        self.passed[index] = others;
+        self.passed[index].extend(others);
         let Some(passed) = passed else {
             return Ok(None);
         };
@@ -78,9 +74,18 @@ impl<M: DecodeModel> Engine<'_, M> {
         Ok(newest)
     }
 
+    /// Takes the states kept at the exit of this index.
+    fn take_passed(
+        &mut self,
+        index: usize,
+    ) -> Result<Option<Packed<M::Hidden>>, DecodeError<M::Error>> {
+        let parts = std::mem::take(&mut self.passed[index]);
+        Packed::merge_all(self.model, parts).map_err(DecodeError::Model)
+    }
+
     /// Appends the keys and values of all states kept at the exit of this index.
     pub fn append_all_passed(&mut self, index: usize) -> Result<(), DecodeError<M::Error>> {
-        let passed = self.passed[index].take();
+        let passed = self.take_passed(index)?;
         self.append_states(index, passed)
     }
 
@@ -108,11 +113,16 @@ impl<M: DecodeModel> Engine<'_, M> {
         &mut self,
         kept: impl Fn(usize) -> bool,
     ) -> Result<(), DecodeError<M::Error>> {
-        let model = self.model;
-        for passed in &mut self.passed {
-            if let Some(states) = passed.take() {
-                let (states, _) = states.split(model, &kept).map_err(DecodeError::Model)?;
-                *passed = states;
+        for index in 0..self.passed.len() {
+            let mut rows = self.passed[index].iter().flat_map(|part| &part.rows);
+            if rows.all(|&row| kept(row)) {
+                continue;
+            }
+            if let Some(states) = self.take_passed(index)? {
+                let (states, _) = states
+                    .split(self.model, &kept)
+                    .map_err(DecodeError::Model)?;
+                self.passed[index].extend(states);
             }
         }
         Ok(())
@@ -129,17 +139,20 @@ impl<M: DecodeModel> Engine<'_, M> {
                 continue;
             };
             let held = self.cache.lengths().filled(block, row);
-            let Some(states) = self.passed[index].take() else {
+            let rows = self.passed[index].iter().flat_map(|part| &part.rows);
+            let kept = rows.filter(|other| **other == row).count();
+            let surplus = (held + kept).saturating_sub(positions);
+            if surplus == 0 {
                 continue;
-            };
-            let (later, rows) = (states.later_states(), states.rows.clone());
-            let surplus = (held + states.counts(self.rows.len())[row]).saturating_sub(positions);
-            let (kept, _) = states
-                .separate(self.model, |state| {
-                    rows[state] != row || later[state] >= surplus
-                })
-                .map_err(DecodeError::Model)?;
-            self.passed[index] = kept;
+            }
+            if let Some(states) = self.take_passed(index)? {
+                let (later, rows) = (states.later_states(), states.rows.clone());
+                let stays = |state: usize| rows[state] != row || later[state] >= surplus;
+                let (states, _) = states
+                    .separate(self.model, stays)
+                    .map_err(DecodeError::Model)?;
+                self.passed[index].extend(states);
+            }
         }
         Ok(())
     }

@@ -34,15 +34,23 @@ impl<H> Packed<H> {
         earlier: Option<Self>,
         later: Option<Self>,
     ) -> Result<Option<Self>, M::Error> {
-        let (earlier, later) = match (earlier, later) {
-            (Some(earlier), Some(later)) => (earlier, later),
-            (one, other) => return Ok(one.or(other)),
-        };
-        let rows = [earlier.rows, later.rows].concat();
+        Self::merge_all(model, earlier.into_iter().chain(later).collect())
+    }
+
+    /// Merges the states of all parts; within a row, those of an earlier part come first.
+    pub fn merge_all<M: DecodeModel<Hidden = H>>(
+        model: &M,
+        mut parts: Vec<Self>,
+    ) -> Result<Option<Self>, M::Error> {
+        if parts.len() < 2 {
+            return Ok(parts.pop());
+        }
+        let rows: Vec<usize> = parts.iter().flat_map(|part| &part.rows).copied().collect();
         let mut order: Vec<usize> = (0..rows.len()).collect();
         order.sort_by_key(|&index| rows[index]);
+        let parts: Vec<&H> = parts.iter().map(|part| &part.hidden).collect();
         Ok(Some(Self {
-            hidden: model.gather(&[&earlier.hidden, &later.hidden], &order)?,
+            hidden: model.gather(&parts, &order)?,
             rows: order.iter().map(|&index| rows[index]).collect(),
         }))
     }

@@ -146,7 +146,7 @@ impl<M: DecodeModel> Engine<'_, M> {
             let before = states.hidden.clone();
             let range = self.segments[progress.next].start..self.segments[index].end;
             let states = self.run_blocks(range, states)?;
-            self.keep_passed(index, &states)?;
+            self.keep_passed(index, &states);
             progress.next = index + 1;
             if progress.next == self.exits.len() {
                 progress.certain = Some(self.continue_answers(&states, turn, strategy)?);

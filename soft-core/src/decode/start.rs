@@ -62,7 +62,7 @@ impl<'m, M: DecodeModel> Decoder<'m, M> {
             cache: cache.map_err(DecodeError::Model)?,
             rows,
             waiting: (1..exits.len()).map(|_| None).collect(),
-            passed: (0..exits.len()).map(|_| None).collect(),
+            passed: (0..exits.len()).map(|_| Vec::new()).collect(),
             steps: VecDeque::new(),
             statistics: Statistics {
                 depth: exits.last().depth(),

@@ -36,6 +36,15 @@ pub struct ExitSignals {
     pub similarity: Option<f32>,
 }
 
+impl ExitSignals {
+    pub(crate) fn has(&self, signal: Signal) -> bool {
+        match signal {
+            Signal::Score => self.score.is_some(),
+            Signal::Similarity => self.similarity.is_some(),
+        }
+    }
+}
+
 /// A policy's decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExitDecision {
@@ -43,7 +52,7 @@ pub enum ExitDecision {
     Exit,
     /// Continue to the next exit.
     Continue,
-    /// Undecided until this signal is computed.
+    /// Undecided until this signal is computed; to continue, if it is computed already.
     Ask(Signal),
 }
 

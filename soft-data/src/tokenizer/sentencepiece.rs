@@ -14,7 +14,7 @@ use prost::Message;
 use serde_json::{Value, json};
 
 use crate::DataError;
-use crate::rows::{if_there, read_json};
+use crate::rows::{if_there, read_bytes, read_json};
 
 #[derive(Clone, PartialEq, Message)]
 struct Model {
@@ -32,7 +32,7 @@ struct Piece {
     piece: Option<String>,
     #[prost(float, optional, tag = "2")]
     score: Option<f32>,
-    #[prost(int32, optional, tag = "3")]
+    #[prost(int32, optional, tag = "3", default = "1")]
     kind: Option<i32>,
 }
 
@@ -40,6 +40,8 @@ struct Piece {
 struct Trainer {
     #[prost(int32, optional, tag = "3")]
     model_type: Option<i32>,
+    #[prost(bool, optional, tag = "24")]
+    treat_whitespace_as_suffix: Option<bool>,
     #[prost(bool, optional, tag = "35")]
     byte_fallback: Option<bool>,
     #[prost(int32, optional, tag = "41")]
@@ -54,18 +56,22 @@ struct Normalizer {
     add_dummy_prefix: Option<bool>,
     #[prost(bool, optional, tag = "4")]
     remove_extra_whitespaces: Option<bool>,
+    #[prost(bool, optional, tag = "5")]
+    escape_whitespaces: Option<bool>,
 }
 
 /// `ModelType.BPE`.
 const BPE: i32 = 2;
 
-/// `SentencePiece.Type`: ordinary pieces are 1, bytes 6.
+/// `SentencePiece.Type`; bytes are 6.
+const NORMAL: i32 = 1;
 const UNKNOWN: i32 = 2;
 const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
 
-/// Largest vocabulary read: merges are searched for in every piece.
+/// Largest vocabulary and longest piece read, in bytes: merges are searched for in every piece.
 const MOST_PIECES: usize = 1 << 20;
+const LONGEST_PIECE: usize = 1 << 10;
 
 /// The tokenizer.json that the model at `path` amounts to, with the tokens of `added_tokens.json`
 /// beside it.
@@ -77,15 +83,42 @@ pub(super) fn tokenizer_json(path: &Path) -> Result<Value, DataError> {
         path: path.to_owned(),
         cause,
     };
-    let bytes = std::fs::read(path).map_err(|cause| DataError::Read {
+    let bytes = read_bytes(path).map_err(|cause| DataError::Read {
         path: path.to_owned(),
         cause,
     })?;
     let model = Model::decode(bytes.as_slice());
     let model = model.map_err(|cause| refused(format!("no SentencePiece model: {cause}")))?;
     model.check().map_err(refused)?;
-    let added = if_there(read_json(&path.with_file_name("added_tokens.json")))?;
-    Ok(model.to_json(added.as_ref()))
+    let added = path.with_file_name("added_tokens.json");
+    let further = match if_there(read_json(&added))? {
+        Some(tokens) => further_tokens(&tokens, &model)
+            .map_err(|cause| DataError::Tokenizer { path: added, cause })?,
+        None => Vec::new(),
+    };
+    Ok(model.to_json(&further))
+}
+
+/// The tokens of added_tokens.json that are no pieces, by id: they follow the pieces.
+fn further_tokens(tokens: &Value, model: &Model) -> Result<Vec<String>, String> {
+    let expected = "expected an object of tokens and their ids";
+    let names: BTreeSet<&str> = model.names().collect();
+    let mut by_id = BTreeMap::new();
+    for (content, id) in tokens.as_object().ok_or(expected)? {
+        let id = id.as_u64().ok_or(expected)?;
+        if !names.contains(content.as_str()) && by_id.insert(id, content.clone()).is_some() {
+            return Err(format!("two tokens of id {id}"));
+        }
+    }
+    let first = model.pieces.len() as u64;
+    let ids = first..first + by_id.len() as u64;
+    match by_id.keys().copied().eq(ids.clone()) {
+        true => Ok(by_id.into_values().collect()),
+        false => Err(format!(
+            "ids {:?}: expected {ids:?}, after the pieces of tokenizer.model",
+            by_id.keys().collect::<Vec<_>>()
+        )),
+    }
 }
 
 impl Model {
@@ -99,6 +132,12 @@ impl Model {
                 self.pieces.len()
             ));
         }
+        let longest = self.names().map(str::len).max().unwrap_or(0);
+        if longest > LONGEST_PIECE {
+            return Err(format!(
+                "a piece of {longest} bytes: expected at most {LONGEST_PIECE}"
+            ));
+        }
         // The proto's default is a unigram model.
         let expected = if trainer.model_type.unwrap_or(1) != BPE {
             "a model of byte-pair encoding"
@@ -106,6 +145,10 @@ impl Model {
             "a model without a character map (normalization rule `identity`)"
         } else if normalizer.remove_extra_whitespaces.unwrap_or(true) {
             "a model that keeps repeated spaces"
+        } else if trainer.treat_whitespace_as_suffix.unwrap_or(false) {
+            "a model with spaces at the beginning of words"
+        } else if !normalizer.escape_whitespaces.unwrap_or(true) {
+            "a model that writes spaces as ▁"
         } else {
             return Ok(());
         };
@@ -114,7 +157,7 @@ impl Model {
         ))
     }
 
-    fn to_json(&self, added: Option<&Value>) -> Value {
+    fn to_json(&self, further: &[String]) -> Value {
         let trainer = self.trainer.clone().unwrap_or_default();
         let normalizer = self.normalizer.clone().unwrap_or_default();
         let prefix = normalizer.add_dummy_prefix.unwrap_or(true);
@@ -137,7 +180,7 @@ impl Model {
             "version": "1.0",
             "truncation": null,
             "padding": null,
-            "added_tokens": self.added_tokens(added),
+            "added_tokens": self.added_tokens(further),
             "normalizer": {"type": "Sequence", "normalizers": normalizers},
             "pre_tokenizer": null,
             "post_processor": bos.map(|(id, token)| begin_with(id, token)),
@@ -161,44 +204,34 @@ impl Model {
         self.pieces.iter().map(Piece::piece)
     }
 
-    /// Control tokens and tokens defined by the user, then those of added_tokens.json by id.
-    fn added_tokens(&self, added: Option<&Value>) -> Vec<Value> {
-        let token = |id: usize, content: &str, special: bool| {
+    /// Control tokens and tokens defined by the user, then further ones.
+    fn added_tokens(&self, further: &[String]) -> Vec<Value> {
+        let token = |id: usize, content: &str| {
             json!({
                 "id": id, "content": content, "single_word": false, "lstrip": false,
-                "rstrip": false, "normalized": false, "special": special,
+                "rstrip": false, "normalized": false, "special": false,
             })
         };
-        let own = self.pieces.iter().enumerate().filter_map(|(id, piece)| {
-            let special = match piece.kind() {
-                UNKNOWN | CONTROL => true,
-                USER_DEFINED => false,
+        let own = (0..).zip(&self.pieces).filter_map(|(id, piece)| {
+            let mut token = token(id, piece.piece());
+            match piece.kind() {
+                UNKNOWN | CONTROL => token["special"] = true.into(),
+                USER_DEFINED => {}
                 _ => return None,
-            };
-            Some(token(id, piece.piece(), special))
+            }
+            Some(token)
         });
-        let mut tokens: Vec<Value> = own.collect();
-        let names: BTreeSet<&str> = self.names().collect();
-        let further = added.and_then(Value::as_object).into_iter().flatten();
-        let further = further.filter(|(content, _)| !names.contains(content.as_str()));
-        let ids = further.filter_map(|(content, id)| Some((id.as_u64()? as usize, content)));
-        let ids: BTreeMap<usize, &String> = ids.collect();
-        tokens.extend(
-            ids.into_iter()
-                .map(|(id, content)| token(id, content, false)),
-        );
-        tokens
+        let further = (self.pieces.len()..).zip(further);
+        let further = further.map(|(id, content)| token(id, content));
+        own.chain(further).collect()
     }
 
-    /// The pairs of pieces that make up another piece, the best first: by the score of the whole,
-    /// then by the length of the parts.
+    /// The pairs of ordinary pieces that make up another one, the best first: by the score of the
+    /// whole, as in SentencePiece, then by the length of the parts.
     fn merges(&self) -> Vec<[&str; 2]> {
-        let ordinary = self
-            .pieces
-            .iter()
-            .filter(|piece| piece.kind() != USER_DEFINED);
+        let pieces = (0..).zip(&self.pieces);
+        let ordinary = pieces.filter(|(_, piece)| piece.kind() == NORMAL);
         let scores: HashMap<&str, (usize, f32)> = ordinary
-            .enumerate()
             .map(|(id, piece)| (piece.piece(), (id, piece.score())))
             .collect();
         let mut merges = Vec::new();

@@ -427,4 +427,39 @@ fn other_sentencepiece_models_are_refused() {
     // `normalizer_spec { precompiled_charsmap: "x" }` replaces the field.
     let mapped = [&model[..], b"\x1a\x03\x12\x01x"].concat();
     refused(&mapped, "character map");
+    // `trainer_spec { treat_whitespace_as_suffix: true }`.
+    let suffixed = [&model[..], b"\x12\x03\xc0\x01\x01"].concat();
+    refused(&suffixed, "beginning of words");
+    let long = [&model[..], b"\x0a\xd3\x0f\x0a\xd0\x0f", &[b'a'; 2000]].concat();
+    refused(&long, "a piece of 2000 bytes");
+}
+
+#[test]
+fn added_tokens_follow_the_pieces_of_a_sentencepiece_model() {
+    let copy = tempfile::tempdir().unwrap();
+    let model = folder("sentencepiece").join("tokenizer.model");
+    fs::copy(model, copy.path().join("tokenizer.model")).unwrap();
+    let config = folder("sentencepiece").join("config.json");
+    fs::copy(config, copy.path().join("config.json")).unwrap();
+    for (tokens, part) in [
+        (json!({ "<a>": 380, "<b>": 382 }), "expected 380..382"),
+        (json!({ "<a>": 380, "<b>": 380 }), "two tokens of id 380"),
+        (json!({ "<a>": "380" }), "an object of tokens and their ids"),
+        (json!(["<a>"]), "an object of tokens and their ids"),
+    ] {
+        fs::write(copy.path().join("added_tokens.json"), tokens.to_string()).unwrap();
+        let error = Tokenizer::from_folder(copy.path(), 400).unwrap_err();
+        let message = error.to_string();
+        assert!(
+            message.contains("added_tokens.json") && message.contains(part),
+            "{message}"
+        );
+    }
+    fs::write(
+        copy.path().join("added_tokens.json"),
+        r#"{"<a>": 380, "<s>": 1}"#,
+    )
+    .unwrap();
+    let tokenizer = Tokenizer::from_folder(copy.path(), 400).unwrap();
+    assert_eq!(tokenizer.token_id("<a>"), Some(380));
 }

@@ -13,7 +13,7 @@ pub enum Sample {
     Choices(ChoiceScores),
     /// An answer.
     Answer {
-        /// The text up to the first stop.
+        /// The text up to the first stop, with white space around it.
         text: String,
         /// Whether it is right.
         right: bool,
@@ -153,7 +153,9 @@ impl Results<'_> {
                     let continuation = format!("{DELIMITER}{choice}");
                     let pair = json!({"arg_0": document.context, "arg_1": continuation});
                     arguments.insert(format!("gen_args_{number}"), pair);
-                    responses.push(json!([nats.to_string(), python(*greedy)]));
+                    // Truth values as Python writes them.
+                    let greedy = if *greedy { "True" } else { "False" };
+                    responses.push(json!([nats.to_string(), greedy]));
                 }
             }
             (Asked::Answer(accepted), Sample::Answer { text, .. }) => {
@@ -171,7 +173,7 @@ impl Results<'_> {
             "target": target,
             "arguments": arguments,
             "resps": responses.iter().map(|response| json!([response])).collect::<Vec<_>>(),
-            "filtered_resps": responses,
+            "filtered_resps": filtered(&responses),
             "filter": self.task.filter(),
             "metrics": self.names(),
         });
@@ -185,12 +187,13 @@ impl Results<'_> {
     }
 }
 
-/// A truth value as lm-eval writes it in samples, as text.
-fn python(value: bool) -> &'static str {
-    match value {
-        true => "True",
-        false => "False",
-    }
+/// What the task's filter makes of responses: texts lose the white space around them.
+fn filtered(responses: &[Value]) -> Vec<Value> {
+    let filtered = |response: &Value| match response {
+        Value::String(text) => text.trim().into(),
+        other => other.clone(),
+    };
+    responses.iter().map(filtered).collect()
 }
 
 #[cfg(test)]

@@ -101,13 +101,13 @@ impl Task {
             _ => None,
         };
         let numbered = match rows {
-            Some(rows) => (1..).zip(rows).collect(),
+            Some(rows) => rows.into_iter().map(|row| (None, row)).collect(),
             None => lines(path, &text)?,
         };
-        let document = |(line, row): (usize, Value)| {
+        let document = |(line, row): (Option<usize>, Value)| {
             self.document(&row).map_err(|expected| EvalError::Content {
                 path: path.to_owned(),
-                line: Some(line),
+                line,
                 expected,
                 found: shortened(&row),
             })
@@ -127,62 +127,70 @@ impl Task {
 
     /// A row as a question; the error says what is expected of the row.
     fn document(self, row: &Value) -> Result<Document, &'static str> {
-        let text = |key: &str| row.get(key).and_then(Value::as_str);
-        let (context, asked) = match self {
-            Self::ArcEasy | Self::ArcChallenge => {
-                let expected = "`question`, `choices` with `text` and `label`, and `answerKey`";
-                let question = text("question").ok_or(expected)?;
-                let of = |key| texts(row.get("choices").and_then(|choices| choices.get(key)));
-                let labels = of("label").ok_or(expected)?;
-                let key = text("answerKey").ok_or(expected)?;
-                let right = labels.iter().position(|label| label == key);
-                let choices = of("text").ok_or(expected)?;
-                (question_of(question), choice(choices, right, expected)?)
-            }
-            Self::BoolQ => {
-                let expected = "`passage`, `question`, and `label` (0 or 1) or `answer`";
-                let passage = text("passage").ok_or(expected)?;
-                let question = text("question").ok_or(expected)?;
-                let answer = row.get("answer").and_then(Value::as_bool).map(usize::from);
-                let choices = ["no", "yes"].map(str::to_owned).to_vec();
-                let asked = choice(choices, index(row).or(answer), expected)?;
-                let context = format!("{passage}\nQuestion: {question}?\nAnswer:");
-                (context, asked)
-            }
-            Self::HellaSwag => {
-                let expected = "`activity_label`, `ctx_a`, `ctx_b`, `endings` and `label`";
-                let label = text("activity_label").ok_or(expected)?;
-                let (a, b) = (text("ctx_a"), text("ctx_b"));
-                let (a, b) = (a.ok_or(expected)?, b.ok_or(expected)?);
-                let endings = texts(row.get("endings")).ok_or(expected)?;
-                let endings = endings.iter().map(|ending| cleaned(ending)).collect();
-                let context = cleaned(&format!("{label}: {a} {}", capitalized(b)));
-                (context, choice(endings, index(row), expected)?)
-            }
-            Self::Piqa => {
-                let expected = "`goal`, `sol1`, `sol2` and `label`";
-                let goal = text("goal").ok_or(expected)?;
-                let solutions = [text("sol1"), text("sol2")];
-                let solutions = solutions.map(|text| text.map(str::to_owned));
-                let choices = solutions.into_iter().collect::<Option<Vec<_>>>();
-                let choices = choices.ok_or(expected)?;
-                (question_of(goal), choice(choices, index(row), expected)?)
-            }
-            Self::TriviaQa => {
-                let expected = "`question` and `answer` with `aliases`";
-                let question = text("question").ok_or(expected)?;
-                let aliases = texts(row.get("answer").and_then(|answer| answer.get("aliases")));
-                let aliases = aliases.filter(|aliases| !aliases.is_empty());
-                let context = format!("Question: {question}?\nAnswer:");
-                (context, Asked::Answer(aliases.ok_or(expected)?))
-            }
+        let (found, expected) = match self {
+            Self::ArcEasy | Self::ArcChallenge => (
+                arc(row),
+                "`question`, `choices` with `text` and `label`, and `answerKey`",
+            ),
+            Self::BoolQ => (
+                boolq(row),
+                "`passage`, `question`, and `label` (0 or 1) or `answer`",
+            ),
+            Self::HellaSwag => (
+                hellaswag(row),
+                "`activity_label`, `ctx_a`, `ctx_b`, `endings` and `label`",
+            ),
+            Self::Piqa => (piqa(row), "`goal`, `sol1`, `sol2` and `label`"),
+            Self::TriviaQa => (trivia_qa(row), "`question` and `answer` with `aliases`"),
         };
+        let (context, asked) = found.ok_or(expected)?;
         Ok(Document {
             context,
             asked,
             row: row.clone(),
         })
     }
+}
+
+fn arc(row: &Value) -> Option<(String, Asked)> {
+    let choices = row.get("choices")?;
+    let (labels, key) = (texts(choices.get("label"))?, text(row, "answerKey")?);
+    let right = labels.iter().position(|label| label == key);
+    let asked = choice(texts(choices.get("text"))?, right)?;
+    Some((question_of(text(row, "question")?), asked))
+}
+
+fn boolq(row: &Value) -> Option<(String, Asked)> {
+    let (passage, question) = (text(row, "passage")?, text(row, "question")?);
+    let answer = row.get("answer").and_then(Value::as_bool).map(usize::from);
+    let choices = ["no", "yes"].map(str::to_owned).to_vec();
+    let asked = choice(choices, index(row).or(answer))?;
+    Some((format!("{passage}\nQuestion: {question}?\nAnswer:"), asked))
+}
+
+fn hellaswag(row: &Value) -> Option<(String, Asked)> {
+    let (label, a, b) = (
+        text(row, "activity_label")?,
+        text(row, "ctx_a")?,
+        text(row, "ctx_b")?,
+    );
+    let endings = texts(row.get("endings"))?;
+    let endings = endings.iter().map(|ending| cleaned(ending)).collect();
+    let context = cleaned(&format!("{label}: {a} {}", capitalized(b)));
+    Some((context, choice(endings, index(row))?))
+}
+
+fn piqa(row: &Value) -> Option<(String, Asked)> {
+    let solutions = [text(row, "sol1")?, text(row, "sol2")?].map(str::to_owned);
+    let asked = choice(solutions.to_vec(), index(row))?;
+    Some((question_of(text(row, "goal")?), asked))
+}
+
+fn trivia_qa(row: &Value) -> Option<(String, Asked)> {
+    let aliases = texts(row.get("answer")?.get("aliases"))?;
+    let asked = (!aliases.is_empty()).then_some(Asked::Answer(aliases))?;
+    let question = text(row, "question")?;
+    Some((format!("Question: {question}?\nAnswer:"), asked))
 }
 
 impl std::str::FromStr for Task {
@@ -202,15 +210,14 @@ fn question_of(text: &str) -> String {
     format!("Question: {text}\nAnswer:")
 }
 
-fn choice(
-    choices: Vec<String>,
-    right: Option<usize>,
-    expected: &'static str,
-) -> Result<Asked, &'static str> {
-    match right.filter(|right| *right < choices.len()) {
-        Some(right) if choices.len() > 1 => Ok(Asked::Choices { choices, right }),
-        _ => Err(expected),
-    }
+fn text<'a>(row: &'a Value, key: &str) -> Option<&'a str> {
+    row.get(key)?.as_str()
+}
+
+/// A choice among at least two texts, one of which is right.
+fn choice(choices: Vec<String>, right: Option<usize>) -> Option<Asked> {
+    let right = right.filter(|right| *right < choices.len())?;
+    (choices.len() > 1).then_some(Asked::Choices { choices, right })
 }
 
 /// `label` as a number, or as a number in a string.
@@ -238,11 +245,12 @@ fn official_rows(text: &str) -> Option<Vec<Value>> {
     Some(file.get("Data")?.as_array()?.iter().map(row).collect())
 }
 
-fn lines(path: &Path, text: &str) -> Result<Vec<(usize, Value)>, EvalError> {
+/// The rows of JSON lines, with the number of each line.
+fn lines(path: &Path, text: &str) -> Result<Vec<(Option<usize>, Value)>, EvalError> {
     let lines = (1..).zip(text.lines());
     let filled = lines.filter(|(_, line)| !line.trim().is_empty());
     let row = |(line, text): (usize, &str)| match serde_json::from_str(text) {
-        Ok(row) => Ok((line, row)),
+        Ok(row) => Ok((Some(line), row)),
         Err(error) => Err(EvalError::Content {
             path: path.to_owned(),
             line: Some(line),

@@ -1,8 +1,9 @@
 //! `soft lm-eval`: tasks of lm-evaluation-harness at every exit of a model, scored as the harness
 //! does, with its result files.
 //!
-//! Differs from the harness: a row longer than the model's context loses one more token on the
-//! left, since the token scored last is part of the pass here.
+//! Control tokens in texts are encoded as such, as in the harness. Differs from it: a row longer than
+//! the model's context loses one more token on the left, since the token scored last is part of the
+//! pass here.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value, json};
 use soft_core::{Batch, DecodeSettings, Decoder, Example, Exit, Exits, Mode, Prompt};
-use soft_data::{StopStrings, TextStream, Tokenizer};
+use soft_data::{ControlText, StopStrings, TextStream, Tokenizer};
 use soft_eval::lm_eval::{
     Asked, DELIMITER, Document, MAX_NEW_TOKENS, Results, STOPS, Sample, Task, choice_scores,
     matches_any,
@@ -60,7 +61,8 @@ pub fn run(args: Args) -> Result<()> {
     let mut documents = args.task.read(&args.data)?;
     let rows = documents.len();
     documents.truncate(args.limit.unwrap_or(rows));
-    let model = args.source.open()?;
+    let mut model = args.source.open()?;
+    model.tokenizer = model.tokenizer.with_control_text(ControlText::Tokens);
     let depth = model.model.config().n_layers;
     let exits = match (&args.exits, &model.trained.exits) {
         (Some(exits), _) | (None, Some(exits)) => exits.clone(),
@@ -186,7 +188,7 @@ impl Run<'_> {
         Ok(samples)
     }
 
-    /// The text after each question up to the first stop, without white space around it.
+    /// The text after each question up to the first stop.
     fn generate(&self, exit: Exit, documents: &[Document]) -> Result<Vec<String>> {
         let OpenModel {
             model, tokenizer, ..
@@ -264,7 +266,7 @@ impl<'t> Text<'t> {
                 self.text.push_str(&self.stops.finish());
             }
         }
-        Ok(self.text.trim().to_owned())
+        Ok(self.text)
     }
 }
 

@@ -69,7 +69,8 @@ impl Ragged {
 
     /// See [`Pass::attend`](crate::ops::packed_attention::Pass::attend).
     pub fn attend(&self, qkv: Qkv, heads: Heads, stored: Option<&mut TensorStore>) -> Tensor<2> {
-        let Qkv { q, k, v } = qkv;
+        // Longer than the rows, if there is one: see `Pass::new`.
+        let Qkv { q, k, v, .. } = qkv;
         let attended = match [&q, &k, &v].map(input) {
             [Some(q), Some(k), Some(v)] => apply([q, k, v], |[q, k, v], _| match stored {
                 None => self.attend_within(q, k, v, heads),

@@ -17,6 +17,11 @@ fn rotary(dim: usize) -> Rotary {
     frequencies.collect::<Vec<_>>().into()
 }
 
+fn qkv(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>) -> Qkv {
+    let window = None;
+    Qkv { q, k, v, window }
+}
+
 fn pass(rotary: &Rotary, counts: &[usize], span: &Span, device: &Device) -> Pass {
     let shape = PassShape {
         rotary,
@@ -86,7 +91,6 @@ fn attention_of_packed_rows_agrees() {
             query,
             key_value,
             dim,
-            window: None,
         };
         let states: usize = counts.iter().sum();
         let [narrow, wide] = [key_value, query].map(|heads| random([states, heads * dim]));
@@ -98,7 +102,7 @@ fn attention_of_packed_rows_agrees() {
             |device, [q, k, v]| {
                 let span = Span::new(vec![0; counts.len()], longest);
                 let pass = pass(&rotary, &counts, &span, device);
-                pass.attend(Qkv { q, k, v }, heads, None)
+                pass.attend(qkv(q, k, v), heads, None)
             },
         );
     }
@@ -118,7 +122,6 @@ fn attention_over_a_store(dim: usize, most: usize) {
         query: 4,
         key_value: 2,
         dim,
-        window: None,
     };
     let rotary = rotary(dim);
     let passes = [[most, 3], [1, 1], [2, 5]];
@@ -139,11 +142,7 @@ fn attention_over_a_store(dim: usize, most: usize) {
             let pass = pass(&rotary, counts, &span, device);
             let [q, k, v] = inputs.clone().map(|data| Tensor::from_data(data, device));
             if starts == [most + 1, 4] {
-                let of_appended = Qkv {
-                    q: q.clone(),
-                    k: k.clone(),
-                    v: v.clone(),
-                };
+                let of_appended = qkv(q.clone(), k.clone(), v.clone());
                 let out = pass.attend(of_appended, heads, Some((&mut appended, &span)));
                 outs.push(out.into_data());
             } else {
@@ -152,16 +151,12 @@ fn attention_over_a_store(dim: usize, most: usize) {
             // A copy of a store keeps what it holds.
             let before = store.clone();
             let again = pass.attend(
-                Qkv {
-                    q: q.clone(),
-                    k: k.clone(),
-                    v: v.clone(),
-                },
+                qkv(q.clone(), k.clone(), v.clone()),
                 heads,
                 Some((&mut before.clone(), &span)),
             );
             outs.push(
-                pass.attend(Qkv { q, k, v }, heads, Some((&mut store, &span)))
+                pass.attend(qkv(q, k, v), heads, Some((&mut store, &span)))
                     .into_data(),
             );
             outs.push(again.into_data());
@@ -186,7 +181,6 @@ fn sixteen_bits_are_f32_to_rounding() {
         query: 4,
         key_value: 2,
         dim: 10,
-        window: None,
     };
     let inputs = [[12, 40], [12, 20], [12, 40], [40, 40]].map(random::<2>);
     let run = |device: &Device, dtype: FloatDType| {
@@ -199,7 +193,7 @@ fn sixteen_bits_are_f32_to_rounding() {
         let span = Span::new(vec![0, 0], 7);
         let pass = pass(&rotary, &[5, 7], &span, device);
         let v = k.clone();
-        let mixed = pass.attend(Qkv { q, k, v }, heads, None);
+        let mixed = pass.attend(qkv(q, k, v), heads, None);
         let norm = Tensor::<1>::ones([40], device).cast(dtype);
         let (sum, normed) = add_and_normalize(mixed, gate.clone(), norm, 1e-5);
         let out = swiglu(project(normed, weight), gate) + sum;
