@@ -18,4 +18,5 @@ pub(crate) mod placement;
 pub(crate) mod refusal;
 pub(crate) mod rope;
 mod rope_keys;
+mod size;
 pub(crate) mod yarn;

@@ -6,7 +6,7 @@ SOFT is the program, MODEL a model folder, TRIVIA TriviaQA's official dev file, 
 for the harness, transformers' model with its first n layers. The data sets are made of TRIVIA, so that nothing is
 downloaded: `triviaqa` itself; `arc_easy` with the answers of three other questions as wrong choices; `hellaswag`, `piqa` and
 `boolq` in their layouts from the same texts. Needs lm_eval 0.4.13, torch, transformers 5.24.0. Exit status 1 if any score of
-a sample differs, or a log-likelihood by more than 1e-3.
+a sample or an answer differs, or a log-likelihood by more than 1e-3.
 """
 
 import argparse
@@ -106,13 +106,15 @@ for name in sets:
             for key in metrics:
                 metric = key.split(",")[0]
                 differing += mine[metric] != theirs_[metric]
-            if name != "triviaqa":
-                for a, b in zip(mine["filtered_resps"], theirs_["filtered_resps"], strict=True):
-                    largest = max(largest, abs(float(a[0]) - float(b[0])))
+            if name == "triviaqa":
+                differing += mine["filtered_resps"] != [str(text) for text in theirs_["filtered_resps"]]
+                continue
+            for a, b in zip(mine["filtered_resps"], theirs_["filtered_resps"], strict=True):
+                largest = max(largest, abs(float(a[0]) - float(b[0])))
         for key in metrics:
             error = key.replace(",", "_stderr,")
             print(f"{name:10} exit {depth:3} {key:30} ours {ours['results'][name][key]:.4f} ± {ours['results'][name][error]:.4f}"
                   f"  theirs {result[key]:.4f} ± {float(result[error]):.4f}")
-        print(f"{name:10} exit {depth:3} {len(samples)} samples, {differing} scores differ, log-likelihoods within {largest:.1e}")
+        print(f"{name:10} exit {depth:3} {len(samples)} samples, {differing} scores or answers differ, log-likelihoods within {largest:.1e}")
         wrong += differing + (largest > 1e-3)
 sys.exit(1 if wrong else 0)
