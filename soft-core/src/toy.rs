@@ -1,8 +1,9 @@
 //! A nested language model in plain `f64` loops, for tests and documentation.
 //!
 //! Small enough to check by hand, but with all features that the laws test: blocks that use earlier
-//! positions through a cache, a final norm, a tied head and, on request, blocks of single exits. Block l maps x_t to x_t + tanh(W_l ·
-//! (x_t + mean of x_s over s ≤ t)); its "keys and values" are the x_s.
+//! positions through a cache, a final norm, a tied head and, on request, blocks of single exits.
+//! Block l maps x_t to x_t + tanh(W_l · (x_t + mean of x_s over s ≤ t)); its "keys and values" are
+//! the x_s.
 
 mod decode;
 

@@ -62,8 +62,9 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` or, without it, the SentencePiece model `tokenizer.model`, and the chat
-    /// template of a model `folder`, for a model with `vocab` tokens (`vocab_size` in config.json).
+    /// Reads `tokenizer.json` or, without it, the SentencePiece model `tokenizer.model`, and the
+    /// chat template of a model `folder`, for a model with `vocab` tokens (`vocab_size` in
+    /// config.json).
     ///
     /// Special tokens are looked up in tokenizer_config.json, then special_tokens_map.json, then
     /// config.json and generation_config.json. Without a usable `pad_token`, padding is the

@@ -6,6 +6,7 @@
 //! | --- | --- |
 //! | loss, perplexity and accuracy of every exit | [`exit_scores`] |
 //! | exact match and F1 of answers | [`exact_match`], [`exact_match_normalized`], [`f1`], [`AnswerScore`] |
+//! | tasks of lm-evaluation-harness | [`lm_eval`] |
 //! | confidence intervals of means and paired differences | [`Bootstrap`] |
 //! | agreement of every exit with the full depth | [`Pairing`] |
 //! | pairwise comparison of responses | [`judge_pairs`] with a [`Judge`]: [`VerdictLikelihood`], [`ResponseLikelihood`], [`VerdictFile`], `ChatJudge` (feature `http`) |

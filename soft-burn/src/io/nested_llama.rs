@@ -1,8 +1,9 @@
 //! Balcony's published form of a model, `model_type` "nested_llama".
 //!
-//! Blocks, norms and heads of exits are in the model's own file, as `model.exit_modules.{i}.{part}`:
-//! part 0 is a decoder layer, 1 its norm, 2 a head of its own; without a decoder layer, 0 is the
-//! norm and 1 the head. The exit at index n reads the state after n blocks.
+//! Blocks, norms and heads of exits are in the model's own file, as
+//! `model.exit_modules.{i}.{part}`: part 0 is a decoder layer, 1 its norm, 2 a head of its own;
+//! without a decoder layer, 0 is the norm and 1 the head. The exit at index n reads the state after
+//! n blocks.
 //!
 //! Source: the configuration and modeling code of Jamialahmadi et al., *Balcony* (arXiv
 //! 2503.05005). That code defines `exit_decoder_layer`; for `exit_attention` and `exit_mlp`, its

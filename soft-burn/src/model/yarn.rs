@@ -87,7 +87,8 @@ impl Yarn {
         }
     }
 
-    /// The pairs, as fractions, that turn `beta_fast` and `beta_slow` times in the original context.
+    /// The pairs, as fractions, that turn `beta_fast` and `beta_slow` times in the original
+    /// context.
     fn bounds(self, head_dim: usize, theta: f64) -> (f64, f64) {
         let pair = |turns: f64| {
             let wavelength = self.original_max_positions as f64 / turns;

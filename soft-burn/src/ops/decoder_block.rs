@@ -1,9 +1,9 @@
 //! Decoder blocks over packed states and a cache.
 //!
 //! The reference implementation is `Block::forward` in `model::block`, passed in as a closure. This
-//! module chooses between it and the CPU kernels, which run all blocks of a pass on slices, or those
-//! of CubeCL, for few states and blocks without biases, head norms and windows.
-//! `tests::laws` checks that they agree.
+//! module chooses between it and the CPU kernels, which run all blocks of a pass on slices, or
+//! those of CubeCL, for few states and blocks without biases, head norms and windows. `tests::laws`
+//! checks that they agree.
 
 use std::ops::Range;
 

@@ -84,8 +84,8 @@ impl<M: DecodeModel> Engine<'_, M> {
     }
 
     /// Asks the strategy about every candidate until it decides. A signal that several candidates
-    /// need is computed for all of them at once. A candidate for which a signal is asked for that is
-    /// known already continues.
+    /// need is computed for all of them at once. A candidate for which a signal is asked for that
+    /// is known already continues.
     fn decide(
         &mut self,
         index: usize,

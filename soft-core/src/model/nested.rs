@@ -31,8 +31,8 @@ pub trait NestedModel {
     /// Number of decoder blocks.
     fn depth(&self) -> usize;
 
-    /// Number of blocks that belong to a single exit each, in addition to the [`depth`](Self::depth)
-    /// blocks that all sub-models share.
+    /// Number of blocks that belong to a single exit each, in addition to the
+    /// [`depth`](Self::depth) blocks that all sub-models share.
     fn exit_blocks(&self) -> usize {
         0
     }
@@ -67,8 +67,8 @@ pub trait NestedModel {
         past: Option<Past<Self::KvStore>>,
     ) -> Result<Self::Hidden, Self::Error>;
 
-    /// Runs states that went through `exit.depth()` shared blocks through the block of `exit`, if it
-    /// has its own. Its head takes the result.
+    /// Runs states that went through `exit.depth()` shared blocks through the block of `exit`, if
+    /// it has its own. Its head takes the result.
     ///
     /// # Errors
     /// See [`blocks`](Self::blocks).
@@ -99,8 +99,8 @@ pub trait NestedModel {
         self.logits(&self.at_exit(hidden, exit, None)?, exit)
     }
 
-    /// Runs the model once and passes the hidden state at every exit ([`at_exit`](Self::at_exit)) to
-    /// `visit`, shallowest first.
+    /// Runs the model once and passes the hidden state at every exit ([`at_exit`](Self::at_exit))
+    /// to `visit`, shallowest first.
     ///
     /// # Errors
     /// Errors of the methods it calls and of `visit`.

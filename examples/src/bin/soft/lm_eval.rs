@@ -1,9 +1,9 @@
 //! `soft lm-eval`: tasks of lm-evaluation-harness at every exit of a model, scored as the harness
 //! does, with its result files.
 //!
-//! Control tokens in texts are encoded as such, as in the harness. Differs from it: a row longer than
-//! the model's context loses one more token on the left, since the token scored last is part of the
-//! pass here.
+//! Control tokens in texts are encoded as such, as in the harness. Differs from it: a row longer
+//! than the model's context loses one more token on the left, since the token scored last is part
+//! of the pass here.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,8 @@
 //! Attention of packed states over cached keys and values.
 //!
 //! Each state attends to the keys 0 to its own position of its row, or the last of these within a
-//! window, without mask or padding. Query heads that share a key head are computed together. Formula and source: `ops::attention`.
+//! window, without mask or padding. Query heads that share a key head are computed together.
+//! Formula and source: `ops::attention`.
 
 use std::ops::Range;
 
