@@ -59,6 +59,8 @@ impl EventFile {
                 scalars.push(("loss/weighted".to_owned(), report.loss));
                 scalars.push(("run/learning_rate".to_owned(), report.learning_rate));
                 scalars.push(("run/gradient_norm".to_owned(), report.gradient_norm));
+                let of_exits = report.exit_gradient_norm;
+                scalars.extend(of_exits.map(|norm| ("run/exit_gradient_norm".to_owned(), norm)));
                 scalars.push(("run/tokens_per_second".to_owned(), report.tokens_per_second));
                 (report.step, scalars)
             }

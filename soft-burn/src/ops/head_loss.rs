@@ -20,16 +20,17 @@ use crate::dtype::to_f32;
 use crate::ops::flex;
 use crate::ops::linear::{matmul, project};
 use crate::ops::transfers::Numbers;
-use terms::{ChunkLosses, HeadGradients, HeadLearns, Predictions, Scales};
+use terms::{ChunkLosses, HeadGradients, Predictions, Scales};
 
 /// Maximum number of logits held at a time: 64 MB in f32.
 const LOGITS: usize = 1 << 24;
 
-/// Losses and gradients of `predictions` with the head `weight`, `[vocab, d_model]`.
+/// Losses and gradients of `predictions` with the head `weight`, `[vocab, d_model]`; `learns` is
+/// whether the head's own gradient is computed.
 pub(crate) fn head_gradients(
     predictions: Predictions,
     weight: Tensor<2>,
-    learns: HeadLearns,
+    learns: bool,
 ) -> HeadGradients {
     let [vocab, _] = weight.dims();
     let positions = (LOGITS / (vocab * predictions.terms.len())).max(1);
@@ -45,7 +46,7 @@ pub(crate) fn head_gradients(
 fn on_host(
     predictions: &Predictions,
     weight: &Tensor<2>,
-    learns: HeadLearns,
+    learns: bool,
     positions: usize,
 ) -> Option<HeadGradients> {
     use flex::{HeadRun, HostTeacher, host, is_flex_f32};
@@ -96,7 +97,7 @@ fn on_host(
 fn in_chunks(
     predictions: Predictions,
     weight: Tensor<2>,
-    learns: HeadLearns,
+    learns: bool,
     positions: usize,
 ) -> HeadGradients {
     let Predictions {
@@ -121,8 +122,8 @@ fn in_chunks(
         let found = losses(logits, taught, tokens.clone().slice(part), &scales);
         nats.push(found.nats);
         divergence.extend(found.divergence);
-        if let Some(moving) = moving(&found.gradient, &x, exits, learns) {
-            let moving = to_f32(moving);
+        if learns {
+            let moving = to_f32(matmul(found.gradient.clone().transpose(), x));
             of_weight = Some(match of_weight {
                 Some(sum) => sum + moving,
                 None => moving,
@@ -140,27 +141,6 @@ fn in_chunks(
         },
         weight: of_weight,
     }
-}
-
-/// The gradient of the head, `[vocab, d_model]`, from those of the logits and from the states.
-fn moving(
-    gradient: &Tensor<2>,
-    x: &Tensor<2>,
-    exits: usize,
-    learns: HeadLearns,
-) -> Option<Tensor<2>> {
-    let last = |tensor: &Tensor<2>| {
-        let [rows, width] = tensor.dims();
-        let by_position = tensor.clone().reshape([rows / exits, exits, width]);
-        let last = by_position.narrow(1, exits - 1, 1);
-        last.reshape([rows / exits, width])
-    };
-    let (gradient, x) = match learns {
-        HeadLearns::Nothing => return None,
-        HeadLearns::FromAll => (gradient.clone(), x.clone()),
-        HeadLearns::FromTheLastExit => (last(gradient), last(x)),
-    };
-    Some(matmul(gradient.transpose(), x))
 }
 
 /// The sums over positions of `[positions, exits]` each.

@@ -23,7 +23,7 @@ use crate::tests::{fixture, test_device};
 use crate::train::balance::Balance;
 use crate::train::exit_sums::read_sums;
 use crate::train::objective::LossTerms;
-use crate::train::optimizer::{AdamWSettings, NamedAdamW, NamedGradients};
+use crate::train::optimizer::{AdamWSettings, GradientNorms, NamedAdamW, NamedGradients};
 use crate::train::settings::Objective;
 
 const FOLDERS: [&str; 8] = [
@@ -142,9 +142,9 @@ fn differentiate(
     losses.iter().map(|sum| sum.weighed).sum()
 }
 
-fn norm_of(gradients: &NamedGradients) -> f64 {
+fn norms_of(gradients: &NamedGradients) -> GradientNorms {
     let squares = read_all(vec![gradients.squares()]).unwrap().concat();
-    gradients.sum_of(&squares).unwrap().sqrt()
+    GradientNorms::of(gradients.with_squares(&squares)).unwrap()
 }
 
 fn backward(
@@ -185,8 +185,8 @@ fn gradients_of_the_sorted_loss() {
         let (model, expected) = (load(folder).train(), Expected::load(folder));
         let (loss, gradients) = backward(&model, &expected, &AllExits, objective);
         assert_near(loss, expected.scalar("sorted_loss"), folder);
-        let (norm, wanted) = (norm_of(&gradients), expected.scalar("grad_norm"));
-        assert_near(norm / wanted, 1.0, folder);
+        let (norms, wanted) = (norms_of(&gradients), expected.scalar("grad_norm"));
+        assert_near(norms.total() / wanted, 1.0, folder);
         assert_gradients(folder, &expected.group("grad."), gradients);
     }
 }
@@ -236,8 +236,8 @@ fn two_steps_of_adamw_the_second_one_clipped() {
         };
         let mut optimizer = NamedAdamW::new(first);
         let (_, gradients) = backward(&model, &expected, &AllExits, Objective::Flat);
-        let norm = norm_of(&gradients);
-        let model = optimizer.step(model, gradients, norm, 1e-2);
+        let norms = norms_of(&gradients);
+        let model = optimizer.step(model, gradients, norms, 1e-2);
         assert_parameters(folder, &expected.group("adamw."), &model);
 
         // The moments are saved and loaded in between, as in a resumed run.
@@ -250,12 +250,12 @@ fn two_steps_of_adamw_the_second_one_clipped() {
         };
         let mut optimizer = NamedAdamW::load(second, &path, &test_device()).unwrap();
         let (_, gradients) = backward(&model, &expected, &AllExits, Objective::Flat);
-        let norm = norm_of(&gradients);
+        let norms = norms_of(&gradients);
         assert!(
-            (norm / expected.scalar("grad_norm_2") - 1.0).abs() < 1e-4,
-            "{folder}: {norm}"
+            (norms.total() / expected.scalar("grad_norm_2") - 1.0).abs() < 1e-4,
+            "{folder}: {norms:?}"
         );
-        let model = optimizer.step(model, gradients, norm, 5e-3);
+        let model = optimizer.step(model, gradients, norms, 5e-3);
         assert_parameters(folder, &expected.group("adamw2."), &model);
     }
 }

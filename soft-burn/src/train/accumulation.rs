@@ -10,7 +10,7 @@ use crate::model::llama::Llama;
 use crate::ops::transfers::{Numbers, moved, read_all};
 use crate::train::exit_sums::{UnreadSums, read_sums};
 use crate::train::objective::LossTerms;
-use crate::train::optimizer::NamedGradients;
+use crate::train::optimizer::{GradientNorms, NamedGradients};
 use crate::train::replicas::Replicas;
 use crate::train::settings::TrainSettings;
 use crate::train::training_pass::Skipping;
@@ -154,13 +154,10 @@ impl Accumulated {
         })
     }
 
-    /// The global L2 norm of the gradients; as an error, the name of the first that is not finite.
-    pub fn gradient_norm(&self) -> Result<f64, String> {
-        let mut sum = 0.0;
-        for (gradients, squares) in self.gradients.iter().zip(&self.squares) {
-            sum += gradients.sum_of(squares)?;
-        }
-        Ok(sum.sqrt())
+    /// The norms of the gradients; as an error, the name of the first that is not finite.
+    pub fn gradient_norms(&self) -> Result<GradientNorms, String> {
+        let parts = self.gradients.iter().zip(&self.squares);
+        GradientNorms::of(parts.flat_map(|(own, squares)| own.with_squares(squares)))
     }
 }
 

@@ -8,11 +8,10 @@
 
 use burn::tensor::{Tensor, TensorReadError};
 use serde::{Deserialize, Serialize};
-use soft_core::{Exit, Exits};
+use soft_core::Exit;
 
 use crate::model::parameters::flat_gradient;
 use crate::ops::adamw::squares;
-use crate::ops::head_loss::terms::HeadLearns;
 use crate::ops::transfers::read_all;
 
 /// Limits on how intermediate exits change the weights they share with the full depth. Requires the
@@ -61,22 +60,6 @@ impl SharedHead {
     pub(crate) fn moved_by(self, exit: Exit, full: Exit) -> bool {
         self == Self::AllExits || exit == full
     }
-
-    /// Which exits train a head used by `group`, deepest last. A single exit's is not `shared`.
-    pub(crate) fn learns(
-        self,
-        group: impl IntoIterator<Item = Exit>,
-        exits: &Exits,
-        shared: bool,
-    ) -> HeadLearns {
-        match (self, shared, group.into_iter().last()) {
-            (Self::AllExits, _, _) | (_, false, _) => HeadLearns::FromAll,
-            (Self::FullDepth, true, Some(last)) if last == exits.last() => {
-                HeadLearns::FromTheLastExit
-            }
-            _ => HeadLearns::Nothing,
-        }
-    }
 }
 
 /// The gradient of an exit with respect to its hidden states.
@@ -113,6 +96,8 @@ pub(crate) fn norms_of(gradients: Vec<Tensor<2>>) -> Result<Vec<f64>, TensorRead
 
 #[cfg(test)]
 mod tests {
+    use soft_core::Exits;
+
     use super::*;
 
     fn exit(depth: usize) -> Exit {
@@ -155,29 +140,5 @@ mod tests {
             ..balance
         };
         assert_eq!(always.at(1).limit, Some(0.5));
-    }
-
-    #[test]
-    fn a_head_of_an_exit_of_its_own_always_learns() {
-        let exits = Exits::new([2, 6]).unwrap();
-        let learns = |way: SharedHead, group: &[usize], shared| {
-            way.learns(group.iter().map(|&depth| exit(depth)), &exits, shared)
-        };
-        assert_eq!(
-            learns(SharedHead::AllExits, &[2], true),
-            HeadLearns::FromAll
-        );
-        assert_eq!(
-            learns(SharedHead::FullDepth, &[2, 6], true),
-            HeadLearns::FromTheLastExit
-        );
-        assert_eq!(
-            learns(SharedHead::FullDepth, &[2], true),
-            HeadLearns::Nothing
-        );
-        assert_eq!(
-            learns(SharedHead::FullDepth, &[2], false),
-            HeadLearns::FromAll
-        );
     }
 }

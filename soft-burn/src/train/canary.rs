@@ -127,9 +127,10 @@ impl Comparison {
                 return Err(self.wrong(format!("the loss at exit {exit}"), found, expected));
             }
         }
-        let Ok(norm) = expected.gradient_norm() else {
+        let Ok(norms) = expected.gradient_norms() else {
             return Ok(());
         };
+        let norm = norms.total();
         // Both are of one device.
         let distances = found.gradients.into_iter().zip(expected.gradients);
         let distances = distances.map(|(found, expected)| found.distance(expected, cpu));

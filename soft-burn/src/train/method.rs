@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 use soft_core::loss::{
     AllExits, DepthWeights, ExitWeights, Gradual, IntermediateExits, LastExit, Ramp, Rotational,
-    SampledExits,
+    SampledExits, SeparateExits,
 };
 use soft_core::{Exits, LossSchedule};
 
@@ -274,7 +274,7 @@ impl Method {
             Self::Sft(_) => Ok(Box::new(LastExit)),
             Self::Balcony {
                 train_body: true, ..
-            } => Ok(Box::new(AllExits)),
+            } => Ok(Box::new(SeparateExits)),
             Self::Ict(_) | Self::Balcony { .. } => Ok(Box::new(IntermediateExits)),
         }
     }

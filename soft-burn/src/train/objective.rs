@@ -18,7 +18,7 @@ use crate::error::Error;
 use crate::model::llama::Llama;
 use crate::model::parameters::{flat_gradient, named_gradients};
 use crate::ops::head_loss::head_gradients;
-use crate::ops::head_loss::terms::{HeadLearns, Predictions, Teacher, Term};
+use crate::ops::head_loss::terms::{Predictions, Teacher, Term};
 use crate::ops::seed::seed;
 use crate::ops::transfers::Numbers;
 use crate::train::balance::{Balance, ExitGradient, factors, norms_of};
@@ -146,10 +146,10 @@ fn flat(
     });
     let mut losses = Vec::new();
     let mut sent = Vec::new();
-    for (head, group) in by_head(model, reached, weighing) {
+    for (used, group) in by_head(model, reached, weighing) {
         let found = through_head(
             model,
-            (head, &group),
+            (used, &group),
             (&pass.targets, teacher.clone()),
             weighing,
             gradients,
@@ -236,17 +236,30 @@ fn reached(
     Ok(reached)
 }
 
-/// The exits with a weight, grouped by head.
+/// A head, and whether a group of exits trains it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct HeadUse {
+    /// An exit's own head; `None` for the shared one.
+    head: Option<usize>,
+    trained: bool,
+}
+
+/// The exits with a weight, grouped by head and by whether they train it. Exits that do not train
+/// it are a group of their own, so that the gradient of the others does not depend on them, not
+/// even in its rounding.
 fn by_head(
     model: &Llama,
     reached: Vec<Reached>,
     weighing: LossTerms,
-) -> BTreeMap<Option<usize>, Vec<Reached>> {
+) -> BTreeMap<HeadUse, Vec<Reached>> {
+    let (moved, full) = (weighing.balance.shared_head, weighing.exits.last());
     let mut groups: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for at in reached {
         if weighing.weight(at.exit) != 0.0 {
             let head = model.exit_heads.index(at.exit);
-            groups.entry(head).or_default().push(at);
+            let trained = head.is_some() || moved.moved_by(at.exit, full);
+            let used = HeadUse { head, trained };
+            groups.entry(used).or_default().push(at);
         }
     }
     groups
@@ -261,7 +274,7 @@ struct ThroughHead {
 /// Losses of the exits of one head and gradients of their states; adds the head's gradient.
 fn through_head(
     model: &Llama,
-    (head, group): (Option<usize>, &[Reached]),
+    (used, group): (HeadUse, &[Reached]),
     (targets, teacher): (&Targets, Option<Teacher>),
     weighing: LossTerms,
     gradients: &mut NamedGradients,
@@ -270,24 +283,17 @@ fn through_head(
     let normed = group.iter().map(|at| at.normed.clone().inner()).collect();
     let states = Tensor::stack::<3>(normed, 1);
     let d_model = states.dims()[2];
-    let (name, weight) = model.head_parameter(head);
+    let (name, weight) = model.head_parameter(used.head);
+    let terms: Vec<_> = group.iter().map(|at| weighing.term(at.exit)).collect();
     let found = head_gradients(
         Predictions {
             states: states.reshape([n * exits, d_model]),
             tokens: targets.tokens().inner(),
-            terms: group.iter().map(|at| weighing.term(at.exit)).collect(),
-            teacher,
+            teacher: teacher.filter(|_| terms.iter().any(|term| term.soft != 0.0)),
+            terms,
         },
         weight.clone().inner(),
-        if weight.is_require_grad() {
-            weighing.balance.shared_head.learns(
-                group.iter().map(|at| at.exit),
-                weighing.exits,
-                head.is_none(),
-            )
-        } else {
-            HeadLearns::Nothing
-        },
+        used.trained && weight.is_require_grad(),
     );
     if let Some(gradient) = found.weight {
         gradients.add(name, flat_gradient(gradient));

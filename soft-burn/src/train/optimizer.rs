@@ -1,8 +1,9 @@
 //! AdamW over named parameters, with gradients summed over micro-batches.
 //!
 //! The arithmetic is in `ops::adamw`. Here moments are stored by parameter name, so that they can
-//! be saved and loaded; weight decay applies to matrices only, not to norms; clipping is by the
-//! global norm, like PyTorch's `clip_grad_norm_`.
+//! be saved and loaded; weight decay applies to matrices only, not to norms. Clipping is by the
+//! global norm, like PyTorch's `clip_grad_norm_`, of the model's own parameters and of those that
+//! exits have of their own, each for itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -14,6 +15,8 @@ use crate::device_errors::failed;
 use crate::dtype::{DType, to_f32};
 use crate::error::Error;
 use crate::files::safetensors::{NamedTensor, WeightFiles, write_weights};
+use crate::model::exit_blocks::EXIT_BLOCKS;
+use crate::model::exit_heads::EXIT_HEADS;
 use crate::model::llama::Llama;
 use crate::model::parameters::{host_values, map_parameters};
 use crate::ops::adamw::squares;
@@ -32,7 +35,8 @@ pub struct AdamWSettings {
     pub eps: f32,
     /// Decoupled weight decay of matrices; norms have none. Default 0.
     pub weight_decay: f32,
-    /// Maximum global gradient norm; larger gradients are scaled down. Default 1.
+    /// Maximum global gradient norm; larger gradients are scaled down. Heads and blocks of exits are
+    /// clipped apart from the model itself. Default 1.
     pub clip_norm: Option<f64>,
 }
 
@@ -46,6 +50,58 @@ impl Default for AdamWSettings {
             clip_norm: Some(1.0),
         }
     }
+}
+
+/// Norms before clipping: of the gradients of the model itself, and of those of heads and blocks
+/// that exits have of their own.
+///
+/// Clipped together, exits would slow down a model that they have no other influence on.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct GradientNorms {
+    pub model: f64,
+    pub exits: f64,
+}
+
+impl GradientNorms {
+    /// The norms, given parameters and the squared norms of their gradients; as an error, the name
+    /// of the first that is not finite.
+    pub fn of<'a>(squares: impl IntoIterator<Item = (&'a str, f64)>) -> Result<Self, String> {
+        let mut sums = Self::default();
+        for (name, square) in squares {
+            if !square.is_finite() {
+                return Err(name.to_owned());
+            }
+            if is_of_an_exit(name) {
+                sums.exits += square;
+            } else {
+                sums.model += square;
+            }
+        }
+        Ok(Self {
+            model: sums.model.sqrt(),
+            exits: sums.exits.sqrt(),
+        })
+    }
+
+    /// The norm of all gradients.
+    pub fn total(self) -> f64 {
+        self.model.hypot(self.exits)
+    }
+
+    /// The factor that clips the gradient of `name`.
+    fn scale(self, name: &str, most: Option<f64>) -> f64 {
+        let norm = if is_of_an_exit(name) {
+            self.exits
+        } else {
+            self.model
+        };
+        most.map_or(1.0, |most| (most / (norm + 1e-6)).min(1.0))
+    }
+}
+
+/// Whether a parameter belongs to the head or block of an exit.
+fn is_of_an_exit(name: &str) -> bool {
+    name.starts_with(EXIT_BLOCKS) || name.starts_with(EXIT_HEADS)
 }
 
 /// Flattened gradients by parameter name, summed over micro-batches.
@@ -93,14 +149,10 @@ impl NamedGradients {
         squares(&self.0.values().collect::<Vec<_>>())
     }
 
-    /// The sum of the squared norms of the gradients; as an error, the name of the first that is
-    /// not finite.
-    pub fn sum_of(&self, squares: &[f64]) -> Result<f64, String> {
-        let mut named = self.0.keys().zip(squares);
-        match named.find(|(_, squares)| !squares.is_finite()) {
-            Some((name, _)) => Err(name.clone()),
-            None => Ok(squares.iter().sum()),
-        }
+    /// The parameters and these [`squares`](Self::squares) of theirs.
+    pub fn with_squares(&self, squares: &[f64]) -> impl Iterator<Item = (&str, f64)> {
+        let names = self.0.keys().map(String::as_str);
+        names.zip(squares.iter().copied())
     }
 
     /// The parameters that have a gradient.
@@ -205,18 +257,14 @@ impl NamedAdamW {
         }
     }
 
-    /// Updates the parameters that have a gradient. `norm` is the global norm before clipping.
+    /// Updates the parameters that have a gradient. `norms` are those of all gradients.
     pub fn step(
         &mut self,
         model: Llama,
         mut gradients: NamedGradients,
-        norm: f64,
+        norms: GradientNorms,
         rate: f64,
     ) -> Llama {
-        let scale = self
-            .settings
-            .clip_norm
-            .map_or(1.0, |most| (most / (norm + 1e-6)).min(1.0));
         map_parameters(model, |name, rank, value| {
             let Some(gradient) = gradients.take(name) else {
                 return value;
@@ -228,6 +276,7 @@ impl NamedAdamW {
             } else {
                 0.0
             };
+            let scale = norms.scale(name, self.settings.clip_norm);
             let pace = StepScale { scale, rate, decay };
             let (value, moments) = self.settings.moved(value, moments, gradient, pace);
             self.moments.insert(name.to_owned(), moments);

@@ -22,7 +22,7 @@ use crate::model::parameters::not_finite;
 use crate::model::placement::check_supported;
 use crate::train::accumulation::{ExitTotal, Job, accumulate, finite};
 use crate::train::canary::Canary;
-use crate::train::optimizer::NamedAdamW;
+use crate::train::optimizer::{GradientNorms, NamedAdamW};
 use crate::train::refusal::refuse;
 use crate::train::replicas::Replicas;
 use crate::train::setting_checks::check_weights;
@@ -52,8 +52,12 @@ pub struct StepReport {
     pub exits: Vec<ExitLoss>,
     /// Learning rate.
     pub learning_rate: f64,
-    /// Global gradient norm before clipping.
+    /// Global gradient norm before clipping: of the model itself, if it is trained; otherwise of its
+    /// exits' own heads or blocks.
     pub gradient_norm: f64,
+    /// The same of its exits' own blocks, where both are trained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_gradient_norm: Option<f64>,
     /// Tokens processed, without padding.
     pub tokens: u64,
     /// Supervised tokens.
@@ -87,7 +91,7 @@ impl std::fmt::Debug for WeightSchedule {
 struct StepOutcome {
     losses: BTreeMap<Exit, ExitTotal>,
     total: f64,
-    gradient_norm: f64,
+    norms: GradientNorms,
     learning_rate: f64,
 }
 
@@ -242,7 +246,9 @@ impl Trainer {
 
         let tokens: usize = batches.iter().flat_map(Batch::lengths).sum();
         let seconds = started.elapsed().as_secs_f64();
-        let distils = self.settings.method.distillation().is_some();
+        let method = &self.settings.method;
+        let distils = method.distillation().is_some();
+        let (norms, beside) = (moved.norms, method.trains_body_beside_exits());
         let mean = |(exit, total): (&Exit, &ExitTotal)| {
             let of = |sum: f64| sum / total.supervised as f64;
             ExitLoss {
@@ -256,7 +262,8 @@ impl Trainer {
             loss: moved.total,
             exits: moved.losses.iter().map(mean).collect(),
             learning_rate: moved.learning_rate,
-            gradient_norm: moved.gradient_norm,
+            gradient_norm: if beside { norms.model } else { norms.total() },
+            exit_gradient_norm: beside.then_some(norms.exits),
             tokens: tokens as u64,
             supervised_tokens: supervised as u64,
             seconds,
@@ -279,18 +286,18 @@ impl Trainer {
             canary.watch(replicas, &jobs, settings)?;
         }
         let found = accumulate(replicas, &jobs, settings, supervised as f64)?;
-        let norm = found.gradient_norm();
-        let gradient_norm =
-            norm.map_err(|tensor| self.bad_gradient(step, tensor, &found.losses))?;
+        let norms = found
+            .gradient_norms()
+            .map_err(|tensor| self.bad_gradient(step, tensor, &found.losses))?;
         let learning_rate = self.settings.schedule.rate(step, self.settings.steps);
         let (replicas, optimizer) = (&mut self.replicas, &mut self.optimizer);
         replicas.update(found.gradients, |model, gradients| {
-            optimizer.step(model, gradients, gradient_norm, learning_rate)
+            optimizer.step(model, gradients, norms, learning_rate)
         })?;
         Ok(StepOutcome {
             losses: found.losses,
             total: found.total,
-            gradient_norm,
+            norms,
             learning_rate,
         })
     }
@@ -310,7 +317,10 @@ impl Trainer {
             let expected = "one finite weight per exit, none negative";
             return refuse("weights of the exits", found, expected);
         }
-        check_weights(&weights)?;
+        // Separate exits have weights of their own beside the model's 1.
+        if !self.settings.method.trains_body_beside_exits() {
+            check_weights(&weights)?;
+        }
         Ok(weights)
     }
 

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use soft_burn::burn::tensor::Device;
 use soft_burn::{
-    AdamWSettings, Balance, Curriculum, DType, Decay, Distillation, Error, ExitLoss, FlatSettings,
+    AdamWSettings, Balance, Curriculum, DType, Decay, Distillation, Error, FlatSettings,
     LayerDropout, Llama, LlamaConfig, LogLine, Lora, MethodName, Objective, RopeScaling, Run,
-    RunData, RunSettings, SampledPerBatch, SaveOptions, Schedule, SharedHead, TrainSettings,
-    Trainer, Weights, device,
+    RunData, RunSettings, SampledPerBatch, SaveOptions, Schedule, SharedHead, StepReport,
+    TrainSettings, Trainer, Weights, device,
 };
 use soft_core::loss::DepthWeights;
 use soft_core::{

@@ -7,5 +7,7 @@ pub(crate) mod sorted;
 
 pub use curriculum::{Gradual, Ramp, Rotational};
 pub use depth_weights::DepthWeights;
-pub use schedules::{AllExits, ExitWeights, IntermediateExits, LastExit, SampledExits};
+pub use schedules::{
+    AllExits, ExitWeights, IntermediateExits, LastExit, SampledExits, SeparateExits,
+};
 pub use sorted::{LossSchedule, MicroBatch, SortedLossOutput, sorted_loss};

@@ -48,6 +48,24 @@ impl LossSchedule for IntermediateExits {
     }
 }
 
+/// The full model with weight 1 beside [`IntermediateExits`]: two losses, for intermediate exits
+/// that share no trained parameter with the full model. It is then trained exactly as by
+/// [`LastExit`].
+///
+/// The weights sum to 2, or to 1 for a single exit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SeparateExits;
+
+impl LossSchedule for SeparateExits {
+    fn weights(&self, exits: &Exits, at: MicroBatch) -> Vec<f64> {
+        let mut weights = IntermediateExits.weights(exits, at);
+        if let Some(last) = weights.last_mut() {
+            *last = 1.0;
+        }
+        weights
+    }
+}
+
 /// Custom weights, the same at every step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ExitWeights(Vec<f64>);
@@ -195,6 +213,10 @@ mod tests {
         assert_eq!(
             IntermediateExits.weights(&exits, MicroBatch::of_step(7)),
             [0.5, 0.5, 0.0]
+        );
+        assert_eq!(
+            SeparateExits.weights(&exits, MicroBatch::of_step(7)),
+            [0.5, 0.5, 1.0]
         );
         let own = ExitWeights::new([2.0, 0.0, 6.0]).unwrap();
         assert_eq!(

@@ -26,7 +26,8 @@ impl MicroBatch {
 /// The weights of the exits in the loss, as a pure function of exits and position in the run, so
 /// that a resumed run continues unchanged.
 pub trait LossSchedule {
-    /// One weight per exit, none negative, with sum 1. Exits of weight 0 are skipped: their heads
+    /// One weight per exit, none negative, with sum 1 unless exits share no trained parameter
+    /// ([`SeparateExits`](crate::loss::SeparateExits)). Exits of weight 0 are skipped: their heads
     /// are not applied, and blocks beyond the last exit with a weight are not run.
     fn weights(&self, exits: &Exits, at: MicroBatch) -> Vec<f64>;
 }

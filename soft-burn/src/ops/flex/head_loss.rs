@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::exp::exp;
 use super::gemm::{Matrix, Onto, gemm};
-use crate::ops::head_loss::terms::{HeadLearns, Term};
+use crate::ops::head_loss::terms::Term;
 
 /// States and their targets; see [`Predictions`](crate::ops::head_loss::terms::Predictions).
 pub(crate) struct HeadRun<'a> {
@@ -22,7 +22,8 @@ pub(crate) struct HeadRun<'a> {
     pub terms: &'a [Term],
     /// The head, row-major.
     pub weight: &'a [f32],
-    pub learns: HeadLearns,
+    /// Whether the head's gradient is computed.
+    pub learns: bool,
     /// Teacher for distillation, if any.
     pub teacher: Option<HostTeacher<'a>>,
     /// Number of positions whose logits are held at a time.
@@ -58,7 +59,7 @@ impl HeadRun<'_> {
             nats: vec![0.0; exits],
             divergence: vec![0.0; exits],
             states: vec![0.0; self.states.len()],
-            weight: (self.learns != HeadLearns::Nothing).then(|| vec![0.0; self.weight.len()]),
+            weight: self.learns.then(|| vec![0.0; self.weight.len()]),
         };
         let weight = Matrix::new(self.weight, self.d_model);
         let mut onto = Onto::Fresh;
@@ -80,12 +81,6 @@ impl HeadRun<'_> {
             let g = Matrix::new(logits, vocab);
             gemm(g, weight, gradient, Onto::Fresh);
             if let Some(sum) = &mut found.weight {
-                let (g, x) = match self.learns {
-                    HeadLearns::FromTheLastExit => {
-                        (g.every(exits, exits - 1), x.every(exits, exits - 1))
-                    }
-                    _ => (g, x),
-                };
                 gemm(g.transposed(), x, sum, onto);
                 onto = Onto::Sum;
             }

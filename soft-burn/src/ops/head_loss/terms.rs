@@ -35,17 +35,6 @@ pub(crate) struct Teacher {
     pub temperature: f64,
 }
 
-/// Which exits train the head.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum HeadLearns {
-    /// None; the head is frozen.
-    Nothing,
-    /// All exits.
-    FromAll,
-    /// Only the last exit.
-    FromTheLastExit,
-}
-
 pub(crate) struct HeadGradients {
     /// Cross-entropy of each exit in nats, unscaled, summed over positions.
     pub nats: Numbers,
@@ -54,7 +43,7 @@ pub(crate) struct HeadGradients {
     pub divergence: Numbers,
     /// Gradient of the scaled losses with respect to the states, `[n · exits, d_model]`.
     pub states: Tensor<2>,
-    /// The same with respect to the head, `[vocab, d_model]`, if it is trained.
+    /// The same with respect to the head, `[vocab, d_model]`, if these exits train it.
     pub weight: Option<Tensor<2>>,
 }
 
