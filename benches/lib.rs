@@ -103,5 +103,7 @@ impl BatchStream for Same {
 /// The middle of several numbers.
 pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+    let (upper, lower) = (values.len() / 2, values.len().saturating_sub(1) / 2);
+    let middle = values.get(lower).zip(values.get(upper));
+    middle.map_or(f64::NAN, |(lower, upper)| f64::midpoint(*lower, *upper))
 }

@@ -49,6 +49,22 @@ impl Plan {
         Ok(rows)
     }
 
+    /// The texts that take no part in the calibration.
+    pub fn held_out(&self, texts: usize) -> Vec<usize> {
+        self.parts(texts, 0).1
+    }
+
+    /// The texts for the calibration and those held out.
+    fn parts(&self, texts: usize, split: u64) -> (Vec<usize>, Vec<usize>) {
+        let mut used: Vec<usize> = (0..texts).collect();
+        // A seed other than that of the split in `calibrate`.
+        shuffle(&mut used, self.settings.seed.wrapping_add(split) ^ 0x5eed);
+        let checked = (self.check * texts as f64).round() as usize;
+        let most = texts.saturating_sub(1);
+        let held_out = used.split_off(texts - checked.clamp(1.min(most), most));
+        (used, held_out)
+    }
+
     /// Calibrates on one split of the texts.
     fn row(
         &self,
@@ -61,13 +77,10 @@ impl Plan {
             seed: self.settings.seed.wrapping_add(split),
             ..self.settings
         };
-        let mut traces = traces.to_vec();
-        // A seed other than that of the split in `calibrate`.
-        shuffle(&mut traces, settings.seed ^ 0x5eed);
-        let checked = (self.check * traces.len() as f64).round() as usize;
-        let most = traces.len().saturating_sub(1);
-        let others = traces.split_off(traces.len() - checked.clamp(1.min(most), most));
-        let found = calibrate(criterion, exits, &traces, &settings)?;
+        let (used, held_out) = self.parts(traces.len(), split);
+        let of = |part: Vec<usize>| part.into_iter().map(|text| traces[text].clone()).collect();
+        let (used, others): (Vec<_>, Vec<_>) = (of(used), of(held_out));
+        let found = calibrate(criterion, exits, &used, &settings)?;
         let policy = found.calibrated.rule.policy();
         Ok(CalibrationRow {
             criterion,
@@ -76,6 +89,7 @@ impl Plan {
             tuning: found.tuning,
             tested: found.tested,
             kept: None,
+            own_text: None,
             provable: found.provable,
         })
     }

@@ -7,6 +7,7 @@ use soft_core::decode::{DraftExit, DraftLength, DynamicExits, ModeSpec, Speculat
 use soft_core::policy::{CalibratedExits, ExitRule};
 use soft_core::{DecodeSettings, Exit, Exits, Mode, Sampling, Thresholds};
 use soft_data::Tokenizer;
+use soft_eval::numbers::percent;
 
 use crate::policy::parse_policy;
 
@@ -150,13 +151,7 @@ impl DecodingArgs {
         };
         Ok(DecodeSettings {
             mode: self.mode(trained)?,
-            sampling: Sampling {
-                temperature: self.temperature,
-                top_k: self.top_k,
-                top_p: self.top_p,
-                min_p: self.min_p,
-                repetition_penalty: self.repetition_penalty,
-            },
+            sampling: self.sampling(),
             max_new_tokens: self.max_new_tokens,
             stop_tokens,
             draft_tokens: trained
@@ -164,6 +159,16 @@ impl DecodingArgs {
                 .clone()
                 .filter(|_| !self.full_draft_head),
         })
+    }
+
+    fn sampling(&self) -> Sampling {
+        Sampling {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repetition_penalty: self.repetition_penalty,
+        }
     }
 
     fn mode(&self, trained: &DecodingDefaults) -> Result<Mode> {
@@ -207,6 +212,22 @@ impl DecodingArgs {
         } else {
             Ok(None)
         }
+    }
+
+    /// A warning if the calibrated rule in use is not guaranteed for these settings.
+    pub fn beyond_guarantee(&self, trained: &DecodingDefaults) -> Result<Option<String>> {
+        // Drafts are verified, whatever the rule.
+        if self.spec()? != ModeSpec::Dynamic(None) {
+            return Ok(None);
+        }
+        let Some(calibrated) = self.calibrated(trained)? else {
+            return Ok(None);
+        };
+        let reason = calibrated.beyond(self.max_new_tokens, &self.sampling());
+        Ok(reason.map(|reason| {
+            let limit = percent(calibrated.disagreement);
+            format!("warning: the calibrated limit of {limit} % is not guaranteed here: {reason}")
+        }))
     }
 
     /// The calibrated rule unless thresholds are given, else that of the arguments.

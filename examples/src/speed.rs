@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use soft_core::{DecodeSettings, Exits, Mode, Prompt};
 use soft_eval::results::SpeedTable;
 use soft_eval::{
-    AnsweredPrompt, Bootstrap, Journal, Setting, SpeedMeter, SpeedMode, SpeedSample, fastest,
+    AnsweredPrompt, Interval, Journal, Setting, SpeedMeter, SpeedMode, SpeedSample, fastest,
     speed_figures,
 };
 
@@ -39,7 +39,7 @@ impl SpeedRun<'_> {
         let rows = speed_figures(&names, &samples, &costs);
         let agreements = self.agreements(&samples, journal)?;
         let settings = rows.iter().zip(agreements).map(|(row, counts)| {
-            let agreement = Bootstrap::default().ratio(&counts);
+            let agreement = Interval::of_share(&counts);
             Setting {
                 name: row.mode.clone(),
                 speed: row.speedup.map_or(1.0, |speedup| speedup.estimate),

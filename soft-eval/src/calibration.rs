@@ -6,7 +6,8 @@
 //! part, each candidate in turn is tested against the hypothesis that its share of disagreeing
 //! tokens exceeds the limit, until a hypothesis is not rejected. No correction for multiple testing
 //! is needed, since the order is fixed beforehand. The test is a betting test with one bet per
-//! text, since the texts are independent but not their tokens.
+//! text, since the texts are independent but not their tokens. A criterion is chosen by what the
+//! first part predicts, before any test.
 //!
 //! Sources: Angelopoulos et al., *Learn then Test*, arXiv 2110.01052 (fixed-sequence testing);
 //! Waudby-Smith & Ramdas, *Estimating means of bounded random variables by betting*, arXiv
@@ -78,8 +79,9 @@ impl CalibrationSettings {
 pub struct Calibration {
     /// The rule, to store with the model.
     pub calibrated: CalibratedExits,
-    /// On the texts that candidates were made on. Criteria may be compared by it, since these texts
-    /// take no part in the test.
+    /// What the texts that candidates were made on predict: the outcome there of the rule that
+    /// passes the same test on them. A criterion must be chosen by it, since a choice among rules
+    /// by what they reached in their tests breaks the limit more often than stated.
     pub tuning: PolicyOutcome,
     /// On the texts of the test.
     pub tested: PolicyOutcome,
@@ -118,26 +120,22 @@ pub fn calibrate(
         .map(|text| settings.loss(0, text.len()))
         .collect();
     let provable = rejects(&best_case, settings.disagreement, level);
-    let mut best: Option<(ExitRule, PolicyOutcome)> = None;
-    for rule in candidates(criterion, exits, &tuning) {
-        let kept = never_exits(&rule, exits) || {
-            let losses = losses(&rule, exits, &testing, settings);
-            rejects(&losses, settings.disagreement, level)
-        };
-        if !kept {
-            break;
-        }
-        let outcome = PolicyOutcome::of(&*rule.policy(), exits, tuning.iter().copied());
-        let deeper = |(_, best): &(ExitRule, PolicyOutcome)| outcome.mean_depth < best.mean_depth;
-        if best.as_ref().is_none_or(deeper) {
-            best = Some((rule, outcome));
-        }
-    }
-    let (rule, on_tuning) = best.ok_or_else(|| EvalError::Setting {
-        setting: "exits",
-        expected: "an exit before the full depth",
-        found: exits.to_string(),
-    })?;
+    let candidates: Vec<Candidate> = candidates(criterion, exits, &tuning)
+        .into_iter()
+        .map(|rule| {
+            let outcome = PolicyOutcome::of(&*rule.policy(), exits, tuning.iter().copied());
+            Candidate { rule, outcome }
+        })
+        .collect();
+    let passing = |texts: &[&Vec<TokenTrace>]| {
+        let found = shallowest_passing(&candidates, exits, texts, settings);
+        found.ok_or_else(|| EvalError::Setting {
+            setting: "exits",
+            expected: "an exit before the full depth",
+            found: exits.to_string(),
+        })
+    };
+    let (rule, predicted) = (passing(&testing)?.rule.clone(), passing(&tuning)?);
     let tested = PolicyOutcome::of(&*rule.policy(), exits, testing.iter().copied());
     Ok(Calibration {
         calibrated: CalibratedExits {
@@ -148,11 +146,42 @@ pub fn calibrate(
             mean_depth: tested.mean_depth,
             texts: testing.len() as u64,
             tokens: tested.tokens,
+            longest: Some(settings.longest as u64),
             data: String::new(),
         },
-        tuning: on_tuning,
+        tuning: predicted.outcome.clone(),
         tested,
         provable,
+    })
+}
+
+struct Candidate {
+    rule: ExitRule,
+    /// On the texts that candidates were made on.
+    outcome: PolicyOutcome,
+}
+
+/// The candidate with the lowest mean depth among those before the first that `texts` do not prove.
+fn shallowest_passing<'a>(
+    candidates: &'a [Candidate],
+    exits: &Exits,
+    texts: &[&Vec<TokenTrace>],
+    settings: &CalibrationSettings,
+) -> Option<&'a Candidate> {
+    let passes = |candidate: &&Candidate| {
+        never_exits(&candidate.rule, exits) || {
+            let losses = losses(&candidate.rule, exits, texts, settings);
+            rejects(&losses, settings.disagreement, 1.0 - settings.confidence)
+        }
+    };
+    let depth = |candidate: &Candidate| candidate.outcome.mean_depth;
+    let passing = candidates.iter().take_while(passes);
+    passing.reduce(|best, next| {
+        if depth(next) < depth(best) {
+            next
+        } else {
+            best
+        }
     })
 }
 

@@ -184,8 +184,7 @@ pub fn judge_quality(
         // Only pairs with a majority: annotators agree more on these than on all.
         among.extend(pairs_of_annotators(human));
     }
-    let right = pairs.iter().filter(|(wanted, found)| wanted == found);
-    let accuracy = Interval::of_share(right.count(), pairs.len());
+    let accuracy = Interval::of_trials(pairs.iter().map(|(wanted, found)| wanted == found));
     Ok(JudgeQuality {
         pairs: pairs.len() as u64,
         without_majority: (people.len() - pairs.len()) as u64,

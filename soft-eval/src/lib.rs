@@ -50,6 +50,7 @@ mod error;
 mod exit_scores;
 mod files;
 mod frontier;
+mod interval;
 mod journal;
 mod json_lines;
 mod judge;
@@ -67,13 +68,14 @@ mod verdict_file;
 
 pub use agreement::{AnsweredPrompt, ExitAgreement, Pairing, PositionAgreement};
 pub use answers::{AnswerScore, exact_match, exact_match_normalized, f1, normalize};
-pub use bootstrap::{Bootstrap, Interval};
+pub use bootstrap::Bootstrap;
 pub use calibration::{Calibration, CalibrationSettings, calibrate, shuffle};
 #[cfg(feature = "http")]
 pub use chat_judge::{ChatJudge, ChatSettings};
 pub use error::EvalError;
 pub use exit_scores::{ExitScores, exit_scores, row_scores};
 pub use frontier::{Setting, fastest, frontier};
+pub use interval::Interval;
 pub use journal::Journal;
 pub use judge::{Comparison, Judge, Judgement, Verdict, judge_prompt};
 pub use judge_quality::{HumanVerdict, JudgeQuality, judge_quality, read_pandalm};

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Bootstrap, Comparison, EvalError, Interval, Judge, Judgement, Verdict, VerdictFile};
+use crate::{Comparison, EvalError, Interval, Judge, Judgement, Verdict, VerdictFile};
 
 /// An instruction with the responses of two models.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,11 +110,9 @@ impl PairwiseScore {
             Verdict::Second => -0.5,
             Verdict::Tie | Verdict::Unclear => 0.0,
         };
-        let values: Vec<f64> = judged
-            .iter()
-            .map(|orders| orders.iter().map(value).sum())
-            .collect();
-        let score = Bootstrap::default().mean(&values);
+        let of_pair = |orders: &[Verdict; 2]| (orders.iter().map(value).sum(), 1.0);
+        let pairs: Vec<(f64, f64)> = judged.iter().map(of_pair).collect();
+        let score = Interval::of_differences(&pairs);
         let consistent = judged.iter().filter(|[one, other]| one == other).count();
         Ok(Self {
             pairs: judged.len() as u64,

@@ -1,7 +1,7 @@
 //! Speed of decoding modes, measured side by side.
 //!
-//! Every prompt is decoded in every mode, and the order of the modes rotates, so that a machine
-//! that slows down or is shared affects all modes alike. The first prompt is decoded once more for
+//! Every prompt is decoded in every mode, in a random order, so that a machine that slows down or is
+//! shared affects all modes alike. The first prompt is decoded once more for
 //! warm-up. Tokens are on the host when they are counted, so the queue of the device is empty
 //! whenever the clock is read. Speedups are computed per prompt.
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use soft_core::decode::{DecodeError, Finish, OperationCosts, Statistics, Tuner};
 use soft_core::{DecodeModel, DecodeSettings, Decoder, Mode, Prompt};
 
-use crate::{Bootstrap, Interval};
+use crate::{Bootstrap, Interval, shuffle};
 
 /// A decoding mode.
 pub struct SpeedMode<'a> {
@@ -63,8 +63,9 @@ impl<'a, M: DecodeModel> SpeedMeter<'a, M> {
             }
         }
         let mut samples = vec![SpeedSample::default(); self.modes.len()];
-        for turn in 0..self.modes.len() {
-            let mode = (self.measured + turn) % self.modes.len();
+        let mut order: Vec<usize> = (0..self.modes.len()).collect();
+        shuffle(&mut order, self.measured as u64);
+        for mode in order {
             samples[mode] = self.decode(mode, prompt)?;
         }
         self.measured += 1;
@@ -220,14 +221,16 @@ fn figures(
     }
 }
 
-/// The quantile at `share`; 0 without values.
+/// The quantile at `share`, interpolated between the nearest two values; 0 without values.
 fn quantile(mut values: Vec<f64>, share: f64) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
-    let index = (share * values.len() as f64) as usize;
-    values
-        .get(index.min(values.len().saturating_sub(1)))
-        .copied()
-        .unwrap_or(0.0)
+    let Some(last) = values.len().checked_sub(1) else {
+        return 0.0;
+    };
+    let place = share * last as f64;
+    let below = (place as usize).min(last);
+    let above = (below + 1).min(last);
+    values[below] + (place - below as f64) * (values[above] - values[below])
 }
 
 #[cfg(test)]
@@ -284,8 +287,8 @@ mod tests {
     #[test]
     fn quantiles_by_hand() {
         let values = vec![4.0, 1.0, 3.0, 2.0];
-        assert_eq!(quantile(values.clone(), 0.5), 3.0);
-        assert_eq!(quantile(values.clone(), 0.25), 2.0);
+        assert_eq!(quantile(values.clone(), 0.5), 2.5);
+        assert_eq!(quantile(values.clone(), 0.25), 1.75);
         assert_eq!(quantile(values, 1.0), 4.0);
         assert_eq!(quantile(vec![], 0.5), 0.0);
     }

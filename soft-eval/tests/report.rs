@@ -192,6 +192,7 @@ fn findings() -> Vec<Finding> {
                 checked: found.tested.clone(),
                 tested: found.tested,
                 kept: Some((20, 20)),
+                own_text: Interval::of_share(&[(1.0, 40.0), (0.0, 40.0)]),
                 provable: found.provable,
             }],
         }),

@@ -2,7 +2,7 @@
 
 use super::{CalibrationRow, DifferenceRow, ExitRow, JudgedRow};
 use crate::Interval;
-use crate::numbers::{interval, number, percent, points, signed_interval};
+use crate::numbers::{interval, number, percent, percent_interval, points, signed_interval};
 
 /// What stands in the place of a figure that was not measured.
 const NOTHING: &str = "–";
@@ -86,11 +86,12 @@ impl JudgedRow {
 
 impl CalibrationRow {
     /// Headings of [`Self::cells`].
-    pub const HEADINGS: [&str; 7] = [
+    pub const HEADINGS: [&str; 8] = [
         "criterion",
         "rule",
         "disagree in calibration %",
         "disagree on other texts %",
+        "on its own text %",
         "mean depth",
         "heads/token",
         "splits within the limit",
@@ -103,6 +104,9 @@ impl CalibrationRow {
             self.calibrated.rule.to_string(),
             percent(self.tested.disagreement()),
             percent(self.checked.disagreement()),
+            self.own_text
+                .as_ref()
+                .map_or(NOTHING.to_owned(), percent_interval),
             format!("{:.1}", self.checked.mean_depth),
             format!("{:.2}", self.checked.heads_per_token),
             self.kept

@@ -61,16 +61,16 @@ pub struct AnswerRow {
 impl AnswerRow {
     /// Means over questions. `None` without questions.
     pub fn of(mode: impl Into<String>, exit: Option<Exit>, scores: &[AnswerScore]) -> Option<Self> {
-        let share = |right: fn(&&AnswerScore) -> bool| {
-            Interval::of_share(scores.iter().filter(right).count(), scores.len())
+        let share = |of: fn(&AnswerScore) -> f64| {
+            let questions = scores.iter().map(|score| (of(score), 1.0));
+            Interval::of_share(&questions.collect::<Vec<_>>())
         };
-        let f1: Vec<f64> = scores.iter().map(|score| score.f1).collect();
         Some(Self {
             mode: mode.into(),
             exit,
-            exact_match: share(|score| score.exact)?,
-            exact_match_normalized: share(|score| score.normalized)?,
-            f1: Bootstrap::default().mean(&f1)?,
+            exact_match: share(|score| score.exact.into())?,
+            exact_match_normalized: share(|score| score.normalized.into())?,
+            f1: share(|score| score.f1)?,
         })
     }
 }
@@ -159,13 +159,17 @@ impl AnswerDifference {
     /// Over the same questions in the same order. `None` without questions, or if the lengths
     /// differ.
     pub fn of(ours: &[AnswerScore], theirs: &[AnswerScore]) -> Option<Self> {
+        if ours.len() != theirs.len() {
+            return None;
+        }
         let difference = |of: fn(&AnswerScore) -> f64| {
-            let values = |scores: &[AnswerScore]| scores.iter().map(of).collect::<Vec<_>>();
-            Bootstrap::default().difference(&values(ours), &values(theirs))
+            let pairs = ours.iter().zip(theirs);
+            let questions = pairs.map(|(ours, theirs)| (of(ours) - of(theirs), 1.0));
+            Interval::of_differences(&questions.collect::<Vec<_>>())
         };
         Some(Self {
-            exact_match: difference(|score| f64::from(u8::from(score.exact)))?,
-            exact_match_normalized: difference(|score| f64::from(u8::from(score.normalized)))?,
+            exact_match: difference(|score| score.exact.into())?,
+            exact_match_normalized: difference(|score| score.normalized.into())?,
             f1: difference(|score| score.f1)?,
         })
     }
@@ -245,6 +249,10 @@ pub struct CalibrationRow {
     pub tested: PolicyOutcome,
     /// Result on held-out texts.
     pub checked: PolicyOutcome,
+    /// Share of disagreeing tokens on the texts that dynamic decoding writes for the held-out
+    /// prompts, where it was measured.
+    #[serde(default)]
+    pub own_text: Option<Interval>,
     /// In how many random splits the limit held on the held-out texts, and the number of splits.
     pub kept: Option<(u64, u64)>,
     /// Whether texts of this number and length could prove the limit if no token disagreed.

@@ -61,10 +61,14 @@ pub struct Answers<'a> {
 }
 
 impl<'a> Answers<'a> {
-    /// Prints the exit rule, if the mode has one that is not part of its name.
+    /// Prints the exit rule, if the mode has one that is not part of its name, and a warning if it
+    /// is used beyond its guarantee.
     pub fn new(model: &'a OpenModel, args: &'a AnswerArgs, show: Show) -> Result<Self> {
         if let Some(rule) = args.decoding.chosen_rule(&model.trained)? {
             statusln!("exits by {rule}");
+        }
+        if let Some(warning) = args.decoding.beyond_guarantee(&model.trained)? {
+            statusln!("{warning}");
         }
         Ok(Self {
             model,

@@ -3,17 +3,18 @@
 //! `soft generate --mode dynamic` reads them.
 //!
 //! Every criterion is calibrated on one part of the texts (Learn then Test, see soft-eval's
-//! `calibration`) and evaluated on a held-out part.
+//! `calibration`) and evaluated on a held-out part; the recommended rule also on the texts that
+//! dynamic decoding writes with it.
 
 use anyhow::{Result, ensure};
 use soft_core::Exits;
-use soft_core::policy::Criterion;
-use soft_eval::CalibrationSettings;
+use soft_core::policy::{Criterion, ExitRule};
 use soft_eval::numbers::percent;
 use soft_eval::results::{CalibrationRow, CalibrationTable, Finding};
+use soft_eval::{CalibrationSettings, Interval, Journal, PolicyOutcome};
 use soft_examples::calibration::{Plan, store};
 use soft_examples::decoding::exits_of;
-use soft_examples::eval_model::EvalModelArgs;
+use soft_examples::eval_model::{EvalModel, EvalModelArgs};
 use soft_examples::evaluation::Recorder;
 use soft_examples::outln;
 use soft_examples::progress::Progress;
@@ -97,6 +98,12 @@ pub fn run(args: Args) -> Result<()> {
     for row in &mut rows {
         row.calibrated.data = args.texts.name();
     }
+    if let Some(recommended) = rows.first_mut() {
+        let held_out = plan.held_out(texts.len()).into_iter();
+        let prompts: Vec<_> = held_out.map(|text| texts[text].prompt.clone()).collect();
+        let rule = &recommended.calibrated.rule;
+        recommended.own_text = args.on_own_text(&subject, &exits, &prompts, rule, &mut journal)?;
+    }
     let tokens: usize = traces.iter().map(Vec::len).sum();
     print_rows(&args, &rows);
     outln!("{} texts, {tokens} tokens; exits {exits}", traces.len());
@@ -116,6 +123,29 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 impl Args {
+    /// The share of disagreeing tokens on the texts that dynamic decoding writes. The guarantee is
+    /// for texts that do not depend on the rule; after an early token that differs, these do.
+    fn on_own_text(
+        &self,
+        subject: &EvalModel,
+        exits: &Exits,
+        prompts: &[Vec<u32>],
+        rule: &ExitRule,
+        journal: &mut Journal,
+    ) -> Result<Option<Interval>> {
+        let mode = format!("dynamic:{rule}");
+        let texts = self
+            .texts
+            .decoded(subject, prompts, (&mode, exits), journal)?;
+        let traces = subject.traces(exits, &texts, journal, || ())?;
+        let policy = rule.policy();
+        let counts = traces.iter().map(|trace| {
+            let outcome = PolicyOutcome::of(&*policy, exits, [trace]);
+            (outcome.disagreeing as f64, outcome.tokens as f64)
+        });
+        Ok(Interval::of_share(&counts.collect::<Vec<_>>()))
+    }
+
     fn plan(&self) -> Plan {
         let criteria = if self.criterion.is_empty() {
             Criterion::ALL.to_vec()

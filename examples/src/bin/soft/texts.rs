@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
-use soft_core::Prompt;
+use soft_core::{Exits, Prompt};
 use soft_data::{DataError, Format, encode, encode_prompt};
 use soft_eval::{AnsweredPrompt, Journal};
 use soft_examples::eval_model::{EvalModel, Questions};
@@ -89,7 +89,7 @@ impl TextArgs {
             Text::Answers => {
                 let prompts = self.read_prompts(subject)?.into_iter();
                 let prompts: Vec<Vec<u32>> = prompts.map(|prompt| prompt.tokens).collect();
-                answered(subject, &prompts, self, journal)?
+                answered(subject, &prompts, ("full", None), self, journal)?
             }
             Text::Rows => self.rows(subject)?,
         };
@@ -100,6 +100,21 @@ impl TextArgs {
             "{} has no text to read",
             self.prompts.display()
         );
+        Ok(texts)
+    }
+
+    /// The texts that decoding in `mode` writes for these prompts, without those that have no token
+    /// to compare.
+    pub fn decoded(
+        &self,
+        subject: &EvalModel,
+        prompts: &[Vec<u32>],
+        mode: (&str, &Exits),
+        journal: &mut Journal,
+    ) -> Result<Vec<AnsweredPrompt>> {
+        let mode = (mode.0, Some(mode.1));
+        let mut texts = answered(subject, prompts, mode, self, journal)?;
+        texts.retain(|text| text.decisions() > 1);
         Ok(texts)
     }
 
@@ -157,17 +172,18 @@ impl TextArgs {
 fn answered(
     subject: &EvalModel,
     prompts: &[Vec<u32>],
+    (mode, exits): (&str, Option<&Exits>),
     args: &TextArgs,
     journal: &mut Journal,
 ) -> Result<Vec<AnsweredPrompt>> {
     let questions = Questions {
         prompts,
-        exits: None,
+        exits,
         max_new_tokens: args.max_new_tokens,
         batch: args.batch,
     };
     let mut progress = Progress::new("answering", prompts.len() as u64, 0);
-    let answers = subject.answers("full", &questions, journal, || progress.step(&subject.name))?;
+    let answers = subject.answers(mode, &questions, journal, || progress.step(&subject.name))?;
     progress.finish();
     let pairs = prompts.iter().zip(answers);
     let texts = pairs.map(|(prompt, answer)| AnsweredPrompt {
