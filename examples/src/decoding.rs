@@ -101,6 +101,15 @@ impl DecodingArgs {
         Ok(format!("{self:?} {exits:?} {rule:?}"))
     }
 
+    /// Whether the mode gives the full model's tokens whatever its exits are, as plain decoding and
+    /// verified drafts do.
+    pub fn gives_the_full_models_tokens(&self) -> Result<bool> {
+        Ok(match self.spec()? {
+            ModeSpec::Full | ModeSpec::Speculative(_) | ModeSpec::Auto => true,
+            ModeSpec::Exit(_) | ModeSpec::Dynamic(_) => false,
+        })
+    }
+
     /// Refuses arguments that have no effect in the mode.
     pub fn refuse_unused(&self) -> Result<()> {
         let mode = self.spec()?;

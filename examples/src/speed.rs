@@ -38,17 +38,22 @@ impl SpeedRun<'_> {
         let costs = subject.model.config().operation_costs(draft_tokens);
         let rows = speed_figures(&names, &samples, &costs);
         let agreements = self.agreements(&samples, journal)?;
-        let settings = rows.iter().zip(agreements).map(|(row, counts)| {
-            let agreement = Interval::of_share(&counts);
-            Setting {
+        let modes = rows.iter().zip(self.modes).zip(agreements);
+        let settings = modes.map(|((row, (_, decoding)), counts)| {
+            // Without a token after the first, nothing can differ.
+            let found = Interval::of_share(&counts);
+            let agreement = found.map_or(1.0, |share| share.estimate);
+            // What holds by construction needs no more texts to be shown.
+            let known = agreement == 1.0 && decoding.gives_the_full_models_tokens()?;
+            let least = found.filter(|_| !known).map_or(1.0, |share| share.low);
+            Ok(Setting {
                 name: row.mode.clone(),
                 speed: row.speedup.map_or(1.0, |speedup| speedup.estimate),
-                // Without a token after the first, nothing can differ.
-                agreement: agreement.map_or(1.0, |share| share.estimate),
-                least: agreement.map_or(1.0, |share| share.low),
-            }
+                agreement,
+                least,
+            })
         });
-        let settings: Vec<_> = settings.collect();
+        let settings = settings.collect::<Result<Vec<_>>>()?;
         Ok(SpeedTable {
             model: subject.name.clone(),
             data: self.data.clone(),

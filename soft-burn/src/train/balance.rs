@@ -21,7 +21,8 @@ use crate::ops::transfers::read_all;
 pub struct Balance {
     /// Largest norm of the gradient of an intermediate exit with respect to its hidden states, as a
     /// multiple of the full depth's in the same micro-batch, each per unit of its weight in the
-    /// loss. Larger gradients are scaled down, including that of the final norm. Default: no limit.
+    /// loss. Larger gradients are scaled down, including that of the final norm but not that of the
+    /// head; with accumulation every micro-batch has its own factors. Default: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<f64>,
     /// First step with the limit: exits train unrestricted before it, and the full depth recovers

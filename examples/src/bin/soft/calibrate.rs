@@ -175,8 +175,8 @@ fn print_rows(args: &Args, rows: &[CalibrationRow]) {
         )
     );
     outln!(
-        "limit: at most {} % of tokens differ from the full model's, with {} % confidence; ordered by \
-         mean depth",
+        "limit: at most {} % of tokens differ from the full model's, with {} % confidence; the first \
+         rule is recommended, by what the texts before the test predict",
         percent(args.disagreement),
         percent(args.confidence)
     );
