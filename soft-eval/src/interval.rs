@@ -31,19 +31,43 @@ impl Interval {
     ///
     /// With one trial per text it is the exact interval of Clopper and Pearson.
     pub fn of_share(texts: &[(f64, f64)]) -> Option<Self> {
-        let (successes, trials) = sums(texts);
-        if trials <= 0.0 {
+        let texts: Vec<_> = texts.iter().copied().filter(|text| text.1 > 0.0).collect();
+        if texts.is_empty() {
             return None;
         }
+        let (successes, trials) = sums(&texts);
         let share = successes / trials;
-        let below = effective_trials(texts, 0.0);
-        let above = effective_trials(texts, 1.0);
+        let below = effective_trials(&texts, 0.0);
+        let above = effective_trials(&texts, 1.0);
         let (of_below, of_above) = (share * below, (1.0 - share) * above);
         Some(Self {
             estimate: share,
             low: quantile(of_below, below - of_below + 1.0, TAIL).unwrap_or(0.0),
             high: quantile(above - of_above + 1.0, of_above, 1.0 - TAIL).unwrap_or(1.0),
         })
+    }
+
+    /// The number of texts of `trials` trials that are needed for a lower end of `share`, if all
+    /// trials succeed. `None` if it is more than 10,000.
+    pub fn fewest_texts(share: f64, trials: f64) -> Option<usize> {
+        let enough = |texts: &usize| {
+            let interval = Self::of_share(&vec![(trials, trials); *texts]);
+            interval.is_some_and(|interval| interval.low >= share)
+        };
+        // The lower end grows with the number of texts.
+        let (mut below, mut above) = (0, 10_000);
+        if !enough(&above) {
+            return None;
+        }
+        while above - below > 1 {
+            let middle = usize::midpoint(below, above);
+            if enough(&middle) {
+                above = middle;
+            } else {
+                below = middle;
+            }
+        }
+        Some(above)
     }
 
     /// The share of these trials that succeed, one per text.
@@ -151,6 +175,17 @@ mod tests {
         near(half.high, 0.6017);
         assert!(Interval::of_trials([]).is_none());
         assert!(Interval::of_share(&[(0.0, 0.0)]).is_none());
+        let empty = Interval::of_share(&[(1.0, 1.0), (0.0, 0.0), (1.0, 1.0)]);
+        assert_eq!(empty, Interval::of_share(&[(1.0, 1.0); 2]));
+    }
+
+    /// 0.95^72 < 0.025 < 0.95^71; the tokens of a text count for a little less.
+    #[test]
+    fn texts_that_are_needed() {
+        assert_eq!(Interval::fewest_texts(0.95, 1.0), Some(72));
+        let longer = Interval::fewest_texts(0.95, 48.0).unwrap();
+        assert!((73..80).contains(&longer), "{longer}");
+        assert_eq!(Interval::fewest_texts(1.0, 1.0), None);
     }
 
     #[test]

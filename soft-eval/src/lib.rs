@@ -7,7 +7,7 @@
 //! | loss, perplexity and accuracy of every exit | [`exit_scores`] |
 //! | exact match and F1 of answers | [`exact_match`], [`exact_match_normalized`], [`f1`], [`AnswerScore`] |
 //! | tasks of lm-evaluation-harness | [`lm_eval`] |
-//! | confidence intervals of means and paired differences | [`Bootstrap`] |
+//! | confidence intervals of shares and their differences; of losses | [`Interval`], [`Bootstrap`] |
 //! | agreement of every exit with the full depth | [`Pairing`] |
 //! | pairwise comparison of responses | [`judge_pairs`] with a [`Judge`]: [`VerdictLikelihood`], [`ResponseLikelihood`], [`VerdictFile`], `ChatJudge` (feature `http`) |
 //! | agreement of a judge with people | [`judge_quality`](judge_quality()) |

@@ -7,9 +7,9 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use soft_core::Exits;
 use soft_core::policy::Criterion;
-use soft_eval::frontier;
 use soft_eval::numbers::{digits, percent, ratio};
 use soft_eval::results::{Finding, SpeedTable};
+use soft_eval::{Interval, frontier};
 use soft_examples::decoding::{DecodingArgs, exits_of};
 use soft_examples::eval_model::{EvalModel, EvalModelArgs};
 use soft_examples::evaluation::Recorder;
@@ -168,6 +168,7 @@ fn print_rows(table: &SpeedTable) {
         settings,
         recommended,
         least_agreement,
+        prompts,
         ..
     } = table;
     let best = frontier(settings);
@@ -215,5 +216,13 @@ fn print_rows(table: &SpeedTable) {
             settings[*index].name
         ),
         None => outln!("no mode reaches {} % agreement", percent(*least_agreement)),
+    }
+    let tokens = rows.first().map_or(0, |plain| plain.tokens) as f64 / (*prompts).max(1) as f64;
+    match Interval::fewest_texts(*least_agreement, tokens) {
+        Some(needed) if needed as u64 > *prompts => outln!(
+            "{prompts} prompts are too few to recommend a mode whose tokens may differ: that takes \
+             {needed}, even if none differs"
+        ),
+        _ => {}
     }
 }
