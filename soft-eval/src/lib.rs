@@ -7,6 +7,7 @@
 //! | loss, perplexity and accuracy of every exit | [`exit_scores`] |
 //! | exact match and F1 of answers | [`exact_match`], [`exact_match_normalized`], [`f1`], [`AnswerScore`] |
 //! | tasks of lm-evaluation-harness | [`lm_eval`] |
+//! | unigram and bigram baselines that never read the prompt | [`Baselines`] |
 //! | confidence intervals of shares and their differences; of losses | [`Interval`], [`Bootstrap`] |
 //! | agreement of every exit with the full depth | [`Pairing`] |
 //! | pairwise comparison of responses | [`judge_pairs`] with a [`Judge`]: [`VerdictLikelihood`], [`ResponseLikelihood`], [`VerdictFile`], `ChatJudge` (feature `http`) |
@@ -41,6 +42,7 @@
 
 mod agreement;
 mod answers;
+mod baselines;
 mod bootstrap;
 mod calibration;
 mod candidates;
@@ -68,6 +70,7 @@ mod verdict_file;
 
 pub use agreement::{AnsweredPrompt, ExitAgreement, Pairing, PositionAgreement};
 pub use answers::{AnswerScore, exact_match, exact_match_normalized, f1, normalize};
+pub use baselines::{Baseline, BaselineScores, Baselines};
 pub use bootstrap::Bootstrap;
 pub use calibration::{Calibration, CalibrationSettings, calibrate, shuffle};
 #[cfg(feature = "http")]

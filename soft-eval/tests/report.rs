@@ -17,8 +17,9 @@ use soft_eval::results::{
     JudgedTable, Provenance, Sample, SampleTable, SpeedTable,
 };
 use soft_eval::{
-    AnsweredPrompt, CalibrationSettings, ExitScores, Interval, JudgeQuality, Pairing,
-    PairwiseScore, Setting, SpeedMeter, SpeedMode, calibrate, speed_figures, trace,
+    AnsweredPrompt, Baseline, BaselineScores, CalibrationSettings, ExitScores, Interval,
+    JudgeQuality, Pairing, PairwiseScore, Setting, SpeedMeter, SpeedMode, calibrate, speed_figures,
+    trace,
 };
 
 fn around(estimate: f64) -> Interval {
@@ -44,11 +45,20 @@ fn scored(model: &str, loss: f64) -> Finding {
             tokens: 1000,
         },
         loss: Some(around(loss / depth as f64)),
+        skill: Some(around(0.5)),
     };
     Finding::Exits(ExitTable {
         model: model.to_owned(),
         data: "held-out questions".to_owned(),
         rows: [1, 2, 4].map(row).into(),
+        baselines: Baseline::ALL
+            .map(|baseline| BaselineScores {
+                baseline,
+                loss: around(2.5),
+                accuracy: 0.2,
+                tokens: 1000,
+            })
+            .into(),
     })
 }
 

@@ -21,7 +21,7 @@ use soft_core::model::ScoreSum;
 use soft_core::{Batch, Exits};
 use soft_data::{Loader, LoaderConfig, Record, Tokenizer, encode, encode_prompt, ordered_batches};
 use soft_eval::results::{AnswerRow, ExitRow};
-use soft_eval::{AnswerScore, Journal, row_scores};
+use soft_eval::{AnswerScore, Baseline, Baselines, Journal, row_scores};
 use soft_examples::eval_model::{Answer, EvalModel, NamedFolder, Questions};
 use soft_examples::outln;
 use soft_examples::progress::Progress;
@@ -110,6 +110,8 @@ struct Quickstart {
     held_out: Vec<Instruction>,
     held_out_records: Vec<Record>,
     validation: Vec<Batch>,
+    /// What can be known without reading the prompt.
+    baselines: Baselines,
 }
 
 /// Scores and answers of one model at every exit.
@@ -131,11 +133,15 @@ impl Quickstart {
         let held_out = world.instructions(Split::HeldOut);
         let held_out_records = records(&held_out);
         let (examples, _) = encode(&held_out_records, &tokenizer, 128)?;
+        let train = records(&world.instructions(Split::Train));
+        let (learnt, _) = encode(&train, &tokenizer, 128)?;
+        let learnt = ordered_batches(&learnt, BATCH)?;
         Ok(Self {
             out: out.to_owned(),
             device: device("cpu")?,
             exits: "2:8:2".parse()?,
-            train: records(&world.instructions(Split::Train)),
+            baselines: Baselines::fit(&learnt, vocabulary().len())?,
+            train,
             validation: ordered_batches(&examples, BATCH)?,
             tokenizer,
             held_out,
@@ -219,9 +225,13 @@ impl Quickstart {
             answers.push(of_exit);
             texts.push(said);
         }
+        let bigram = self
+            .baselines
+            .row_scores(Baseline::Bigram, &self.validation);
         let scores = self.exits.iter().zip(&rows);
+        let scores = scores.map(|(exit, rows)| ExitRow::of(exit, rows).beside(rows, &bigram));
         Ok(Measured {
-            scores: scores.map(|(exit, rows)| ExitRow::of(exit, rows)).collect(),
+            scores: scores.collect(),
             subject,
             rows,
             answers,

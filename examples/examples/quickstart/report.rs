@@ -57,6 +57,7 @@ impl Quickstart {
                 model: measured.subject.name.clone(),
                 data: DATA.to_owned(),
                 rows: measured.scores.clone(),
+                baselines: self.baselines.scores(&self.validation),
             })
         });
         let answers = measured.iter().map(|measured| {

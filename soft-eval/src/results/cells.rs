@@ -1,8 +1,8 @@
 //! Rows of tables as text: the same cells on a terminal and in a report.
 
 use super::{CalibrationRow, DifferenceRow, ExitRow, JudgedRow};
-use crate::Interval;
 use crate::numbers::{interval, number, percent, percent_interval, points, signed_interval};
+use crate::{BaselineScores, Interval};
 
 /// What stands in the place of a figure that was not measured.
 const NOTHING: &str = "–";
@@ -12,6 +12,24 @@ impl ExitRow {
     pub fn loss_cell(&self) -> String {
         self.loss
             .map_or_else(|| number(self.scores.loss), |loss| interval(&loss))
+    }
+
+    /// The nats per token below the bigram's loss, with the 95 % interval where there is one.
+    pub fn skill_cell(&self) -> String {
+        let skill = self.skill.as_ref();
+        skill.map_or(NOTHING.to_owned(), |skill| signed_interval(skill, 3))
+    }
+}
+
+impl BaselineScores {
+    /// The name, loss, perplexity and accuracy in percent.
+    pub fn cells(&self) -> [String; 4] {
+        [
+            self.baseline.name().to_owned(),
+            interval(&self.loss),
+            number(self.loss.estimate.exp()),
+            percent(self.accuracy),
+        ]
     }
 }
 

@@ -6,8 +6,8 @@ use soft_core::model::ScoreSum;
 use soft_core::policy::{CalibratedExits, Criterion};
 
 use crate::{
-    AnswerScore, Bootstrap, ExitAgreement, ExitScores, Interval, JudgeQuality, PairwiseScore,
-    PolicyOutcome, Setting, SpeedFigures,
+    AnswerScore, BaselineScores, Bootstrap, ExitAgreement, ExitScores, Interval, JudgeQuality,
+    PairwiseScore, PolicyOutcome, Setting, SpeedFigures,
 };
 
 /// Loss and accuracy at every exit.
@@ -19,6 +19,9 @@ pub struct ExitTable {
     pub data: String,
     /// One row per exit.
     pub rows: Vec<ExitRow>,
+    /// Baselines that never read the prompt, if they were fitted.
+    #[serde(default)]
+    pub baselines: Vec<BaselineScores>,
 }
 
 /// One exit.
@@ -28,6 +31,9 @@ pub struct ExitRow {
     pub scores: ExitScores,
     /// The loss with its interval, resampled by text.
     pub loss: Option<Interval>,
+    /// The bigram's loss less this one, in nats per token, if baselines were fitted.
+    #[serde(default)]
+    pub skill: Option<Interval>,
 }
 
 /// Scores of answers to questions.
@@ -82,6 +88,18 @@ impl ExitRow {
         Self {
             scores: ExitScores::of(exit, rows),
             loss: Bootstrap::default().ratio(&parts.collect::<Vec<_>>()),
+            skill: None,
+        }
+    }
+
+    /// The same with the skill over the scores of the bigram on the same rows.
+    #[must_use]
+    pub fn beside(self, ours: &[ScoreSum], bigram: &[ScoreSum]) -> Self {
+        let pairs = bigram.iter().zip(ours);
+        let parts = pairs.map(|(bigram, ours)| (bigram.nats - ours.nats, ours.targets as f64));
+        Self {
+            skill: Bootstrap::default().ratio(&parts.collect::<Vec<_>>()),
+            ..self
         }
     }
 }

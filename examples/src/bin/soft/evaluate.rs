@@ -1,13 +1,15 @@
 //! `soft evaluate`: loss, perplexity and accuracy at every exit of a model; for TriviaQA also exact
 //! match and F1 of greedy answers (at most 50 tokens, as in Sorted LLaMA, section 4.3).
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result, ensure};
 use soft_burn::{LlamaConfig, SoftInfo};
 use soft_core::{Exit, Exits};
 use soft_data::{Format, Record, encode_prompt, ordered_batches};
-use soft_eval::Journal;
 use soft_eval::numbers::{number, percent, percent_interval};
 use soft_eval::results::{AnswerRow, AnswerTable, ExitRow, ExitTable, Finding};
+use soft_eval::{Baseline, BaselineScores, Baselines, Journal};
 use soft_examples::decoding::DecodingArgs;
 use soft_examples::eval_model::{EvalModel, EvalModelArgs, Questions};
 use soft_examples::evaluation::Recorder;
@@ -40,6 +42,10 @@ pub struct Args {
     /// Losses and accuracy only, no answers to questions
     #[arg(long, conflicts_with_all = ["answer_exits", "mode"])]
     no_answers: bool,
+    /// Training rows of the same layout, on whose responses a unigram and a bigram are fitted that
+    /// never read the prompt
+    #[arg(long)]
+    baselines: Option<PathBuf>,
     /// Maximum number of tokens of an answer
     #[arg(long, default_value_t = 50)]
     max_new_tokens: usize,
@@ -86,16 +92,38 @@ pub fn run(args: Args) -> Result<()> {
             decoding.settings(&subject.trained, &subject.tokenizer)?;
         }
     }
+    let baselines = args.baselines.as_ref().map(|training| {
+        let records = args.rows.format.read(training)?;
+        let examples = encode_rows(training, &records, &subject.tokenizer, longest)?;
+        let training = ordered_batches(&examples, args.rows.batch)?;
+        Ok::<_, anyhow::Error>(Baselines::fit(&training, config.vocab)?)
+    });
+    let baselines = baselines.transpose()?;
     let mut recorder = Recorder::begin();
     recorder.model(&subject);
     recorder.input(&args.rows.data)?;
+    if let Some(training) = &args.baselines {
+        recorder.input(training)?;
+    }
     let device = args.source.place.name();
     let mut journal = args.output.open_journal("evaluate", &device)?;
     let mut progress = Progress::new("scoring", batches.len() as u64, 0);
     let rows = subject.row_scores(&exits, &batches, &mut journal, || progress.step(""))?;
     progress.finish();
     let scored = exits.iter().zip(&rows);
-    let scored: Vec<_> = scored.map(|(exit, rows)| ExitRow::of(exit, rows)).collect();
+    let bigram = baselines
+        .as_ref()
+        .map(|fitted| fitted.row_scores(Baseline::Bigram, &batches));
+    let scored: Vec<_> = scored
+        .map(|(exit, rows)| {
+            let row = ExitRow::of(exit, rows);
+            match &bigram {
+                Some(bigram) => row.beside(rows, bigram),
+                None => row,
+            }
+        })
+        .collect();
+    let baselines = baselines.map_or_else(Vec::new, |fitted| fitted.scores(&batches));
     let mut answered = Vec::new();
     if answers {
         let modes = answering
@@ -104,13 +132,14 @@ pub fn run(args: Args) -> Result<()> {
         let modes = modes.chain(args.mode.iter().map(|mode| (mode.clone(), None)));
         answered = answer(&args, &records, &subject, &mut journal, modes.collect())?;
     }
-    print_exits(&scored);
+    print_exits(&scored, &baselines);
     print_answers(&args, &records, &answered);
     let data = data_name(&args, records.len());
     let mut findings = vec![Finding::Exits(ExitTable {
         model: subject.name.clone(),
         data: data.clone(),
         rows: scored,
+        baselines,
     })];
     if answers {
         findings.push(Finding::Answers(AnswerTable {
@@ -165,18 +194,40 @@ fn answer(
     Ok(answered)
 }
 
-fn print_exits(rows: &[ExitRow]) {
-    let headings = ["exit", "loss, nats", "perplexity", "accuracy %"];
+fn print_exits(rows: &[ExitRow], baselines: &[BaselineScores]) {
+    let headings = [
+        "exit",
+        "loss, nats",
+        "perplexity",
+        "accuracy %",
+        "skill, nats",
+    ];
+    let shown = headings.len() - usize::from(baselines.is_empty());
     let line = |row: &ExitRow| {
         let scores = &row.scores;
-        [
+        let cells = [
             scores.exit.to_string(),
             row.loss_cell(),
             number(scores.perplexity),
             percent(scores.accuracy),
-        ]
+            row.skill_cell(),
+        ];
+        cells[..shown].to_vec()
     };
-    outln!("{}", table(&headings, rows.iter().map(line)));
+    let of_baseline = |scores: &BaselineScores| {
+        let mut cells = scores.cells().to_vec();
+        cells.push(String::new());
+        cells
+    };
+    let lines = rows.iter().map(line);
+    let lines = lines.chain(baselines.iter().map(of_baseline));
+    outln!("{}", table(&headings[..shown], lines));
+    if !baselines.is_empty() {
+        outln!(
+            "unigram and bigram: of the training rows' responses, without the prompt; skill: nats per \
+             token below the bigram"
+        );
+    }
     if let Some(row) = rows.first() {
         outln!(
             "{} supervised tokens; loss per token with its 95 % interval",

@@ -1,11 +1,11 @@
 //! Losses, accuracy and answers at every exit, and two models' in pairs.
 
 use super::{Names, depth};
-use crate::EvalError;
 use crate::numbers::{number, percent, percent_interval, signed_interval};
 use crate::report::document::Section;
 use crate::report::figures::{Curve, Curves};
 use crate::results::{AnswerTable, DifferenceRow, DifferenceTable, ExitTable};
+use crate::{BaselineScores, EvalError};
 
 pub(super) fn exits(
     data: &str,
@@ -25,6 +25,7 @@ pub(super) fn exits(
                 row.loss_cell(),
                 number(scores.perplexity),
                 percent(scores.accuracy),
+                row.skill_cell(),
                 scores.tokens.to_string(),
             ]);
             loss.add(depth(scores.exit), scores.loss, row.loss.as_ref());
@@ -33,16 +34,27 @@ pub(super) fn exits(
         losses.push(loss);
         accuracies.push(accuracy);
     }
+    // The same for all models of the same data.
+    let fitted = tables.iter().find(|table| !table.baselines.is_empty());
+    for baseline in fitted.iter().flat_map(|table| &table.baselines) {
+        let [name, loss, perplexity, accuracy] = baseline.cells();
+        let tokens = baseline.tokens.to_string();
+        let (model, skill) = ("no model".to_owned(), String::new());
+        rows.push(vec![model, name, loss, perplexity, accuracy, skill, tokens]);
+        losses.push(level(baseline, baseline.loss.estimate, tables));
+        accuracies.push(level(baseline, 100.0 * baseline.accuracy, tables));
+    }
     let headings = [
         "model",
         "exit",
         "loss, nats",
         "perplexity",
         "accuracy %",
+        "skill, nats",
         "tokens",
     ];
     section.table(
-        "Means over tokens; in brackets the 95 % interval, texts resampled.",
+        "Means over tokens; in brackets the 95 % interval, texts resampled. Skill: nats below a bigram over answers, which never reads the prompt.",
         &headings,
         rows,
     );
@@ -69,6 +81,19 @@ pub(super) fn exits(
         format!("Share of tokens that the exit ranks first, the text before given, {data}."),
     );
     Ok(section)
+}
+
+/// A horizontal line over all exits.
+fn level(baseline: &BaselineScores, value: f64, tables: &[&ExitTable]) -> Curve {
+    let mut curve = Curve::named(baseline.baseline.name());
+    let depths = tables.iter().flat_map(|table| &table.rows);
+    let depths: Vec<f64> = depths.map(|row| depth(row.scores.exit)).collect();
+    for end in [f64::min, f64::max] {
+        if let Some(at) = depths.iter().copied().reduce(end) {
+            curve.add(at, value, None);
+        }
+    }
+    curve
 }
 
 pub(super) fn answers(
