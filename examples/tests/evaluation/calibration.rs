@@ -21,6 +21,20 @@ fn calibrated_thresholds_are_stored_and_used() {
     let generate = "--model model --prompts trivia.json --format triviaqa --limit 2 --max-new-tokens 5 --mode dynamic";
     let said = site.succeeds("generate", generate);
     assert!(said.contains(&format!("exits by {first}")), "{said}");
+    // Beyond the length or the sampling of the test.
+    assert!(!said.contains("not guaranteed"), "{said}");
+    assert_eq!(rules[0]["longest"], 9);
+    for (beyond, reason) in [
+        ("--max-new-tokens 9", "at most 8 new tokens, not 9"),
+        ("--max-new-tokens 5 --temperature 0.7", "greedy decoding"),
+    ] {
+        let asked = generate.replace("--max-new-tokens 5", beyond);
+        let said = site.succeeds("generate", &asked);
+        assert!(
+            said.contains("not guaranteed") && said.contains(reason),
+            "{said}"
+        );
+    }
     let entropy = rules
         .as_array()
         .unwrap()
@@ -67,6 +81,10 @@ fn calibration_keeps_its_promise_on_random_splits() {
         let kept = row["kept"][0].as_u64().unwrap();
         assert!(kept >= 19, "{kept} of 20: {row}");
     }
+    // On the texts of dynamic decoding too, of which the recommended rule alone writes any.
+    let own = rows[0]["own_text"]["estimate"].as_f64().unwrap();
+    assert!(own > 0.0 && own < 0.2, "{own}");
+    assert!(rows[1..].iter().all(|row| row["own_text"].is_null()));
     let depth = rows[0]["checked"]["mean_depth"].as_f64().unwrap();
     assert!(
         depth < 7.0,

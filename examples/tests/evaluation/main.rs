@@ -58,6 +58,29 @@ fn evaluate_resumes_from_its_journal() {
     assert_eq!(findings(&site.json("again.json")), findings(&whole));
     assert_eq!(site.read("answers.jsonl"), journal);
 
+    // The baselines ask no model.
+    let with_baselines = format!("{arguments} --baselines trivia.json --json baselines.json");
+    let said = site.succeeds(EVALUATE, &with_baselines);
+    assert!(said.contains("bigram") && said.contains("skill"), "{said}");
+    assert_eq!(site.read("answers.jsonl"), journal);
+    let table = &site.json("baselines.json")["findings"][0];
+    let loss = |index: usize| {
+        table["baselines"][index]["loss"]["estimate"]
+            .as_f64()
+            .unwrap()
+    };
+    assert!(loss(1) < loss(0), "a bigram knows more of its own text");
+    for row in table["rows"].as_array().unwrap() {
+        let skill = row["skill"]["estimate"].as_f64().unwrap();
+        let below = loss(1) - row["scores"]["loss"].as_f64().unwrap();
+        assert!((skill - below).abs() < 1e-9, "{skill} {below}");
+    }
+    site.refused(
+        EVALUATE,
+        &format!("{QUESTIONS} --baselines absent.json"),
+        &["absent.json"],
+    );
+
     // Answers of other settings are not reused.
     let longer = arguments.replace("--max-new-tokens 6", "--max-new-tokens 7");
     site.succeeds(EVALUATE, &longer);

@@ -75,6 +75,10 @@ pub fn run(args: Args) -> Result<()> {
         "--answer-exits {answering} are not all among the exits scored, {exits}"
     );
     let records = args.rows.read()?;
+    let training = match &args.baselines {
+        Some(path) => Some((path, args.rows.format.read(path)?)),
+        None => None,
+    };
     let subject = EvalModel::load(&args.source.model, place, &args.source.tokens)?;
     let longest = args.rows.max_len.min(config.max_positions);
     let examples = encode_rows(&args.rows.data, &records, &subject.tokenizer, longest)?;
@@ -92,13 +96,12 @@ pub fn run(args: Args) -> Result<()> {
             decoding.settings(&subject.trained, &subject.tokenizer)?;
         }
     }
-    let baselines = args.baselines.as_ref().map(|training| {
-        let records = args.rows.format.read(training)?;
-        let examples = encode_rows(training, &records, &subject.tokenizer, longest)?;
+    let mut baselines = None;
+    if let Some((path, records)) = training {
+        let examples = encode_rows(path, &records, &subject.tokenizer, longest)?;
         let training = ordered_batches(&examples, args.rows.batch)?;
-        Ok::<_, anyhow::Error>(Baselines::fit(&training, config.vocab)?)
-    });
-    let baselines = baselines.transpose()?;
+        baselines = Some(Baselines::fit(&training, config.vocab)?);
+    }
     let mut recorder = Recorder::begin();
     recorder.model(&subject);
     recorder.input(&args.rows.data)?;
