@@ -11,8 +11,8 @@ use crate::model::llama::Llama;
 use crate::model::rope::RopeScaling;
 use crate::tests::{fixture, test_device};
 use crate::train::balance::Balance;
+use crate::train::gradients::NamedGradients;
 use crate::train::objective::LossTerms;
-use crate::train::optimizer::NamedGradients;
 use crate::train::settings::Objective;
 
 fn config() -> LlamaConfig {

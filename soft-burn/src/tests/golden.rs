@@ -22,8 +22,9 @@ use crate::tests::expected::{Expected, largest_difference, relative_difference, 
 use crate::tests::{fixture, test_device};
 use crate::train::balance::Balance;
 use crate::train::exit_sums::read_sums;
+use crate::train::gradients::{GradientNorms, NamedGradients};
 use crate::train::objective::LossTerms;
-use crate::train::optimizer::{AdamWSettings, GradientNorms, NamedAdamW, NamedGradients};
+use crate::train::optimizer::{AdamWSettings, NamedAdamW};
 use crate::train::settings::Objective;
 
 const FOLDERS: [&str; 8] = [

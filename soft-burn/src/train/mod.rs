@@ -6,6 +6,7 @@ pub(crate) mod canary;
 pub(crate) mod checkpoints;
 pub(crate) mod exit_sums;
 pub(crate) mod flat_settings;
+pub(crate) mod gradients;
 pub(crate) mod layer_dropout;
 pub(crate) mod log;
 pub(crate) mod loss;

@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::model::llama::Llama;
 use crate::model::parameters::named_gradients;
 use crate::ops::seed::seed;
-use crate::train::optimizer::NamedGradients;
+use crate::train::gradients::NamedGradients;
 use crate::train::training_pass::{Skipping, TrainingPass};
 
 /// The gradient of the loss with respect to the states of an exit.

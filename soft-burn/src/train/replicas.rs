@@ -23,7 +23,7 @@ use crate::error::Error;
 use crate::model::llama::Llama;
 use crate::model::parameters::{flat_values, map_parameters, trained_lengths};
 use crate::ops::transfers::moved;
-use crate::train::optimizer::NamedGradients;
+use crate::train::gradients::NamedGradients;
 
 /// The same weights on every device.
 #[derive(Debug)]
