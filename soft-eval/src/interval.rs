@@ -22,6 +22,9 @@ pub struct Interval {
     pub high: f64,
 }
 
+/// More effective trials are taken as so many, for which the beta distribution is still accurate.
+const MOST_TRIALS: f64 = 1e6;
+
 /// The probability beyond each end of a 95 % interval.
 const TAIL: f64 = 0.025;
 
@@ -131,7 +134,8 @@ fn effective_trials(texts: &[(f64, f64)], more: f64) -> f64 {
     }
     let variance = (count + 1.0) / count * squares / (all * all);
     let (trials, texts) = (t_quantile(trials), t_quantile(count));
-    share * (1.0 - share) / variance * (trials / texts).powi(2)
+    let effective = share * (1.0 - share) / variance * (trials / texts).powi(2);
+    effective.min(MOST_TRIALS)
 }
 
 /// The two-sided 95 % quantile of Student's distribution for a mean of `count` numbers.
@@ -141,8 +145,20 @@ fn t_quantile(count: f64) -> f64 {
 }
 
 /// The quantile of a beta distribution; `None` when a parameter is 0.
+///
+/// By bisection: the library's own inverse does not end for some large parameters.
 fn quantile(a: f64, b: f64, probability: f64) -> Option<f64> {
-    Some(Beta::new(a, b).ok()?.inverse_cdf(probability))
+    let beta = Beta::new(a, b).ok()?;
+    let (mut below, mut above) = (0.0, 1.0);
+    for _ in 0..60 {
+        let middle = f64::midpoint(below, above);
+        if beta.cdf(middle) < probability {
+            below = middle;
+        } else {
+            above = middle;
+        }
+    }
+    Some(f64::midpoint(below, above))
 }
 
 #[cfg(test)]
@@ -196,6 +212,48 @@ mod tests {
         let lost = Interval::of_differences(&[(-1.0, 1.0); 20]).unwrap();
         assert_eq!((lost.estimate, lost.low), (-1.0, -1.0));
         near(lost.high, 1.0 - 2.0 * 0.025_f64.powf(0.05));
+    }
+
+    /// Equal models on many questions: the effective number of trials is that number squared. The
+    /// expected widths are those of the normal limit.
+    #[test]
+    fn many_ties_are_narrow() {
+        for count in [100_usize, 1000, 20_000] {
+            let tied = Interval::of_differences(&vec![(0.0, 1.0); count]).unwrap();
+            let trials = (count as f64).powi(2).min(MOST_TRIALS);
+            let expected = 2.0 * 1.96 / trials.sqrt();
+            let found = tied.high - tied.low;
+            assert!(tied.estimate == 0.0, "{tied:?}");
+            assert!((found / expected - 1.0).abs() < 0.05, "{count}: {tied:?}");
+        }
+    }
+
+    #[test]
+    fn a_million_tokens() {
+        let texts = (0..1000).map(|text| (300.0 + f64::from(text % 200), 1000.0));
+        let found = Interval::of_share(&texts.collect::<Vec<_>>()).unwrap();
+        // The standard deviation of a text is 0.0577, so that the standard error is 0.0018.
+        near(found.estimate, 0.3995);
+        near(found.low, 0.3995 - 0.0036);
+        near(found.high, 0.3995 + 0.0036);
+    }
+
+    #[test]
+    fn shares_very_near_1_have_an_interval() {
+        for successes in [47.0, 47.9999, 47.999_999_99] {
+            for count in [1, 10, 1000] {
+                let found = Interval::of_share(&vec![(successes, 48.0); count]).unwrap();
+                let Interval {
+                    low,
+                    estimate,
+                    high,
+                } = found;
+                assert!(
+                    low < estimate && estimate < high && high <= 1.0,
+                    "{found:?}"
+                );
+            }
+        }
     }
 
     /// One text can tell nothing, however long.

@@ -1,9 +1,9 @@
 //! Speed of decoding modes, measured side by side.
 //!
-//! Every prompt is decoded in every mode, in a random order, so that a machine that slows down or is
-//! shared affects all modes alike. The first prompt is decoded once more for
-//! warm-up. Tokens are on the host when they are counted, so the queue of the device is empty
-//! whenever the clock is read. Speedups are computed per prompt.
+//! Every prompt is decoded in every mode, in a random order, so that a machine that slows down or
+//! is shared affects all modes alike. The first prompt is decoded once more for warm-up. Tokens are
+//! on the host when they are counted, so the queue of the device is empty whenever the clock is
+//! read. Speedups are computed per prompt.
 
 use serde::{Deserialize, Serialize};
 use soft_core::decode::{DecodeError, Finish, OperationCosts, Statistics, Tuner};

@@ -32,8 +32,8 @@ pub struct AdamWSettings {
     pub eps: f32,
     /// Decoupled weight decay of matrices; norms have none. Default 0.
     pub weight_decay: f32,
-    /// Maximum global gradient norm; larger gradients are scaled down. Heads and blocks of exits are
-    /// clipped apart from the model itself. Default 1.
+    /// Maximum global gradient norm; larger gradients are scaled down. Heads and blocks of exits
+    /// are clipped apart from the model itself. Default 1.
     pub clip_norm: Option<f64>,
 }
 

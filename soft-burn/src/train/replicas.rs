@@ -127,8 +127,8 @@ impl Replicas {
         })
     }
 
-    /// Updates every owner's parameters by `step`, given the gradients of each owner, and sends them
-    /// to the other devices.
+    /// Updates every owner's parameters by `step`, given the gradients of each owner, and sends
+    /// them to the other devices.
     ///
     /// # Errors
     /// When a device fails; weights may then be lost or differ between devices.

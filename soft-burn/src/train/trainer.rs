@@ -53,8 +53,8 @@ pub struct StepReport {
     pub exits: Vec<ExitLoss>,
     /// Learning rate.
     pub learning_rate: f64,
-    /// Global gradient norm before clipping: of the model itself, if it is trained; otherwise of its
-    /// exits' own heads or blocks.
+    /// Global gradient norm before clipping: of the model itself, if it is trained; otherwise of
+    /// its exits' own heads or blocks.
     pub gradient_norm: f64,
     /// The same of its exits' own blocks, where both are trained.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -148,8 +148,8 @@ impl Trainer {
     }
 
     /// Computes a share of every step's micro-batches on `further` devices, and updates a share of
-    /// the parameters there. Accumulate at least as many micro-batches as there are devices. Results
-    /// equal those of one device up to rounding.
+    /// the parameters there. Accumulate at least as many micro-batches as there are devices.
+    /// Results equal those of one device up to rounding.
     ///
     /// # Errors
     /// When a device does not support the number type of the weights, or fails.
