@@ -132,7 +132,7 @@ const PROGRAMS: [Program; 10] = [
             "--distill",
             "--temperature",
             "--gradient-limit",
-            "--gradient-limit-from",
+            "--combine-gradients",
             "--objective",
             "--limit",
             "--max-len",

@@ -104,7 +104,10 @@ fn wrong_recipes_are_refused_and_flags_override() {
             "number type to train in is f16: expected f32 or bf16",
         ),
         ("distill = 2", "distillation share is 2"),
-        ("gradient_limit_from = 3", "--gradient-limit"),
+        (
+            "combine_gradients = \"mean\"",
+            "expected sum, clip-apart or project",
+        ),
         (
             "device = \"cpu,cpu\"\naccumulation = 1",
             "2 devices for 1 micro-batches",

@@ -8,6 +8,7 @@ use crate::device_errors::{failed, guarded};
 use crate::error::Error;
 use crate::model::llama::Llama;
 use crate::ops::transfers::{Numbers, moved, read_all};
+use crate::train::combination::Apart;
 use crate::train::exit_sums::{UnreadSums, read_sums};
 use crate::train::gradients::{GradientNorms, NamedGradients};
 use crate::train::objective::LossTerms;
@@ -26,6 +27,8 @@ pub(crate) struct Job<'a> {
 #[derive(Default)]
 struct Unread {
     gradients: NamedGradients,
+    /// Those of the intermediate exits, if they are computed apart.
+    early: NamedGradients,
     losses: Vec<UnreadSums>,
 }
 
@@ -68,24 +71,30 @@ pub(crate) fn accumulate(
     })?;
     let home = replicas.model().device().inner();
     let mut losses = Vec::new();
-    let mut gradients: Vec<_> = replicas
-        .models()
-        .iter()
-        .map(|_| Default::default())
-        .collect();
+    let nothing = || replicas.models().iter().map(|_| Default::default());
+    let mut apart = Apart {
+        full: nothing().collect(),
+        early: nothing().collect(),
+    };
     for (part, model) in parts.into_iter().zip(replicas.models()) {
         guarded(&model.device(), || {
             losses.extend(part.losses.into_iter().map(|sums| sums.moved_to(&home)));
-            for (name, gradient) in part.gradients.into_named() {
-                let owner: &mut NamedGradients = &mut gradients[replicas.owner(&name)];
-                let gradient = moved(gradient, &replicas.device_of_owner(&name));
-                owner.add(name, gradient);
-            }
+            to_owners(part.gradients, &mut apart.full, replicas);
+            to_owners(part.early, &mut apart.early, replicas);
             Ok(())
         })?;
     }
+    let combination = settings.method.balance().combination;
+    let gradients = apart.combined(combination, settings.optimizer.clip_norm, replicas)?;
     let step = jobs.first().map_or(0, |job| job.at.step);
     Accumulated::read(losses, gradients, (replicas, step))
+}
+
+fn to_owners(gradients: NamedGradients, owned: &mut [NamedGradients], replicas: &Replicas) {
+    for (name, gradient) in gradients.into_named() {
+        let gradient = moved(gradient, &replicas.device_of_owner(&name));
+        owned[replicas.owner(&name)].add(name, gradient);
+    }
 }
 
 impl Unread {
@@ -99,18 +108,29 @@ impl Unread {
         let at = job.at;
         let body = settings.method.body();
         let dropout = body.and_then(|body| body.layer_dropout);
+        let balance = settings.method.balance();
+        let (weights, early) = balance.combination.passes(&job.weights);
         let weighing = LossTerms {
             exits: &settings.exits,
-            weights: &job.weights,
+            weights: &weights,
             normalizer,
             distillation: settings.method.distillation(),
-            balance: settings.method.balance_at(at.step),
+            balance,
             recompute: settings.gradient_checkpointing,
             skipping: dropout.map(|dropout| Skipping { dropout, at }),
         };
         let objective = settings.objective;
-        let losses = objective.differentiate(model, job.batch, weighing, &mut self.gradients)?;
-        self.losses.extend(losses);
+        let early = LossTerms {
+            weights: &early,
+            ..weighing
+        };
+        let sums = [(weighing, &mut self.gradients), (early, &mut self.early)];
+        for (weighing, gradients) in sums {
+            if weighing.weights.iter().any(|weight| *weight != 0.0) {
+                let losses = objective.differentiate(model, job.batch, weighing, gradients)?;
+                self.losses.extend(losses);
+            }
+        }
         Ok(())
     }
 }
@@ -172,4 +192,87 @@ pub(crate) fn finite(loss: f64, exit: Exit, step: u64) -> Result<f64, Error> {
         value,
         checkpoint,
     })
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    #![allow(clippy::unwrap_used)] // tests fail by panicking
+
+    use soft_core::Example;
+
+    use super::*;
+    use crate::device::device;
+    use crate::train::balance::Balance;
+    use crate::train::combination::Combination;
+    use crate::train::method::{Method, SoftOptions};
+
+    fn values(found: Accumulated) -> BTreeMap<String, Vec<f32>> {
+        let owned = found.gradients.into_iter();
+        let named = owned.flat_map(NamedGradients::into_named);
+        let read = |gradient: burn::tensor::Tensor<1>| gradient.into_data().try_to_vec().unwrap();
+        named
+            .map(|(name, gradient)| (name, read(gradient)))
+            .collect()
+    }
+
+    /// Beside the formulas on gradients of the full depth alone and of the exits alone.
+    #[test]
+    fn gradients_are_combined_over_all_micro_batches() {
+        let config = crate::tests::laws::config(2, 2, true);
+        let model = Llama::random(config, 7, &device("cpu").unwrap()).unwrap();
+        let replicas = Replicas::alone(burn::module::Module::train(model));
+        let rows = [3u32, 5, 7].map(|by| Example::text((1..6).map(|at| at * by % 11).collect()));
+        let batches = rows.map(|row| Batch::from_examples(&[&row]).unwrap());
+        let gradients = |weights: [f64; 2], combination| {
+            let balance = Balance {
+                combination,
+                ..Balance::default()
+            };
+            let method = Method::Soft(SoftOptions {
+                balance,
+                ..SoftOptions::default()
+            });
+            let mut settings = TrainSettings::new(method, "1,2".parse().unwrap(), 9);
+            settings.optimizer.clip_norm = Some(0.5);
+            let jobs = (0..).zip(&batches).map(|(index, batch)| Job {
+                at: MicroBatch { step: 1, index },
+                batch,
+                weights: weights.to_vec(),
+            });
+            let jobs: Vec<_> = jobs.collect();
+            let found = accumulate(&replicas, &jobs, &settings, 12.0).unwrap();
+            assert!(found.losses.values().all(|total| total.supervised == 12));
+            values(found)
+        };
+        // The exit against its own loss, so that the two gradients conflict.
+        for weight in [0.5, -0.5] {
+            let full = gradients([0.0, 0.5], Combination::Sum);
+            let early = gradients([weight, 0.0], Combination::Sum);
+            let dot = |a: &BTreeMap<String, Vec<f32>>, b: &BTreeMap<String, Vec<f32>>| -> f64 {
+                let pairs = a.iter().filter_map(|(name, a)| Some((a, b.get(name)?)));
+                let products = pairs.flat_map(|(a, b)| a.iter().zip(b));
+                products.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+            };
+            let (ff, ee, fe) = (dot(&full, &full), dot(&early, &early), dot(&full, &early));
+            assert_eq!(fe < 0.0, weight < 0.0, "{fe}");
+            let clipped = |square: f64| (0.5 / square.sqrt()).min(1.0);
+            for (combination, (a, b)) in [
+                (Combination::Sum, (1.0, 1.0)),
+                (Combination::ClipApart, (clipped(ff), clipped(ee))),
+                (Combination::Project, (1.0 - fe.min(0.0) / ff, 1.0)),
+            ] {
+                let found = gradients([weight, 0.5], combination);
+                for (name, found) in &found {
+                    let none = vec![0.0; found.len()];
+                    let of =
+                        |all: &BTreeMap<String, Vec<f32>>| all.get(name).unwrap_or(&none).clone();
+                    for ((found, f), e) in found.iter().zip(of(&full)).zip(of(&early)) {
+                        let expected = a * f64::from(f) + b * f64::from(e);
+                        let apart = (f64::from(*found) - expected).abs();
+                        assert!(apart < 1e-5, "{combination:?} {name}: {found} {expected}");
+                    }
+                }
+            }
+        }
+    }
 }

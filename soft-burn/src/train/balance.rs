@@ -13,6 +13,7 @@ use soft_core::Exit;
 use crate::model::parameters::flat_gradient;
 use crate::ops::adamw::squares;
 use crate::ops::transfers::read_all;
+use crate::train::combination::Combination;
 
 /// Limits on how intermediate exits change the weights they share with the full depth. Requires the
 /// memory-flat objective.
@@ -25,13 +26,16 @@ pub struct Balance {
     /// head; with accumulation every micro-batch has its own factors. Default: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<f64>,
-    /// First step with the limit: exits train unrestricted before it, and the full depth recovers
-    /// after it. Default: the first step.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub limit_from: Option<u64>,
     /// Which exits train the final norm and the shared head.
     #[serde(default)]
     pub shared_head: SharedHead,
+    /// How the gradient of the intermediate exits is combined with the full depth's.
+    #[serde(default, skip_serializing_if = "is_sum")]
+    pub combination: Combination,
+}
+
+fn is_sum(combination: &Combination) -> bool {
+    *combination == Combination::Sum
 }
 
 /// Which exits train the final norm and the shared head.
@@ -43,17 +47,6 @@ pub enum SharedHead {
     AllExits,
     /// Only the full depth. A tied head is still trained as the embedding.
     FullDepth,
-}
-
-impl Balance {
-    /// The limits in effect at `step`, counted from 1.
-    pub(crate) fn at(self, step: u64) -> Self {
-        let begun = self.limit_from.is_none_or(|from| step >= from);
-        Self {
-            limit: self.limit.filter(|_| begun),
-            ..self
-        }
-    }
 }
 
 impl SharedHead {
@@ -125,21 +118,5 @@ mod tests {
     fn an_exit_that_counts_more_may_send_more() {
         let norms = [sent(2, 8.0, 0.4), sent(4, 8.0, 0.1), sent(6, 2.0, 0.2)];
         assert_eq!(factors(&norms, exit(6), 1.0), [0.5, 0.125, 1.0]);
-    }
-
-    #[test]
-    fn a_limit_begins_when_told() {
-        let balance = Balance {
-            limit: Some(0.5),
-            limit_from: Some(3),
-            ..Balance::default()
-        };
-        let limits = [1, 2, 3, 4].map(|step| balance.at(step).limit);
-        assert_eq!(limits, [None, None, Some(0.5), Some(0.5)]);
-        let always = Balance {
-            limit_from: None,
-            ..balance
-        };
-        assert_eq!(always.at(1).limit, Some(0.5));
     }
 }

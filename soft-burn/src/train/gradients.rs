@@ -102,6 +102,29 @@ impl NamedGradients {
         Ok(squares.iter().sum::<f64>().sqrt())
     }
 
+    /// The gradients of the parameters that both have, in f32.
+    pub fn pairs<'a>(
+        &'a self,
+        other: &'a Self,
+    ) -> impl Iterator<Item = (Tensor<1>, Tensor<1>)> + 'a {
+        let pairs = self.0.iter().filter_map(|(name, gradient)| {
+            let other = other.0.get(name)?;
+            Some((to_f32(gradient.clone()), to_f32(other.clone())))
+        });
+        pairs
+    }
+
+    /// The sum of these and other gradients, each multiplied by its factor.
+    pub fn combined(self, other: Self, factors: (f64, f64)) -> Self {
+        let mut sum = Self::default();
+        for (gradients, factor) in [(self, factors.0), (other, factors.1)] {
+            for (name, gradient) in gradients.into_named() {
+                sum.add(name, gradient.mul_scalar(factor));
+            }
+        }
+        sum
+    }
+
     /// The squared norm of each gradient.
     pub fn squares(&self) -> Numbers {
         squares(&self.0.values().collect::<Vec<_>>())

@@ -250,10 +250,10 @@ impl Method {
         )
     }
 
-    /// The limits at `step`. When Balcony also trains the model, the exits do not train the head.
-    pub(crate) fn balance_at(&self, step: u64) -> Balance {
+    /// When Balcony also trains the model, the exits do not train the head.
+    pub(crate) fn balance(&self) -> Balance {
         match self {
-            Self::Soft(soft) => soft.balance.at(step),
+            Self::Soft(soft) => soft.balance,
             Self::Balcony {
                 train_body: true, ..
             } => Balance {

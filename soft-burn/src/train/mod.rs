@@ -4,6 +4,7 @@ pub(crate) mod accumulation;
 pub(crate) mod balance;
 pub(crate) mod canary;
 pub(crate) mod checkpoints;
+pub(crate) mod combination;
 pub(crate) mod exit_sums;
 pub(crate) mod flat_settings;
 pub(crate) mod gradients;

@@ -6,6 +6,7 @@ use crate::dtype::DType;
 use crate::error::Error;
 use crate::model::config::LlamaConfig;
 use crate::train::balance::Balance;
+use crate::train::combination::Combination;
 use crate::train::layer_dropout::LayerDropout;
 use crate::train::method::{
     BodyOptions, Distillation, Method, SoftOptions, TrainedWeights, Weights,
@@ -168,15 +169,15 @@ impl SoftOptions {
 
     fn check_balance(&self) -> Result<(), Error> {
         let Balance {
-            limit, limit_from, ..
+            limit, combination, ..
         } = self.balance;
         let Some(limit) = limit else {
-            if limit_from.is_some() {
-                let found = "a step, and no limit".to_owned();
-                return refuse("balance limit_from", found, "a limit to begin there");
-            }
             return Ok(());
         };
+        if combination != Combination::Sum {
+            let found = "one, and gradients that are combined otherwise".to_owned();
+            return refuse("balance limit", found, "one or the other");
+        }
         if !(limit.is_finite() && limit > 0.0) {
             return refuse("balance limit", limit.to_string(), "a number above 0");
         }

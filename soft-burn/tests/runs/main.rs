@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use soft_burn::burn::tensor::Device;
 use soft_burn::{
-    AdamWSettings, Balance, Curriculum, DType, Decay, Distillation, Error, FlatSettings,
-    LayerDropout, Llama, LlamaConfig, LogLine, Lora, MethodName, Objective, RopeScaling, Run,
-    RunData, RunSettings, SampledPerBatch, SaveOptions, Schedule, SharedHead, StepReport,
-    TrainSettings, Trainer, Weights, device,
+    AdamWSettings, Balance, Combination, Curriculum, DType, Decay, Distillation, Error,
+    FlatSettings, LayerDropout, Llama, LlamaConfig, LogLine, Lora, MethodName, Objective,
+    RopeScaling, Run, RunData, RunSettings, SampledPerBatch, SaveOptions, Schedule, SharedHead,
+    StepReport, TrainSettings, Trainer, Weights, device,
 };
 use soft_core::loss::DepthWeights;
 use soft_core::{
@@ -256,7 +256,7 @@ fn stopped_after_any_line_and_resumed_is_the_same_to_the_bit() {
 }
 
 /// Options beyond the paper's method.
-fn options_of_soft() -> [fn(&mut FlatSettings); 10] {
+fn options_of_soft() -> [fn(&mut FlatSettings); 12] {
     [
         |train| train.last_blocks = Some(2),
         |train| train.lora = Some(Lora::new(2)),
@@ -275,10 +275,12 @@ fn options_of_soft() -> [fn(&mut FlatSettings); 10] {
         |train| {
             train.balance = Balance {
                 limit: Some(0.5),
-                limit_from: Some(3),
                 shared_head: SharedHead::FullDepth,
+                ..Balance::default()
             };
         },
+        |train| train.balance.combination = Combination::ClipApart,
+        |train| train.balance.combination = Combination::Project,
     ]
 }
 

@@ -138,8 +138,11 @@ fn settings_that_make_no_sense_are_named() {
         "distillation is some, and method sft",
     );
     refused(
-        |train| train.balance.limit_from = Some(2),
-        "balance limit_from is a step, and no limit",
+        |train| {
+            train.balance.limit = Some(1.0);
+            train.balance.combination = Combination::Project;
+        },
+        "balance limit is one, and gradients that are combined otherwise",
     );
     refused(
         |train| train.balance.limit = Some(0.0),

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use soft_burn::{
-    AdamWSettings, Balance, Curriculum, DType, Decay, Distillation, Error, FlatSettings,
-    LayerDropout, Lora, MethodName, Objective, SampledPerBatch, Schedule, SharedHead,
+    AdamWSettings, Balance, Combination, Curriculum, DType, Decay, Distillation, Error,
+    FlatSettings, LayerDropout, Lora, MethodName, Objective, SampledPerBatch, Schedule, SharedHead,
     TrainSettings, Weights,
 };
 use soft_core::Exits;
@@ -84,9 +84,11 @@ pub struct Args {
     /// unit of weight (soft only)
     #[arg(long)]
     pub gradient_limit: Option<f64>,
-    /// First step with that limit [default: 1]
-    #[arg(long, requires = "gradient_limit")]
-    pub gradient_limit_from: Option<u64>,
+    /// How the exits' gradient is combined with the full depth's: sum, clip-apart (the sum, each
+    /// clipped to --clip first) or project (the sum, without what opposes the full depth's); the
+    /// last two take two passes (soft only)
+    #[arg(long, default_value = "sum", value_parser = combination)]
+    pub combine_gradients: Combination,
     /// Train the final norm and the head on the loss of the full depth only (soft only)
     #[arg(long)]
     pub full_depth_head: bool,
@@ -213,12 +215,12 @@ impl Args {
             }),
             balance: Balance {
                 limit: self.gradient_limit,
-                limit_from: self.gradient_limit_from,
                 shared_head: if self.full_depth_head {
                     SharedHead::FullDepth
                 } else {
                     SharedHead::AllExits
                 },
+                combination: self.combine_gradients,
             },
         })
     }
@@ -258,6 +260,15 @@ fn curriculum(text: &str) -> Result<Curriculum, String> {
         "gradual" => Ok(Curriculum::Gradual { steps: number }),
         "ramp" => Ok(Curriculum::Ramp { steps: number }),
         _ => Err(expected()),
+    }
+}
+
+fn combination(name: &str) -> Result<Combination, String> {
+    match name {
+        "sum" => Ok(Combination::Sum),
+        "clip-apart" => Ok(Combination::ClipApart),
+        "project" => Ok(Combination::Project),
+        _ => Err("expected sum, clip-apart or project".to_owned()),
     }
 }
 
