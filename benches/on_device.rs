@@ -232,10 +232,10 @@ fn decoding(args: &Args, place: &Placement) -> Result<()> {
     let exits = args.shape.exits()?;
     let (first, depth) = (Exit::new(12)?, exits.last());
     let dynamic = |threshold: f64| {
-        Mode::Dynamic(DynamicExits {
-            exits: exits.clone(),
-            policy: Box::new(Confidence(Thresholds::all(threshold))),
-        })
+        Mode::Dynamic(DynamicExits::new(
+            exits.clone(),
+            Box::new(Confidence(Thresholds::all(threshold))),
+        ))
     };
     let speculative = |length: usize| -> Result<Mode> {
         let length = DraftLength::Fixed(length);

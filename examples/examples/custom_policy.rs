@@ -50,10 +50,7 @@ fn run() -> Result<()> {
         least: 0.2,
         seen: 0,
     };
-    let dynamic = DynamicExits {
-        exits: "2,4,8".parse()?,
-        policy: Box::new(policy),
-    };
+    let dynamic = DynamicExits::new("2,4,8".parse()?, Box::new(policy));
     let prompt = Prompt::from(tokenizer.encode_start("anka has a")?);
     let settings = DecodeSettings::greedy(Mode::Dynamic(dynamic), 12);
     for step in Decoder::new(&model, &[prompt], settings)? {

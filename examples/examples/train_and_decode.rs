@@ -78,7 +78,7 @@ fn decode(folder: &Path, prompt: &str) -> Result<()> {
     let speculation = Speculation::at(Exit::new(2)?, 8, length)?;
     for (name, mode) in [
         ("exit 6", Mode::Static(Exit::new(6)?)),
-        ("dynamic", Mode::Dynamic(DynamicExits { exits, policy })),
+        ("dynamic", Mode::Dynamic(DynamicExits::new(exits, policy))),
         ("speculative", Mode::Speculative(speculation)),
     ] {
         let settings = DecodeSettings::greedy(mode, 12).stop_at(tokenizer.stop_tokens());

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use anyhow::Result;
-use soft_burn::SoftInfo;
+use soft_burn::{SoftInfo, save_exit_probes};
 use soft_core::Exits;
-use soft_core::policy::Criterion;
+use soft_core::policy::{Criterion, ExitProbes};
 use soft_eval::results::CalibrationRow;
 use soft_eval::{CalibrationSettings, PolicyOutcome, TokenTrace, calibrate, shuffle};
 
@@ -23,7 +23,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// One row per criterion, ordered by mean depth. `progress` is called after each calibration.
+    /// One row per criterion, the cheapest first. `progress` is called after each calibration.
     pub fn rows(
         &self,
         exits: &Exits,
@@ -45,7 +45,8 @@ impl Plan {
         }
         // By the texts that candidates were made on, since a choice by the test texts would bias
         // the test.
-        rows.sort_by(|a, b| a.tuning.mean_depth.total_cmp(&b.tuning.mean_depth));
+        let cost = |row: &CalibrationRow| row.tuning.cost(self.settings.heads);
+        rows.sort_by(|a, b| cost(a).total_cmp(&cost(b)));
         Ok(rows)
     }
 
@@ -82,9 +83,13 @@ impl Plan {
         let (used, others): (Vec<_>, Vec<_>) = (of(used), of(held_out));
         let found = calibrate(criterion, exits, &used, &settings)?;
         let policy = found.calibrated.rule.policy();
+        let checked = PolicyOutcome::of(&*policy, exits, &others);
+        let heads = self.settings.heads;
+        let plain = exits.last().depth() as f64 + heads.full;
         Ok(CalibrationRow {
             criterion,
-            checked: PolicyOutcome::of(&*policy, exits, &others),
+            cost: Some(checked.cost(heads) / plain),
+            checked,
             calibrated: found.calibrated,
             tuning: found.tuning,
             tested: found.tested,
@@ -96,8 +101,13 @@ impl Plan {
 }
 
 /// Writes the rules to `soft.json`, before all others, and replaces those of the same criterion and
-/// exits. A folder without the file gets one with the method "none".
-pub fn store(folder: &Path, exits: &Exits, rows: &[CalibrationRow]) -> Result<()> {
+/// exits. A folder without the file gets one with the method "none". New probes replace all others,
+/// and rules by those.
+pub fn store(
+    folder: &Path,
+    exits: &Exits,
+    (rows, probes): (&[CalibrationRow], Option<&ExitProbes>),
+) -> Result<()> {
     let info = SoftInfo::load(folder)?;
     let mut info = info.unwrap_or_else(|| SoftInfo {
         exits: exits.clone(),
@@ -106,8 +116,14 @@ pub fn store(folder: &Path, exits: &Exits, rows: &[CalibrationRow]) -> Result<()
         calibrated: Vec::new(),
     });
     let criteria: Vec<Criterion> = rows.iter().map(|row| row.criterion).collect();
-    info.calibrated
-        .retain(|old| old.exits != *exits || !criteria.contains(&old.rule.criterion()));
+    info.calibrated.retain(|old| {
+        let criterion = old.rule.criterion();
+        let outdated = probes.is_some() && criterion == Criterion::Probe;
+        !outdated && (old.exits != *exits || !criteria.contains(&criterion))
+    });
+    if let Some(probes) = probes {
+        save_exit_probes(folder, probes)?;
+    }
     let rules = rows.iter().map(|row| row.calibrated.clone());
     info.calibrated.splice(0..0, rules);
     Ok(info.save(folder)?)

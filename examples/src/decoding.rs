@@ -4,18 +4,20 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use soft_burn::DecodingDefaults;
 use soft_core::decode::{DraftExit, DraftLength, DynamicExits, ModeSpec, Speculation, Tuner};
-use soft_core::policy::{CalibratedExits, ExitRule};
+use soft_core::policy::{CalibratedExits, Criterion, ExitHead, ExitRule};
 use soft_core::{DecodeSettings, Exit, Exits, Mode, Sampling, Thresholds};
 use soft_data::Tokenizer;
 use soft_eval::numbers::percent;
 
+use crate::evaluation::fingerprint_of;
 use crate::policy::parse_policy;
 
 /// Settings of a decoder. Journals identify answers by the `Debug` text of this struct.
 #[derive(Args, Debug, Clone)]
 pub struct DecodingArgs {
     /// Decoding mode: full, exit=12, dynamic, dynamic:RULE such as
-    /// dynamic:margin=12:0.8,20:0.6, speculative (drafts at the first exit), speculative=12,
+    /// dynamic:margin=12:0.8,20:0.6 (dynamic:draft:RULE: exits use the head of the model's draft
+    /// tokens), speculative (drafts at the first exit), speculative=12,
     /// speculative=dynamic or auto
     #[arg(long, default_value = "full")]
     pub mode: String,
@@ -23,8 +25,8 @@ pub struct DecodingArgs {
     #[arg(long)]
     pub exits: Option<Exits>,
     /// When a token exits, in dynamic modes: confidence or margin (above the threshold), entropy
-    /// (below it, in nats), saturation (cosine to the state at the exit before, above it) or
-    /// patience=2 (exits in a row that agree) [default: what the folder was calibrated with, else
+    /// (below it, in nats), probe (what `soft calibrate` fitted, above it), saturation (cosine to
+    /// the state at the exit before, above it) or patience=2 (exits in a row that agree) [default: what the folder was calibrated with, else
     /// confidence]
     #[arg(long)]
     pub policy: Option<String>,
@@ -98,7 +100,20 @@ impl DecodingArgs {
     pub fn description(&self, trained: &DecodingDefaults) -> Result<String> {
         let rule = self.chosen_rule(trained)?.map(|rule| rule.to_string());
         let exits = exits_of(trained, self.exits.as_ref()).ok();
-        Ok(format!("{self:?} {exits:?} {rule:?}"))
+        let mut text = format!("{self:?} {exits:?} {rule:?}");
+        if let Mode::Dynamic(dynamic) = self.mode(trained)? {
+            if dynamic.head == ExitHead::Draft {
+                let tokens = format!("{:?}", trained.draft_tokens);
+                text += &format!(" draft {}", fingerprint_of(tokens.as_bytes()));
+            }
+            if let Some(probes) = &trained.probes {
+                text += &format!(
+                    " probes {}",
+                    fingerprint_of(format!("{probes:?}").as_bytes())
+                );
+            }
+        }
+        Ok(text)
     }
 
     /// Whether the mode gives the full model's tokens whatever its exits are, as plain decoding and
@@ -106,7 +121,7 @@ impl DecodingArgs {
     pub fn gives_the_full_models_tokens(&self) -> Result<bool> {
         Ok(match self.spec()? {
             ModeSpec::Full | ModeSpec::Speculative(_) | ModeSpec::Auto => true,
-            ModeSpec::Exit(_) | ModeSpec::Dynamic(_) => false,
+            ModeSpec::Exit(_) | ModeSpec::Dynamic | ModeSpec::DynamicBy(..) => false,
         })
     }
 
@@ -167,6 +182,7 @@ impl DecodingArgs {
                 .draft_tokens
                 .clone()
                 .filter(|_| !self.full_draft_head),
+            probes: trained.probes.clone(),
         })
     }
 
@@ -188,21 +204,26 @@ impl DecodingArgs {
         Ok(match self.spec()? {
             ModeSpec::Full => Mode::Static(Exit::new(trained.depth)?),
             ModeSpec::Exit(exit) => Mode::Static(exit),
-            ModeSpec::Dynamic(rule) => {
-                let rule = match rule {
-                    Some(rule) => rule,
-                    None => self.rule(trained)?,
+            ModeSpec::Dynamic | ModeSpec::DynamicBy(..) => {
+                let (rule, head) = match self.spec()? {
+                    ModeSpec::DynamicBy(rule, head) => (rule, head),
+                    _ => (self.rule(trained)?, self.head(trained)?),
                 };
+                refuse_missing(&rule, head, trained)?;
                 Mode::Dynamic(DynamicExits {
-                    exits: exits()?,
-                    policy: rule.policy(),
+                    head,
+                    ..DynamicExits::new(exits()?, rule.policy())
                 })
             }
-            ModeSpec::Speculative(DraftExit::ByRule) => Mode::Speculative(Speculation {
-                exits: exits()?,
-                policy: self.rule(trained)?.policy(),
-                length: length()?,
-            }),
+            ModeSpec::Speculative(DraftExit::ByRule) => {
+                let rule = self.rule(trained)?;
+                refuse_missing(&rule, ExitHead::Full, trained)?;
+                Mode::Speculative(Speculation {
+                    exits: exits()?,
+                    policy: rule.policy(),
+                    length: length()?,
+                })
+            }
             ModeSpec::Speculative(draft) => {
                 let exit = match draft {
                     DraftExit::At(exit) => exit,
@@ -226,7 +247,7 @@ impl DecodingArgs {
     /// A warning if the calibrated rule in use is not guaranteed for these settings.
     pub fn beyond_guarantee(&self, trained: &DecodingDefaults) -> Result<Option<String>> {
         // Drafts are verified, whatever the rule.
-        if self.spec()? != ModeSpec::Dynamic(None) {
+        if self.spec()? != ModeSpec::Dynamic {
             return Ok(None);
         }
         let Some(calibrated) = self.calibrated(trained)? else {
@@ -248,6 +269,12 @@ impl DecodingArgs {
         parse_policy(policy, self.thresholds.clone())
     }
 
+    /// The head of the early exits of the rule.
+    fn head(&self, trained: &DecodingDefaults) -> Result<ExitHead> {
+        let calibrated = self.calibrated(trained)?;
+        Ok(calibrated.map_or(ExitHead::Full, |calibrated| calibrated.head))
+    }
+
     /// The first calibrated rule of these exits and this policy, if no thresholds are given.
     fn calibrated<'a>(&self, trained: &'a DecodingDefaults) -> Result<Option<&'a CalibratedExits>> {
         let exits = exits_of(trained, self.exits.as_ref())?;
@@ -259,6 +286,20 @@ impl DecodingArgs {
         let mut rules = trained.calibrated.iter();
         Ok(rules.find(fits).filter(|_| self.thresholds.is_none()))
     }
+}
+
+/// Refuses a rule without the parts of the folder that it needs.
+fn refuse_missing(rule: &ExitRule, head: ExitHead, trained: &DecodingDefaults) -> Result<()> {
+    ensure!(
+        head == ExitHead::Full || trained.draft_tokens.is_some(),
+        "exit rule {rule} with a draft head: the model has no list of draft tokens (`soft draft-tokens` \
+         makes one)"
+    );
+    ensure!(
+        rule.criterion() != Criterion::Probe || trained.probes.is_some(),
+        "exit rule {rule}: the model has no probes (`soft calibrate` fits them)"
+    );
+    Ok(())
 }
 
 fn first_exit(exits: &Exits) -> Result<Exit> {

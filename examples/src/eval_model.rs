@@ -1,6 +1,7 @@
 //! A model to evaluate, and its results on texts.
 
 use std::convert::Infallible;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -8,10 +9,13 @@ use anyhow::Result;
 use soft_burn::{DecodingDefaults, Llama, LlamaConfig, Placement};
 use soft_core::decode::Finish;
 use soft_core::model::ScoreSum;
+use soft_core::policy::ExitHead;
 use soft_core::{Batch, Decoder, Exits, Prompt};
 use soft_data::Tokenizer;
 use soft_eval::results::{Input, Sample};
-use soft_eval::{AnsweredPrompt, Journal, TokenTrace, trace};
+use soft_eval::{
+    AnsweredPrompt, HeadCosts, Journal, TokenTrace, TracedStates, Tracing, trace, trace_states,
+};
 
 use crate::decoding::DecodingArgs;
 use crate::device::PlaceArgs;
@@ -223,6 +227,7 @@ impl EvalModel {
         journal: &mut Journal,
         mut progress: impl FnMut(),
     ) -> Result<Vec<Vec<ScoreSum>>> {
+        let ends = self.tokenizer.stop_tokens();
         let mut rows: Vec<Vec<ScoreSum>> = vec![Vec::new(); exits.len()];
         for batch in batches {
             let targets = batch.targets().iter();
@@ -230,12 +235,12 @@ impl EvalModel {
             // With padding, for the keys of existing journals.
             let tokens = batch.padded(self.tokenizer.pad()).into_iter();
             let content: Vec<u32> = tokens.chain(targets).collect();
-            let key = self.key(&format!("scores/{exits}"), &content);
+            let key = self.key(&format!("scores with ends/{exits}"), &content);
             let scores = match journal.get(&key)? {
                 Some(known) => known,
                 None => {
                     let one = std::slice::from_ref(batch);
-                    let scores = soft_eval::row_scores(&self.model, exits, one, || ())?;
+                    let scores = soft_eval::row_scores(&self.model, exits, (one, ends), || ())?;
                     journal.record(&key, &scores)?;
                     scores
                 }
@@ -253,22 +258,23 @@ impl EvalModel {
     /// is called after each text.
     pub fn traces(
         &self,
-        exits: &Exits,
+        (exits, head): (&Exits, ExitHead),
         texts: &[AnsweredPrompt],
         journal: &mut Journal,
         mut progress: impl FnMut(),
     ) -> Result<Vec<Vec<TokenTrace>>> {
+        let tracing = self.tracing(exits, head);
         let mut traces = Vec::with_capacity(texts.len());
         for text in texts {
-            let tokens = [&text.prompt[..], &text.answer].concat();
-            let last = text.prompt.len() + text.decisions();
-            let positions = text.prompt.len()..(last - 1).max(text.prompt.len());
-            let how = format!("trace/{exits}/{positions:?}");
+            let (tokens, positions) = traced_part(text);
+            let signals = format!("{:?}{:?}", tracing.draft_tokens, tracing.probes);
+            let signals = fingerprint_of(signals.as_bytes());
+            let how = format!("trace/{exits}/{positions:?}/{signals}");
             let key = self.key(&how, &tokens);
             let traced = match journal.get(&key)? {
                 Some(known) => known,
                 None => {
-                    let traced = trace(&self.model, exits, &tokens, positions)?;
+                    let traced = trace(&self.model, tracing, &tokens, positions)?;
                     journal.record(&key, &traced)?;
                     traced
                 }
@@ -277,6 +283,45 @@ impl EvalModel {
             progress();
         }
         Ok(traces)
+    }
+
+    /// As [`traces`](Self::traces) of one text, with the heads in use and without a journal, and the
+    /// hidden states.
+    pub fn trace_states(&self, exits: &Exits, text: &AnsweredPrompt) -> Result<TracedStates> {
+        let (tokens, positions) = traced_part(text);
+        let tracing = self.tracing(exits, self.exit_head());
+        Ok(trace_states(&self.model, tracing, &tokens, positions)?)
+    }
+
+    fn tracing<'a>(&'a self, exits: &'a Exits, head: ExitHead) -> Tracing<'a> {
+        let draft_tokens = self.trained.draft_tokens.as_deref();
+        Tracing {
+            exits,
+            draft_tokens: draft_tokens.filter(|_| head == ExitHead::Draft),
+            probes: self.trained.probes.as_ref(),
+        }
+    }
+
+    /// The head of early exits: a draft head, if the model has draft tokens.
+    pub fn exit_head(&self) -> ExitHead {
+        match self.trained.draft_tokens {
+            Some(_) => ExitHead::Draft,
+            None => ExitHead::Full,
+        }
+    }
+
+    /// The costs of the full model's head and of those of early exits, in blocks.
+    pub fn head_costs(&self) -> HeadCosts {
+        let draft = self.trained.draft_tokens.as_ref().map_or(0, Vec::len);
+        let costs = self.model.config().operation_costs(draft);
+        let early = match self.exit_head() {
+            ExitHead::Full => costs.head,
+            ExitHead::Draft => costs.draft_head,
+        };
+        HeadCosts {
+            full: costs.head / costs.block,
+            early: early / costs.block,
+        }
     }
 
     /// An answer as text.
@@ -304,4 +349,11 @@ impl EvalModel {
             pieces,
         })
     }
+}
+
+/// The tokens of a text and the positions to trace: those of the answer after its first token.
+fn traced_part(text: &AnsweredPrompt) -> (Vec<u32>, Range<usize>) {
+    let tokens = [&text.prompt[..], &text.answer].concat();
+    let last = text.prompt.len() + text.decisions();
+    (tokens, text.prompt.len()..(last - 1).max(text.prompt.len()))
 }

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use soft_core::Thresholds;
 use soft_core::policy::{Criterion, ExitRule};
 
-/// Parses a policy: `confidence`, `margin`, `entropy`, `saturation` or `patience=N`. Default
+/// Parses a policy: `confidence`, `margin`, `entropy`, `probe`, `saturation` or `patience=N`. Default
 /// thresholds are the same for every exit.
 pub fn parse_policy(text: &str, thresholds: Option<Thresholds>) -> Result<ExitRule> {
     if let Some(exits) = text.strip_prefix("patience=") {
@@ -27,7 +27,7 @@ pub fn parse_policy(text: &str, thresholds: Option<Thresholds>) -> Result<ExitRu
     let rule = criterion.and_then(|criterion: Criterion| criterion.rule(thresholds));
     let rule = rule.with_context(|| {
         format!(
-            "unknown policy {text:?}: expected confidence, margin, entropy, saturation or patience=N"
+            "unknown policy {text:?}: expected confidence, margin, entropy, probe, saturation or patience=N"
         )
     })?;
     rule.check_range()?;

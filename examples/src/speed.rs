@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 
 use anyhow::{Context, Result};
+use soft_core::policy::ExitHead;
 use soft_core::{DecodeSettings, Exits, Mode, Prompt};
 use soft_eval::results::SpeedTable;
 use soft_eval::{
@@ -136,7 +137,9 @@ impl SpeedRun<'_> {
                     answer: sample.answer.clone(),
                     ended: sample.ended,
                 };
-                let traced = self.subject.traces(&exits, &[text], journal, || ())?;
+                let traced =
+                    self.subject
+                        .traces((&exits, ExitHead::Full), &[text], journal, || ())?;
                 let stops = self.subject.tokenizer.stop_tokens();
                 let generated = sample.answer.iter().skip(1).map(Some).chain([None]);
                 let pairs = traced.iter().flatten().zip(generated);

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use soft_core::model::CacheError;
+use soft_core::policy::PolicyError;
 use soft_core::{BatchError, ExitError};
 use thiserror::Error;
 
@@ -93,6 +94,14 @@ pub enum Error {
         vocab: usize,
         /// The first invalid token, or "none" for an empty list.
         found: String,
+    },
+    /// The exit probes are for another model.
+    #[error("{}: {source}", path.display())]
+    ExitProbes {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit.
+        source: PolicyError,
     },
     /// config.json describes a model that this library does not support.
     #[error("{}: {key} is {found}: expected {expected}", path.display())]

@@ -57,6 +57,7 @@ pub use dtype::DType;
 pub use error::Error;
 pub use io::decoding_defaults::DecodingDefaults;
 pub use io::draft_tokens::{draft_tokens, save_draft_tokens};
+pub use io::exit_probes::{exit_probes, save_exit_probes};
 pub use io::pretrained::{CompanionFile, SaveOptions, SoftInfo};
 pub use lora::{Adapter, Lora};
 pub use model::architecture::{Architecture, ModelType, SlidingWindow};

@@ -274,12 +274,8 @@ impl DecodeModel for Broken {
         Ok(rows)
     }
 
-    fn cosine_similarities(
-        &self,
-        before: &ToyHidden,
-        after: &ToyHidden,
-    ) -> Result<Vec<f32>, ToyError> {
-        self.model.cosine_similarities(before, after)
+    fn read_states(&self, hidden: &ToyHidden) -> Result<Vec<Vec<f32>>, ToyError> {
+        self.model.read_states(hidden)
     }
 }
 

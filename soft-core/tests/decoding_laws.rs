@@ -9,9 +9,13 @@ use proptest::test_runner::{Config, TestRunner};
 use soft_core::conformance::{Coverage, DecodingLaws};
 use soft_core::decode::DynamicExits;
 use soft_core::decode::{DraftLength, Speculation};
-use soft_core::policy::{ExitDecision, ExitSignals, Signal};
+use soft_core::policy::{
+    ExitDecision, ExitHead, ExitProbe, ExitProbes, ExitSignals, Probed, Signal,
+};
 use soft_core::toy::ToyModel;
-use soft_core::{DecodeSettings, Decoder, Exit, ExitPolicy, Exits, Mode, Prompt, Sampling};
+use soft_core::{
+    DecodeSettings, Decoder, Exit, ExitPolicy, Exits, Mode, Prompt, Sampling, Thresholds,
+};
 
 /// Size and seed of a random model, and exits, prompts and settings to test with it.
 #[derive(Clone, Debug)]
@@ -216,6 +220,51 @@ impl ExitPolicy for Insatiable {
     }
 }
 
+/// Exits where the probe is sure.
+fn probed(model: &ToyModel, probes: Option<ExitProbes>) -> Result<Vec<Vec<u32>>, String> {
+    let exits = Exits::new([1, 2, 4]).unwrap();
+    let policy = Box::new(Probed(Thresholds::all(0.5)));
+    let mode = Mode::Dynamic(DynamicExits::new(exits, policy));
+    let settings = DecodeSettings {
+        probes,
+        ..DecodeSettings::greedy(mode, 12)
+    };
+    let prompt = [Prompt::from(vec![1, 2, 3])];
+    let decoder = Decoder::new(model, &prompt, settings).unwrap();
+    decoder.answers().map_err(|error| error.to_string())
+}
+
+#[test]
+fn probes_that_are_missing_or_of_another_model_are_refused() {
+    let model = ToyModel::new(4, 5, 11, 3).restless();
+    let all_of = |width: usize| {
+        let probe = |depth| ExitProbe {
+            exit: Exit::new(depth).unwrap(),
+            bias: 9.0,
+            weights: vec![0.0; width],
+        };
+        ExitProbes::new([1, 2].map(probe).into())
+    };
+    assert_eq!(probed(&model, Some(all_of(5))).unwrap()[0].len(), 12);
+    let error = probed(&model, None).unwrap_err();
+    assert!(error.contains("exit 1 has no probe"), "{error}");
+    let error = probed(&model, Some(all_of(4))).unwrap_err();
+    assert!(error.contains("has 4 weights: expected 5"), "{error}");
+}
+
+#[test]
+fn a_draft_head_needs_tokens() {
+    let model = ToyModel::new(4, 5, 11, 3);
+    let exits = Exits::new([1, 4]).unwrap();
+    let dynamic = DynamicExits {
+        head: ExitHead::Draft,
+        ..DynamicExits::new(exits, Box::new(Insatiable))
+    };
+    let settings = DecodeSettings::greedy(Mode::Dynamic(dynamic), 12);
+    let refused = Decoder::new(&model, &[Prompt::from(vec![1])], settings).err();
+    assert!(refused.unwrap().to_string().contains("no draft tokens"));
+}
+
 #[test]
 fn a_policy_that_asks_for_what_it_knows_continues() {
     let exits = Exits::new([1, 2, 4]).unwrap();
@@ -227,9 +276,9 @@ fn a_policy_that_asks_for_what_it_knows_continues() {
         let decoder = Decoder::new(&model, &prompts, settings).unwrap();
         decoder.answers().unwrap()
     };
-    let asked = decode(Mode::Dynamic(DynamicExits {
-        exits: exits.clone(),
-        policy: Box::new(Insatiable),
-    }));
+    let asked = decode(Mode::Dynamic(DynamicExits::new(
+        exits.clone(),
+        Box::new(Insatiable),
+    )));
     assert_eq!(asked, decode(Mode::Static(exits.last())));
 }

@@ -94,6 +94,7 @@ fn counts(case: &Case) -> (Vec<u32>, Statistics) {
             max_new_tokens: LOOK + 2,
             stop_tokens: case.stop_tokens.clone(),
             draft_tokens: case.draft_tokens.clone(),
+            probes: None,
         };
         let mut decoder = Decoder::new(&model, &prompts, settings).unwrap();
         decoder.run().unwrap();
@@ -307,12 +308,7 @@ fn drafts_of_policies_and_cut_down_heads_draw_what_the_full_model_draws() {
 /// The test detects exits without verification, and slightly colder sampling.
 #[test]
 fn what_is_not_the_full_model_is_caught() {
-    let unchecked = || {
-        Mode::Dynamic(DynamicExits {
-            exits: exits(),
-            policy: Box::new(Always),
-        })
-    };
+    let unchecked = || Mode::Dynamic(DynamicExits::new(exits(), Box::new(Always)));
     let colder = Sampling {
         temperature: 0.9,
         ..plain()

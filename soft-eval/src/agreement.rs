@@ -7,6 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 use soft_core::model::Head;
+use soft_core::policy::cosine_similarity;
 use soft_core::{DecodeModel, Exit, Exits};
 
 /// A prompt and an answer to it, usually that of the full model.
@@ -122,9 +123,11 @@ fn add<M: DecodeModel>(
     (target, wanted): &(M::Hidden, Rows),
     sums: &mut [Vec<PositionAgreement>],
 ) -> Result<(), M::Error> {
+    let target = model.read_states(target)?;
     for ((hidden, rows), sums) in ours.exits.iter().zip(sums) {
-        let cosines = model.cosine_similarities(hidden, target)?;
-        for (index, (sum, cosine)) in sums.iter_mut().zip(cosines).enumerate() {
+        let states = model.read_states(hidden)?;
+        for (index, (sum, pair)) in sums.iter_mut().zip(states.iter().zip(&target)).enumerate() {
+            let cosine = cosine_similarity(pair.0, pair.1);
             sum.answers += 1;
             sum.top1 += f64::from(u8::from(rows.best[index] == wanted.best[index]));
             sum.kl += kl(&rows.logits[index], &wanted.logits[index]);

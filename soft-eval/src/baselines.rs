@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use soft_core::Batch;
 use soft_core::model::{ScoreSum, TargetScore};
 
+use crate::exit_scores::accuracy_without_ends;
 use crate::{Bootstrap, EvalError, Interval};
 
 /// A baseline that never reads the prompt.
@@ -55,6 +56,9 @@ pub struct BaselineScores {
     pub loss: Interval,
     /// Share of tokens that are the most probable.
     pub accuracy: f64,
+    /// The same without stop tokens, where they are told apart.
+    #[serde(default)]
+    pub accuracy_without_ends: Option<f64>,
     /// Number of tokens.
     pub tokens: u64,
 }
@@ -109,8 +113,12 @@ impl Baselines {
         })
     }
 
-    /// Sums of scores of every row.
-    pub fn row_scores(&self, baseline: Baseline, batches: &[Batch]) -> Vec<ScoreSum> {
+    /// Sums of scores of every row; `ends` are the stop tokens.
+    pub fn row_scores(
+        &self,
+        baseline: Baseline,
+        (batches, ends): (&[Batch], &[u32]),
+    ) -> Vec<ScoreSum> {
         let score = |pair: Pair| {
             let (probability, guess) = match baseline {
                 Baseline::Unigram => (
@@ -129,16 +137,22 @@ impl Baselines {
         };
         let of_row = |row: Vec<Pair>| {
             let mut sum = ScoreSum::default();
-            row.into_iter().for_each(|pair| sum.add(score(pair)));
+            for pair in row {
+                if ends.contains(&pair.1) {
+                    sum.add_end(score(pair));
+                } else {
+                    sum.add(score(pair));
+                }
+            }
             sum
         };
         batches.iter().flat_map(answers).map(of_row).collect()
     }
 
-    /// The scores of both baselines; none without supervised tokens.
-    pub fn scores(&self, batches: &[Batch]) -> Vec<BaselineScores> {
+    /// The scores of both baselines; none without supervised tokens. `ends` are the stop tokens.
+    pub fn scores(&self, batches: &[Batch], ends: &[u32]) -> Vec<BaselineScores> {
         let scores = Baseline::ALL.into_iter().filter_map(|baseline| {
-            let rows = self.row_scores(baseline, batches);
+            let rows = self.row_scores(baseline, (batches, ends));
             let parts = rows.iter().map(|row| (row.nats, row.targets as f64));
             let correct: u64 = rows.iter().map(|row| row.correct).sum();
             let tokens: u64 = rows.iter().map(|row| row.targets).sum();
@@ -146,6 +160,7 @@ impl Baselines {
                 baseline,
                 loss: Bootstrap::default().ratio(&parts.collect::<Vec<_>>())?,
                 accuracy: correct as f64 / tokens as f64,
+                accuracy_without_ends: accuracy_without_ends(&rows),
                 tokens,
             })
         });
@@ -270,7 +285,7 @@ mod tests {
         assert_eq!(found.counts.singles.total, 58);
         let scored = batch(&[&[1, 2, 0], &[3, 0]]);
         let correct = |baseline| -> Vec<u64> {
-            let rows = found.row_scores(baseline, std::slice::from_ref(&scored));
+            let rows = found.row_scores(baseline, (std::slice::from_ref(&scored), &[]));
             rows.iter().map(|row| row.correct).collect()
         };
         // The most frequent token is 0; the most frequent first one is 1.
@@ -280,7 +295,7 @@ mod tests {
         let (pair, single) = found.of_bigram;
         let expected = pair * 0.1 + single * 2.0 / 58.0 + (1.0 - pair - single) * 0.1;
         let after_three = found.counts.bigram((Some(3), 0), found.of_bigram);
-        let rows = found.row_scores(Baseline::Bigram, std::slice::from_ref(&scored));
+        let rows = found.row_scores(Baseline::Bigram, (std::slice::from_ref(&scored), &[]));
         let nats = -(expected.ln() + after_three.ln());
         assert!((rows[1].nats - nats).abs() < 1e-12);
         // Held out, a row is foreseen best by the pair.
@@ -292,9 +307,12 @@ mod tests {
                 .sum();
             assert!((sum - 1.0).abs() < 1e-12, "{before:?}: {sum}");
         }
-        let scores = found.scores(&[scored]);
+        let scores = found.scores(&[scored], &[0]);
         assert_eq!(scores.len(), 2);
         assert_eq!((scores[1].accuracy, scores[1].tokens), (0.8, 5));
+        // Of the tokens that are not 0, the bigram names 1 and 2, the unigram none.
+        assert_eq!(scores[1].accuracy_without_ends, Some(2.0 / 3.0));
+        assert_eq!(scores[0].accuracy_without_ends, Some(0.0));
     }
 
     #[test]

@@ -16,11 +16,11 @@
 
 use serde::{Deserialize, Serialize};
 use soft_core::Exits;
-use soft_core::policy::{CalibratedExits, Criterion, ExitRule};
+use soft_core::policy::{CalibratedExits, Criterion, ExitHead, ExitRule};
 use soft_core::random::{self, Random};
 
 use crate::candidates::candidates;
-use crate::{EvalError, PolicyOutcome, TokenTrace};
+use crate::{EvalError, HeadCosts, PolicyOutcome, TokenTrace};
 
 /// What is guaranteed, and how it is tested.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -35,6 +35,12 @@ pub struct CalibrationSettings {
     /// Maximum number of tokens of a text. The test needs this bound, and it must not be taken from
     /// the texts themselves.
     pub longest: usize,
+    /// Costs of heads, by which rules are compared. Default: none, that is by depth.
+    #[serde(default)]
+    pub heads: HeadCosts,
+    /// The head of the early exits in the traces.
+    #[serde(default)]
+    pub head: ExitHead,
     /// Seed of the split.
     pub seed: u64,
 }
@@ -48,6 +54,8 @@ impl CalibrationSettings {
             confidence: 0.95,
             tuned_on: 0.5,
             longest,
+            heads: HeadCosts::default(),
+            head: ExitHead::Full,
             seed: 42,
         }
     }
@@ -89,7 +97,7 @@ pub struct Calibration {
     pub provable: bool,
 }
 
-/// The rule of this criterion with the lowest mean depth among those that pass the test. It has no
+/// The cheapest rule of this criterion among those that pass the test. It has no
 /// early exits if no other passes.
 ///
 /// # Errors
@@ -120,7 +128,7 @@ pub fn calibrate(
         .map(|text| settings.loss(0, text.len()))
         .collect();
     let provable = rejects(&best_case, settings.disagreement, level);
-    let candidates: Vec<Candidate> = candidates(criterion, exits, &tuning)
+    let candidates: Vec<Candidate> = candidates(criterion, (exits, settings.heads), &tuning)
         .into_iter()
         .map(|rule| {
             let outcome = PolicyOutcome::of(&*rule.policy(), exits, tuning.iter().copied());
@@ -128,7 +136,7 @@ pub fn calibrate(
         })
         .collect();
     let passing = |texts: &[&Vec<TokenTrace>]| {
-        let found = shallowest_passing(&candidates, exits, texts, settings);
+        let found = cheapest_passing(&candidates, exits, texts, settings);
         found.ok_or_else(|| EvalError::Setting {
             setting: "exits",
             expected: "an exit before the full depth",
@@ -141,6 +149,7 @@ pub fn calibrate(
         calibrated: CalibratedExits {
             rule,
             exits: exits.clone(),
+            head: settings.head,
             disagreement: settings.disagreement,
             confidence: settings.confidence,
             mean_depth: tested.mean_depth,
@@ -161,8 +170,8 @@ struct Candidate {
     outcome: PolicyOutcome,
 }
 
-/// The candidate with the lowest mean depth among those before the first that `texts` do not prove.
-fn shallowest_passing<'a>(
+/// The cheapest candidate among those before the first that `texts` do not prove.
+fn cheapest_passing<'a>(
     candidates: &'a [Candidate],
     exits: &Exits,
     texts: &[&Vec<TokenTrace>],
@@ -174,15 +183,13 @@ fn shallowest_passing<'a>(
             rejects(&losses, settings.disagreement, 1.0 - settings.confidence)
         }
     };
-    let depth = |candidate: &Candidate| candidate.outcome.mean_depth;
+    let cost = |candidate: &Candidate| candidate.outcome.cost(settings.heads);
     let passing = candidates.iter().take_while(passes);
-    passing.reduce(|best, next| {
-        if depth(next) < depth(best) {
-            next
-        } else {
-            best
-        }
-    })
+    passing.reduce(
+        |best, next| {
+            if cost(next) < cost(best) { next } else { best }
+        },
+    )
 }
 
 /// Texts that candidates are made on, and texts of the test.
@@ -218,6 +225,7 @@ fn never_exits(rule: &ExitRule, exits: &Exits) -> bool {
         ExitRule::Entropy(thresholds) => never(exits, |exit| thresholds.at(exit), |t| t <= 0.0),
         ExitRule::Confidence(thresholds)
         | ExitRule::Margin(thresholds)
+        | ExitRule::Probe(thresholds)
         | ExitRule::Saturation(thresholds) => {
             never(exits, |exit| thresholds.at(exit), |t| t >= 1.0)
         }

@@ -2,7 +2,7 @@
 //!
 //! All thresholds of a candidate follow from one number, the price of a disagreement: a token exits
 //! if its probability of disagreement, given its confidence, is at most the price times the share
-//! of blocks saved. The probability is estimated by isotonic regression on the tokens that reach
+//! of the cost saved, in blocks and heads. The probability is estimated by isotonic regression on the tokens that reach
 //! this exit at the same price.
 //!
 //! Source: Ayer et al., 1955 (pool adjacent violators).
@@ -10,7 +10,7 @@
 use soft_core::policy::{Criterion, ExitRule};
 use soft_core::{Exit, Exits, Thresholds};
 
-use crate::TokenTrace;
+use crate::{HeadCosts, TokenTrace};
 
 /// Number of prices, from 10⁻³ to 1 in steps of about a sixth.
 const PRICES: usize = 46;
@@ -21,7 +21,7 @@ const STEP: f64 = 1.166;
 /// under the last every token exits early, and the price rises in between.
 pub(crate) fn candidates(
     criterion: Criterion,
-    exits: &Exits,
+    (exits, heads): (&Exits, HeadCosts),
     texts: &[&Vec<TokenTrace>],
 ) -> Vec<ExitRule> {
     let early = exits.len() - 1;
@@ -34,7 +34,7 @@ pub(crate) fn candidates(
     };
     for step in 0..PRICES {
         let price = LOWEST_PRICE * STEP.powi(step as i32);
-        let thresholds = thresholds(criterion, exits, texts, price);
+        let thresholds = thresholds(criterion, (exits, heads), texts, price);
         let rule = criterion.rule(Thresholds::each(thresholds));
         rules.extend(rule.filter(|rule| rules.last() != Some(rule)));
     }
@@ -47,6 +47,7 @@ fn never(criterion: Criterion) -> ExitRule {
         Criterion::Confidence => ExitRule::Confidence(Thresholds::all(1.0)),
         Criterion::Margin => ExitRule::Margin(Thresholds::all(1.0)),
         Criterion::Entropy => ExitRule::Entropy(Thresholds::all(0.0)),
+        Criterion::Probe => ExitRule::Probe(Thresholds::all(1.0)),
         Criterion::Saturation => ExitRule::Saturation(Thresholds::all(1.0)),
         Criterion::Patience => ExitRule::Patience(usize::MAX),
     }
@@ -60,6 +61,7 @@ fn always(criterion: Criterion) -> ExitRule {
         Criterion::Margin => ExitRule::Margin(Thresholds::all(0.0)),
         // In nats: no distribution over fewer than 10²⁷ tokens exceeds it.
         Criterion::Entropy => ExitRule::Entropy(Thresholds::all(64.0)),
+        Criterion::Probe => ExitRule::Probe(Thresholds::all(0.0)),
         Criterion::Saturation => ExitRule::Saturation(Thresholds::all(-1.0)),
         Criterion::Patience => ExitRule::Patience(1),
     }
@@ -67,16 +69,16 @@ fn always(criterion: Criterion) -> ExitRule {
 
 fn thresholds(
     criterion: Criterion,
-    exits: &Exits,
+    (exits, heads): (&Exits, HeadCosts),
     texts: &[&Vec<TokenTrace>],
     price: f64,
 ) -> Vec<(Exit, f64)> {
     let mut continuing: Vec<&TokenTrace> = texts.iter().flat_map(|text| text.iter()).collect();
-    let depth = exits.last().depth() as f64;
+    let plain = exits.last().depth() as f64 + heads.full;
     let early = exits.iter().take(exits.len() - 1).enumerate();
     let mut found = Vec::new();
     for (index, exit) in early {
-        let saved = (depth - exit.depth() as f64) / depth;
+        let saved = (plain - exit.depth() as f64 - heads.early) / plain;
         let sureness = |token: &TokenTrace| sureness(criterion, token, index);
         let mut seen: Vec<(f64, bool)> = continuing
             .iter()
@@ -102,6 +104,7 @@ fn sureness(criterion: Criterion, token: &TokenTrace, index: usize) -> f64 {
     let evidence = soft_core::policy::ExitSignals {
         score: Some(early.score),
         similarity: Some(early.similarity),
+        probe: early.probe,
     };
     let value = criterion.of(&evidence).unwrap_or(f64::NEG_INFINITY);
     if criterion.is_doubt() { -value } else { value }

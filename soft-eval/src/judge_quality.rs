@@ -3,6 +3,9 @@
 //! Meant for PandaLM's test set (arXiv 2306.05087): pairs of responses with verdicts of three
 //! annotators. The verdict of the people is that of the majority. The judge sees each pair in both
 //! orders; contradictory verdicts count as a tie.
+//!
+//! A majority of three is easier to agree with than one annotator. So the judge and each annotator
+//! in turn are also compared with the other two, where these agree (leave-one-out).
 
 use std::collections::BTreeMap;
 
@@ -139,8 +142,10 @@ pub struct JudgeQuality {
     pub kappa: f64,
     /// Cohen's kappa of two annotators on the same pairs.
     pub human_kappa: f64,
-    /// Share of equal verdicts of two annotators on the same pairs.
-    pub human_agreement: f64,
+    /// Share of agreement of the judge with two annotators that agree, over all such two.
+    pub leave_one_out: Interval,
+    /// The same for the third annotator.
+    pub human_leave_one_out: Interval,
     /// Share of pairs with the same verdict in both orders.
     pub consistent: f64,
     /// Number of replies that are not verdicts, of two per pair. They count as ties.
@@ -160,6 +165,7 @@ pub fn judge_quality(
 ) -> Result<JudgeQuality, EvalError> {
     let (mut pairs, mut among) = (Vec::new(), Vec::new());
     let (mut consistent, mut unclear) = (0, 0);
+    let mut others = Vec::new();
     for human in people {
         progress();
         let Some(wanted) = human.majority() else {
@@ -180,23 +186,31 @@ pub fn judge_quality(
             .into_iter()
             .filter(|v| *v == Verdict::Unclear)
             .count() as u64;
-        pairs.push((wanted, both_orders(one, other)));
+        let found = both_orders(one, other);
+        pairs.push((wanted, found));
+        others.push(beside_the_others(human, found));
         // Only pairs with a majority: annotators agree more on these than on all.
         among.extend(pairs_of_annotators(human));
     }
     let accuracy = Interval::of_trials(pairs.iter().map(|(wanted, found)| wanted == found));
+    let share = |of: fn(&LeftOut) -> f64| {
+        let shares = others.iter().map(|left_out| (of(left_out), left_out.twos));
+        Interval::of_share(&shares.collect::<Vec<_>>())
+    };
+    let none = || EvalError::Setting {
+        setting: "people's verdicts",
+        expected: "at least one pair with a majority",
+        found: "none".to_owned(),
+    };
     Ok(JudgeQuality {
         pairs: pairs.len() as u64,
         without_majority: (people.len() - pairs.len()) as u64,
-        accuracy: accuracy.ok_or_else(|| EvalError::Setting {
-            setting: "people's verdicts",
-            expected: "at least one pair with a majority",
-            found: "none".to_owned(),
-        })?,
+        accuracy: accuracy.ok_or_else(none)?,
         macro_f1: macro_f1(&pairs),
         kappa: kappa(&pairs),
         human_kappa: kappa(&among),
-        human_agreement: agreement(&among),
+        leave_one_out: share(|it| it.judge).ok_or_else(none)?,
+        human_leave_one_out: share(|it| it.people).ok_or_else(none)?,
         consistent: consistent as f64 / pairs.len() as f64,
         unclear,
     })
@@ -215,6 +229,37 @@ fn both_orders(one: Verdict, other: Verdict) -> Verdict {
         0 => Verdict::Tie,
         _ => Verdict::Second,
     }
+}
+
+/// Two annotators of a pair that agree, for each third left out.
+struct LeftOut {
+    /// How many such two there are.
+    twos: f64,
+    /// With how many of them the judge agrees.
+    judge: f64,
+    /// With how many of them the third annotator agrees.
+    people: f64,
+}
+
+fn beside_the_others(human: &HumanVerdict, judge: Verdict) -> LeftOut {
+    let mut counts = LeftOut {
+        twos: 0.0,
+        judge: 0.0,
+        people: 0.0,
+    };
+    for (left_out, third) in human.verdicts.iter().enumerate() {
+        let others = human.verdicts.iter().enumerate();
+        let mut others = others.filter(|(index, _)| *index != left_out);
+        let Some((_, wanted)) = others.next() else {
+            continue;
+        };
+        if others.all(|(_, other)| other == wanted) {
+            counts.twos += 1.0;
+            counts.judge += f64::from(u8::from(judge == *wanted));
+            counts.people += f64::from(u8::from(third == wanted));
+        }
+    }
+    counts
 }
 
 fn pairs_of_annotators(human: &HumanVerdict) -> Vec<(Verdict, Verdict)> {
@@ -346,8 +391,10 @@ mod tests {
         assert_eq!((found.pairs, found.without_majority), (3, 1));
         assert!((found.accuracy.estimate - 2.0 / 3.0).abs() < 1e-12);
         assert!((found.consistent - 2.0 / 3.0).abs() < 1e-12);
-        // Of the 9 pairs of annotators on pairs with a majority, 1 + 3 + 1 agree.
-        assert!((found.human_agreement - 5.0 / 9.0).abs() < 1e-12);
+        // Two that agree: one pair of annotators on the first and the last, three on the second. The
+        // third agrees on the second; the judge is right on the first and the last.
+        assert_eq!(found.human_leave_one_out.estimate, 3.0 / 5.0);
+        assert_eq!(found.leave_one_out.estimate, 2.0 / 5.0);
         assert_eq!(found.unclear, 0);
     }
 }

@@ -13,6 +13,7 @@
 //! | pairwise comparison of responses | [`judge_pairs`] with a [`Judge`]: [`VerdictLikelihood`], [`ResponseLikelihood`], [`VerdictFile`], `ChatJudge` (feature `http`) |
 //! | agreement of a judge with people | [`judge_quality`](judge_quality()) |
 //! | exit thresholds for a limit on disagreement | [`trace`](trace()), [`calibrate`] |
+//! | learned exit probes | [`trace_states`], [`fit_probes`] |
 //! | speed of decoding modes | [`SpeedMeter`], [`frontier`](frontier()) |
 //!
 //! [`Journal`] and [`VerdictFile`] store results as they are computed, so that an interrupted
@@ -61,6 +62,7 @@ mod likelihood_judge;
 pub mod lm_eval;
 pub mod numbers;
 mod pairwise;
+mod probe_fit;
 #[cfg(feature = "report")]
 pub mod report;
 pub mod results;
@@ -84,8 +86,12 @@ pub use judge::{Comparison, Judge, Judgement, Verdict, judge_prompt};
 pub use judge_quality::{HumanVerdict, JudgeQuality, judge_quality, read_pandalm};
 pub use likelihood_judge::{Encode, ResponseLikelihood, VerdictLikelihood, log_likelihoods};
 pub use pairwise::{Pair, PairwiseScore, judge_pairs};
+pub use probe_fit::fit_probes;
 pub use speed::{SpeedFigures, SpeedMeter, SpeedMode, SpeedSample, speed_figures};
-pub use trace::{EarlyTrace, PolicyExit, PolicyOutcome, TokenTrace, trace};
+pub use trace::{
+    EarlyTrace, HeadCosts, PolicyExit, PolicyOutcome, TokenTrace, TracedStates, Tracing, trace,
+    trace_states,
+};
 pub use verdict_file::VerdictFile;
 
 /// The README's Rust code, as a documentation test.

@@ -10,7 +10,7 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use soft_core::model::{Head, Score};
-use soft_core::policy::{ExitDecision, ExitSignals, Signal};
+use soft_core::policy::{ExitDecision, ExitProbes, ExitSignals, Signal, cosine_similarity};
 use soft_core::{DecodeModel, Exit, ExitPolicy, Exits, Past};
 
 /// One position of a text.
@@ -29,6 +29,40 @@ pub struct EarlyTrace {
     pub score: Score,
     /// Cosine similarity to the state at the exit before (for the first, to the embedding).
     pub similarity: f32,
+    /// The probability by the exit's probe; `None` without probes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<f32>,
+}
+
+/// What to trace.
+#[derive(Clone, Copy, Debug)]
+pub struct Tracing<'a> {
+    /// The exits; the last is the full model.
+    pub exits: &'a Exits,
+    /// The tokens of the early exits' heads: all, or those of a draft head.
+    pub draft_tokens: Option<&'a [u32]>,
+    /// The probes of the early exits, if any.
+    pub probes: Option<&'a ExitProbes>,
+}
+
+impl<'a> From<&'a Exits> for Tracing<'a> {
+    /// Full heads, without probes.
+    fn from(exits: &'a Exits) -> Self {
+        Self {
+            exits,
+            draft_tokens: None,
+            probes: None,
+        }
+    }
+}
+
+/// A traced text, and the hidden states that probes see.
+#[derive(Clone, Debug, Default)]
+pub struct TracedStates {
+    /// One per position.
+    pub tokens: Vec<TokenTrace>,
+    /// The state of every early exit, `[exit][position][d_model]`.
+    pub states: Vec<Vec<Vec<f32>>>,
 }
 
 /// Where a token exits under a policy.
@@ -38,8 +72,8 @@ pub struct PolicyExit {
     pub exit: usize,
     /// The token.
     pub token: u32,
-    /// Number of heads applied.
-    pub heads: usize,
+    /// Number of heads of early exits applied.
+    pub early_heads: usize,
 }
 
 /// Traces the predictions at `positions` of `text`, which are for the tokens at index
@@ -50,27 +84,45 @@ pub struct PolicyExit {
 /// the full model under every policy.
 ///
 /// # Errors
-/// Errors of the model.
+/// Errors of the model, and probes that do not fit it.
 ///
 /// # Panics
 /// If `positions` are outside the text.
-pub fn trace<M: DecodeModel>(
+pub fn trace<'a, M: DecodeModel>(
     model: &M,
-    exits: &Exits,
+    tracing: impl Into<Tracing<'a>>,
     text: &[u32],
     positions: Range<usize>,
 ) -> Result<Vec<TokenTrace>, M::Error> {
+    trace_states(model, tracing, text, positions).map(|traced| traced.tokens)
+}
+
+/// As [`trace()`], with the hidden states.
+///
+/// # Errors
+/// See [`trace()`].
+///
+/// # Panics
+/// See [`trace()`].
+pub fn trace_states<'a, M: DecodeModel>(
+    model: &M,
+    tracing: impl Into<Tracing<'a>>,
+    text: &[u32],
+    positions: Range<usize>,
+) -> Result<TracedStates, M::Error> {
     assert!(positions.end <= text.len(), "positions beyond the text");
     if positions.is_empty() {
-        return Ok(Vec::new());
+        return Ok(TracedStates::default());
     }
+    let tracing = tracing.into();
+    let exits = tracing.exits;
     let mut cache = model.empty_cache(1, positions.end)?;
     let wanted: Vec<usize> = positions.clone().collect();
     let tokens = model.tokens(&[text[..positions.end].to_vec()])?;
     let mut hidden = model.embed(&tokens)?;
-    let mut before = model.select(&hidden, &wanted)?;
+    let mut before = model.read_states(&model.select(&hidden, &wanted)?)?;
     let mut early: Vec<Vec<EarlyTrace>> = vec![Vec::new(); wanted.len()];
-    let mut full = Vec::new();
+    let (mut full, mut states) = (Vec::new(), Vec::new());
     for (segment, exit) in exits.segments().zip(exits.iter()) {
         let past = Past {
             cache: &mut cache,
@@ -87,25 +139,57 @@ pub fn trace<M: DecodeModel>(
             full = model.best_tokens(&at_exit, Head::Full(exit))?;
             break;
         }
-        let scores = model.scores(&at_exit, Head::Full(exit))?;
-        let states = model.select(&hidden, &wanted)?;
-        let cosine_similarities = model.cosine_similarities(&before, &states)?;
-        for ((early, score), similarity) in early.iter_mut().zip(scores).zip(cosine_similarities) {
-            early.push(EarlyTrace { score, similarity });
+        let scores = tracing.scores(model, &at_exit, exit)?;
+        let after = model.read_states(&model.select(&hidden, &wanted)?)?;
+        let pairs = scores.into_iter().zip(before.iter().zip(&after));
+        for (early, (score, (before, after))) in early.iter_mut().zip(pairs) {
+            let probe = tracing.probes.and_then(|probes| probes.at(exit));
+            early.push(EarlyTrace {
+                score,
+                similarity: cosine_similarity(before, after),
+                probe: probe.map(|probe| probe.probability(after)),
+            });
         }
-        before = states;
+        states.push(after.clone());
+        before = after;
     }
-    let traces = early.into_iter().zip(full);
-    Ok(traces
-        .map(|(early, full)| TokenTrace { early, full })
-        .collect())
+    let tokens = early.into_iter().zip(full);
+    let tokens = tokens.map(|(early, full)| TokenTrace { early, full });
+    Ok(TracedStates {
+        tokens: tokens.collect(),
+        states,
+    })
+}
+
+impl Tracing<'_> {
+    fn scores<M: DecodeModel>(
+        &self,
+        model: &M,
+        at_exit: &M::Hidden,
+        exit: Exit,
+    ) -> Result<Vec<Score>, M::Error> {
+        let Some(tokens) = self.draft_tokens else {
+            return model.scores(at_exit, Head::Full(exit));
+        };
+        // In the order of the ids, of which the lowest wins a tie.
+        let mut tokens = tokens.to_vec();
+        tokens.sort_unstable();
+        tokens.dedup();
+        let head = model.draft_head(exit, &tokens)?;
+        let scores = model.scores(at_exit, Head::Draft(&head))?;
+        let named = |score: Score| Score {
+            token: tokens[score.token as usize],
+            ..score
+        };
+        Ok(scores.into_iter().map(named).collect())
+    }
 }
 
 impl TokenTrace {
     /// Where the token exits under a policy. `exits` are those of the trace.
     pub fn exit_under(&self, policy: &mut dyn ExitPolicy, exits: &[Exit]) -> PolicyExit {
         policy.next_token();
-        let mut heads = 0;
+        let mut early_heads = 0;
         for (index, (early, &exit)) in self.early.iter().zip(exits).enumerate() {
             let mut signals = ExitSignals::default();
             let decision = loop {
@@ -114,25 +198,29 @@ impl TokenTrace {
                     ExitDecision::Ask(Signal::Similarity) => {
                         signals.similarity = Some(early.similarity);
                     }
+                    // Never sure without a probe.
+                    ExitDecision::Ask(Signal::Probe) => {
+                        signals.probe = Some(early.probe.unwrap_or(0.0));
+                    }
                     decision => break decision,
                 }
             };
-            heads += usize::from(signals.score.is_some());
+            early_heads += usize::from(signals.score.is_some());
             if decision == ExitDecision::Exit {
                 // The token needs a head, even if the policy asked for none.
-                heads += usize::from(signals.score.is_none());
+                early_heads += usize::from(signals.score.is_none());
                 let token = early.score.token;
                 return PolicyExit {
                     exit: index,
                     token,
-                    heads,
+                    early_heads,
                 };
             }
         }
         PolicyExit {
             exit: self.early.len(),
             token: self.full,
-            heads: heads + 1,
+            early_heads,
         }
     }
 }
@@ -148,14 +236,31 @@ pub struct PolicyOutcome {
     pub by_exit: Vec<u64>,
     /// Mean depth of the exits.
     pub mean_depth: f64,
-    /// Mean number of heads per token.
+    /// Mean number of heads per token, those of early exits and of the full depth.
     pub heads_per_token: f64,
+}
+
+/// The costs of heads, in blocks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeadCosts {
+    /// The full model's head.
+    pub full: f64,
+    /// The head of an early exit, which may be a draft head.
+    pub early: f64,
 }
 
 impl PolicyOutcome {
     /// Share of tokens that disagree with the full model; 0 without tokens.
     pub fn disagreement(&self) -> f64 {
         self.disagreeing as f64 / self.tokens.max(1) as f64
+    }
+
+    /// The mean cost of a token in blocks, with the heads.
+    pub fn cost(&self, heads: HeadCosts) -> f64 {
+        let full = self.by_exit.last().copied().unwrap_or(0) as f64 / self.tokens.max(1) as f64;
+        let early = self.heads_per_token - full;
+        self.mean_depth + early * heads.early + full * heads.full
     }
 
     /// Applies a policy to traced texts.
@@ -177,7 +282,7 @@ impl PolicyOutcome {
                 outcome.tokens += 1;
                 outcome.disagreeing += u64::from(exited.token != token.full);
                 outcome.by_exit[exited.exit] += 1;
-                heads += exited.heads;
+                heads += exited.early_heads + usize::from(exited.exit == token.early.len());
             }
         }
         let depth_sum: f64 = outcome
@@ -203,13 +308,8 @@ mod tests {
 
     /// The tokens of a dynamic answer, with the depth of their exits.
     fn decoded(model: &ToyModel, exits: &Exits, policy: Box<dyn ExitPolicy>) -> Vec<(u32, usize)> {
-        let settings = DecodeSettings::greedy(
-            Mode::Dynamic(DynamicExits {
-                exits: exits.clone(),
-                policy,
-            }),
-            30,
-        );
+        let settings =
+            DecodeSettings::greedy(Mode::Dynamic(DynamicExits::new(exits.clone(), policy)), 30);
         let prompt = Prompt::from(vec![3, 1, 2]);
         let decoder = Decoder::new(model, std::slice::from_ref(&prompt), settings).unwrap();
         let step = |step: Result<soft_core::decode::Step, _>| {
@@ -273,6 +373,7 @@ mod tests {
                 .map(|score| EarlyTrace {
                     score,
                     similarity: 0.0,
+                    probe: None,
                 })
                 .collect(),
             full,
@@ -288,5 +389,12 @@ mod tests {
         assert_eq!((outcome.tokens, outcome.disagreeing), (3, 1));
         assert!((outcome.mean_depth - 14.0 / 3.0).abs() < 1e-12);
         assert!((outcome.heads_per_token - 6.0 / 3.0).abs() < 1e-12);
+        // One token uses the full head, and the three ask five early ones.
+        let heads = HeadCosts {
+            full: 3.0,
+            early: 0.5,
+        };
+        let cost = (14.0 + 3.0 + 5.0 * 0.5) / 3.0;
+        assert!((outcome.cost(heads) - cost).abs() < 1e-12);
     }
 }

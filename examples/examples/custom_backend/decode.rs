@@ -1,6 +1,6 @@
 //! The traits of decoding for the model on candle.
 
-use candle_core::{D, DType, Device, Error, Result, Tensor, bail};
+use candle_core::{DType, Device, Error, Result, Tensor, bail};
 use candle_nn::{Linear, Module};
 use soft_core::conformance::Observed;
 use soft_core::model::Head;
@@ -67,10 +67,8 @@ impl DecodeModel for Llama {
         Ok(rows)
     }
 
-    fn cosine_similarities(&self, before: &Tensor, after: &Tensor) -> Result<Vec<f32>> {
-        let dot = |a: &Tensor, b: &Tensor| (a * b)?.sum(D::Minus1);
-        let norms = (dot(before, before)? * dot(after, after)?)?.sqrt()?;
-        (dot(before, after)? / norms)?.flatten_all()?.to_vec1()
+    fn read_states(&self, hidden: &Tensor) -> Result<Vec<Vec<f32>>> {
+        hidden.squeeze(0)?.to_vec2()
     }
 }
 

@@ -189,10 +189,10 @@ fn answers<M: DecodeModel>(
 ) -> Result<Vec<Step>> {
     let mode = match mode {
         "full" => Mode::Static(exits.last()),
-        "dynamic" => Mode::Dynamic(DynamicExits {
-            exits: exits.clone(),
-            policy: Box::new(Confidence(Thresholds::all(0.3))),
-        }),
+        "dynamic" => Mode::Dynamic(DynamicExits::new(
+            exits.clone(),
+            Box::new(Confidence(Thresholds::all(0.3))),
+        )),
         _ => Mode::Speculative(Speculation::at(
             exits.iter().next().unwrap_or(exits.last()),
             exits.last().depth(),

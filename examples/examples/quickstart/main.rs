@@ -204,7 +204,8 @@ impl Quickstart {
             folder: folder.to_owned(),
         };
         let subject = EvalModel::load(&named, &self.device, &TokenArgs::default())?;
-        let rows = row_scores(&subject.model, &self.exits, &self.validation, || ())?;
+        let validation = (&self.validation[..], self.tokenizer.stop_tokens());
+        let rows = row_scores(&subject.model, &self.exits, validation, || ())?;
         let prompts = self.prompts()?;
         let questions = Questions {
             exits: Some(&self.exits),
@@ -225,9 +226,7 @@ impl Quickstart {
             answers.push(of_exit);
             texts.push(said);
         }
-        let bigram = self
-            .baselines
-            .row_scores(Baseline::Bigram, &self.validation);
+        let bigram = self.baselines.row_scores(Baseline::Bigram, validation);
         let scores = self.exits.iter().zip(&rows);
         let scores = scores.map(|(exit, rows)| ExitRow::of(exit, rows).beside(rows, &bigram));
         Ok(Measured {

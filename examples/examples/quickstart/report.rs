@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use soft_burn::DecodingDefaults;
-use soft_core::policy::Criterion;
+use soft_core::policy::{Criterion, ExitHead};
 use soft_core::{Exit, Prompt};
 use soft_eval::report::write_report;
 use soft_eval::results::{
@@ -57,7 +57,9 @@ impl Quickstart {
                 model: measured.subject.name.clone(),
                 data: DATA.to_owned(),
                 rows: measured.scores.clone(),
-                baselines: self.baselines.scores(&self.validation),
+                baselines: self
+                    .baselines
+                    .scores(&self.validation, self.tokenizer.stop_tokens()),
             })
         });
         let answers = measured.iter().map(|measured| {
@@ -123,12 +125,16 @@ impl Quickstart {
     /// Thresholds for every criterion, stored in the model's folder.
     fn calibration(&self, measured: &Measured, folder: &Path) -> Result<Finding> {
         let texts = self.texts(measured)?;
-        let traces =
-            measured
-                .subject
-                .traces(&self.exits, &texts, &mut Journal::unsaved(), || ())?;
+        let traces = measured.subject.traces(
+            (&self.exits, ExitHead::Full),
+            &texts,
+            &mut Journal::unsaved(),
+            || (),
+        )?;
+        let criteria = Criterion::ALL.into_iter();
         let plan = Plan {
-            criteria: Criterion::ALL.to_vec(),
+            // Probes would need further texts.
+            criteria: criteria.filter(|it| *it != Criterion::Probe).collect(),
             settings: CalibrationSettings::at_most(0.1, ANSWER + 1),
             check: 0.25,
             splits: 0,
@@ -137,7 +143,7 @@ impl Quickstart {
         for row in &mut rows {
             row.calibrated.data = DATA.to_owned();
         }
-        store(folder, &self.exits, &rows)?;
+        store(folder, &self.exits, (&rows, None))?;
         Ok(Finding::Calibration(CalibrationTable {
             model: measured.subject.name.clone(),
             data: format!("{DATA}, {} answers", traces.len()),
@@ -150,7 +156,7 @@ impl Quickstart {
         let subject = &measured.subject;
         let trained = DecodingDefaults::load(folder, subject.model.config())?;
         let calibrated = trained.calibrated.first().context("no rule was stored")?;
-        let dynamic = format!("dynamic:{}", calibrated.rule);
+        let dynamic = calibrated.mode();
         let modes = [
             ("full", "full"),
             ("exit=4", "exit=4"),

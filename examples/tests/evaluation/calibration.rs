@@ -15,7 +15,7 @@ fn calibrated_thresholds_are_stored_and_used() {
     let said = site.succeeds("calibrate", &format!("{calibrate} --json calibration.json"));
     assert!(said.contains("of 2"), "{said}");
     let rules = site.json("model/soft.json")["calibrated"].clone();
-    assert_eq!(rules.as_array().unwrap().len(), 5);
+    assert_eq!(rules.as_array().unwrap().len(), 6);
     assert_eq!(rules[0]["disagreement"], 0.4);
     let first = rules[0]["rule"].as_str().unwrap();
     let generate = "--model model --prompts trivia.json --format triviaqa --limit 2 --max-new-tokens 5 --mode dynamic";
@@ -46,6 +46,29 @@ fn calibrated_thresholds_are_stored_and_used() {
         .unwrap();
     let said = site.succeeds("generate", &format!("{generate} --policy entropy"));
     assert!(said.contains(&format!("exits by {entropy}")), "{said}");
+    // Probes are stored beside the rules, and needed for theirs.
+    let probes = site.json("model/exit_probes.json");
+    assert_eq!(probes.as_array().unwrap().len(), 3);
+    site.succeeds(
+        "generate",
+        &generate.replace("dynamic", "dynamic:probe=0.7"),
+    );
+    site.refused(
+        "generate",
+        &generate.replace("dynamic", "dynamic:draft:probe=0.7"),
+        &["no list of draft tokens"],
+    );
+    let mut wide = probes.clone();
+    wide[1]["weights"].as_array_mut().unwrap().pop();
+    site.write("model/exit_probes.json", &wide.to_string());
+    site.refused(
+        "generate",
+        generate,
+        &["exit 4 has 95 weights: expected 96"],
+    );
+    std::fs::remove_file(site.path("model/exit_probes.json")).unwrap();
+    let asked = generate.replace("dynamic", "dynamic:probe=0.7");
+    site.refused("generate", &asked, &["the model has no probes"]);
     let said = site.succeeds("generate", &format!("{generate} --thresholds 0.5"));
     assert!(said.contains("exits by confidence=0.5"), "{said}");
     // Responses of rows need a format.
@@ -75,7 +98,7 @@ fn calibration_keeps_its_promise_on_random_splits() {
     );
     let found = site.json("calibration.json");
     let rows = found["findings"][0]["rows"].as_array().unwrap();
-    assert_eq!(rows.len(), 5);
+    assert_eq!(rows.len(), 6);
     for row in rows {
         assert_eq!(row["provable"], true);
         let kept = row["kept"][0].as_u64().unwrap();

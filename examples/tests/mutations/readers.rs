@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use soft_burn::DecodingDefaults;
 use soft_burn::burn::tensor::Device;
 use soft_burn::{Adapter, Llama, LlamaConfig, SoftInfo, device, draft_tokens};
 use soft_core::{DecodeModel, DecodeSettings, Decoder, Exit, Mode, NestedModel, Prompt};
@@ -23,7 +24,7 @@ pub fn read_model(folder: &Path) {
     let _ = (
         SoftInfo::load(folder),
         draft_tokens(folder),
-        LlamaConfig::load(folder),
+        LlamaConfig::load(folder).and_then(|config| DecodingDefaults::load(folder, &config)),
     );
     let _ = Adapter::load(folder.join("adapter"));
     let Ok(model) = Llama::from_pretrained(folder, &cpu()) else {

@@ -57,6 +57,9 @@ pub fn subjects(root: &Path) -> Vec<Subject> {
         r#"{"exits": [2, 4], "method": "soft", "calibrated": []}"#,
     );
     write(root, "single/draft_tokens.json", "[1, 2, 3]");
+    let probe = serde_json::json!({"exit": 2, "bias": 0.5, "weights": vec![0.25; 16]});
+    let probes = serde_json::json!([probe]).to_string();
+    write(root, "single/exit_probes.json", &probes);
     rows(root);
     results(root);
     run::start(root);
@@ -75,7 +78,12 @@ pub fn subjects(root: &Path) -> Vec<Subject> {
     vec![
         Subject {
             name: "single",
-            files: model_files(&["model.safetensors", "soft.json", "draft_tokens.json"]),
+            files: model_files(&[
+                "model.safetensors",
+                "soft.json",
+                "draft_tokens.json",
+                "exit_probes.json",
+            ]),
             read: read_model,
         },
         Subject {

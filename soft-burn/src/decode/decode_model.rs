@@ -160,14 +160,9 @@ impl DecodeModel for Llama {
         head.logit_rows(states)
     }
 
-    fn cosine_similarities(
-        &self,
-        before: &Tensor<3>,
-        after: &Tensor<3>,
-    ) -> Result<Vec<f32>, Error> {
-        let (a, b) = (to_f32(before.clone()), to_f32(after.clone()));
-        let dot = |a: &Tensor<3>, b: &Tensor<3>| (a.clone() * b.clone()).sum_dim(2);
-        let cosines = dot(&a, &b) / (dot(&a, &a) * dot(&b, &b)).sqrt();
-        read(cosines).map_err(unreadable)
+    fn read_states(&self, hidden: &Tensor<3>) -> Result<Vec<Vec<f32>>, Error> {
+        let width = self.config.d_model;
+        let values = read(to_f32(hidden.clone())).map_err(unreadable)?;
+        Ok(values.chunks(width).map(<[f32]>::to_vec).collect())
     }
 }

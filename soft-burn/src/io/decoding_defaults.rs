@@ -1,16 +1,18 @@
-//! The decoding settings of a model folder: exits, draft tokens, calibrated rules.
+//! The decoding settings of a model folder: exits, draft tokens, exit probes, calibrated rules.
 
 use std::path::Path;
 
 use soft_core::Exits;
-use soft_core::policy::CalibratedExits;
+use soft_core::policy::{CalibratedExits, ExitProbes};
 
 use crate::error::Error;
 use crate::io::draft_tokens::{DRAFT_TOKENS_FILE, draft_tokens};
+use crate::io::exit_probes::{EXIT_PROBES_FILE, exit_probes};
 use crate::io::pretrained::SoftInfo;
 use crate::model::config::LlamaConfig;
 
-/// The decoding settings stored in a model folder, in `soft.json` and `draft_tokens.json`.
+/// The decoding settings stored in a model folder, in `soft.json`, `draft_tokens.json` and
+/// `exit_probes.json`.
 #[derive(Clone, Debug)]
 pub struct DecodingDefaults {
     /// Number of blocks.
@@ -19,6 +21,8 @@ pub struct DecodingDefaults {
     pub exits: Option<Exits>,
     /// Frequent tokens for drafting; `None` when the folder has no list.
     pub draft_tokens: Option<Vec<u32>>,
+    /// Learned probes of the early exits; `None` when the folder has none.
+    pub probes: Option<ExitProbes>,
     /// Rules with calibrated thresholds, the preferred one first.
     pub calibrated: Vec<CalibratedExits>,
 }
@@ -27,7 +31,8 @@ impl DecodingDefaults {
     /// Reads them from the folder of a model with this configuration.
     ///
     /// # Errors
-    /// When a file is malformed, or the draft tokens are empty or outside the vocabulary.
+    /// When a file is malformed, the draft tokens are empty or outside the vocabulary, or a probe is
+    /// for states of another width or not finite.
     pub fn load(folder: impl AsRef<Path>, config: &LlamaConfig) -> Result<Self, Error> {
         let folder = folder.as_ref();
         let draft_tokens = draft_tokens(folder)?;
@@ -41,11 +46,20 @@ impl DecodingDefaults {
                 });
             }
         }
+        let probes = exit_probes(folder)?;
+        if let Some(probes) = &probes {
+            let checked = probes.check(config.d_model);
+            checked.map_err(|source| Error::ExitProbes {
+                path: folder.join(EXIT_PROBES_FILE),
+                source,
+            })?;
+        }
         let info = SoftInfo::load(folder)?;
         Ok(Self {
             depth: config.n_layers,
             exits: info.as_ref().map(|info| info.exits.clone()),
             draft_tokens,
+            probes,
             calibrated: info.map_or(Vec::new(), |info| info.calibrated),
         })
     }

@@ -1,17 +1,20 @@
 //! Cases for the decoding laws: modes, and policies with which some tokens exit early.
 
 use super::uncached::Uncached;
-use super::{DecodingLaws, LawBroken, Observed};
+use super::{DecodingLaws, LawBroken, Observed, failed};
 use crate::decode::draft::DraftLength;
 use crate::decode::settings::{DecodeSettings, DynamicExits, Mode, Speculation};
 use crate::decode::tuner::Tuner;
 use crate::exit::ExitError;
 use crate::exit::{Exit, Exits};
 use crate::model::decode_model::Score;
+use crate::policy::calibrated::ExitHead;
 use crate::policy::exit_policy::{
-    Both, Confidence, Either, Entropy, ExitPolicy, Margin, Patience, Saturation,
+    Both, Confidence, Either, Entropy, ExitPolicy, Margin, Patience, Probed, Saturation,
 };
+use crate::policy::probe::{ExitProbe, ExitProbes};
 use crate::policy::thresholds::Thresholds;
+use crate::random::Random;
 use crate::sampling::sampler::Sampling;
 
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +36,7 @@ pub(super) enum Rule {
     Margin,
     Entropy,
     Saturation,
+    Probed,
     Patience,
     SaturatedAndConfident,
     ConfidentOrSaturated,
@@ -41,11 +45,12 @@ pub(super) enum Rule {
 
 impl Rule {
     /// All rules with which some tokens exit early.
-    pub const LEAVING: [Self; 8] = [
+    pub const LEAVING: [Self; 9] = [
         Self::Confidence,
         Self::Margin,
         Self::Entropy,
         Self::Saturation,
+        Self::Probed,
         Self::Patience,
         Self::SaturatedAndConfident,
         Self::ConfidentOrSaturated,
@@ -104,10 +109,12 @@ impl Case {
     }
 }
 
-/// Per exit, thresholds from the model's own texts: probability, margin, entropy, cosine.
+/// Per exit, thresholds from the model's own texts: probability, margin, entropy, cosine, probe.
 pub(super) struct Typical {
     exits: Exits,
-    values: Vec<[f64; 4]>,
+    values: Vec<[f64; 5]>,
+    /// With weights drawn at random.
+    pub probes: ExitProbes,
 }
 
 impl Typical {
@@ -117,9 +124,11 @@ impl Typical {
         law: &'static str,
         texts: &[Vec<u32>],
     ) -> Result<Self, LawBroken> {
-        let mut seen = vec![[const { Vec::new() }; 4]; laws.exits.len()];
+        let probes = random_probes(laws, law)?;
+        let known = (&laws.exits, &probes);
+        let mut seen = vec![[const { Vec::new() }; 5]; laws.exits.len()];
         for (text, prompt) in texts.iter().zip(&laws.prompts) {
-            let uncached = Uncached::of(law, laws.model, &laws.exits, text)?;
+            let uncached = Uncached::of(law, laws.model, known, text)?;
             for position in prompt.tokens.len() - 1..text.len() {
                 for (index, seen) in seen.iter_mut().enumerate() {
                     let signals = uncached.signals(index, position);
@@ -129,12 +138,13 @@ impl Typical {
                     seen[1].push(of(Score::margin));
                     seen[2].push(of(|score| score.entropy));
                     seen[3].push(signals.similarity.unwrap_or(0.0));
+                    seen[4].push(signals.probe.unwrap_or(0.0));
                 }
             }
         }
         let staying = laws.staying;
         // Tokens exit at low entropies, but at high values of the others.
-        let shares = [staying, staying, 1.0 - staying, staying];
+        let shares = [staying, staying, 1.0 - staying, staying, staying];
         let values = seen.into_iter().map(|seen| {
             let mut share = shares.into_iter();
             seen.map(|values| between(values, share.next().unwrap_or(staying)))
@@ -142,6 +152,7 @@ impl Typical {
         Ok(Self {
             values: values.collect(),
             exits: laws.exits.clone(),
+            probes,
         })
     }
 
@@ -159,6 +170,7 @@ impl Typical {
             Rule::Margin => Box::new(Margin(self.thresholds(1))),
             Rule::Entropy => Box::new(Entropy(self.thresholds(2))),
             Rule::Saturation => saturation(),
+            Rule::Probed => Box::new(Probed(self.thresholds(4))),
             Rule::Patience => Box::new(Patience::new(2)),
             Rule::SaturatedAndConfident => Box::new(Both(saturation(), confidence())),
             Rule::ConfidentOrSaturated => Box::new(Either(confidence(), saturation())),
@@ -168,20 +180,25 @@ impl Typical {
 
     pub fn settings(&self, case: &Case) -> Result<DecodeSettings, ExitError> {
         Ok(DecodeSettings {
-            mode: self.mode(case.way)?,
+            mode: self.mode(case)?,
             sampling: case.sampling.clone(),
             max_new_tokens: case.max_new_tokens,
             stop_tokens: case.stop_tokens.clone(),
             draft_tokens: case.draft_tokens.clone(),
+            probes: Some(self.probes.clone()),
         })
     }
 
-    fn mode(&self, way: Way) -> Result<Mode, ExitError> {
-        Ok(match way {
+    fn mode(&self, case: &Case) -> Result<Mode, ExitError> {
+        Ok(match case.way {
             Way::Static(exit) => Mode::Static(exit),
             Way::Dynamic(rule) => Mode::Dynamic(DynamicExits {
                 exits: self.exits.clone(),
                 policy: self.policy(rule),
+                head: case
+                    .draft_tokens
+                    .as_ref()
+                    .map_or(ExitHead::Full, |_| ExitHead::Draft),
             }),
             Way::Draft(exit, length) => {
                 let full = self.exits.last().depth();
@@ -195,6 +212,24 @@ impl Typical {
             Way::Auto => Mode::Auto(Tuner::new(self.exits.clone())),
         })
     }
+}
+
+fn random_probes<M: Observed>(
+    laws: &DecodingLaws<M>,
+    law: &'static str,
+) -> Result<ExitProbes, LawBroken> {
+    let token = laws.model.tokens(&[vec![0]]).map_err(failed(law))?;
+    let state = laws.model.embed(&token).map_err(failed(law))?;
+    let states = laws.model.read_states(&state).map_err(failed(law))?;
+    let width = states.first().map_or(0, Vec::len);
+    let mut rng = Random::new(1);
+    let mut weight = || rng.uniform() as f32 - 0.5;
+    let probe = |exit| ExitProbe {
+        exit,
+        bias: weight(),
+        weights: (0..width).map(|_| weight()).collect(),
+    };
+    Ok(ExitProbes::new(laws.exits.iter().map(probe).collect()))
 }
 
 /// A value above the share `below` of `values`, midway between two of them.

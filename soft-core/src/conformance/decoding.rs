@@ -318,11 +318,14 @@ impl<'a, M: Observed> Court<'a, M> {
             stop_tokens: vec![self.stop_token],
             ..plain.clone()
         })?;
-        if plain.speculative() {
-            let draft_tokens = Some(laws.draft_tokens.clone());
+        if matches!(way, Way::Static(_)) {
+            return Ok(());
+        }
+        for sampling in [Sampling::greedy(), laws.sampling.clone()] {
             self.trial.hold(&Case {
-                draft_tokens,
-                ..plain
+                draft_tokens: Some(laws.draft_tokens.clone()),
+                sampling,
+                ..plain.clone()
             })?;
         }
         Ok(())

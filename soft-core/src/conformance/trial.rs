@@ -207,7 +207,11 @@ impl<M: Observed> Trial<'_, M> {
             // The last token may not fit the context, and nothing follows it.
             text.pop();
         }
-        let uncached = Uncached::of(case.law, self.laws.model, &self.laws.exits, &text)?;
+        let known = (&self.laws.exits, &self.typical.probes);
+        let mut uncached = Uncached::of(case.law, self.laws.model, known, &text)?;
+        if let (Way::Dynamic(_), Some(tokens)) = (case.way, &case.draft_tokens) {
+            uncached = uncached.restricted_to(tokens);
+        }
         let mut rng = Random::new(prompt.seed);
         for index in 0..tokens.len() + usize::from(stopped) {
             let position = prompt.tokens.len() + index - 1;

@@ -7,6 +7,7 @@ use super::{LawBroken, Observed, failed};
 use crate::exit::{Exit, Exits};
 use crate::model::decode_model::Score;
 use crate::policy::exit_policy::{ExitDecision, ExitPolicy, ExitSignals};
+use crate::policy::probe::{ExitProbes, cosine_similarity};
 use crate::random::Random;
 use crate::sampling::sampler::Sampling;
 use crate::sampling::sampler::SamplingError;
@@ -15,38 +16,50 @@ pub(super) struct Uncached {
     exits: Vec<Exit>,
     /// `[exit][position][vocab]`.
     logits: Vec<Vec<Vec<f64>>>,
-    /// Cosine similarity to the state at the previous exit, `[exit][position]`.
-    cosine_similarities: Vec<Vec<f32>>,
+    /// `[exit + 1][position][d_model]`, the embedding first.
+    states: Vec<Vec<Vec<f32>>>,
+    probes: ExitProbes,
 }
 
 impl Uncached {
     pub fn of<M: Observed>(
         law: &'static str,
         model: &M,
-        exits: &Exits,
+        (exits, probes): (&Exits, &ExitProbes),
         text: &[u32],
     ) -> Result<Self, LawBroken> {
         let tokens = model.tokens(&[text.to_vec()]).map_err(failed(law))?;
         let mut hidden = model.embed(&tokens).map_err(failed(law))?;
-        let (mut all_logits, mut cosine_similarities) = (Vec::new(), Vec::new());
+        let mut all_logits = Vec::new();
+        let mut states = vec![model.read_states(&hidden).map_err(failed(law))?];
         for (segment, exit) in exits.segments().zip(exits.iter()) {
-            let before = hidden.clone();
             hidden = model.blocks(hidden, segment, None).map_err(failed(law))?;
             let at_exit = model.at_exit(hidden.clone(), exit, None);
             let at_exit = at_exit.map_err(failed(law))?;
             let logits = model.logits(&at_exit, exit).map_err(failed(law))?;
             let logits = model.logit_values(&logits).map_err(failed(law))?;
             all_logits.extend(logits.into_iter().take(1));
-            let cosines = model
-                .cosine_similarities(&before, &hidden)
-                .map_err(failed(law))?;
-            cosine_similarities.push(cosines);
+            states.push(model.read_states(&hidden).map_err(failed(law))?);
         }
         Ok(Self {
             exits: exits.iter().collect(),
             logits: all_logits,
-            cosine_similarities,
+            states,
+            probes: probes.clone(),
         })
+    }
+
+    /// The same with early exits that give `tokens` only.
+    pub fn restricted_to(mut self, tokens: &[u32]) -> Self {
+        let early = self.exits.len() - 1;
+        for logits in self.logits[..early].iter_mut().flatten() {
+            for (token, logit) in logits.iter_mut().enumerate() {
+                if !tokens.contains(&(token as u32)) {
+                    *logit = f64::NEG_INFINITY;
+                }
+            }
+        }
+        self
     }
 
     /// The logits of `exit` at `position`; empty for an unknown exit.
@@ -56,9 +69,12 @@ impl Uncached {
     }
 
     pub fn signals(&self, index: usize, position: usize) -> ExitSignals {
+        let state = &self.states[index + 1][position];
+        let probe = self.probes.at(self.exits[index]);
         ExitSignals {
             score: Some(Score::of_logits(&single(&self.logits[index][position]))),
-            similarity: Some(self.cosine_similarities[index][position]),
+            similarity: Some(cosine_similarity(&self.states[index][position], state)),
+            probe: probe.map(|probe| probe.probability(state)),
         }
     }
 
@@ -73,6 +89,7 @@ impl Uncached {
                 score.entropy -= nudge;
             }
             signals.similarity = signals.similarity.map(|cosine| cosine + nudge);
+            signals.probe = signals.probe.map(|probability| probability + nudge);
             policy.decide(self.exits[index], &signals) == ExitDecision::Exit
         };
         let index = (0..full).find(leaves).unwrap_or(full);

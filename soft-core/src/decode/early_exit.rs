@@ -10,9 +10,12 @@ use super::row::Drafted;
 use super::step::Step;
 use super::strategy::{Proposal, Strategy};
 use crate::decode::settings::DecodeError;
+use crate::exit::Exit;
 use crate::model::Stop;
 use crate::model::decode_model::DecodeModel;
+use crate::policy::error::PolicyError;
 use crate::policy::exit_policy::{ExitDecision, ExitSignals, Signal};
+use crate::policy::probe::cosine_similarity;
 use crate::sampling::distribution::Distribution;
 
 struct Candidate {
@@ -118,6 +121,12 @@ impl<M: DecodeModel> Engine<'_, M> {
                             candidate.signals.similarity = Some(cosine);
                         }
                     }
+                    Signal::Probe => {
+                        let found = self.probed(at.exit, &after.hidden, &states)?;
+                        for (candidate, probability) in asking.iter_mut().zip(found) {
+                            candidate.signals.probe = Some(probability);
+                        }
+                    }
                     Signal::Score => {
                         let request = HeadRequest {
                             early: Some(index),
@@ -143,10 +152,43 @@ impl<M: DecodeModel> Engine<'_, M> {
         (before, after): (&M::Hidden, &M::Hidden),
         states: &[usize],
     ) -> Result<Vec<f32>, DecodeError<M::Error>> {
-        let select = |hidden| self.model.select(hidden, states);
-        select(before)
-            .and_then(|before| self.model.cosine_similarities(&before, &select(after)?))
-            .map_err(DecodeError::Model)
+        let (before, after) = (self.picked(before, states)?, self.picked(after, states)?);
+        let pairs = before.iter().zip(&after);
+        Ok(pairs
+            .map(|(before, after)| cosine_similarity(before, after))
+            .collect())
+    }
+
+    fn probed(
+        &self,
+        exit: Exit,
+        hidden: &M::Hidden,
+        states: &[usize],
+    ) -> Result<Vec<f32>, DecodeError<M::Error>> {
+        let probe = self.probes.as_ref().and_then(|probes| probes.at(exit));
+        let exit = exit.depth();
+        let probe = probe.ok_or_else(|| refused(PolicyError::NoProbe { exit }))?;
+        let states = self.picked(hidden, states)?;
+        let (expected, found) = (states.first().map_or(0, Vec::len), probe.weights.len());
+        if found != expected {
+            return Err(refused(PolicyError::ProbeWidth {
+                exit,
+                found,
+                expected,
+            }));
+        }
+        Ok(states.iter().map(|it| probe.probability(it)).collect())
+    }
+
+    /// The values of some packed states.
+    fn picked(
+        &self,
+        hidden: &M::Hidden,
+        states: &[usize],
+    ) -> Result<Vec<Vec<f32>>, DecodeError<M::Error>> {
+        let states = self.model.select(hidden, states);
+        let read = states.and_then(|states| self.model.read_states(&states));
+        read.map_err(DecodeError::Model)
     }
 
     /// The tokens of candidates that exit here. The head is applied where no policy required it.
@@ -227,6 +269,10 @@ impl<M: DecodeModel> Engine<'_, M> {
         row.draft_probability = exiting.draft;
         self.statistics.drafted += 1;
     }
+}
+
+fn refused<E: std::error::Error>(error: PolicyError) -> DecodeError<E> {
+    DecodeError::Settings(error.into())
 }
 
 impl Exiting {

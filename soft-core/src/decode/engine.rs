@@ -15,6 +15,7 @@ use crate::exit::Exit;
 use crate::model::cache::KvCache;
 use crate::model::decode_model::DecodeModel;
 use crate::model::nested::Past;
+use crate::policy::probe::ExitProbes;
 use crate::sampling::sampler::Sampling;
 
 /// Restricted heads and their tokens, which are the same for all exits that draft.
@@ -31,6 +32,7 @@ pub(super) struct Engine<'m, M: DecodeModel> {
     pub sampling: Sampling,
     pub stop_tokens: Vec<u32>,
     pub draft_heads: Option<DraftHeads<M::DraftHead>>,
+    pub probes: Option<ExitProbes>,
     pub cache: KvCache<M::KvStore>,
     pub rows: Vec<Row>,
     /// Deferred states at each exit except the last.

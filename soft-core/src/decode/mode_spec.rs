@@ -7,19 +7,22 @@ use thiserror::Error;
 
 use crate::decode::draft::DraftLength;
 use crate::exit::{Exit, ExitError};
+use crate::policy::calibrated::ExitHead;
 use crate::policy::error::PolicyError;
 use crate::policy::rule::ExitRule;
 
 /// A decoding mode by name: `full`, `exit=12`, `dynamic`, `dynamic:margin=12:0.8,20:0.6`,
-/// `speculative`, `speculative=12`, `speculative=dynamic` or `auto`.
+/// `dynamic:draft:margin=0.8`, `speculative`, `speculative=12`, `speculative=dynamic` or `auto`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ModeSpec {
     /// The full model.
     Full,
     /// The sub-model of one exit.
     Exit(Exit),
-    /// Dynamic exits by this rule, or by a rule that is given elsewhere.
-    Dynamic(Option<ExitRule>),
+    /// Dynamic exits by a rule that is given elsewhere.
+    Dynamic,
+    /// Dynamic exits by this rule, with this head of the early exits.
+    DynamicBy(ExitRule, ExitHead),
     /// Self-speculation.
     Speculative(DraftExit),
     /// Automatic speculation.
@@ -43,7 +46,8 @@ pub enum DraftExit {
 pub enum ModeError {
     /// An unknown mode.
     #[error(
-        "unknown mode {found:?}: expected full, exit=N, dynamic, dynamic:RULE, speculative, \
+        "unknown mode {found:?}: expected full, exit=N, dynamic, dynamic:RULE, dynamic:draft:RULE, \
+         speculative, \
          speculative=N, speculative=dynamic or auto"
     )]
     Unknown {
@@ -85,10 +89,7 @@ pub enum ModeError {
 impl ModeSpec {
     /// Whether the mode needs a rule that is given elsewhere.
     pub fn needs_rule(&self) -> bool {
-        matches!(
-            self,
-            Self::Dynamic(None) | Self::Speculative(DraftExit::ByRule)
-        )
+        matches!(self, Self::Dynamic | Self::Speculative(DraftExit::ByRule))
     }
 
     /// Whether the mode is self-speculation at exits of the caller's choice.
@@ -100,7 +101,7 @@ impl ModeSpec {
     pub fn chooses_exits(&self) -> bool {
         match self {
             Self::Full | Self::Exit(_) | Self::Speculative(DraftExit::At(_)) => false,
-            Self::Dynamic(_) | Self::Speculative(_) | Self::Auto => true,
+            Self::Dynamic | Self::DynamicBy(..) | Self::Speculative(_) | Self::Auto => true,
         }
     }
 }
@@ -110,14 +111,18 @@ impl FromStr for ModeSpec {
 
     fn from_str(text: &str) -> Result<Self, ModeError> {
         if let Some(rule) = text.strip_prefix("dynamic:") {
+            let (rule, head) = match rule.strip_prefix("draft:") {
+                Some(rule) => (rule, ExitHead::Draft),
+                None => (rule, ExitHead::Full),
+            };
             let rule: ExitRule = rule.parse()?;
             rule.check_range()?;
-            return Ok(Self::Dynamic(Some(rule)));
+            return Ok(Self::DynamicBy(rule, head));
         }
         Ok(match text.split_once('=').unwrap_or((text, "")) {
             ("full", "") => Self::Full,
             ("exit", exit) => Self::Exit(exit_of(exit)?),
-            ("dynamic", "") => Self::Dynamic(None),
+            ("dynamic", "") => Self::Dynamic,
             ("speculative", "") => Self::Speculative(DraftExit::First),
             ("speculative", "dynamic") => Self::Speculative(DraftExit::ByRule),
             ("speculative", exit) => Self::Speculative(DraftExit::At(exit_of(exit)?)),
@@ -185,9 +190,10 @@ mod tests {
         let exit = |depth| Exit::new(depth).unwrap();
         assert_eq!(read("full"), ModeSpec::Full);
         assert_eq!(read("exit=12"), ModeSpec::Exit(exit(12)));
-        assert_eq!(read("dynamic"), ModeSpec::Dynamic(None));
-        let rule = ModeSpec::Dynamic(Some("margin=12:0.8".parse().unwrap()));
-        assert_eq!(read("dynamic:margin=12:0.8"), rule);
+        assert_eq!(read("dynamic"), ModeSpec::Dynamic);
+        let by = |head| ModeSpec::DynamicBy("margin=12:0.8".parse().unwrap(), head);
+        assert_eq!(read("dynamic:margin=12:0.8"), by(ExitHead::Full));
+        assert_eq!(read("dynamic:draft:margin=12:0.8"), by(ExitHead::Draft));
         for (text, draft) in [
             ("speculative", DraftExit::First),
             ("speculative=6", DraftExit::At(exit(6))),
@@ -204,6 +210,7 @@ mod tests {
             "exit=x",
             "auto=1",
             "dynamic=1",
+            "dynamic:draft",
         ] {
             assert!(text.parse::<ModeSpec>().is_err(), "{text:?}");
         }

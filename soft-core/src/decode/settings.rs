@@ -6,8 +6,10 @@ use crate::decode::draft::DraftLength;
 use crate::decode::tuner::Tuner;
 use crate::exit::ExitError;
 use crate::exit::{Exit, Exits};
+use crate::policy::calibrated::ExitHead;
 use crate::policy::error::PolicyError;
 use crate::policy::exit_policy::{Always, ExitPolicy};
+use crate::policy::probe::ExitProbes;
 use crate::sampling::sampler::Sampling;
 use crate::sampling::sampler::SamplingError;
 
@@ -51,6 +53,20 @@ pub struct DynamicExits {
     pub exits: Exits,
     /// Decides when tokens exit.
     pub policy: Box<dyn ExitPolicy>,
+    /// The head that decides about, and names, the token of an early exit. A draft head is that of
+    /// [`DecodeSettings::draft_tokens`].
+    pub head: ExitHead,
+}
+
+impl DynamicExits {
+    /// Dynamic exits with full heads.
+    pub fn new(exits: Exits, policy: Box<dyn ExitPolicy>) -> Self {
+        Self {
+            exits,
+            policy,
+            head: ExitHead::Full,
+        }
+    }
 }
 
 /// Self-speculation: one model drafts at its early exits and verifies with the remaining blocks.
@@ -90,8 +106,12 @@ pub struct DecodeSettings {
     /// Stop tokens, which end an answer and are not part of it.
     pub stop_tokens: Vec<u32>,
     /// Tokens that may be drafted, such as the most frequent ones. Default: all. A restricted head
-    /// drafts faster. The text is the same, since the full head verifies.
+    /// drafts faster. The text is the same, since the full head verifies. Dynamic exits use them
+    /// with [`ExitHead::Draft`] only.
     pub draft_tokens: Option<Vec<u32>>,
+    /// The probes of the early exits, for policies that ask for
+    /// [`Signal::Probe`](crate::policy::Signal::Probe). Default: none.
+    pub probes: Option<ExitProbes>,
 }
 
 impl DecodeSettings {
@@ -103,6 +123,7 @@ impl DecodeSettings {
             max_new_tokens,
             stop_tokens: Vec::new(),
             draft_tokens: None,
+            probes: None,
         }
     }
 
@@ -110,6 +131,18 @@ impl DecodeSettings {
     pub fn stop_at(mut self, tokens: &[u32]) -> Self {
         self.stop_tokens = tokens.to_vec();
         self
+    }
+
+    /// The tokens of the draft heads, none where the mode uses full heads.
+    pub(crate) fn draft_tokens_in_use(&self) -> Option<Vec<u32>> {
+        match &self.mode {
+            Mode::Static(_) => None,
+            Mode::Dynamic(dynamic) => match dynamic.head {
+                ExitHead::Full => None,
+                ExitHead::Draft => Some(self.draft_tokens.clone().unwrap_or_default()),
+            },
+            Mode::Speculative(_) | Mode::Auto(_) => self.draft_tokens.clone(),
+        }
     }
 
     pub(crate) fn check(&self, depth: usize) -> Result<(), SettingsError> {
@@ -173,8 +206,8 @@ pub enum DecodeError<E: std::error::Error> {
     /// Settings that do not fit the model.
     #[error(transparent)]
     Settings(#[from] SettingsError),
-    /// An empty list of draft tokens.
-    #[error("the list of draft tokens is empty: expected at least one token, or no list")]
+    /// A draft head without draft tokens.
+    #[error("no draft tokens for a draft head: expected at least one token")]
     NoDraftTokens,
     /// An error of the model.
     #[error(transparent)]

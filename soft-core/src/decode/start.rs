@@ -34,7 +34,7 @@ impl<'m, M: DecodeModel> Decoder<'m, M> {
     ///
     /// # Errors
     /// When a prompt is empty or longer than the model's context, the model lacks an exit,
-    /// thresholds or sampler settings are out of range, or the list of draft tokens is empty;
+    /// thresholds or sampler settings are out of range, or there are no tokens for a draft head;
     /// errors of the model.
     pub fn new(
         model: &'m M,
@@ -44,6 +44,7 @@ impl<'m, M: DecodeModel> Decoder<'m, M> {
         settings.check(model.depth())?;
         let context = model.context();
         check_prompts(prompts, context)?;
+        let draft_tokens = settings.draft_tokens_in_use();
         let (exits, strategy) = strategy_of(settings.mode, prompts.len())?;
         let most = settings.max_new_tokens;
         let rows = prompts.iter().map(|prompt| Row::new(prompt, most, context));
@@ -59,6 +60,7 @@ impl<'m, M: DecodeModel> Decoder<'m, M> {
             sampling: settings.sampling,
             stop_tokens: settings.stop_tokens,
             draft_heads: None,
+            probes: settings.probes,
             cache: cache.map_err(DecodeError::Model)?,
             rows,
             waiting: (1..exits.len()).map(|_| None).collect(),
@@ -69,8 +71,8 @@ impl<'m, M: DecodeModel> Decoder<'m, M> {
                 ..Statistics::default()
             },
         };
-        if strategy.verifies() {
-            engine.make_draft_heads(settings.draft_tokens)?;
+        if let Some(tokens) = draft_tokens {
+            engine.make_draft_heads(tokens)?;
         }
         Ok(Self {
             engine,
@@ -82,10 +84,7 @@ impl<'m, M: DecodeModel> Decoder<'m, M> {
 }
 
 impl<M: DecodeModel> Engine<'_, M> {
-    fn make_draft_heads(&mut self, tokens: Option<Vec<u32>>) -> Result<(), DecodeError<M::Error>> {
-        let Some(mut tokens) = tokens else {
-            return Ok(());
-        };
+    fn make_draft_heads(&mut self, mut tokens: Vec<u32>) -> Result<(), DecodeError<M::Error>> {
         tokens.sort_unstable();
         tokens.dedup();
         if tokens.is_empty() {

@@ -143,15 +143,11 @@ pub trait DecodeModel: NestedModel {
         Ok(rows.iter().map(|row| Score::of_logits(row)).collect())
     }
 
-    /// The cosine similarity of every packed state in `before` and in `after`.
+    /// The values of every packed state, `d_model` each, for exit policies that look at states.
     ///
     /// # Errors
     /// Backend-specific.
-    fn cosine_similarities(
-        &self,
-        before: &Self::Hidden,
-        after: &Self::Hidden,
-    ) -> Result<Vec<f32>, Self::Error>;
+    fn read_states(&self, hidden: &Self::Hidden) -> Result<Vec<Vec<f32>>, Self::Error>;
 }
 
 /// The head applied to a state.

@@ -218,6 +218,12 @@ pub struct ScoreSum {
     pub correct: u64,
     /// Number of targets.
     pub targets: u64,
+    /// Those of the targets that are stop tokens, where they are told apart.
+    #[serde(default)]
+    pub ends: u64,
+    /// Those of the stop tokens that have the highest score.
+    #[serde(default)]
+    pub correct_ends: u64,
 }
 
 impl ScoreSum {
@@ -226,6 +232,13 @@ impl ScoreSum {
         self.nats += score.nats;
         self.correct += u64::from(score.correct);
         self.targets += 1;
+    }
+
+    /// Adds a target that is a stop token.
+    pub fn add_end(&mut self, score: TargetScore) {
+        self.add(score);
+        self.ends += 1;
+        self.correct_ends += u64::from(score.correct);
     }
 
     /// Adds several targets.

@@ -6,6 +6,29 @@ use crate::exit::Exits;
 use crate::policy::rule::ExitRule;
 use crate::sampling::Sampling;
 
+/// The head that early exits use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ExitHead {
+    /// The head of the exit, for all tokens.
+    #[default]
+    Full,
+    /// The exit's head restricted to the draft tokens: cheaper, and its token is always one of
+    /// them.
+    Draft,
+}
+
+impl ExitHead {
+    /// The name of dynamic decoding by this rule with this head, as
+    /// [`ModeSpec`](crate::decode::ModeSpec) reads it.
+    pub fn mode_of(self, rule: &ExitRule) -> String {
+        match self {
+            Self::Full => format!("dynamic:{rule}"),
+            Self::Draft => format!("dynamic:draft:{rule}"),
+        }
+    }
+}
+
 /// A rule with a bound on the share of tokens that differ from the full model's, and its basis.
 ///
 /// The guarantee is for text like that used for calibration: with probability
@@ -20,6 +43,9 @@ pub struct CalibratedExits {
     pub rule: ExitRule,
     /// The exits; the last is the full model.
     pub exits: Exits,
+    /// The head of the early exits.
+    #[serde(default)]
+    pub head: ExitHead,
     /// Maximum share of tokens that disagree with the full model, from 0 to 1.
     pub disagreement: f64,
     /// Confidence of the guarantee, from 0 to 1.
@@ -40,6 +66,11 @@ pub struct CalibratedExits {
 }
 
 impl CalibratedExits {
+    /// The decoding mode by name, as [`ModeSpec`](crate::decode::ModeSpec) reads it.
+    pub fn mode(&self) -> String {
+        self.head.mode_of(&self.rule)
+    }
+
     /// Why the guarantee does not hold for answers of at most `max_new_tokens` tokens, without
     /// their end, and this sampling; `None` if it does.
     pub fn beyond(&self, max_new_tokens: usize, sampling: &Sampling) -> Option<String> {
@@ -62,6 +93,7 @@ mod tests {
         let calibrated = CalibratedExits {
             rule: ExitRule::Confidence(Thresholds::all(0.9)),
             exits: Exits::new([1, 2]).unwrap(),
+            head: ExitHead::Full,
             disagreement: 0.05,
             confidence: 0.95,
             mean_depth: 1.5,

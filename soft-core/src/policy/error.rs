@@ -53,7 +53,7 @@ pub enum PolicyError {
     },
     /// An unknown criterion.
     #[error(
-        "expected a criterion (confidence, margin, entropy, saturation, patience), found {found:?}"
+        "expected a criterion (confidence, margin, entropy, probe, saturation, patience), found {found:?}"
     )]
     UnknownCriterion {
         /// The name.
@@ -66,6 +66,30 @@ pub enum PolicyError {
     MalformedRule {
         /// The text.
         found: String,
+    },
+    /// A policy that needs a probe at an exit that has none.
+    #[error(
+        "exit {exit} has no probe: expected one for every early exit (`soft calibrate` fits them)"
+    )]
+    NoProbe {
+        /// The exit.
+        exit: usize,
+    },
+    /// A probe for states of another width.
+    #[error("the probe of exit {exit} has {found} weights: expected {expected}, the model's width")]
+    ProbeWidth {
+        /// The exit.
+        exit: usize,
+        /// Number of weights of the probe.
+        found: usize,
+        /// The width of the model's states.
+        expected: usize,
+    },
+    /// A probe with a weight that is infinite or no number.
+    #[error("the probe of exit {exit} has a weight that is not finite")]
+    ProbeNotFinite {
+        /// The exit.
+        exit: usize,
     },
     /// A patience of 0 exits.
     #[error("a patience of 0 exits: expected at least 1")]

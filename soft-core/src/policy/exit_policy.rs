@@ -20,11 +20,13 @@ pub enum Signal {
     Score,
     /// Cosine similarity of the states at this exit and at the previous one; needs no head.
     Similarity,
+    /// The probability that the exit's probe computes from the state; needs no head.
+    Probe,
 }
 
 impl Signal {
     /// Every signal, from the cheapest on: the order in which they are computed.
-    pub(crate) const ALL: [Self; 2] = [Self::Similarity, Self::Score];
+    pub(crate) const ALL: [Self; 3] = [Self::Similarity, Self::Probe, Self::Score];
 }
 
 /// The signals of a token at an exit that are computed so far.
@@ -34,6 +36,8 @@ pub struct ExitSignals {
     pub score: Option<Score>,
     /// Cosine similarity to the state at the previous exit, or to the embedding, if requested.
     pub similarity: Option<f32>,
+    /// Probability, by the exit's probe, that its token is the full model's, if requested.
+    pub probe: Option<f32>,
 }
 
 impl ExitSignals {
@@ -41,6 +45,7 @@ impl ExitSignals {
         match signal {
             Signal::Score => self.score.is_some(),
             Signal::Similarity => self.similarity.is_some(),
+            Signal::Probe => self.probe.is_some(),
         }
     }
 }
@@ -195,6 +200,29 @@ impl ExitPolicy for Saturation {
 
     fn check(&self, exits: &Exits) -> Result<(), PolicyError> {
         self.0.check("cosine", -1.0..=f64::INFINITY, exits)
+    }
+}
+
+/// Exits when the probability of the exit's probe ([`ExitProbe`](crate::policy::ExitProbe))
+/// exceeds its threshold. The head is applied only to tokens that exit.
+#[derive(Clone, Debug)]
+pub struct Probed(pub Thresholds);
+
+impl ExitPolicy for Probed {
+    fn decide(&mut self, exit: Exit, signals: &ExitSignals) -> ExitDecision {
+        match (self.0.at(exit), signals.probe) {
+            (Some(threshold), _) if threshold >= 1.0 => ExitDecision::Continue,
+            (None, _) => ExitDecision::Continue,
+            (Some(_), None) => ExitDecision::Ask(Signal::Probe),
+            (Some(threshold), Some(probability)) if f64::from(probability) > threshold => {
+                ExitDecision::Exit
+            }
+            _ => ExitDecision::Continue,
+        }
+    }
+
+    fn check(&self, exits: &Exits) -> Result<(), PolicyError> {
+        self.0.check("probe", 0.0..=f64::INFINITY, exits)
     }
 }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::policy::error::PolicyError;
 use crate::policy::exit_policy::{
-    Confidence, Entropy, ExitPolicy, ExitSignals, Margin, Patience, Saturation,
+    Confidence, Entropy, ExitPolicy, ExitSignals, Margin, Patience, Probed, Saturation,
 };
 use crate::policy::thresholds::Thresholds;
 
@@ -23,6 +23,8 @@ pub enum Criterion {
     Margin,
     /// Entropy: [`Entropy`].
     Entropy,
+    /// Probability of the exit's probe: [`Probed`].
+    Probe,
     /// Cosine similarity to the state at the previous exit: [`Saturation`].
     Saturation,
     /// Number of consecutive exits that agree: [`Patience`].
@@ -31,10 +33,11 @@ pub enum Criterion {
 
 impl Criterion {
     /// All criteria.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Confidence,
         Self::Margin,
         Self::Entropy,
+        Self::Probe,
         Self::Saturation,
         Self::Patience,
     ];
@@ -45,6 +48,7 @@ impl Criterion {
             Self::Confidence => "confidence",
             Self::Margin => "margin",
             Self::Entropy => "entropy",
+            Self::Probe => "probe",
             Self::Saturation => "saturation",
             Self::Patience => "patience",
         }
@@ -58,6 +62,7 @@ impl Criterion {
             Self::Confidence => score.map(|score| f64::from(score.probability)),
             Self::Margin => score.map(|score| f64::from(score.margin())),
             Self::Entropy => score.map(|score| f64::from(score.entropy)),
+            Self::Probe => signals.probe.map(f64::from),
             Self::Saturation => signals.similarity.map(f64::from),
             Self::Patience => None,
         }
@@ -74,6 +79,7 @@ impl Criterion {
             Self::Confidence => Some(ExitRule::Confidence(thresholds)),
             Self::Margin => Some(ExitRule::Margin(thresholds)),
             Self::Entropy => Some(ExitRule::Entropy(thresholds)),
+            Self::Probe => Some(ExitRule::Probe(thresholds)),
             Self::Saturation => Some(ExitRule::Saturation(thresholds)),
             Self::Patience => None,
         }
@@ -119,6 +125,8 @@ pub enum ExitRule {
     Margin(Thresholds),
     /// [`Entropy`].
     Entropy(Thresholds),
+    /// [`Probed`].
+    Probe(Thresholds),
     /// [`Saturation`].
     Saturation(Thresholds),
     /// [`Patience`] with this number of exits.
@@ -132,6 +140,7 @@ impl ExitRule {
             Self::Confidence(thresholds) => Box::new(Confidence(thresholds)),
             Self::Margin(thresholds) => Box::new(Margin(thresholds)),
             Self::Entropy(thresholds) => Box::new(Entropy(thresholds)),
+            Self::Probe(thresholds) => Box::new(Probed(thresholds)),
             Self::Saturation(thresholds) => Box::new(Saturation(thresholds)),
             Self::Patience(exits) => Box::new(Patience::new(exits)),
         }
@@ -144,7 +153,9 @@ impl ExitRule {
     /// [`PolicyError::Unreachable`].
     pub fn check_range(&self) -> Result<(), PolicyError> {
         let (thresholds, range) = match self {
-            Self::Confidence(thresholds) | Self::Margin(thresholds) => (thresholds, 0.0..=1.0),
+            Self::Confidence(thresholds) | Self::Margin(thresholds) | Self::Probe(thresholds) => {
+                (thresholds, 0.0..=1.0)
+            }
             Self::Entropy(thresholds) => (thresholds, 0.0..=f64::MAX),
             Self::Saturation(thresholds) => (thresholds, -1.0..=1.0),
             Self::Patience(_) => return Ok(()),
@@ -169,6 +180,7 @@ impl ExitRule {
             Self::Confidence(_) => Criterion::Confidence,
             Self::Margin(_) => Criterion::Margin,
             Self::Entropy(_) => Criterion::Entropy,
+            Self::Probe(_) => Criterion::Probe,
             Self::Saturation(_) => Criterion::Saturation,
             Self::Patience(_) => Criterion::Patience,
         }
@@ -182,6 +194,7 @@ impl fmt::Display for ExitRule {
             Self::Confidence(thresholds)
             | Self::Margin(thresholds)
             | Self::Entropy(thresholds)
+            | Self::Probe(thresholds)
             | Self::Saturation(thresholds) => thresholds.fmt(f),
             Self::Patience(exits) => exits.fmt(f),
         }
@@ -231,6 +244,7 @@ mod tests {
             "confidence=0.9",
             "margin=12:0.8",
             "entropy=0.5",
+            "probe=2:0.9",
             "saturation=2:0.98",
             "patience=2",
         ];

@@ -1,6 +1,6 @@
 //! `DecodeModel` for the toy model.
 
-use super::{ToyError, ToyHidden, ToyModel, ToyStore, dot};
+use super::{ToyError, ToyHidden, ToyModel, ToyStore};
 use crate::exit::Exit;
 use crate::model::decode_model::{DecodeModel, Head};
 use crate::model::nested::Past;
@@ -78,13 +78,8 @@ impl DecodeModel for ToyModel {
         Ok(hidden[0].iter().map(row).collect())
     }
 
-    fn cosine_similarities(
-        &self,
-        before: &ToyHidden,
-        after: &ToyHidden,
-    ) -> Result<Vec<f32>, ToyError> {
-        let cosine =
-            |(a, b): (&Vec<f64>, &Vec<f64>)| (dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()) as f32;
-        Ok(before[0].iter().zip(&after[0]).map(cosine).collect())
+    fn read_states(&self, hidden: &ToyHidden) -> Result<Vec<Vec<f32>>, ToyError> {
+        let single = |state: &Vec<f64>| state.iter().map(|&value| value as f32).collect();
+        Ok(hidden[0].iter().map(single).collect())
     }
 }

@@ -18,6 +18,7 @@ fn text(rng: &mut Random, tokens: usize, trust: f64) -> Vec<TokenTrace> {
                     entropy: (3.0 * (1.0 - confidence)) as f32,
                 },
                 similarity: confidence as f32,
+                probe: Some(confidence as f32),
             }
         });
         TokenTrace {
@@ -79,7 +80,11 @@ fn seen_four_ways(rng: &mut Random) -> TokenTrace {
     };
     let similarity = value(sure[3]);
     TokenTrace {
-        early: vec![EarlyTrace { score, similarity }],
+        early: vec![EarlyTrace {
+            score,
+            similarity,
+            probe: None,
+        }],
         full: 1,
     }
 }

@@ -14,6 +14,12 @@ impl ExitRow {
             .map_or_else(|| number(self.scores.loss), |loss| interval(&loss))
     }
 
+    /// The accuracy without stop tokens, in percent.
+    pub fn without_ends_cell(&self) -> String {
+        let accuracy = self.scores.accuracy_without_ends;
+        accuracy.map_or(NOTHING.to_owned(), percent)
+    }
+
     /// The nats per token below the bigram's loss, with the 95 % interval where there is one.
     pub fn skill_cell(&self) -> String {
         let skill = self.skill.as_ref();
@@ -22,13 +28,15 @@ impl ExitRow {
 }
 
 impl BaselineScores {
-    /// The name, loss, perplexity and accuracy in percent.
-    pub fn cells(&self) -> [String; 4] {
+    /// The name, loss, perplexity and accuracies in percent.
+    pub fn cells(&self) -> [String; 5] {
         [
             self.baseline.name().to_owned(),
             interval(&self.loss),
             number(self.loss.estimate.exp()),
             percent(self.accuracy),
+            self.accuracy_without_ends
+                .map_or(NOTHING.to_owned(), percent),
         ]
     }
 }
@@ -104,7 +112,7 @@ impl JudgedRow {
 
 impl CalibrationRow {
     /// Headings of [`Self::cells`].
-    pub const HEADINGS: [&str; 8] = [
+    pub const HEADINGS: [&str; 9] = [
         "criterion",
         "rule",
         "disagree in calibration %",
@@ -112,6 +120,7 @@ impl CalibrationRow {
         "on its own text %",
         "mean depth",
         "heads/token",
+        "cost %",
         "splits within the limit",
     ];
 
@@ -127,6 +136,7 @@ impl CalibrationRow {
                 .map_or(NOTHING.to_owned(), percent_interval),
             format!("{:.1}", self.checked.mean_depth),
             format!("{:.2}", self.checked.heads_per_token),
+            self.cost.map_or(NOTHING.to_owned(), percent),
             self.kept
                 .map_or(NOTHING.to_owned(), |(kept, of)| format!("{kept} of {of}")),
         ]

@@ -267,6 +267,9 @@ pub struct CalibrationRow {
     pub tested: PolicyOutcome,
     /// Result on held-out texts.
     pub checked: PolicyOutcome,
+    /// Estimated cost of a token there in blocks and heads, as a share of plain decoding's.
+    #[serde(default)]
+    pub cost: Option<f64>,
     /// Share of disagreeing tokens on the texts that dynamic decoding writes for the held-out
     /// prompts, where it was measured.
     #[serde(default)]
@@ -326,6 +329,8 @@ mod tests {
 
     fn sum(nats: f64, targets: u64, correct: u64) -> ScoreSum {
         ScoreSum {
+            ends: 0,
+            correct_ends: 0,
             nats,
             correct,
             targets,

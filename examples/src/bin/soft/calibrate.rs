@@ -2,16 +2,19 @@
 //! tokens that differ from those of the full model. They are stored in `soft.json`, where
 //! `soft generate --mode dynamic` reads them.
 //!
-//! Every criterion is calibrated on one part of the texts (Learn then Test, see soft-eval's
-//! `calibration`) and evaluated on a held-out part; the recommended rule also on the texts that
-//! dynamic decoding writes with it.
+//! Exit probes are fitted on a part of the texts and stored in `exit_probes.json`. Every criterion
+//! is calibrated on another part (Learn then Test, see soft-eval's `calibration`) and evaluated on a
+//! third; the recommended rule also on the texts that dynamic decoding writes with it.
 
 use anyhow::{Result, ensure};
 use soft_core::Exits;
-use soft_core::policy::{Criterion, ExitRule};
+use soft_core::policy::{CalibratedExits, Criterion, ExitHead, ExitProbes};
 use soft_eval::numbers::percent;
 use soft_eval::results::{CalibrationRow, CalibrationTable, Finding};
-use soft_eval::{CalibrationSettings, Interval, Journal, PolicyOutcome};
+use soft_eval::{
+    AnsweredPrompt, CalibrationSettings, HeadCosts, Interval, Journal, PolicyOutcome, fit_probes,
+    shuffle,
+};
 use soft_examples::calibration::{Plan, store};
 use soft_examples::decoding::exits_of;
 use soft_examples::eval_model::{EvalModel, EvalModelArgs};
@@ -38,10 +41,16 @@ pub struct Args {
     /// Confidence of that limit
     #[arg(long, default_value_t = 0.95)]
     confidence: f64,
-    /// Criteria to calibrate: confidence, margin, entropy, saturation, patience [default: all]
+    /// Criteria to calibrate: confidence, margin, entropy, probe, saturation, patience [default: all]
     #[arg(long, value_delimiter = ',')]
     criterion: Vec<Criterion>,
-    /// Share of the texts that is held out to evaluate the thresholds
+    /// Share of the texts that probes are fitted on, which take no part in the calibration
+    #[arg(long, default_value_t = 0.5)]
+    probe_texts: f64,
+    /// Calibrate the full heads even if the model has a list of draft tokens
+    #[arg(long)]
+    full_draft_head: bool,
+    /// Share of the other texts that is held out to evaluate the thresholds
     #[arg(long, default_value_t = 0.25)]
     check: f64,
     /// Also calibrate on this many random splits of the texts, and count in how many the limit
@@ -61,11 +70,12 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     args.output.check()?;
     args.texts.check()?;
-    ensure!(
-        args.check > 0.0 && args.check < 1.0,
-        "--check is {}: expected a share above 0 and below 1",
-        args.check
-    );
+    for (flag, share) in [("--check", args.check), ("--probe-texts", args.probe_texts)] {
+        ensure!(
+            share > 0.0 && share < 1.0,
+            "{flag} is {share}: expected a share above 0 and below 1"
+        );
+    }
     let folder = &args.source.model.folder;
     ensure!(
         args.dry_run || folder.is_dir(),
@@ -73,9 +83,13 @@ pub fn run(args: Args) -> Result<()> {
          --dry-run shows them",
         folder.display()
     );
-    let plan = args.plan();
-    plan.settings.validate()?;
-    let subject = args.source.open()?;
+    args.plan(HeadCosts::default(), ExitHead::Full)
+        .settings
+        .validate()?;
+    let mut subject = args.source.open()?;
+    if args.full_draft_head {
+        subject.trained.draft_tokens = None;
+    }
     let exits = exits_of(&subject.trained, args.exits.as_ref())?;
     ensure!(
         exits.len() > 1,
@@ -87,9 +101,15 @@ pub fn run(args: Args) -> Result<()> {
     recorder.seed("splits", args.seed);
     let device = args.source.place.name();
     let mut journal = args.output.open_journal("calibrate", &device)?;
-    let texts = args.texts.read(&subject, &mut journal)?;
+    let head = subject.exit_head();
+    let plan = args.plan(subject.head_costs(), head);
+    let mut texts = args.texts.read(&subject, &mut journal)?;
+    subject.trained.probes = None;
+    if plan.criteria.contains(&Criterion::Probe) {
+        subject.trained.probes = Some(args.probes(&subject, &exits, &mut texts)?);
+    }
     let mut progress = Progress::new("reading", texts.len() as u64, 0);
-    let traces = subject.traces(&exits, &texts, &mut journal, || progress.step(""))?;
+    let traces = subject.traces((&exits, head), &texts, &mut journal, || progress.step(""))?;
     progress.finish();
     let total = plan.criteria.len() as u64 * (1 + plan.splits);
     let mut progress = Progress::new("calibrating", total, 0);
@@ -101,12 +121,19 @@ pub fn run(args: Args) -> Result<()> {
     if let Some(recommended) = rows.first_mut() {
         let held_out = plan.held_out(texts.len()).into_iter();
         let prompts: Vec<_> = held_out.map(|text| texts[text].prompt.clone()).collect();
-        let rule = &recommended.calibrated.rule;
-        recommended.own_text = args.on_own_text(&subject, &exits, &prompts, rule, &mut journal)?;
+        let calibrated = &recommended.calibrated;
+        recommended.own_text = args.on_own_text(&subject, calibrated, &prompts, &mut journal)?;
     }
     let tokens: usize = traces.iter().map(Vec::len).sum();
     print_rows(&args, &rows);
-    outln!("{} texts, {tokens} tokens; exits {exits}", traces.len());
+    let heads = match head {
+        ExitHead::Full => "full heads",
+        ExitHead::Draft => "heads of the draft tokens",
+    };
+    outln!(
+        "{} texts, {tokens} tokens; exits {exits}, {heads}",
+        traces.len()
+    );
     let table = CalibrationTable {
         model: subject.name.clone(),
         data: format!("{}, {} texts", args.texts.name(), traces.len()),
@@ -116,7 +143,7 @@ pub fn run(args: Args) -> Result<()> {
     args.output
         .save(&recorder.finish(vec![Finding::Calibration(table)]))?;
     if !args.dry_run {
-        store(folder, &exits, &rows)?;
+        store(folder, &exits, (&rows, subject.trained.probes.as_ref()))?;
         outln!("thresholds: {}", folder.join("soft.json").display());
     }
     Ok(())
@@ -128,16 +155,16 @@ impl Args {
     fn on_own_text(
         &self,
         subject: &EvalModel,
-        exits: &Exits,
+        calibrated: &CalibratedExits,
         prompts: &[Vec<u32>],
-        rule: &ExitRule,
         journal: &mut Journal,
     ) -> Result<Option<Interval>> {
-        let mode = format!("dynamic:{rule}");
-        let texts = self
-            .texts
-            .decoded(subject, prompts, (&mode, exits), journal)?;
-        let traces = subject.traces(exits, &texts, journal, || ())?;
+        let CalibratedExits {
+            exits, head, rule, ..
+        } = calibrated;
+        let mode = (&*calibrated.mode(), exits);
+        let texts = self.texts.decoded(subject, prompts, mode, journal)?;
+        let traces = subject.traces((exits, *head), &texts, journal, || ())?;
         let policy = rule.policy();
         let counts = traces.iter().map(|trace| {
             let outcome = PolicyOutcome::of(&*policy, exits, [trace]);
@@ -146,7 +173,28 @@ impl Args {
         Ok(Interval::of_share(&counts.collect::<Vec<_>>()))
     }
 
-    fn plan(&self) -> Plan {
+    /// Takes texts away and fits probes on them.
+    fn probes(
+        &self,
+        subject: &EvalModel,
+        exits: &Exits,
+        texts: &mut Vec<AnsweredPrompt>,
+    ) -> Result<ExitProbes> {
+        shuffle(texts, self.seed);
+        let fitted = (self.probe_texts * texts.len() as f64).round() as usize;
+        let others = texts.split_off(fitted.min(texts.len() - 1));
+        let fitted = std::mem::replace(texts, others);
+        let mut progress = Progress::new("reading for probes", fitted.len() as u64, 0);
+        let mut traced = Vec::with_capacity(fitted.len());
+        for text in &fitted {
+            traced.push(subject.trace_states(exits, text)?);
+            progress.step("");
+        }
+        progress.finish();
+        Ok(fit_probes(exits, &traced)?)
+    }
+
+    fn plan(&self, heads: HeadCosts, head: ExitHead) -> Plan {
         let criteria = if self.criterion.is_empty() {
             Criterion::ALL.to_vec()
         } else {
@@ -157,6 +205,8 @@ impl Args {
             settings: CalibrationSettings {
                 confidence: self.confidence,
                 seed: self.seed,
+                heads,
+                head,
                 // The end of an answer counts as a token.
                 ..CalibrationSettings::at_most(self.disagreement, self.texts.max_new_tokens + 1)
             },

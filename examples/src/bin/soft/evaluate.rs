@@ -114,9 +114,10 @@ pub fn run(args: Args) -> Result<()> {
     let rows = subject.row_scores(&exits, &batches, &mut journal, || progress.step(""))?;
     progress.finish();
     let scored = exits.iter().zip(&rows);
+    let ends = subject.tokenizer.stop_tokens();
     let bigram = baselines
         .as_ref()
-        .map(|fitted| fitted.row_scores(Baseline::Bigram, &batches));
+        .map(|fitted| fitted.row_scores(Baseline::Bigram, (&batches, ends)));
     let scored: Vec<_> = scored
         .map(|(exit, rows)| {
             let row = ExitRow::of(exit, rows);
@@ -126,7 +127,7 @@ pub fn run(args: Args) -> Result<()> {
             }
         })
         .collect();
-    let baselines = baselines.map_or_else(Vec::new, |fitted| fitted.scores(&batches));
+    let baselines = baselines.map_or_else(Vec::new, |fitted| fitted.scores(&batches, ends));
     let mut answered = Vec::new();
     if answers {
         let modes = answering
@@ -203,6 +204,7 @@ fn print_exits(rows: &[ExitRow], baselines: &[BaselineScores]) {
         "loss, nats",
         "perplexity",
         "accuracy %",
+        "without ends %",
         "skill, nats",
     ];
     let shown = headings.len() - usize::from(baselines.is_empty());
@@ -213,6 +215,7 @@ fn print_exits(rows: &[ExitRow], baselines: &[BaselineScores]) {
             row.loss_cell(),
             number(scores.perplexity),
             percent(scores.accuracy),
+            row.without_ends_cell(),
             row.skill_cell(),
         ];
         cells[..shown].to_vec()
@@ -233,7 +236,8 @@ fn print_exits(rows: &[ExitRow], baselines: &[BaselineScores]) {
     }
     if let Some(row) = rows.first() {
         outln!(
-            "{} supervised tokens; loss per token with its 95 % interval",
+            "{} supervised tokens; loss per token with its 95 % interval; accuracy also without the \
+             stop tokens",
             row.scores.tokens
         );
     }

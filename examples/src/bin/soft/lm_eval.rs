@@ -117,7 +117,7 @@ impl Run<'_> {
         let mut scores = vec![Vec::new(); self.exits.len()];
         for rows in batches {
             let batch = Batch::from_examples(&rows.iter().collect::<Vec<_>>())?;
-            let found = row_scores(&self.model.model, self.exits, &[batch], || {
+            let found = row_scores(&self.model.model, self.exits, (&[batch], &[]), || {
                 progress.step("")
             })?;
             for (scores, found) in scores.iter_mut().zip(found) {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use soft_core::Exits;
-use soft_core::policy::Criterion;
+use soft_core::policy::{Criterion, ExitHead};
 use soft_eval::numbers::{digits, percent, ratio};
 use soft_eval::results::{Finding, SpeedTable};
 use soft_eval::{Interval, frontier};
@@ -124,10 +124,16 @@ impl Args {
         }
         let calibrated = subject.trained.calibrated.iter();
         for calibrated in calibrated.filter(|calibrated| calibrated.exits == exits) {
-            let rule = &calibrated.rule;
             let promise = percent(calibrated.disagreement);
-            let name = format!("{}, calibrated to {promise} %", rule.criterion());
-            modes.push((name, of_mode(&format!("dynamic:{rule}"))));
+            let head = match calibrated.head {
+                ExitHead::Full => "",
+                ExitHead::Draft => ", draft head",
+            };
+            let name = format!(
+                "{}{head}, calibrated to {promise} %",
+                calibrated.rule.criterion()
+            );
+            modes.push((name, of_mode(&calibrated.mode())));
         }
         modes.extend(self.mode.iter().map(|mode| (mode.clone(), of_mode(mode))));
         for (name, decoding) in &mut modes {
@@ -154,7 +160,7 @@ impl Args {
             return self.thresholds.clone();
         }
         match criterion {
-            Criterion::Confidence | Criterion::Margin => vec![0.7, 0.9, 0.97],
+            Criterion::Confidence | Criterion::Margin | Criterion::Probe => vec![0.7, 0.9, 0.97],
             Criterion::Entropy => vec![1.0, 0.3, 0.1],
             Criterion::Saturation => vec![0.9, 0.95, 0.98],
             Criterion::Patience => vec![2.0, 3.0],

@@ -59,7 +59,7 @@ pub(super) fn judged(tables: &[&JudgedTable], names: &mut Names) -> Result<Secti
 
 pub(super) fn judges(tables: &[&JudgeQualityTable]) -> Section {
     let mut section = Section::new("How far the judges can be trusted");
-    section.text("Verdicts of the judge, both orders together, beside those of people; kappa is agreement beyond chance, 1 at best.");
+    section.text("Verdicts of the judge, both orders together, beside those of people. The share of agreement with two annotators that agree is comparable with that of the third annotator, unlike the share of agreement with the majority of all three; kappa is agreement beyond chance, 1 at best.");
     let line = |table: &&JudgeQualityTable| {
         let quality = &table.quality;
         vec![
@@ -67,7 +67,8 @@ pub(super) fn judges(tables: &[&JudgeQualityTable]) -> Section {
             percent_interval(&quality.accuracy),
             percent(quality.macro_f1),
             number(quality.kappa),
-            percent(quality.human_agreement),
+            percent_interval(&quality.leave_one_out),
+            percent_interval(&quality.human_leave_one_out),
             number(quality.human_kappa),
             percent(quality.consistent),
             quality.unclear.to_string(),
@@ -79,8 +80,9 @@ pub(super) fn judges(tables: &[&JudgeQualityTable]) -> Section {
         "like the majority %",
         "macro F1 %",
         "kappa",
-        "people among themselves %",
-        "their kappa",
+        "like two that agree %",
+        "the third person %",
+        "people's kappa",
         "same in both orders %",
         "unclear replies",
         "pairs",

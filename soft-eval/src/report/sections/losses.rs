@@ -25,6 +25,7 @@ pub(super) fn exits(
                 row.loss_cell(),
                 number(scores.perplexity),
                 percent(scores.accuracy),
+                row.without_ends_cell(),
                 row.skill_cell(),
                 scores.tokens.to_string(),
             ]);
@@ -37,10 +38,10 @@ pub(super) fn exits(
     // The same for all models of the same data.
     let fitted = tables.iter().find(|table| !table.baselines.is_empty());
     for baseline in fitted.iter().flat_map(|table| &table.baselines) {
-        let [name, loss, perplexity, accuracy] = baseline.cells();
-        let tokens = baseline.tokens.to_string();
-        let (model, skill) = ("no model".to_owned(), String::new());
-        rows.push(vec![model, name, loss, perplexity, accuracy, skill, tokens]);
+        let mut cells = vec!["no model".to_owned()];
+        cells.extend(baseline.cells());
+        cells.extend([String::new(), baseline.tokens.to_string()]);
+        rows.push(cells);
         losses.push(level(baseline, baseline.loss.estimate, tables));
         accuracies.push(level(baseline, 100.0 * baseline.accuracy, tables));
     }
@@ -50,11 +51,12 @@ pub(super) fn exits(
         "loss, nats",
         "perplexity",
         "accuracy %",
+        "without ends %",
         "skill, nats",
         "tokens",
     ];
     section.table(
-        "Means over tokens; in brackets the 95 % interval, texts resampled. Skill: nats below a bigram over answers, which never reads the prompt.",
+        "Means over tokens; in brackets the 95 % interval, texts resampled. Without ends: the accuracy on tokens that do not end a response. Skill: nats below a bigram over answers, which never reads the prompt.",
         &headings,
         rows,
     );

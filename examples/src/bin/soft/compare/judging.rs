@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use soft_core::Exit;
 use soft_data::{Conversation, Instruction, alpaca_prompt};
-use soft_eval::numbers::percent;
+use soft_eval::numbers::{percent, percent_interval};
 use soft_eval::results::{Finding, JudgeQualityTable, JudgedRow, JudgedTable};
 use soft_eval::{
     ChatJudge, ChatSettings, Comparison, EvalError, HumanVerdict, Judge, Judgement, Pair,
@@ -160,13 +160,14 @@ impl Judging {
         })?;
         progress.finish();
         outln!(
-            "\n{} beside people: {} % like the majority of {} pairs, kappa {:.2}; people among \
-             themselves {} %, kappa {:.2}",
+            "\n{} beside people: {} % like the majority of {} pairs, kappa {:.2}; {} % like two \
+             annotators that agree, the third annotator {} %; kappa of two annotators {:.2}",
             self.name,
             percent(quality.accuracy.estimate),
             quality.pairs,
             quality.kappa,
-            percent(quality.human_agreement),
+            percent_interval(&quality.leave_one_out),
+            percent_interval(&quality.human_leave_one_out),
             quality.human_kappa,
         );
         let data = path.file_stem().unwrap_or_default().to_string_lossy();

@@ -72,9 +72,9 @@ impl Verifier<'_> {
 
     /// Dynamic exits at this probability of the best token.
     pub fn dynamic(&self, threshold: f64) -> Mode {
-        Mode::Dynamic(DynamicExits {
-            exits: self.exits.clone(),
-            policy: Box::new(Confidence(Thresholds::all(threshold))),
-        })
+        Mode::Dynamic(DynamicExits::new(
+            self.exits.clone(),
+            Box::new(Confidence(Thresholds::all(threshold))),
+        ))
     }
 }
