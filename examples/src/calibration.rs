@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use soft_burn::{SoftInfo, save_exit_probes};
 use soft_core::Exits;
-use soft_core::policy::{Criterion, ExitProbes};
+use soft_core::policy::{CalibratedExits, Criterion, ExitHead, ExitProbes};
 use soft_eval::results::CalibrationRow;
 use soft_eval::{CalibrationSettings, PolicyOutcome, TokenTrace, calibrate, shuffle};
 
@@ -100,9 +100,24 @@ impl Plan {
     }
 }
 
-/// Writes the rules to `soft.json`, before all others, and replaces those of the same criterion and
-/// exits. A folder without the file gets one with the method "none". New probes replace all others,
-/// and rules by those.
+/// Removes the rules of draft heads from `soft.json`, which hold for one list of draft tokens only.
+/// Returns their number.
+pub fn forget_draft_rules(folder: &Path) -> Result<usize> {
+    let Some(mut info) = SoftInfo::load(folder)? else {
+        return Ok(0);
+    };
+    let before = info.calibrated.len();
+    info.calibrated.retain(|rule| rule.head != ExitHead::Draft);
+    let removed = before - info.calibrated.len();
+    if removed > 0 {
+        info.save(folder)?;
+    }
+    Ok(removed)
+}
+
+/// Writes the rules to `soft.json`, before all others, and replaces those of the same criterion,
+/// exits and head. A folder without the file gets one with the method "none". New probes replace all
+/// others, and rules by those.
 pub fn store(
     folder: &Path,
     exits: &Exits,
@@ -115,13 +130,20 @@ pub fn store(
         provenance: serde_json::Value::Null,
         calibrated: Vec::new(),
     });
-    let criteria: Vec<Criterion> = rows.iter().map(|row| row.criterion).collect();
+    let replaced = |old: &CalibratedExits| {
+        let same = |new: &CalibratedExits| {
+            let criterion = new.rule.criterion() == old.rule.criterion();
+            criterion && new.exits == old.exits && new.head == old.head
+        };
+        rows.iter().any(|row| same(&row.calibrated))
+    };
     info.calibrated.retain(|old| {
-        let criterion = old.rule.criterion();
-        let outdated = probes.is_some() && criterion == Criterion::Probe;
-        !outdated && (old.exits != *exits || !criteria.contains(&criterion))
+        let outdated = probes.is_some() && old.rule.criterion() == Criterion::Probe;
+        !outdated && !replaced(old)
     });
     if let Some(probes) = probes {
+        // Without rules by the earlier ones, whatever interrupts this.
+        info.save(folder)?;
         save_exit_probes(folder, probes)?;
     }
     let rules = rows.iter().map(|row| row.calibrated.clone());

@@ -10,7 +10,7 @@ use soft_burn::{DecodingDefaults, Llama, LlamaConfig, Placement};
 use soft_core::decode::Finish;
 use soft_core::model::ScoreSum;
 use soft_core::policy::ExitHead;
-use soft_core::{Batch, Decoder, Exits, Prompt};
+use soft_core::{Batch, Decoder, Exits, NestedModel, Prompt};
 use soft_data::Tokenizer;
 use soft_eval::results::{Input, Sample};
 use soft_eval::{
@@ -310,7 +310,8 @@ impl EvalModel {
         }
     }
 
-    /// The costs of the full model's head and of those of early exits, in blocks.
+    /// The costs of the full model's head and of those of early exits, in blocks. An exit's own block
+    /// runs before its head.
     pub fn head_costs(&self) -> HeadCosts {
         let draft = self.trained.draft_tokens.as_ref().map_or(0, Vec::len);
         let costs = self.model.config().operation_costs(draft);
@@ -320,7 +321,7 @@ impl EvalModel {
         };
         HeadCosts {
             full: costs.head / costs.block,
-            early: early / costs.block,
+            early: early / costs.block + f64::from(u8::from(self.model.exit_blocks() > 0)),
         }
     }
 

@@ -1,6 +1,6 @@
 //! `soft calibrate`: thresholds are stored and used, and the limit on disagreement holds.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use soft_examples::tiny_world::{Split, World};
 
 use crate::site::Site;
@@ -80,6 +80,35 @@ fn calibrated_thresholds_are_stored_and_used() {
         &calibrate.replace("0.4", "1.4"),
         &["disagreement", "below 1, found 1.4"],
     );
+}
+
+#[test]
+fn rules_of_draft_heads_end_with_their_list() {
+    let site = Site::new();
+    let list: Vec<u32> = (0..60).collect();
+    site.write("model/draft_tokens.json", &json!(list).to_string());
+    let texts = "--prompts trivia.json --format triviaqa --max-new-tokens 8";
+    let calibrate = format!("--model model --exits 2:8:2 {texts} --disagreement 0.4");
+    let heads = || -> Vec<String> {
+        let rules = site.json("model/soft.json")["calibrated"].clone();
+        let head = |rule: &Value| rule["head"].as_str().unwrap().to_owned();
+        rules.as_array().unwrap().iter().map(head).collect()
+    };
+    let said = site.succeeds("calibrate", &calibrate);
+    assert!(said.contains("heads of the draft tokens"), "{said}");
+    assert_eq!(heads(), ["draft"; 6]);
+    // The new probes are of other labels, so that the earlier rule by probe goes.
+    site.succeeds("calibrate", &format!("{calibrate} --full-draft-head"));
+    assert_eq!(
+        heads(),
+        [["full"; 6].to_vec(), ["draft"; 5].to_vec()].concat()
+    );
+    let count = "--model model --data trivia.json --format triviaqa --count 9";
+    let said = site.succeeds("draft-tokens", count);
+    assert!(said.contains("5 calibrated rules"), "{said}");
+    assert_eq!(heads(), ["full"; 6]);
+    let said = site.succeeds("draft-tokens", count);
+    assert!(!said.contains("calibrated"), "{said}");
 }
 
 /// The limit holds in at least 19 of 20 random splits for every criterion, with early exits.

@@ -5,9 +5,10 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
-use soft_burn::{LlamaConfig, save_draft_tokens};
+use soft_burn::{LlamaConfig, draft_tokens, save_draft_tokens};
 use soft_core::Example;
 use soft_data::{Format, frequent_tokens};
+use soft_examples::calibration::forget_draft_rules;
 use soft_examples::outln;
 use soft_examples::tokens::{TokenArgs, encode_rows};
 
@@ -56,6 +57,10 @@ pub fn run(args: Args) -> Result<()> {
         all += 1;
         covered += u64::from(kept.contains(token));
     }
+    let removed = match draft_tokens(&args.model)? {
+        Some(earlier) if earlier != tokens => forget_draft_rules(&args.model)?,
+        _ => 0,
+    };
     save_draft_tokens(&args.model, &tokens)?;
     outln!(
         "{} of {} tokens kept, which are {:.1} % of the {all} answer tokens counted",
@@ -63,5 +68,11 @@ pub fn run(args: Args) -> Result<()> {
         config.vocab,
         100.0 * covered as f64 / all.max(1) as f64
     );
+    if removed > 0 {
+        outln!(
+            "{removed} calibrated rules were for the earlier list and are removed: run `soft calibrate` \
+             again"
+        );
+    }
     Ok(())
 }
