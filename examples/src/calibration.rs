@@ -116,8 +116,8 @@ pub fn forget_draft_rules(folder: &Path) -> Result<usize> {
 }
 
 /// Writes the rules to `soft.json`, before all others, and replaces those of the same criterion,
-/// exits and head. A folder without the file gets one with the method "none". New probes replace all
-/// others, and rules by those.
+/// exits and head. A folder without the file gets one with the method "none". New probes replace
+/// all others, and rules by those.
 pub fn store(
     folder: &Path,
     exits: &Exits,

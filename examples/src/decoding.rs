@@ -26,8 +26,8 @@ pub struct DecodingArgs {
     pub exits: Option<Exits>,
     /// When a token exits, in dynamic modes: confidence or margin (above the threshold), entropy
     /// (below it, in nats), probe (what `soft calibrate` fitted, above it), saturation (cosine to
-    /// the state at the exit before, above it) or patience=2 (exits in a row that agree) [default: what the folder was calibrated with, else
-    /// confidence]
+    /// the state at the exit before, above it) or patience=2 (exits in a row that agree) [default:
+    /// what the folder was calibrated with, else confidence]
     #[arg(long)]
     pub policy: Option<String>,
     /// Thresholds of the policy: one for all exits, or one per exit: 12:0.95,20:0.9 [default:

@@ -285,8 +285,8 @@ impl EvalModel {
         Ok(traces)
     }
 
-    /// As [`traces`](Self::traces) of one text, with the heads in use and without a journal, and the
-    /// hidden states.
+    /// As [`traces`](Self::traces) of one text, with the heads in use and without a journal, and
+    /// the hidden states.
     pub fn trace_states(&self, exits: &Exits, text: &AnsweredPrompt) -> Result<TracedStates> {
         let (tokens, positions) = traced_part(text);
         let tracing = self.tracing(exits, self.exit_head());
@@ -310,8 +310,8 @@ impl EvalModel {
         }
     }
 
-    /// The costs of the full model's head and of those of early exits, in blocks. An exit's own block
-    /// runs before its head.
+    /// The costs of the full model's head and of those of early exits, in blocks. An exit's own
+    /// block runs before its head.
     pub fn head_costs(&self) -> HeadCosts {
         let draft = self.trained.draft_tokens.as_ref().map_or(0, Vec::len);
         let costs = self.model.config().operation_costs(draft);

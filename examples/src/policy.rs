@@ -4,8 +4,8 @@ use anyhow::{Context, Result, ensure};
 use soft_core::Thresholds;
 use soft_core::policy::{Criterion, ExitRule};
 
-/// Parses a policy: `confidence`, `margin`, `entropy`, `probe`, `saturation` or `patience=N`. Default
-/// thresholds are the same for every exit.
+/// Parses a policy: `confidence`, `margin`, `entropy`, `probe`, `saturation` or `patience=N`.
+/// Default thresholds are the same for every exit.
 pub fn parse_policy(text: &str, thresholds: Option<Thresholds>) -> Result<ExitRule> {
     if let Some(exits) = text.strip_prefix("patience=") {
         ensure!(

@@ -2,8 +2,8 @@
 //!
 //! All thresholds of a candidate follow from one number, the price of a disagreement: a token exits
 //! if its probability of disagreement, given its confidence, is at most the price times the share
-//! of the cost saved, in blocks and heads. The probability is estimated by isotonic regression on the tokens that reach
-//! this exit at the same price.
+//! of the cost saved, in blocks and heads. The probability is estimated by isotonic regression on
+//! the tokens that reach this exit at the same price.
 //!
 //! Source: Ayer et al., 1955 (pool adjacent violators).
 

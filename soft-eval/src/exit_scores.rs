@@ -1,8 +1,8 @@
 //! Loss, perplexity and accuracy of every exit.
 //!
 //! One pass through the model scores all exits. Means are over supervised tokens. The end of a
-//! response is the easiest token of all where responses are short, so that the accuracy is also given
-//! without it.
+//! response is the easiest token of all where responses are short, so that the accuracy is also
+//! given without it.
 
 use serde::{Deserialize, Serialize};
 use soft_core::model::ScoreSum;
@@ -19,7 +19,8 @@ pub struct ExitScores {
     pub perplexity: f64,
     /// Share of tokens that have the highest logit, with teacher forcing.
     pub accuracy: f64,
-    /// The same without stop tokens; `None` where nothing is left, or stop tokens are not told apart.
+    /// The same without stop tokens; `None` where nothing is left, or stop tokens are not told
+    /// apart.
     #[serde(default)]
     pub accuracy_without_ends: Option<f64>,
     /// Number of tokens.

@@ -391,8 +391,8 @@ mod tests {
         assert_eq!((found.pairs, found.without_majority), (3, 1));
         assert!((found.accuracy.estimate - 2.0 / 3.0).abs() < 1e-12);
         assert!((found.consistent - 2.0 / 3.0).abs() < 1e-12);
-        // Two that agree: one pair of annotators on the first and the last, three on the second. The
-        // third agrees on the second; the judge is right on the first and the last.
+        // Two that agree: one pair of annotators on the first and the last, three on the second.
+        // The third agrees on the second; the judge is right on the first and the last.
         assert_eq!(found.human_leave_one_out.estimate, 3.0 / 5.0);
         assert_eq!(found.leave_one_out.estimate, 2.0 / 5.0);
         assert_eq!(found.unclear, 0);

@@ -31,8 +31,8 @@ impl DecodingDefaults {
     /// Reads them from the folder of a model with this configuration.
     ///
     /// # Errors
-    /// When a file is malformed, the draft tokens are empty or outside the vocabulary, or a probe is
-    /// for states of another width or not finite.
+    /// When a file is malformed, the draft tokens are empty or outside the vocabulary, or a probe
+    /// is for states of another width or not finite.
     pub fn load(folder: impl AsRef<Path>, config: &LlamaConfig) -> Result<Self, Error> {
         let folder = folder.as_ref();
         let draft_tokens = draft_tokens(folder)?;

@@ -1,9 +1,9 @@
 //! Combines the gradient of the intermediate exits with that of the full depth.
 //!
-//! Their sum is the gradient of the sorted loss. Where the two conflict, that is point in directions
-//! more than a right angle apart, a step along the sum gains less at the full depth than one without
-//! the exits. The gradients are computed in two passes, so that such a step takes about twice the
-//! time.
+//! Their sum is the gradient of the sorted loss. Where the two conflict, that is point in
+//! directions more than a right angle apart, a step along the sum gains less at the full depth than
+//! one without the exits. The gradients are computed in two passes, so that such a step takes about
+//! twice the time.
 //!
 //! Sources: projection onto the normal plane of a conflicting gradient, Yu et al., *PCGrad* (arXiv
 //! 2001.06782), in the one-sided form of Chaudhry et al., *A-GEM* (arXiv 1812.00420, equation 11),

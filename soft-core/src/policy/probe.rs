@@ -2,8 +2,8 @@
 //!
 //! A probe predicts from the state of a token at an exit whether the exit's token is the full
 //! model's. It costs one dot product, where a score costs a head. Sources: the early-exit
-//! classifier of CALM (Schuster et al., arXiv 2207.07061, section 3.5), trained on agreement; linear
-//! classifiers of intermediate states, Alain & Bengio, arXiv 1610.01644.
+//! classifier of CALM (Schuster et al., arXiv 2207.07061, section 3.5), trained on agreement;
+//! linear classifiers of intermediate states, Alain & Bengio, arXiv 1610.01644.
 
 use serde::{Deserialize, Serialize};
 

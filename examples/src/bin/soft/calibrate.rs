@@ -3,8 +3,8 @@
 //! `soft generate --mode dynamic` reads them.
 //!
 //! Exit probes are fitted on a part of the texts and stored in `exit_probes.json`. Every criterion
-//! is calibrated on another part (Learn then Test, see soft-eval's `calibration`) and evaluated on a
-//! third; the recommended rule also on the texts that dynamic decoding writes with it.
+//! is calibrated on another part (Learn then Test, see soft-eval's `calibration`) and evaluated on
+//! a third; the recommended rule also on the texts that dynamic decoding writes with it.
 
 use anyhow::{Result, ensure};
 use soft_core::Exits;
@@ -41,7 +41,8 @@ pub struct Args {
     /// Confidence of that limit
     #[arg(long, default_value_t = 0.95)]
     confidence: f64,
-    /// Criteria to calibrate: confidence, margin, entropy, probe, saturation, patience [default: all]
+    /// Criteria to calibrate: confidence, margin, entropy, probe, saturation, patience [default:
+    /// all]
     #[arg(long, value_delimiter = ',')]
     criterion: Vec<Criterion>,
     /// Share of the texts that probes are fitted on, which take no part in the calibration
