@@ -107,11 +107,10 @@ impl NamedGradients {
         &'a self,
         other: &'a Self,
     ) -> impl Iterator<Item = (Tensor<1>, Tensor<1>)> + 'a {
-        let pairs = self.0.iter().filter_map(|(name, gradient)| {
+        self.0.iter().filter_map(|(name, gradient)| {
             let other = other.0.get(name)?;
             Some((to_f32(gradient.clone()), to_f32(other.clone())))
-        });
-        pairs
+        })
     }
 
     /// The sum of these and other gradients, each multiplied by its factor.
