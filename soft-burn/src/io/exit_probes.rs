@@ -1,7 +1,7 @@
 //! The exit probes stored with a checkpoint: `exit_probes.json`.
 //!
-//! `soft calibrate` fits them. They belong to the weights they were fitted on, and are not copied to
-//! a model trained from this one. transformers ignores the file.
+//! `soft calibrate` fits them. They belong to the weights they were fitted on, and are not copied
+//! to a model trained from this one. transformers ignores the file.
 
 use std::path::Path;
 
