@@ -278,12 +278,7 @@ impl<M: Observed> Trial<'_, M> {
     /// The exits at which a policy may let the token at `position` exit, given rounding.
     fn within_rounding(&self, rule: Rule, position: usize, uncached: &Uncached) -> Vec<Exit> {
         let mut policy = self.typical.policy(rule);
-        let nudge = self.laws.tolerance as f32;
-        let nudges = [0.0, nudge, -nudge].into_iter();
-        let exits = nudges.map(|nudge| uncached.leaves_at(&mut *policy, position, nudge));
-        let mut exits: Vec<Exit> = exits.collect();
-        exits.dedup();
-        exits
+        uncached.exits_within(&mut *policy, position, self.laws.tolerance as f32)
     }
 
     fn exit_is_right(

@@ -78,22 +78,39 @@ impl Uncached {
         }
     }
 
-    /// The exit of the token at `position` under `policy`, with all confidences raised by `nudge`.
-    pub fn leaves_at(&self, policy: &mut dyn ExitPolicy, position: usize, nudge: f32) -> Exit {
-        policy.next_token();
+    /// The exits that `policy` may choose for the token at `position` if every measured value may
+    /// be off by `error`, at each exit independently. The exit without errors comes first.
+    pub fn exits_within(
+        &self,
+        policy: &mut dyn ExitPolicy,
+        position: usize,
+        error: f32,
+    ) -> Vec<Exit> {
+        let [exact, raised, lowered] =
+            [0.0, error, -error].map(|error| self.would_exit(policy, position, error));
         let full = self.exits.len() - 1;
-        let leaves = |&index: &usize| {
+        let first = |exits: &[bool]| exits.iter().position(|exits| *exits).unwrap_or(full);
+        let (exact, last) = (first(&exact), first(&lowered));
+        let possible = (0..last).filter(|&index| raised[index]).chain([last]);
+        let others = possible.filter(|&index| index != exact);
+        let exits = std::iter::once(exact).chain(others);
+        exits.map(|index| self.exits[index]).collect()
+    }
+
+    /// Per exit before the last, whether `policy` ends there with all confidences raised by `error`.
+    fn would_exit(&self, policy: &mut dyn ExitPolicy, position: usize, error: f32) -> Vec<bool> {
+        policy.next_token();
+        let would_exit = |index: usize| {
             let mut signals = self.signals(index, position);
             if let Some(score) = &mut signals.score {
-                score.probability += nudge;
-                score.entropy -= nudge;
+                score.probability += error;
+                score.entropy -= error;
             }
-            signals.similarity = signals.similarity.map(|cosine| cosine + nudge);
-            signals.probe = signals.probe.map(|probability| probability + nudge);
+            signals.similarity = signals.similarity.map(|cosine| cosine + error);
+            signals.probe = signals.probe.map(|probability| probability + error);
             policy.decide(self.exits[index], &signals) == ExitDecision::Exit
         };
-        let index = (0..full).find(leaves).unwrap_or(full);
-        self.exits[index]
+        (0..self.exits.len() - 1).map(would_exit).collect()
     }
 }
 
@@ -175,4 +192,43 @@ pub(super) fn best_token(scores: &[f64]) -> u32 {
 /// Logits in the single precision of samplers and scores.
 pub(super) fn single(logits: &[f64]) -> Vec<f32> {
     logits.iter().map(|&logit| logit as f32).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::exit_policy::Confidence;
+    use crate::policy::thresholds::Thresholds;
+
+    /// Probabilities of 1/2, a little more or less, at four exits.
+    fn near_one_half(logits: [f64; 4]) -> Uncached {
+        let exits = Exits::new([1, 2, 3, 4]).unwrap();
+        Uncached {
+            exits: exits.iter().collect(),
+            logits: logits.map(|logit| vec![vec![0.0, logit]]).into(),
+            states: vec![vec![vec![1.0]]; 5],
+            probes: ExitProbes::new(Vec::new()),
+        }
+    }
+
+    fn depths(uncached: &Uncached, threshold: f64, error: f32) -> Vec<usize> {
+        let mut policy = Confidence(Thresholds::all(threshold));
+        let exits = uncached.exits_within(&mut policy, 0, error);
+        exits.into_iter().map(Exit::depth).collect()
+    }
+
+    #[test]
+    fn each_exit_may_be_off_by_itself() {
+        let uncached = near_one_half([0.004, 0.0, 0.004, 0.0]);
+        assert_eq!(depths(&uncached, 0.5005, 0.0), [1]);
+        assert_eq!(depths(&uncached, 0.5005, 0.001), [1, 2, 3, 4]);
+        assert_eq!(depths(&uncached, 0.9, 0.001), [4]);
+    }
+
+    #[test]
+    fn nothing_is_possible_after_a_certain_exit() {
+        let uncached = near_one_half([0.0, 2.0, 2.0, 2.0]);
+        assert_eq!(depths(&uncached, 0.5005, 0.001), [2, 1]);
+        assert_eq!(depths(&uncached, 0.6, 0.001), [2]);
+    }
 }
