@@ -57,11 +57,10 @@ const CHAT: [&str; 6] = [
     "--mode", "--exits", "--policy", "--seed", "--system", "--stop",
 ];
 
-const SWITCHES: [&str; 8] = [
+const SWITCHES: [&str; 7] = [
     "--train-body",
     "--dry-run",
     "--full-draft-head",
-    "--full-depth-head",
     "--ignore-eos",
     "--control-tokens",
     "--gradient-checkpointing",
@@ -154,7 +153,6 @@ const PROGRAMS: [Program; 10] = [
             "--data",
             "--device",
             "--train-body",
-            "--full-depth-head",
             "--control-tokens",
             "--gradient-checkpointing",
             "--constant",

@@ -75,7 +75,7 @@ fn wrong_recipes_are_refused_and_flags_override() {
     refused(
         "curriculum = \"sometimes\"",
         &[],
-        "rotational=R, gradual=STEPS or ramp=STEPS",
+        "rotational=R or gradual=STEPS",
     );
     // Refused before model and data are read, which are missing.
     let soft = |more: &str| format!("exits = \"2,4\"\n{more}");

@@ -68,7 +68,7 @@ pub use model::rope::RopeScaling;
 pub use model::yarn::Yarn;
 pub use ops::compilation::{compiled_kernels, keep_kernels};
 pub use ops::kv_store::KvStore;
-pub use train::balance::{Balance, SharedHead};
+pub use train::balance::Balance;
 pub use train::combination::Combination;
 pub use train::flat_settings::FlatSettings;
 pub use train::layer_dropout::LayerDropout;

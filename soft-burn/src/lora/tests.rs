@@ -10,7 +10,6 @@ use super::*;
 use crate::model::llama::Llama;
 use crate::model::rope::RopeScaling;
 use crate::tests::{fixture, test_device};
-use crate::train::balance::Balance;
 use crate::train::gradients::NamedGradients;
 use crate::train::objective::LossTerms;
 use crate::train::settings::Objective;
@@ -116,7 +115,8 @@ fn factors_get_their_share_of_the_weights_gradient() {
             weights: &[0.5, 0.5],
             normalizer: 8.0,
             distillation: None,
-            balance: Balance::default(),
+            gradient_limit: None,
+            full_depth_head: false,
             skipping: None,
             recompute: false,
         };

@@ -20,7 +20,6 @@ use crate::model::parameters::named_tensors;
 use crate::ops::transfers::{Numbers, read_all};
 use crate::tests::expected::{Expected, largest_difference, relative_difference, values};
 use crate::tests::{fixture, test_device};
-use crate::train::balance::Balance;
 use crate::train::exit_sums::read_sums;
 use crate::train::gradients::{GradientNorms, NamedGradients};
 use crate::train::objective::LossTerms;
@@ -134,7 +133,8 @@ fn differentiate(
         weights: &weights,
         normalizer: normalizer as f64,
         distillation: None,
-        balance: Balance::default(),
+        gradient_limit: None,
+        full_depth_head: false,
         skipping: None,
         recompute: false,
     };

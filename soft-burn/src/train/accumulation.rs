@@ -115,7 +115,8 @@ impl Unread {
             weights: &weights,
             normalizer,
             distillation: settings.method.distillation(),
-            balance,
+            gradient_limit: balance.limit,
+            full_depth_head: settings.method.trains_body_beside_exits(),
             recompute: settings.gradient_checkpointing,
             skipping: dropout.map(|dropout| Skipping { dropout, at }),
         };

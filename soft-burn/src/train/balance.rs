@@ -26,9 +26,6 @@ pub struct Balance {
     /// head; with accumulation every micro-batch has its own factors. Default: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<f64>,
-    /// Which exits train the final norm and the shared head.
-    #[serde(default)]
-    pub shared_head: SharedHead,
     /// How the gradient of the intermediate exits is combined with the full depth's.
     #[serde(default, skip_serializing_if = "is_sum")]
     pub combination: Combination,
@@ -36,24 +33,6 @@ pub struct Balance {
 
 fn is_sum(combination: &Combination) -> bool {
     *combination == Combination::Sum
-}
-
-/// Which exits train the final norm and the shared head.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum SharedHead {
-    /// All exits, as in the paper.
-    #[default]
-    AllExits,
-    /// Only the full depth. A tied head is still trained as the embedding.
-    FullDepth,
-}
-
-impl SharedHead {
-    /// Whether the loss at `exit` trains the final norm and the shared head.
-    pub(crate) fn moved_by(self, exit: Exit, full: Exit) -> bool {
-        self == Self::AllExits || exit == full
-    }
 }
 
 /// The gradient of an exit with respect to its hidden states.

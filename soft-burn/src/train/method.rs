@@ -4,14 +4,14 @@
 
 use serde::{Deserialize, Serialize};
 use soft_core::loss::{
-    AllExits, DepthWeights, ExitWeights, Gradual, IntermediateExits, LastExit, Ramp, Rotational,
+    AllExits, DepthWeights, ExitWeights, Gradual, IntermediateExits, LastExit, Rotational,
     SampledExits, SeparateExits,
 };
 use soft_core::{Exits, LossSchedule};
 
 use crate::error::Error;
 use crate::lora::Lora;
-use crate::train::balance::{Balance, SharedHead};
+use crate::train::balance::Balance;
 use crate::train::layer_dropout::LayerDropout;
 
 /// The name of a method: the paper's three, and Balcony.
@@ -116,7 +116,7 @@ pub enum Weights {
     PerExit(Vec<f64>),
 }
 
-/// Which exits are trained at which step (soft-core's [`Rotational`], [`Gradual`] and [`Ramp`]).
+/// Which exits are trained at which step (soft-core's [`Rotational`] and [`Gradual`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
 pub enum Curriculum {
@@ -128,11 +128,6 @@ pub enum Curriculum {
     /// Exits are added one by one, the deepest first.
     Gradual {
         /// Steps after which all are trained.
-        steps: u64,
-    },
-    /// The weights of all intermediate exits grow from 0.
-    Ramp {
-        /// Steps after which they are at full weight.
         steps: u64,
     },
 }
@@ -250,16 +245,9 @@ impl Method {
         )
     }
 
-    /// When Balcony also trains the model, the exits do not train the head.
     pub(crate) fn balance(&self) -> Balance {
         match self {
             Self::Soft(soft) => soft.balance,
-            Self::Balcony {
-                train_body: true, ..
-            } => Balance {
-                shared_head: SharedHead::FullDepth,
-                ..Balance::default()
-            },
             _ => Balance::default(),
         }
     }
@@ -291,7 +279,6 @@ impl SoftOptions {
             None => weighed,
             Some(Curriculum::Rotational { every }) => Box::new(Rotational::new(weighed, every)?),
             Some(Curriculum::Gradual { steps }) => Box::new(Gradual::new(weighed, steps)?),
-            Some(Curriculum::Ramp { steps }) => Box::new(Ramp::new(weighed, steps)?),
         };
         Ok(match self.sampled_exits {
             None => weighed,

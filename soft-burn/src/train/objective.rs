@@ -21,7 +21,7 @@ use crate::ops::head_loss::head_gradients;
 use crate::ops::head_loss::terms::{Predictions, Teacher, Term};
 use crate::ops::seed::seed;
 use crate::ops::transfers::Numbers;
-use crate::train::balance::{Balance, ExitGradient, factors, norms_of};
+use crate::train::balance::{ExitGradient, factors, norms_of};
 use crate::train::exit_sums::UnreadSums;
 use crate::train::gradients::NamedGradients;
 use crate::train::method::Distillation;
@@ -39,7 +39,10 @@ pub(crate) struct LossTerms<'a> {
     /// Number of supervised tokens of the optimizer batch.
     pub normalizer: f64,
     pub distillation: Option<Distillation>,
-    pub balance: Balance,
+    /// As in [`Balance`](crate::train::balance::Balance).
+    pub gradient_limit: Option<f64>,
+    /// Whether only the full depth trains the final norm and the shared head.
+    pub full_depth_head: bool,
     /// Layer dropout, if any.
     pub skipping: Option<Skipping>,
     /// Gradient checkpointing.
@@ -53,6 +56,11 @@ impl LossTerms<'_> {
             .filter(|(other, _)| *other == exit)
             .map(|(_, weight)| weight)
             .sum()
+    }
+
+    /// Whether the loss at `exit` trains the final norm and the shared head.
+    fn trains_head(&self, exit: Exit) -> bool {
+        !self.full_depth_head || exit == self.exits.last()
     }
 
     /// The loss factors of `exit`. The full depth is trained on the targets only.
@@ -252,12 +260,11 @@ fn by_head(
     reached: Vec<Reached>,
     weighing: LossTerms,
 ) -> BTreeMap<HeadUse, Vec<Reached>> {
-    let (moved, full) = (weighing.balance.shared_head, weighing.exits.last());
     let mut groups: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for at in reached {
         if weighing.weight(at.exit) != 0.0 {
             let head = model.exit_heads.index(at.exit);
-            let trained = head.is_some() || moved.moved_by(at.exit, full);
+            let trained = head.is_some() || weighing.trains_head(at.exit);
             let used = HeadUse { head, trained };
             groups.entry(used).or_default().push(at);
         }
@@ -337,7 +344,7 @@ fn through_norm(
         ));
     }
     let full = weighing.exits.last();
-    let factors = match weighing.balance.limit {
+    let factors = match weighing.gradient_limit {
         None => vec![1.0; into.len()],
         Some(limit) => {
             let gradients = into
@@ -362,7 +369,7 @@ fn through_norm(
     {
         let own = model.exit_blocks.get(exit).is_some();
         if let Some((name, gradient)) = into_norm
-            && (own || weighing.balance.shared_head.moved_by(exit, full))
+            && (own || weighing.trains_head(exit))
         {
             gradients.add(name, flat_gradient(gradient).mul_scalar(factor));
         }

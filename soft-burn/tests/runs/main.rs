@@ -10,8 +10,8 @@ use soft_burn::burn::tensor::Device;
 use soft_burn::{
     AdamWSettings, Balance, Combination, Curriculum, DType, Decay, Distillation, Error,
     FlatSettings, LayerDropout, Llama, LlamaConfig, LogLine, Lora, MethodName, Objective,
-    RopeScaling, Run, RunData, RunSettings, SampledPerBatch, SaveOptions, Schedule, SharedHead,
-    StepReport, TrainSettings, Trainer, Weights, device,
+    RopeScaling, Run, RunData, RunSettings, SampledPerBatch, SaveOptions, Schedule, StepReport,
+    TrainSettings, Trainer, Weights, device,
 };
 use soft_core::loss::DepthWeights;
 use soft_core::{
@@ -256,7 +256,7 @@ fn stopped_after_any_line_and_resumed_is_the_same_to_the_bit() {
 }
 
 /// Options beyond the paper's method.
-fn options_of_soft() -> [fn(&mut FlatSettings); 12] {
+fn options_of_soft() -> [fn(&mut FlatSettings); 11] {
     [
         |train| train.last_blocks = Some(2),
         |train| train.lora = Some(Lora::new(2)),
@@ -265,7 +265,6 @@ fn options_of_soft() -> [fn(&mut FlatSettings); 12] {
         |train| train.exit_weights = Some(Weights::ByDepth(DepthWeights::Quadratic)),
         |train| train.curriculum = Some(Curriculum::Rotational { every: 2 }),
         |train| train.curriculum = Some(Curriculum::Gradual { steps: 4 }),
-        |train| train.curriculum = Some(Curriculum::Ramp { steps: 4 }),
         |train| {
             train.distillation = Some(Distillation {
                 share: 0.5,
@@ -275,7 +274,6 @@ fn options_of_soft() -> [fn(&mut FlatSettings); 12] {
         |train| {
             train.balance = Balance {
                 limit: Some(0.5),
-                shared_head: SharedHead::FullDepth,
                 ..Balance::default()
             };
         },

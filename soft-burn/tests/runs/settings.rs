@@ -164,7 +164,7 @@ fn settings_that_make_no_sense_are_named() {
     );
     refused(
         |train| {
-            train.balance.shared_head = SharedHead::FullDepth;
+            train.balance.combination = Combination::Project;
             train.objective = Objective::Plain;
         },
         "objective is plain, with distillation or balance",

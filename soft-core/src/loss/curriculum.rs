@@ -77,49 +77,14 @@ impl<L: LossSchedule> LossSchedule for Gradual<L> {
     }
 }
 
-/// Weights of intermediate exits that grow to their full values over the given number of steps. At
-/// the first step only the full depth has a weight.
-///
-/// For untrained exits, whose first gradients are the largest.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Ramp<L> {
-    weights: L,
-    steps: u64,
-}
-
-impl<L: LossSchedule> Ramp<L> {
-    /// The weights of `weights` after `steps` steps; before, intermediate exits have a share.
-    ///
-    /// # Errors
-    /// When `steps` is 0.
-    pub fn new(weights: L, steps: u64) -> Result<Self, ExitError> {
-        if steps == 0 {
-            return Err(ExitError::Curriculum {
-                found: "a curriculum that ramps up over 0 steps",
-            });
-        }
-        Ok(Self { weights, steps })
-    }
-}
-
-impl<L: LossSchedule> LossSchedule for Ramp<L> {
-    fn weights(&self, exits: &Exits, at: MicroBatch) -> Vec<f64> {
-        let done = at.step.saturating_sub(1) as f64 / self.steps as f64;
-        scaled(self.weights.weights(exits, at), |_| done.min(1.0))
-    }
-}
-
-/// The weights of the full depth and of exits that `counts` selects, scaled to sum to 1.
-fn only(weights: Vec<f64>, counts: impl Fn(usize) -> bool) -> Vec<f64> {
-    scaled(weights, |index| if counts(index) { 1.0 } else { 0.0 })
-}
-
-/// Weights, with those of intermediate exits multiplied by `share`, scaled to sum to 1. If all are
+/// The weights of the full depth and of exits that `counts` selects, scaled to sum to 1. If all are
 /// then 0, the full depth gets weight 1.
-fn scaled(mut weights: Vec<f64>, share: impl Fn(usize) -> f64) -> Vec<f64> {
+fn only(mut weights: Vec<f64>, counts: impl Fn(usize) -> bool) -> Vec<f64> {
     let last = weights.len() - 1;
     for (index, weight) in weights[..last].iter_mut().enumerate() {
-        *weight *= share(index);
+        if !counts(index) {
+            *weight = 0.0;
+        }
     }
     let sum: f64 = weights.iter().sum();
     if sum > 0.0 {
@@ -169,21 +134,6 @@ mod tests {
     }
 
     #[test]
-    fn a_ramp_goes_from_nothing_to_all() {
-        let exits = Exits::new([2, 4, 6]).unwrap();
-        let ramp = Ramp::new(AllExits, 10).unwrap();
-        let at = |step| ramp.weights(&exits, MicroBatch::of_step(step));
-        assert_eq!(at(1), [0.0, 0.0, 1.0]);
-        assert_eq!(at(6), [0.25, 0.25, 0.5]);
-        assert_eq!(at(11), at(u64::MAX));
-        assert!(
-            at(11)
-                .iter()
-                .all(|weight| (weight - 1.0 / 3.0).abs() < 1e-15)
-        );
-    }
-
-    #[test]
     fn somebody_always_counts() {
         let exits = Exits::new([2, 4]).unwrap();
         let gradual = Gradual::new(IntermediateExits, 5).unwrap();
@@ -195,6 +145,5 @@ mod tests {
     fn empty_curricula_are_refused() {
         assert!(Rotational::new(AllExits, 0).is_err());
         assert!(Gradual::new(AllExits, 0).is_err());
-        assert!(Ramp::new(AllExits, 0).is_err());
     }
 }

@@ -5,7 +5,7 @@ pub(crate) mod depth_weights;
 pub(crate) mod schedules;
 pub(crate) mod sorted;
 
-pub use curriculum::{Gradual, Ramp, Rotational};
+pub use curriculum::{Gradual, Rotational};
 pub use depth_weights::DepthWeights;
 pub use schedules::{
     AllExits, ExitWeights, IntermediateExits, LastExit, SampledExits, SeparateExits,

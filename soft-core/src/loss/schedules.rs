@@ -163,7 +163,7 @@ impl LossSchedule for Box<dyn LossSchedule + Send> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::loss::curriculum::{Gradual, Ramp, Rotational};
+    use crate::loss::curriculum::{Gradual, Rotational};
     use crate::loss::depth_weights::DepthWeights;
     use proptest::prelude::*;
 
@@ -186,9 +186,8 @@ mod tests {
             let sampled = SampledExits::new(own.clone(), draws, 3).unwrap();
             let rotational = Rotational::new(own.clone(), 1 + step % 5).unwrap();
             let gradual = Gradual::new(DepthWeights::Quadratic, 1 + index % 99).unwrap();
-            let ramp = Ramp::new(AllExits, 1 + index % 7).unwrap();
-            let schedules: [&dyn LossSchedule; 8] = [
-                &AllExits, &LastExit, &IntermediateExits, &own, &sampled, &rotational, &gradual, &ramp,
+            let schedules: [&dyn LossSchedule; 7] = [
+                &AllExits, &LastExit, &IntermediateExits, &own, &sampled, &rotational, &gradual,
             ];
             for schedule in schedules {
                 let weights = schedule.weights(&exits, at);

@@ -10,7 +10,6 @@ use crate::model::balcony::FINAL_NORM;
 use crate::model::config::LlamaConfig;
 use crate::model::rope::RopeScaling;
 use crate::tests::test_device;
-use crate::train::balance::SharedHead;
 use crate::train::exit_sums::{ExitSum, read_sums};
 use crate::train::layer_dropout::LayerDropout;
 
@@ -99,7 +98,8 @@ fn flat_is_plain_on_random_models() {
             weights: &weights[case / 6],
             normalizer: batch.supervised_tokens() as f64,
             distillation: None,
-            balance: Balance::default(),
+            gradient_limit: None,
+            full_depth_head: false,
             skipping: None,
             recompute: false,
         };
@@ -156,22 +156,22 @@ impl Asked {
         Batch::from_examples(&[&row(self.case, index)]).unwrap()
     }
 
-    /// Losses, their total and gradients; weights need not sum to 1.
-    fn flat(
-        &self,
-        weights: [f64; 3],
-        distillation: Option<Distillation>,
-        balance: Balance,
-    ) -> (Vec<ExitSum>, f64, NamedGradients) {
-        let weighing = LossTerms {
+    /// Weights need not sum to 1.
+    fn terms<'a>(&'a self, weights: &'a [f64; 3]) -> LossTerms<'a> {
+        LossTerms {
             exits: &self.exits,
-            weights: &weights,
+            weights,
             normalizer: 3.0,
-            distillation,
-            balance,
+            distillation: None,
+            gradient_limit: None,
+            full_depth_head: false,
             skipping: None,
             recompute: self.case % 2 == 1,
-        };
+        }
+    }
+
+    /// Losses, their total and gradients.
+    fn flat(&self, weighing: LossTerms) -> (Vec<ExitSum>, f64, NamedGradients) {
         let mut gradients = NamedGradients::default();
         let losses =
             Objective::Flat.differentiate(&self.model, &self.batch, weighing, &mut gradients);
@@ -191,7 +191,10 @@ fn distilling_is_the_loss_as_it_stands() {
             share: [0.25, 1.0][case / 4],
             temperature: [1.0, 2.0][case % 2],
         };
-        let (_, found, mut of_flat) = asked.flat(weights, Some(distillation), Balance::default());
+        let (_, found, mut of_flat) = asked.flat(LossTerms {
+            distillation: Some(distillation),
+            ..asked.terms(&weights)
+        });
 
         let Distillation { share, temperature } = distillation;
         let (tokens, targets) = asked.model.prepare(&asked.batch).unwrap();
@@ -247,8 +250,10 @@ fn an_exit_alone_follows_the_full_depth() {
         share: 1.0,
         temperature: 1.0,
     };
-    let (losses, total, mut gradients) =
-        asked.flat([1.0, 0.0, 0.0], Some(distillation), Balance::default());
+    let (losses, total, mut gradients) = asked.flat(LossTerms {
+        distillation: Some(distillation),
+        ..asked.terms(&[1.0, 0.0, 0.0])
+    });
     assert_eq!(losses.len(), 1);
     assert!(losses[0].divergence > 0.0);
     assert!((total - losses[0].divergence / 3.0).abs() < 1e-6);
@@ -274,7 +279,8 @@ fn skipped_blocks_are_as_if_they_were_not_there() {
             weights: &weights,
             normalizer: 3.0,
             distillation: None,
-            balance: Balance::default(),
+            gradient_limit: None,
+            full_depth_head: false,
             skipping: Some(Skipping { dropout, at }),
             recompute: case % 2 == 1,
         };
@@ -349,12 +355,11 @@ fn a_limited_exit_sends_that_share_of_its_gradient() {
         let share = limit * sent(4, 1.0) / sent(1, 1.0);
         assert!(share < 1.0, "case {case}: nothing to limit");
 
-        let balance = Balance {
-            limit: Some(limit),
-            ..Balance::default()
-        };
-        let (_, _, mut limited) = asked.flat(weights, None, balance);
-        let one = |weights| asked.flat(weights, None, Balance::default()).2;
+        let (_, _, mut limited) = asked.flat(LossTerms {
+            gradient_limit: Some(limit),
+            ..asked.terms(&weights)
+        });
+        let one = |weights| asked.flat(asked.terms(&weights)).2;
         let mut of_exit = one([weights[0], 0.0, 0.0]);
         let mut of_full = one([0.0, 0.0, weights[2]]);
         for name in limited.names() {
@@ -378,13 +383,12 @@ fn norm_and_head_are_moved_by_the_full_depth_alone_if_so_told() {
     let weights = [0.5, 0.2, 0.3];
     for case in [0, 5] {
         let asked = Asked::new(case);
-        let balance = Balance {
-            shared_head: SharedHead::FullDepth,
-            ..Balance::default()
-        };
-        let (_, _, mut found) = asked.flat(weights, None, balance);
-        let (_, _, mut of_full) = asked.flat([0.0, 0.0, 0.3], None, Balance::default());
-        let (_, _, mut of_all) = asked.flat(weights, None, Balance::default());
+        let (_, _, mut found) = asked.flat(LossTerms {
+            full_depth_head: true,
+            ..asked.terms(&weights)
+        });
+        let (_, _, mut of_full) = asked.flat(asked.terms(&[0.0, 0.0, 0.3]));
+        let (_, _, mut of_all) = asked.flat(asked.terms(&weights));
         for name in of_all.names() {
             let (found, full, all) = (found.take(&name), of_full.take(&name), of_all.take(&name));
             if name == FINAL_NORM || name == "lm_head.weight" {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use soft_burn::{
     AdamWSettings, Balance, Combination, Curriculum, DType, Decay, Distillation, Error,
-    FlatSettings, LayerDropout, Lora, MethodName, Objective, SampledPerBatch, Schedule, SharedHead,
+    FlatSettings, LayerDropout, Lora, MethodName, Objective, SampledPerBatch, Schedule,
     TrainSettings, Weights,
 };
 use soft_core::Exits;
@@ -66,8 +66,8 @@ pub struct Args {
     /// inverse in the depth, or one per exit, shallowest first: "4,1" [default: equal]
     #[arg(long, value_parser = weights)]
     pub exit_weights: Option<Weights>,
-    /// Which exits are trained at which steps (soft only): rotational=R, gradual=STEPS or
-    /// ramp=STEPS [default: all exits at every step]
+    /// Which exits are trained at which steps (soft only): rotational=R or gradual=STEPS
+    /// [default: all exits at every step]
     #[arg(long, value_parser = curriculum)]
     pub curriculum: Option<Curriculum>,
     /// Train this many exits per micro-batch, sampled by their weights, instead of all (soft only)
@@ -89,9 +89,6 @@ pub struct Args {
     /// last two take two passes (soft only)
     #[arg(long, default_value = "sum", value_parser = combination)]
     pub combine_gradients: Combination,
-    /// Train the final norm and the head on the loss of the full depth only (soft only)
-    #[arg(long)]
-    pub full_depth_head: bool,
     /// How the loss is differentiated: flat (memory-flat) or plain (one graph over all exits)
     #[arg(long, default_value = "flat", value_parser = objective)]
     pub objective: Objective,
@@ -215,11 +212,6 @@ impl Args {
             }),
             balance: Balance {
                 limit: self.gradient_limit,
-                shared_head: if self.full_depth_head {
-                    SharedHead::FullDepth
-                } else {
-                    SharedHead::AllExits
-                },
                 combination: self.combine_gradients,
             },
         })
@@ -252,13 +244,12 @@ fn weights(text: &str) -> Result<Weights, String> {
 }
 
 fn curriculum(text: &str) -> Result<Curriculum, String> {
-    let expected = || "expected rotational=R, gradual=STEPS or ramp=STEPS".to_owned();
+    let expected = || "expected rotational=R or gradual=STEPS".to_owned();
     let (name, number) = text.split_once('=').ok_or_else(expected)?;
     let number = number.parse().map_err(|_| expected())?;
     match name {
         "rotational" => Ok(Curriculum::Rotational { every: number }),
         "gradual" => Ok(Curriculum::Gradual { steps: number }),
-        "ramp" => Ok(Curriculum::Ramp { steps: number }),
         _ => Err(expected()),
     }
 }
