@@ -14,10 +14,10 @@ use soft_examples::decoding::DecodingArgs;
 use soft_examples::eval_model::{EvalModel, EvalModelArgs, Questions};
 use soft_examples::evaluation::Recorder;
 use soft_examples::hub::model_folder;
-use soft_examples::outln;
 use soft_examples::progress::Progress;
 use soft_examples::table::table;
 use soft_examples::tokens::encode_rows;
+use soft_examples::{outln, statusln};
 
 use crate::output::OutputArgs;
 use crate::rows::RowArgs;
@@ -94,6 +94,9 @@ pub fn run(args: Args) -> Result<()> {
             let decoding = DecodingArgs::of_mode(mode, args.max_new_tokens);
             let decoding = decoding.with_exits(args.exits.as_ref());
             decoding.settings(&subject.trained, &subject.tokenizer)?;
+            if let Some(warning) = decoding.beyond_guarantee(&subject.trained)? {
+                statusln!("{warning}");
+            }
         }
     }
     let mut baselines = None;

@@ -223,11 +223,14 @@ fn print_rows(table: &SpeedTable) {
         ),
         None => outln!("no mode reaches {} % agreement", percent(*least_agreement)),
     }
+    if recommended.is_some_and(|index| settings[index].least < 1.0) {
+        return;
+    }
     let tokens = rows.first().map_or(0, |plain| plain.tokens) as f64 / (*prompts).max(1) as f64;
     match Interval::fewest_texts(*least_agreement, tokens) {
         Some(needed) if needed as u64 > *prompts => outln!(
-            "{prompts} prompts are too few to recommend a mode whose tokens may differ: that takes \
-             {needed}, even if none differs"
+            "{prompts} prompts are few for a mode whose tokens may differ: about {needed} are needed, \
+             even if none differs"
         ),
         _ => {}
     }
