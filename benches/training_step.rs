@@ -18,7 +18,7 @@ use clap::{Parser, ValueEnum};
 use soft_benches::{Same, batch, smollm2, tiny};
 use soft_burn::{
     BodyOptions, ExitLoss, Llama, LlamaConfig, Lora, Method, Objective, SampledPerBatch,
-    SoftOptions, TrainSettings, TrainedWeights, Trainer, device,
+    SoftOptions, TrainSettings, TrainedWeights, Trainer, device, keep_freed_memory,
 };
 use soft_core::{Batch, Exits};
 
@@ -149,7 +149,7 @@ enum Shape {
     /// The same, 2 rows of 128 tokens, half of them supervised: what `peers/training_step.py` runs
     /// in PyTorch.
     Smollm2Long,
-    /// The same, 4 rows of 512 tokens, half of them supervised; not measured by default.
+    /// The same, 8 rows of 512 tokens, half of them supervised; not measured by default.
     Smollm2Wide,
 }
 

@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use soft_burn::{
     Decay, Llama, Method, SaveOptions, Schedule, SoftInfo, TrainSettings, Trainer, device,
+    keep_freed_memory,
 };
 use soft_core::decode::{DraftLength, DynamicExits, Speculation};
 use soft_core::policy::Confidence;
@@ -16,6 +17,7 @@ use soft_examples::tiny_world::{Split, World};
 const STEPS: u64 = 200;
 
 fn main() -> Result<()> {
+    keep_freed_memory();
     let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("tiny-llama");
     let temporary = tempfile::tempdir()?;
     let folder = temporary.path().join("model");

@@ -33,6 +33,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod allocation;
 mod decode;
 mod device;
 mod device_errors;
@@ -48,6 +49,7 @@ mod ops;
 mod tests;
 mod train;
 
+pub use allocation::keep_freed_memory;
 pub use burn;
 pub use decode::decode_model::DraftHead;
 pub use device::{device, device_names, devices, list_devices};

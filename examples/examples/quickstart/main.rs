@@ -15,7 +15,7 @@ use anyhow::{Context, Result, ensure};
 use soft_burn::burn::tensor::Device;
 use soft_burn::{
     AdamWSettings, Decay, Llama, LogLine, Method, Run, RunData, RunSettings, Schedule,
-    TrainSettings, device,
+    TrainSettings, device, keep_freed_memory,
 };
 use soft_core::model::ScoreSum;
 use soft_core::{Batch, Exits};
@@ -43,6 +43,7 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<()> {
+    keep_freed_memory();
     let base = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tiny-llama");
     ensure!(
         base.exists(),

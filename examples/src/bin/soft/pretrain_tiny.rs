@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use soft_burn::{
     AdamWSettings, DType, Decay, Llama, LlamaConfig, Method, RopeScaling, SaveOptions, Schedule,
-    SpecialTokens, TrainSettings, Trainer,
+    SpecialTokens, TrainSettings, Trainer, keep_freed_memory,
 };
 use soft_core::{Batch, Example, Exits};
 use soft_data::{Loader, LoaderConfig, Tokenizer, ordered_batches};
@@ -46,6 +46,7 @@ pub struct Args {
 const WORLD: u64 = 7;
 
 pub fn run(args: Args) -> Result<()> {
+    keep_freed_memory();
     anyhow::ensure!(
         !args.out.exists(),
         "{} is there already",

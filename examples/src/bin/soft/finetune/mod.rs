@@ -12,7 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, ensure};
-use soft_burn::{ExitLoss, LlamaConfig, LogLine, Run, RunSettings, devices, save_draft_tokens};
+use soft_burn::{
+    ExitLoss, LlamaConfig, LogLine, Run, RunSettings, devices, keep_freed_memory, save_draft_tokens,
+};
 use soft_core::Exits;
 use soft_data::{EncodeReport, Loader};
 use soft_eval::numbers::number;
@@ -32,6 +34,7 @@ use rows::{Rows, fingerprint_of_examples};
 use crate::draft_tokens::draft_tokens_of;
 
 pub fn run(mut args: Args) -> Result<()> {
+    keep_freed_memory();
     // Cheap checks come first: arguments, then small files, then the weights.
     ensure!(
         args.resume || !args.out.exists(),
