@@ -46,13 +46,13 @@ pub struct Args {
     #[arg(long, value_delimiter = ',')]
     criterion: Vec<Criterion>,
     /// Share of the texts that probes are fitted on, which take no part in the calibration
-    #[arg(long, default_value_t = 0.5)]
+    #[arg(long, default_value_t = 0.25)]
     probe_texts: f64,
     /// Calibrate the full heads even if the model has a list of draft tokens
     #[arg(long)]
     full_draft_head: bool,
     /// Share of the other texts that is held out to evaluate the thresholds
-    #[arg(long, default_value_t = 0.25)]
+    #[arg(long, default_value_t = 0.1)]
     check: f64,
     /// Also calibrate on this many random splits of the texts, and count in how many the limit
     /// holds on the held-out texts
