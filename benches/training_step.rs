@@ -179,7 +179,7 @@ impl Shape {
             Self::Tiny => (32, 30, 25),
             Self::Smollm2 => (8, 30, 25),
             Self::Smollm2Long => (2, 128, 64),
-            Self::Smollm2Wide => (4, 512, 256),
+            Self::Smollm2Wide => (8, 512, 256),
         }
     }
 
@@ -212,6 +212,7 @@ impl Shape {
 }
 
 fn main() -> Result<()> {
+    keep_freed_memory();
     let args = Args::parse();
     if let (Some(side), Some(shape)) = (args.alone, args.shape) {
         return measure_memory(side, shape, args.steps);

@@ -1,0 +1,140 @@
+"""What choosing the draft exit and the draft length by context could gain: speculation replayed on traces.
+
+    soft calibrate --model MODEL --prompts prompts.jsonl --max-new-tokens 48 --journal traces.jsonl
+    python benches/draft_headroom.py traces.jsonl --exits 3,6,12,30 --head 8 --draft-head 0.33
+
+Every answer of the journal is decoded again by arithmetic: a round drafts n tokens at an exit, each for its blocks and a draft head,
+verifies them in one pass, which costs (1 + 0.05 n) plain steps, and gains the accepted ones and one more. Costs are in blocks; the
+speed is that of plain decoding divided into it. The first four lines can be known in advance or by measuring, the last three only by
+an oracle: they bound what a better choice could give.
+"""
+
+import argparse
+import itertools
+import json
+
+MOST, EXTRA, MEMORY = 8, 0.05, 0.9
+THRESHOLDS = [0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95]
+
+
+class Costs:
+    def __init__(self, args):
+        self.depths = [int(depth) for depth in args.exits.split(",")]
+        self.plain, self.draft_head = self.depths[-1] + args.head, args.draft_head
+
+    def round(self, exit, drafts, asked):
+        return asked * (self.depths[exit] + self.draft_head) + self.plain * (1 + EXTRA * drafts)
+
+
+def round_of(text, at, exit, threshold, costs):
+    """Tokens and cost of a round: drafts while the exit is confident. A token that is not drafted is asked for and dropped."""
+    drafts = accepted = asked = 0
+    right = True
+    for token in text[at:at + MOST]:
+        early = token["early"][exit]
+        asked += 1
+        if early["score"]["probability"] < threshold:
+            break
+        drafts += 1
+        right = right and early["score"]["token"] == token["full"]
+        accepted += right
+    return min(accepted + 1, len(text) - at), costs.round(exit, drafts, asked)
+
+
+def exact_round(text, at, exit, costs):
+    """The best round of an exit: it stops before the first wrong draft, or does not draft."""
+    right = list(itertools.takewhile(
+        lambda token: token["early"][exit]["score"]["token"] == token["full"], text[at:at + MOST]))
+    rounds = [(min(n + 1, len(text) - at), costs.round(exit, n, n)) for n in range(len(right) + 1)]
+    return max(rounds, key=lambda round: round[0] / round[1])
+
+
+def replay(text, choose):
+    """Tokens and cost of a text; `choose` gives the round at a position."""
+    at = cost = 0
+    while at < len(text):
+        tokens, spent = choose(at)
+        at, cost = at + tokens, cost + spent
+    return at, cost
+
+
+def by_recent_agreement(text, threshold, costs):
+    """Draft exits by the recent agreement of all exits, which the passes of the full model show for nothing (DEL)."""
+    agreement = [0.5] * (len(costs.depths) - 1)
+    seen = 0
+
+    def speed(exit):
+        chance = min(agreement[exit], 0.99)
+        lengths = range(1, MOST + 1)
+        tokens = [(1 - chance ** (n + 1)) / (1 - chance) for n in lengths]
+        return max(tokens[n - 1] / costs.round(exit, n, n) for n in lengths)
+
+    def choose(at):
+        nonlocal seen
+        for token in text[seen:at]:
+            for exit, early in enumerate(token["early"]):
+                right = early["score"]["token"] == token["full"]
+                agreement[exit] = MEMORY * agreement[exit] + (1 - MEMORY) * right
+        seen = at
+        best = max(range(len(agreement)), key=speed)
+        return round_of(text, at, best, threshold, costs) if speed(best) > 1 / costs.plain else (1, costs.plain)
+
+    return replay(text, choose)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("journal")
+    parser.add_argument("--exits", required=True)
+    parser.add_argument("--head", type=float, required=True, help="cost of the full head in blocks")
+    parser.add_argument("--draft-head", type=float, required=True, help="cost of the head of a draft in blocks")
+    args = parser.parse_args()
+    costs = Costs(args)
+    texts = traces(args.journal, len(costs.depths) - 1)
+    exits = range(len(costs.depths) - 1)
+    settings = list(itertools.product(exits, THRESHOLDS))
+
+    def fixed(text, setting):
+        return replay(text, lambda at: round_of(text, at, *setting, costs))
+
+    def speed(results):
+        tokens, cost = map(sum, zip(*results))
+        return tokens * costs.plain / cost
+
+    def best(results):
+        return max(results, key=lambda result: result[0] / result[1])
+
+    def oracle_length(text, exit):
+        return replay(text, lambda at: exact_round(text, at, exit, costs))
+
+    plain = [[(len(text), len(text) * costs.plain)] for text in texts]
+    all_fixed = [[fixed(text, setting) for setting in settings] for text in texts]
+    print(f"{len(texts)} texts, {sum(map(len, texts))} tokens")
+    for exit in exits:
+        of_exit = [speed([results[settings.index((exit, threshold))] for results in all_fixed]) for threshold in THRESHOLDS]
+        print(f"exit {costs.depths[exit]}, best threshold for all texts: {max(of_exit):.3f}")
+    print(f"exit by recent agreement, best threshold for all texts: "
+          f"{max(speed([by_recent_agreement(text, threshold, costs) for text in texts]) for threshold in THRESHOLDS):.3f}")
+    print(f"oracle of exit and threshold per text, or plain: {speed([best(r + p) for r, p in zip(all_fixed, plain)]):.3f}")
+    for exit in exits:
+        print(f"oracle of the length, exit {costs.depths[exit]}: {speed([oracle_length(text, exit) for text in texts]):.3f}")
+    of_both = [replay(text, lambda at: best([exact_round(text, at, exit, costs) for exit in exits])) for text in texts]
+    print(f"oracle of exit and length per round: {speed(of_both):.3f}")
+
+
+def traces(journal, exits):
+    found = []
+    with open(journal) as lines:
+        for line in lines:
+            value = json.loads(line).get("value")
+            if isinstance(value, list) and value and isinstance(value[0], dict) and "early" in value[0]:
+                if len(value[0]["early"]) != exits:
+                    raise SystemExit(f"{journal}: traces of {len(value[0]['early'])} early exits, expected {exits}")
+                found.append(value)
+    if not found:
+        raise SystemExit(f"{journal}: no traces")
+    return found
+
+
+if __name__ == "__main__":
+    main()
