@@ -1,7 +1,9 @@
 """What choosing the draft exit and the draft length by context could gain: speculation replayed on traces.
 
     soft calibrate --model MODEL --prompts prompts.jsonl --max-new-tokens 48 --journal traces.jsonl
-    python benches/draft_headroom.py traces.jsonl --exits 3,6,12,30 --head 8 --draft-head 0.33
+    python benches/draft_headroom.py traces.jsonl --exits 3,6,12,30 --head 8 --draft-head 0.33 --texts 525
+
+The journal also holds the texts that dynamic decoding wrote, behind those that `calibrate` counts: --texts leaves them out.
 
 Every answer of the journal is decoded again by arithmetic: a round drafts n tokens at an exit, each for its blocks and a draft head,
 verifies them in one pass, which costs (1 + 0.05 n) plain steps, and gains the accepted ones and one more. Costs are in blocks; the
@@ -88,9 +90,10 @@ def main():
     parser.add_argument("--exits", required=True)
     parser.add_argument("--head", type=float, required=True, help="cost of the full head in blocks")
     parser.add_argument("--draft-head", type=float, required=True, help="cost of the head of a draft in blocks")
+    parser.add_argument("--texts", type=int, help="use the first texts only")
     args = parser.parse_args()
     costs = Costs(args)
-    texts = traces(args.journal, len(costs.depths) - 1)
+    texts = traces(args.journal, len(costs.depths) - 1)[:args.texts]
     exits = range(len(costs.depths) - 1)
     settings = list(itertools.product(exits, THRESHOLDS))
 
