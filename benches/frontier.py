@@ -115,10 +115,13 @@ def main():
     parser.add_argument("--limit", type=int, default=500, help="rows of --dev")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, which share the cores")
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
     seeds = args.seeds.split(",")
     # The tax is against SFT.
     methods = list(dict.fromkeys(["sft", *args.methods.split(",")]))
+    unknown = set(methods) - METHODS.keys()
+    if unknown:
+        parser.error(f"--methods names {', '.join(sorted(unknown))}: expected some of {', '.join(METHODS)}")
+    args.out.mkdir(parents=True, exist_ok=True)
     runs = [(method, seed) for seed in seeds for method in methods]
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
         results = dict(zip(runs, pool.map(lambda run: evaluation(args, *run), runs)))
