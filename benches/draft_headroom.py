@@ -7,8 +7,8 @@ The journal also holds the texts that dynamic decoding wrote, behind those that 
 
 Every answer of the journal is decoded again by arithmetic: a round drafts n tokens at an exit, each for its blocks and a draft head,
 verifies them in one pass, which costs (1 + 0.05 n) plain steps, and gains the accepted ones and one more. Costs are in blocks; the
-speed is that of plain decoding divided into it. The first four lines can be known in advance or by measuring, the last three only by
-an oracle: they bound what a better choice could give.
+speed is the cost of plain decoding divided by it. An oracle knows the tokens of the full model: it bounds what a better choice could
+give.
 """
 
 import argparse

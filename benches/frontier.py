@@ -5,8 +5,8 @@
         --dev triviaqa-unfiltered-nocontext-dev.json --out runs/frontier [--seeds 1,2,3] [--methods soft,project]
 
 Seeds decide the order of the rows. Cells are means over the seeds and half of the range: the loss of every exit in nats, the loss of
-the full depth less that of SFT with the same seed, the full depth's accuracy without ends of answers. What is in --out already is not
-computed again.
+the full depth less that of SFT with the same seed, the accuracy of the deepest exit without ends of answers. What is in --out already
+is not computed again.
 """
 
 import argparse
@@ -75,6 +75,17 @@ def evaluation(args, method, seed):
     return json.loads(result.read_text())
 
 
+def keep_settings(args):
+    """Refuses a folder with results of other settings."""
+    settings = {name: str(getattr(args, name)) for name in ["model", "train", "dev", "steps", "limit"]}
+    args.out.mkdir(parents=True, exist_ok=True)
+    kept = args.out / "settings.json"
+    found = json.loads(kept.read_text()) if kept.exists() else settings
+    if found != settings:
+        raise SystemExit(f"{kept}: expected {settings}, found {found}: name a new --out")
+    kept.write_text(json.dumps(settings))
+
+
 def spread(values):
     """Mean and half of the range."""
     return f"{statistics.mean(values):.2f} ± {(max(values) - min(values)) / 2:.2f}"
@@ -121,7 +132,7 @@ def main():
     unknown = set(methods) - METHODS.keys()
     if unknown:
         parser.error(f"--methods names {', '.join(sorted(unknown))}: expected some of {', '.join(METHODS)}")
-    args.out.mkdir(parents=True, exist_ok=True)
+    keep_settings(args)
     runs = [(method, seed) for seed in seeds for method in methods]
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
         results = dict(zip(runs, pool.map(lambda run: evaluation(args, *run), runs)))

@@ -275,14 +275,8 @@ fn skipped_blocks_are_as_if_they_were_not_there() {
             index: 1,
         };
         let weighing = LossTerms {
-            exits: &asked.exits,
-            weights: &weights,
-            normalizer: 3.0,
-            distillation: None,
-            gradient_limit: None,
-            full_depth_head: false,
             skipping: Some(Skipping { dropout, at }),
-            recompute: case % 2 == 1,
+            ..asked.terms(&weights)
         };
         let mut found = NamedGradients::default();
         let losses =
