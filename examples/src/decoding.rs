@@ -183,6 +183,7 @@ impl DecodingArgs {
                 .clone()
                 .filter(|_| !self.full_draft_head),
             probes: trained.probes.clone(),
+            logprobs: None,
         })
     }
 

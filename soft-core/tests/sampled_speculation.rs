@@ -95,6 +95,7 @@ fn counts(case: &Case) -> (Vec<u32>, Statistics) {
             stop_tokens: case.stop_tokens.clone(),
             draft_tokens: case.draft_tokens.clone(),
             probes: None,
+            logprobs: None,
         };
         let mut decoder = Decoder::new(&model, &prompts, settings).unwrap();
         decoder.run().unwrap();

@@ -84,12 +84,10 @@ impl Case {
         matches!(self.way, Way::Draft(..) | Way::Both(..) | Way::Auto)
     }
 
-    /// Whether a row's tokens depend on the other rows.
-    ///
-    /// Rows verify their drafts together, so the number of random draws for drafting depends on the
-    /// batch: sampled speculation preserves a row's distribution but not its draws.
-    pub fn depends_on_company(&self) -> bool {
-        self.speculative() && !self.sampling.is_greedy()
+    /// Whether a row's tokens depend on measured times: automatic mode chooses drafts by them, and
+    /// with the drafts the number of random draws. The distribution is preserved.
+    pub fn depends_on_time(&self) -> bool {
+        matches!(self.way, Way::Auto) && !self.sampling.is_greedy()
     }
 
     pub fn ensure(
@@ -186,6 +184,7 @@ impl Typical {
             stop_tokens: case.stop_tokens.clone(),
             draft_tokens: case.draft_tokens.clone(),
             probes: Some(self.probes.clone()),
+            logprobs: None,
         })
     }
 

@@ -23,6 +23,8 @@ pub struct Coverage {
     pub stopped_by_token: u64,
     /// Answers that filled the context.
     pub filled_the_context: u64,
+    /// Requests that joined a running decoder.
+    pub joined: u64,
 }
 
 impl Coverage {
@@ -37,6 +39,7 @@ impl Coverage {
         self.accepted += other.accepted;
         self.stopped_by_token += other.stopped_by_token;
         self.filled_the_context += other.filled_the_context;
+        self.joined += other.joined;
     }
 
     pub(super) fn saw_drafts(&mut self, statistics: &Statistics) {

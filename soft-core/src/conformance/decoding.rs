@@ -96,6 +96,7 @@ impl<'a, M: Observed> DecodingLaws<'a, M> {
         laws.answers_end_where_they_should()?;
         laws.contexts_may_be_filled()?;
         laws.a_stopped_row_leaves_the_others_alone()?;
+        laws.trial.joining_changes_nothing(laws.stop_token)?;
         Ok(laws.trial.coverage)
     }
 }

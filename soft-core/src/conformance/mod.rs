@@ -8,6 +8,7 @@ mod case;
 mod coverage;
 mod decoding;
 mod head_laws;
+mod joining;
 mod laws;
 mod loss_laws;
 mod model;

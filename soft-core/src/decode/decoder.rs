@@ -4,17 +4,19 @@
 //! that exit early are deferred at their exit. They run through deeper blocks in one pass with the
 //! next token of their row that continues, which fills the cache exactly and cheaply. A token that
 //! exits early is part of the answer (dynamic exits) or a draft that the full model verifies
-//! (self-speculation); with a single exit, decoding is plain. Rows may differ in length, exits and
-//! accepted drafts; nothing is padded. `conformance` states the properties of the answers.
+//! (self-speculation); with a single exit, decoding is plain. Rows may differ in mode, exits, length
+//! and accepted drafts; nothing is padded. Between rounds, requests may join and leave (continuous
+//! batching, Yu et al., Orca, OSDI 2022). `conformance` states the properties of the answers.
 //!
 //! Calls go in one direction: this file and `round` call `early_exit` and `verify`, which compute
-//! with `engine` and ask the mode's `strategy`, which asks the exit policies. Independent of
+//! with `engine` and ask the rows' `strategies`, which ask the exit policies. Independent of
 //! tensors and text. Sources: Sorted LLaMA (arXiv 2309.08968), section 4.4; deferral, EE-LLM (arXiv
 //! 2312.04916) and FREE (arXiv 2310.05424); self-speculation that keeps states, LayerSkip (arXiv
 //! 2404.16710).
 
 use super::engine::Engine;
-use super::strategy::Strategy;
+use super::logprobs::TokenLogprobs;
+use super::strategies::Strategies;
 use crate::decode::row::{Finish, Row};
 use crate::decode::settings::DecodeError;
 use crate::decode::statistics::Statistics;
@@ -22,13 +24,14 @@ use crate::decode::step::Step;
 use crate::decode::tuner::Tuner;
 use crate::model::decode_model::DecodeModel;
 
-/// Decodes a batch of prompts: an iterator over the tokens of the answers as they become final.
+/// Decodes prompts: an iterator over the tokens of the answers as they become final.
 ///
 /// Tokens of different rows interleave; those of one row are in order. An error ends the iterator.
 pub struct Decoder<'m, M: DecodeModel> {
     pub(super) engine: Engine<'m, M>,
-    pub(super) strategy: Box<dyn Strategy>,
-    pub(super) started: bool,
+    pub(super) strategies: Strategies,
+    /// Maximum number of positions of a row.
+    pub(super) context: usize,
     pub(super) failed: bool,
 }
 
@@ -37,6 +40,24 @@ impl<M: DecodeModel> Decoder<'_, M> {
     pub fn answer(&self, row: usize) -> &[u32] {
         let row = &self.engine.rows[row];
         &row.tokens[row.prompt..][..row.emitted]
+    }
+
+    /// The log-probabilities of the tokens of `row` returned so far, if its settings keep them.
+    pub fn logprobs(&self, row: usize) -> &[TokenLogprobs] {
+        let row = &self.engine.rows[row];
+        &row.answer_logprobs[..row.emitted.min(row.answer_logprobs.len())]
+    }
+
+    /// The log-probabilities of the tokens of the prompt of `row` processed so far, from the second
+    /// token on, if its settings keep them.
+    pub fn prompt_logprobs(&self, row: usize) -> &[TokenLogprobs] {
+        &self.engine.rows[row].prompt_logprobs
+    }
+
+    /// Whether the whole prompt of `row` was processed.
+    pub fn prompt_is_processed(&self, row: usize) -> bool {
+        let row = &self.engine.rows[row];
+        row.prompt_fed == row.prompt
     }
 
     /// Why the answer of `row` ended; `None` while tokens of it are still to be returned.
@@ -56,6 +77,21 @@ impl<M: DecodeModel> Decoder<'_, M> {
         }
     }
 
+    /// Returns the tokens that became final in the rounds so far and were not returned yet.
+    pub fn take_steps(&mut self) -> Vec<Step> {
+        let mut steps = Vec::with_capacity(self.engine.steps.len());
+        while let Some(step) = self.next_step() {
+            steps.push(step);
+        }
+        steps
+    }
+
+    fn next_step(&mut self) -> Option<Step> {
+        let step = self.engine.steps.pop_front()?;
+        self.engine.rows[step.row].emitted += 1;
+        Some(step)
+    }
+
     /// The statistics so far.
     pub fn statistics(&self) -> &Statistics {
         &self.engine.statistics
@@ -63,7 +99,7 @@ impl<M: DecodeModel> Decoder<'_, M> {
 
     /// What automatic mode has learned, for the next decoder; `None` in other modes.
     pub fn into_tuner(self) -> Option<Tuner> {
-        self.strategy.into_tuner()
+        self.strategies.into_tuner()
     }
 
     /// Runs to the end and returns the answers.
@@ -91,8 +127,7 @@ impl<M: DecodeModel> Iterator for Decoder<'_, M> {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            if let Some(step) = self.engine.steps.pop_front() {
-                self.engine.rows[step.row].emitted += 1;
+            if let Some(step) = self.next_step() {
                 return Some(Ok(step));
             }
             if self.failed || !self.engine.rows.iter().any(Row::is_open) {

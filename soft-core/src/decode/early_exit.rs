@@ -3,32 +3,23 @@
 use std::time::Instant;
 
 use super::engine::Engine;
-use super::head::{HeadOutput, HeadRequest};
+use super::head::HeadOutput;
 use super::packed::Packed;
 use super::round::Turn;
 use super::row::Drafted;
+use super::signals::{Candidate, Earlier};
 use super::step::Step;
-use super::strategy::{Proposal, Strategy};
+use super::strategies::Strategies;
+use super::strategy::Proposal;
 use crate::decode::settings::DecodeError;
-use crate::exit::Exit;
-use crate::model::Stop;
 use crate::model::decode_model::DecodeModel;
-use crate::policy::error::PolicyError;
-use crate::policy::exit_policy::{ExitDecision, ExitSignals, Signal};
-use crate::policy::probe::cosine_similarity;
+use crate::policy::exit_policy::ExitDecision;
 use crate::sampling::distribution::Distribution;
-
-struct Candidate {
-    row: usize,
-    state: usize,
-    signals: ExitSignals,
-    output: Option<HeadOutput>,
-    decision: ExitDecision,
-}
 
 struct Exiting {
     row: usize,
-    best: u32,
+    /// Of the head, with the best token.
+    output: HeadOutput,
     /// The sampling distribution; `None` for greedy decoding without a penalty.
     from: Option<Distribution>,
     confidence: f64,
@@ -36,159 +27,73 @@ struct Exiting {
     draft: f64,
 }
 
-impl Candidate {
-    fn new((row, state): (usize, usize)) -> Self {
-        Self {
-            row,
-            state,
-            signals: ExitSignals::default(),
-            output: None,
-            decision: ExitDecision::Continue,
-        }
-    }
-}
-
 impl<M: DecodeModel> Engine<'_, M> {
-    /// Decides which rows exit at the exit of this index, given the states there and at the
-    /// previous stop. Their tokens are committed or drafted.
+    /// Decides which rows exit at the exit of this index with these states. Their tokens are
+    /// committed or drafted.
     pub(super) fn exit_early(
         &mut self,
-        index: usize,
-        (before, states): (&M::Hidden, &Packed<M::Hidden>),
+        (index, states): (usize, &Packed<M::Hidden>),
+        earlier: &Earlier<M::Hidden>,
         turn: &mut Turn,
-        strategy: &mut dyn Strategy,
+        strategies: &mut Strategies,
     ) -> Result<Vec<bool>, DecodeError<M::Error>> {
         let mut exited = vec![false; self.rows.len()];
-        let may_exit = |&(row, _): &(usize, usize)| turn.feeds[row] && !turn.through[row];
+        let may_exit = |&(row, _): &(usize, usize)| {
+            turn.feeds[row] > 0 && self.may_exit_at(index, row, turn, strategies)
+        };
         let newest = states.last_of_rows().into_iter().filter(may_exit);
         let mut candidates: Vec<Candidate> = newest.map(Candidate::new).collect();
         if candidates.is_empty() {
             return Ok(exited);
         }
         let begun = Instant::now();
-        self.decide(index, (before, states), &mut candidates, strategy)?;
+        self.decide((index, states), earlier, &mut candidates, strategies)?;
         candidates.retain(|candidate| candidate.decision == ExitDecision::Exit);
-        let exiting = self.exiting(index, states, candidates, strategy)?;
-        let proposals: Vec<Proposal> = exiting.iter().map(Exiting::proposal).collect();
-        if strategy.verifies_now(index, &proposals) {
-            // The deep blocks cost the same for one row as for all, so rows are verified together.
-            for (through, feeds) in turn.through.iter_mut().zip(&turn.feeds) {
-                *through |= feeds;
+        let exiting = self.exiting(index, states, candidates, strategies)?;
+        let verified = self.verified_now(index, &exiting, strategies);
+        if verified.contains(&true) {
+            for (row, through) in turn.through.iter_mut().enumerate() {
+                let joins = turn.feeds[row] > 0 && strategies.joins(&self.rows[row]);
+                *through |= verified[row] || joins;
             }
             turn.asking = begun.elapsed();
-            return Ok(exited);
         }
-        let drafts = strategy.verifies();
         for token in exiting {
-            exited[token.row] = true;
-            self.take_token(index, token, drafts);
+            if !turn.through[token.row] {
+                exited[token.row] = true;
+                let drafts = strategies.of(&self.rows[token.row]).verifies();
+                self.take_token(index, token, drafts);
+            }
         }
         Ok(exited)
     }
 
-    /// Asks the strategy about every candidate until it decides. A signal that several candidates
-    /// need is computed for all of them at once. A candidate for which a signal is asked for that
-    /// is known already continues.
-    fn decide(
-        &mut self,
+    /// Rows whose strategy verifies now instead of drafting these tokens.
+    fn verified_now(
+        &self,
         index: usize,
-        (before, after): (&M::Hidden, &Packed<M::Hidden>),
-        candidates: &mut [Candidate],
-        strategy: &mut dyn Strategy,
-    ) -> Result<(), DecodeError<M::Error>> {
-        let at = Stop {
-            index,
-            exit: self.exits[index],
-        };
-        for candidate in candidates.iter_mut() {
-            candidate.decision = strategy.decide(candidate.row, at, &candidate.signals);
-        }
-        // In any order that policies ask for them, each at most once.
-        for _ in Signal::ALL {
-            for signal in Signal::ALL {
-                let asking = |c: &&mut Candidate| {
-                    c.decision == ExitDecision::Ask(signal) && !c.signals.has(signal)
-                };
-                let mut asking: Vec<_> = candidates.iter_mut().filter(asking).collect();
-                if asking.is_empty() {
-                    continue;
-                }
-                let states: Vec<usize> = asking.iter().map(|c| c.state).collect();
-                match signal {
-                    Signal::Similarity => {
-                        let cosines = self.cosines((before, &after.hidden), &states)?;
-                        for (candidate, cosine) in asking.iter_mut().zip(cosines) {
-                            candidate.signals.similarity = Some(cosine);
-                        }
-                    }
-                    Signal::Probe => {
-                        let found = self.probed(at.exit, &after.hidden, &states)?;
-                        for (candidate, probability) in asking.iter_mut().zip(found) {
-                            candidate.signals.probe = Some(probability);
-                        }
-                    }
-                    Signal::Score => {
-                        let request = HeadRequest {
-                            early: Some(index),
-                            scored: true,
-                        };
-                        let outputs = self.apply_head(after, &states, request)?;
-                        for (candidate, output) in asking.iter_mut().zip(outputs) {
-                            candidate.signals.score = output.score;
-                            candidate.output = Some(output);
-                        }
-                    }
-                }
-                for candidate in asking {
-                    candidate.decision = strategy.decide(candidate.row, at, &candidate.signals);
+        exiting: &[Exiting],
+        strategies: &mut Strategies,
+    ) -> Vec<bool> {
+        let mut verified = vec![false; self.rows.len()];
+        for strategy in 0..strategies.len() {
+            let of_strategy = exiting
+                .iter()
+                .filter(|it| self.rows[it.row].strategy == strategy);
+            let proposals: Vec<Proposal> = of_strategy.map(Exiting::proposal).collect();
+            let Some(first) = proposals.first() else {
+                continue;
+            };
+            let Some(own) = self.rows[first.row].exits.own(index) else {
+                continue;
+            };
+            if strategies.at_mut(strategy).verifies_now(own, &proposals) {
+                for proposal in proposals {
+                    verified[proposal.row] = true;
                 }
             }
         }
-        Ok(())
-    }
-
-    fn cosines(
-        &self,
-        (before, after): (&M::Hidden, &M::Hidden),
-        states: &[usize],
-    ) -> Result<Vec<f32>, DecodeError<M::Error>> {
-        let (before, after) = (self.picked(before, states)?, self.picked(after, states)?);
-        let pairs = before.iter().zip(&after);
-        Ok(pairs
-            .map(|(before, after)| cosine_similarity(before, after))
-            .collect())
-    }
-
-    fn probed(
-        &self,
-        exit: Exit,
-        hidden: &M::Hidden,
-        states: &[usize],
-    ) -> Result<Vec<f32>, DecodeError<M::Error>> {
-        let probe = self.probes.as_ref().and_then(|probes| probes.at(exit));
-        let exit = exit.depth();
-        let probe = probe.ok_or_else(|| refused(PolicyError::NoProbe { exit }))?;
-        let states = self.picked(hidden, states)?;
-        let (expected, found) = (states.first().map_or(0, Vec::len), probe.weights.len());
-        if found != expected {
-            return Err(refused(PolicyError::ProbeWidth {
-                exit,
-                found,
-                expected,
-            }));
-        }
-        Ok(states.iter().map(|it| probe.probability(it)).collect())
-    }
-
-    /// The values of some packed states.
-    fn picked(
-        &self,
-        hidden: &M::Hidden,
-        states: &[usize],
-    ) -> Result<Vec<Vec<f32>>, DecodeError<M::Error>> {
-        let states = self.model.select(hidden, states);
-        let read = states.and_then(|states| self.model.read_states(&states));
-        read.map_err(DecodeError::Model)
+        verified
     }
 
     /// The tokens of candidates that exit here. The head is applied where no policy required it.
@@ -197,24 +102,16 @@ impl<M: DecodeModel> Engine<'_, M> {
         index: usize,
         reached: &Packed<M::Hidden>,
         candidates: Vec<Candidate>,
-        strategy: &dyn Strategy,
+        strategies: &Strategies,
     ) -> Result<Vec<Exiting>, DecodeError<M::Error>> {
         let unread = candidates.iter().filter(|it| it.output.is_none());
-        let states: Vec<usize> = unread.map(|candidate| candidate.state).collect();
-        let request = HeadRequest {
-            early: Some(index),
-            scored: strategy.needs_probability(),
-        };
-        let mut outputs = if states.is_empty() {
-            Vec::new()
-        } else {
-            self.apply_head(reached, &states, request)?
-        }
-        .into_iter();
+        let scored = |it: &Candidate| strategies.of(&self.rows[it.row]).needs_probability();
+        let picked: Vec<_> = unread.map(|it| it.picked(scored(it))).collect();
+        let mut outputs = self.apply_head(index, reached, &picked)?.into_iter();
         let mut exiting = Vec::with_capacity(candidates.len());
         for candidate in candidates {
             if let Some(output) = candidate.output.or_else(|| outputs.next()) {
-                exiting.push(self.token(index, candidate.row, output, strategy)?);
+                exiting.push(self.token(index, candidate.row, output, strategies)?);
             }
         }
         Ok(exiting)
@@ -226,18 +123,19 @@ impl<M: DecodeModel> Engine<'_, M> {
         index: usize,
         row: usize,
         output: HeadOutput,
-        strategy: &dyn Strategy,
+        strategies: &Strategies,
     ) -> Result<Exiting, DecodeError<M::Error>> {
         let state = &self.rows[row];
+        let strategy = strategies.of(state);
         let from = self.distribution(row, state.tokens.len(), &output)?;
         let (mut confidence, mut draft) = (1.0, 1.0);
-        if strategy.verifies() {
-            confidence = output.confidence(from.as_ref(), &self.sampling);
-            draft = state.draft_probability * strategy.acceptance(index, confidence);
+        if let Some(own) = state.exits.own(index).filter(|_| strategy.verifies()) {
+            confidence = output.confidence(from.as_ref(), &state.sampling);
+            draft = state.draft_probability * strategy.acceptance(own, confidence);
         }
         Ok(Exiting {
             row,
-            best: output.token,
+            output,
             from,
             confidence,
             draft,
@@ -249,15 +147,16 @@ impl<M: DecodeModel> Engine<'_, M> {
         let row = &mut self.rows[exiting.row];
         let token = match &exiting.from {
             Some(distribution) => distribution.sample(&mut row.rng),
-            None => exiting.best,
+            None => exiting.output.token,
         };
         if !drafts {
-            self.commit(Step {
+            let step = Step {
                 row: exiting.row,
                 token,
                 exit,
                 accepted: false,
-            });
+            };
+            self.commit(step, &exiting.output);
             return;
         }
         row.tokens.push(token);
@@ -271,15 +170,11 @@ impl<M: DecodeModel> Engine<'_, M> {
     }
 }
 
-fn refused<E: std::error::Error>(error: PolicyError) -> DecodeError<E> {
-    DecodeError::Settings(error.into())
-}
-
 impl Exiting {
     fn proposal(&self) -> Proposal<'_> {
         Proposal {
             row: self.row,
-            best: self.best,
+            best: self.output.token,
             from: self.from.as_ref(),
             confidence: self.confidence,
             draft: self.draft,

@@ -6,7 +6,10 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
+use super::head::HeadOutput;
+use super::logprobs::TokenLogprobs;
 use super::packed::Packed;
+use super::round::Turn;
 use super::row::Row;
 use crate::decode::settings::DecodeError;
 use crate::decode::statistics::Statistics;
@@ -16,10 +19,10 @@ use crate::model::cache::KvCache;
 use crate::model::decode_model::DecodeModel;
 use crate::model::nested::Past;
 use crate::policy::probe::ExitProbes;
-use crate::sampling::sampler::Sampling;
 
 /// Restricted heads and their tokens, which are the same for all exits that draft.
 pub(super) struct DraftHeads<H> {
+    /// Sorted.
     pub tokens: Vec<u32>,
     /// One per early exit.
     pub heads: Vec<H>,
@@ -27,14 +30,19 @@ pub(super) struct DraftHeads<H> {
 
 pub(super) struct Engine<'m, M: DecodeModel> {
     pub model: &'m M,
+    /// The exits that rows may use.
     pub exits: Vec<Exit>,
     pub segments: Vec<Range<usize>>,
-    pub sampling: Sampling,
-    pub stop_tokens: Vec<u32>,
     pub draft_heads: Option<DraftHeads<M::DraftHead>>,
     pub probes: Option<ExitProbes>,
     pub cache: KvCache<M::KvStore>,
     pub rows: Vec<Row>,
+    /// Rows that no request has.
+    pub free: Vec<bool>,
+    /// Maximum number of tokens of a prompt that are processed in one round.
+    pub prompt_chunk: usize,
+    /// Rows whose prompts were processed before this round. Costs per token exclude the others.
+    pub counted: Vec<bool>,
     /// Deferred states at each exit except the last.
     pub waiting: Vec<Option<Packed<M::Hidden>>>,
     /// For each exit with its own block, states that this block has not processed yet, in the order
@@ -44,46 +52,37 @@ pub(super) struct Engine<'m, M: DecodeModel> {
     pub statistics: Statistics,
 }
 
-#[derive(Clone, Copy, PartialEq)]
-pub(super) enum Input {
-    /// Whole prompts.
-    Prompts,
-    /// The newest token of each row.
-    Newest,
-}
-
 impl<M: DecodeModel> Engine<'_, M> {
-    /// The final exit: the full model, or the sub-model of static mode.
-    pub fn last_exit(&self) -> Exit {
-        self.exits[self.exits.len() - 1]
+    /// The exit of this row at which tokens are final.
+    pub fn last_exit(&self, row: usize) -> Exit {
+        self.exits[self.rows[row].exits.last()]
     }
 
     pub fn open_rows(&self) -> Vec<bool> {
         self.rows.iter().map(Row::is_open).collect()
     }
 
-    /// Embeds the input of the rows marked in `feeds`.
+    /// Embeds the tokens that rows feed: parts of prompts, or the newest token.
     pub fn embed(
         &mut self,
-        feeds: &[bool],
-        input: Input,
+        turn: &Turn,
     ) -> Result<Option<Packed<M::Hidden>>, DecodeError<M::Error>> {
         let (mut tokens, mut rows) = (Vec::new(), Vec::new());
-        let feeding = self.rows.iter().enumerate().filter(|(row, _)| feeds[*row]);
-        for (index, row) in feeding {
-            let from = match input {
-                Input::Prompts => 0,
-                Input::Newest => row.tokens.len() - 1,
+        for (index, row) in self.rows.iter_mut().enumerate() {
+            let feeds = turn.feeds[index];
+            let from = if self.counted[index] {
+                row.tokens.len() - usize::from(feeds > 0)
+            } else {
+                self.statistics.prompt_tokens += feeds as u64;
+                self.statistics.prompts += u64::from(feeds > 0 && row.prompt_fed == 0);
+                row.prompt_fed += feeds;
+                row.prompt_fed - feeds
             };
-            tokens.extend_from_slice(&row.tokens[from..]);
+            tokens.extend(row.tokens[from..].iter().take(feeds));
             rows.resize(tokens.len(), index);
         }
         if tokens.is_empty() {
             return Ok(None);
-        }
-        if input == Input::Prompts {
-            self.statistics.prompt_tokens += tokens.len() as u64;
-            self.statistics.prompts += feeds.iter().filter(|feeds| **feeds).count() as u64;
         }
         let embedded = self
             .model
@@ -101,8 +100,9 @@ impl<M: DecodeModel> Engine<'_, M> {
     ) -> Result<Packed<M::Hidden>, DecodeError<M::Error>> {
         let query_lens = states.counts(self.rows.len());
         let blocks = range.len() as u64;
-        self.statistics.block_passes += blocks;
-        self.statistics.block_states += blocks * states.rows.len() as u64;
+        let counted = self.counted_states(&states.rows);
+        self.statistics.block_passes += if counted > 0 { blocks } else { 0 };
+        self.statistics.block_states += blocks * counted;
         self.statistics.attended += blocks * self.attended(range.start, &query_lens);
         let past = Past {
             cache: &mut self.cache,
@@ -118,13 +118,20 @@ impl<M: DecodeModel> Engine<'_, M> {
         })
     }
 
+    /// Number of states, given their rows, that count for the costs per token.
+    pub fn counted_states(&self, rows: &[usize]) -> u64 {
+        rows.iter().filter(|row| self.counted[**row]).count() as u64
+    }
+
     /// Number of positions that new states attend to in a block, including themselves.
     fn attended(&self, block: usize, query_lens: &[usize]) -> u64 {
         let rows = query_lens.iter().enumerate();
-        let of_row = rows.map(|(row, &new)| {
-            let earlier = self.cache.lengths().filled(block, row);
-            new * earlier + new * (new + 1) / 2
-        });
+        let of_row = rows
+            .filter(|(row, _)| self.counted[*row])
+            .map(|(row, &new)| {
+                let earlier = self.cache.lengths().filled(block, row);
+                new * earlier + new * (new + 1) / 2
+            });
         of_row.sum::<usize>() as u64
     }
 
@@ -165,11 +172,16 @@ impl<M: DecodeModel> Engine<'_, M> {
         self.drop_passed(|row| open[row])
     }
 
-    /// Adds a final token to the answer; returns whether its row continues.
-    pub fn commit(&mut self, step: Step) -> bool {
-        self.statistics.generated += 1;
+    /// Adds a final token, generated by a head with this output, to the answer; returns whether its
+    /// row continues.
+    pub fn commit(&mut self, step: Step, output: &HeadOutput) -> bool {
         let row = &mut self.rows[step.row];
-        if row.commit(step.token, &self.stop_tokens) {
+        self.statistics.generated += u64::from(row.committed > row.prompt);
+        if row.commit(step.token) {
+            if let (Some(kept), Some(logits)) = (row.logprobs, &output.logits) {
+                let logprobs = TokenLogprobs::of(step.token, logits, kept.top);
+                row.answer_logprobs.push(logprobs);
+            }
             let by_depth = &mut self.statistics.tokens_by_depth;
             *by_depth.entry(step.exit.depth()).or_default() += 1;
             self.steps.push_back(step);

@@ -16,11 +16,21 @@ impl<M: DecodeModel> Engine<'_, M> {
         self.model.exit_block(self.exits[index])
     }
 
-    /// Keeps states at the exit of this index for its block.
-    pub fn keep_passed(&mut self, index: usize, states: &Packed<M::Hidden>) {
+    /// Keeps states of rows that use the exit of this index for its block.
+    pub fn keep_passed(
+        &mut self,
+        index: usize,
+        states: &Packed<M::Hidden>,
+    ) -> Result<(), DecodeError<M::Error>> {
         if self.exit_block(index).is_some() {
-            self.passed[index].push(states.clone());
+            let uses = |row: usize| self.rows[row].exits.uses(index);
+            let (kept, _) = states
+                .clone()
+                .split(self.model, uses)
+                .map_err(DecodeError::Model)?;
+            self.passed[index].extend(kept);
         }
+        Ok(())
     }
 
     /// The states that the head of the exit of this index takes for the `picked` ones of `states`,
@@ -83,10 +93,19 @@ impl<M: DecodeModel> Engine<'_, M> {
         Packed::merge_all(self.model, parts).map_err(DecodeError::Model)
     }
 
-    /// Appends the keys and values of all states kept at the exit of this index.
-    pub fn append_all_passed(&mut self, index: usize) -> Result<(), DecodeError<M::Error>> {
-        let passed = self.take_passed(index)?;
-        self.append_states(index, passed)
+    /// Appends the keys and values of the states of prompts kept at the exit of this index.
+    pub fn append_prompts(&mut self, index: usize) -> Result<(), DecodeError<M::Error>> {
+        if !self.counted.contains(&false) {
+            return Ok(());
+        }
+        let Some(passed) = self.take_passed(index)? else {
+            return Ok(());
+        };
+        let (prompts, others) = passed
+            .split(self.model, |row| !self.counted[row])
+            .map_err(DecodeError::Model)?;
+        self.passed[index].extend(others);
+        self.append_states(index, prompts)
     }
 
     fn append_states(
@@ -98,7 +117,7 @@ impl<M: DecodeModel> Engine<'_, M> {
             return Ok(());
         };
         let query_lens = states.counts(self.rows.len());
-        self.statistics.appended_states += states.rows.len() as u64;
+        self.statistics.appended_states += self.counted_states(&states.rows);
         let past = Past {
             cache: &mut self.cache,
             query_lens: &query_lens,

@@ -3,6 +3,7 @@
 use thiserror::Error;
 
 use crate::decode::draft::DraftLength;
+use crate::decode::logprobs::Logprobs;
 use crate::decode::tuner::Tuner;
 use crate::exit::ExitError;
 use crate::exit::{Exit, Exits};
@@ -18,10 +19,9 @@ use crate::sampling::sampler::SamplingError;
 pub struct Prompt {
     /// Its tokens, at least one.
     pub tokens: Vec<u32>,
-    /// Seed of this row's sampler. In static and dynamic modes a row's answer depends on its seed
-    /// and not on the other rows of the batch. In sampled speculation rows are verified together,
-    /// so a row's draws depend on the other rows, but not their distribution. In automatic mode
-    /// sampled answers depend on measured times as well.
+    /// Seed of this row's sampler. A row's answer depends on its seed and not on the other rows,
+    /// except for sampled answers in automatic mode: their draws depend on measured times, but not
+    /// their distribution.
     pub seed: u64,
 }
 
@@ -32,7 +32,7 @@ impl From<Vec<u32>> for Prompt {
 }
 
 /// How the depth of each token is chosen.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Mode {
     /// The sub-model of one depth, for every token.
     Static(Exit),
@@ -47,7 +47,7 @@ pub enum Mode {
 /// Dynamic exits: Sorted LLaMA, section 4.4. The state of a token that exits early is deferred at
 /// its exit. It runs through the deeper blocks together with the next token that does, so that the
 /// cache is exact.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct DynamicExits {
     /// The exits; the last is the full model.
     pub exits: Exits,
@@ -70,7 +70,7 @@ impl DynamicExits {
 }
 
 /// Self-speculation: one model drafts at its early exits and verifies with the remaining blocks.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Speculation {
     /// The exits for drafts; the last exit is the full model.
     pub exits: Exits,
@@ -95,7 +95,7 @@ impl Speculation {
 }
 
 /// Settings of a decoder.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct DecodeSettings {
     /// How the depth of each token is chosen.
     pub mode: Mode,
@@ -112,6 +112,8 @@ pub struct DecodeSettings {
     /// The probes of the early exits, for policies that ask for
     /// [`Signal::Probe`](crate::policy::Signal::Probe). Default: none.
     pub probes: Option<ExitProbes>,
+    /// Which log-probabilities are kept. Default: none.
+    pub logprobs: Option<Logprobs>,
 }
 
 impl DecodeSettings {
@@ -124,6 +126,7 @@ impl DecodeSettings {
             stop_tokens: Vec::new(),
             draft_tokens: None,
             probes: None,
+            logprobs: None,
         }
     }
 
@@ -135,14 +138,27 @@ impl DecodeSettings {
 
     /// The tokens of the draft heads, none where the mode uses full heads.
     pub(crate) fn draft_tokens_in_use(&self) -> Option<Vec<u32>> {
-        match &self.mode {
+        let mut tokens = match &self.mode {
             Mode::Static(_) => None,
             Mode::Dynamic(dynamic) => match dynamic.head {
                 ExitHead::Full => None,
                 ExitHead::Draft => Some(self.draft_tokens.clone().unwrap_or_default()),
             },
             Mode::Speculative(_) | Mode::Auto(_) => self.draft_tokens.clone(),
-        }
+        }?;
+        tokens.sort_unstable();
+        tokens.dedup();
+        Some(tokens)
+    }
+
+    /// The exits of the mode.
+    pub(crate) fn exits(&self) -> Result<Exits, ExitError> {
+        Ok(match &self.mode {
+            Mode::Static(exit) => Exits::new([exit.depth()])?,
+            Mode::Dynamic(dynamic) => dynamic.exits.clone(),
+            Mode::Speculative(speculation) => speculation.exits.clone(),
+            Mode::Auto(tuner) => tuner.exits().clone(),
+        })
     }
 
     pub(crate) fn check(&self, depth: usize) -> Result<(), SettingsError> {
@@ -206,6 +222,28 @@ pub enum DecodeError<E: std::error::Error> {
     /// Settings that do not fit the model.
     #[error(transparent)]
     Settings(#[from] SettingsError),
+    /// An exit that the decoder was not created with.
+    #[error("exits {found}: the decoder has {expected}")]
+    OtherExits {
+        /// The exits of the request.
+        found: Exits,
+        /// The decoder's exits.
+        expected: Exits,
+    },
+    /// Draft tokens that the decoder was not created with.
+    #[error("{found} draft tokens: the decoder has others, {expected}")]
+    OtherDraftTokens {
+        /// Number of the request's.
+        found: usize,
+        /// Number of the decoder's.
+        expected: usize,
+    },
+    /// No row is free.
+    #[error("all {rows} rows are taken")]
+    NoFreeRow {
+        /// Number of rows.
+        rows: usize,
+    },
     /// A draft head without draft tokens.
     #[error("no draft tokens for a draft head: expected at least one token")]
     NoDraftTokens,

@@ -1,7 +1,8 @@
 //! The decisions of a decoding mode; the engine computes.
 //!
 //! A strategy uses rows, exits, signals and probabilities, but no tensors. The engine calls it at
-//! fixed points of a round, and it calls the exit policies of its rows.
+//! fixed points of a round, and it calls the exit policy. Every row has its own, except that rows in
+//! automatic mode share one. Indices of exits are those of the row's own exits.
 
 mod auto;
 mod dynamic;
@@ -33,6 +34,7 @@ pub(super) struct Proposal<'a> {
     pub draft: f64,
 }
 
+/// What a round did for the rows of one strategy.
 pub(super) struct RoundSummary {
     /// Tokens that became final, per row; `None` if no row reached the full depth.
     pub certain: Option<f64>,
@@ -55,8 +57,16 @@ pub(super) trait Strategy: Send + Sync {
         false
     }
 
-    /// Begins a round of `open` rows after the pass over the prompts; `drafting` if a row has
-    /// drafts. Returns whether tokens may exit early in this round.
+    /// Whether several rows share it.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    /// Called when a request joins as `row`.
+    fn row_joins(&mut self, _row: usize) {}
+
+    /// Begins a round in which `open` rows of the decoder are open; `drafting` if a row of this
+    /// strategy has drafts. Returns whether tokens may exit early in this round.
     fn begin_round(&mut self, open: usize, drafting: bool) -> bool;
 
     /// Whether tokens may exit at the exit of this index in this round.
@@ -64,13 +74,13 @@ pub(super) trait Strategy: Send + Sync {
         true
     }
 
-    /// Called when the next token of `row` starts.
-    fn next_token(&mut self, _row: usize) {}
+    /// Called when the next token starts.
+    fn next_token(&mut self) {}
 
-    fn decide(&mut self, row: usize, at: Stop, signals: &ExitSignals) -> ExitDecision;
+    fn decide(&mut self, at: Stop, signals: &ExitSignals) -> ExitDecision;
 
-    /// Maximum length of the draft of `row`.
-    fn draft_limit(&self, _row: usize) -> usize {
+    /// Maximum length of a draft.
+    fn draft_limit(&self) -> usize {
         0
     }
 
@@ -93,10 +103,10 @@ pub(super) trait Strategy: Send + Sync {
     /// Called when the full model generated a token of `row`, with its best one and distribution.
     fn token_generated(&mut self, _row: usize, _best: u32, _from: Option<&Distribution>) {}
 
-    /// Called when the draft of `row` was verified.
-    fn draft_verified(&mut self, _row: usize, _drafted: usize, _accepted: usize) {}
+    /// Called when a draft was verified.
+    fn draft_verified(&mut self, _drafted: usize, _accepted: usize) {}
 
-    /// Called at the end of a round after the pass over the prompts.
+    /// Called at the end of a round without prompts.
     fn end_round(&mut self, _round: &RoundSummary) {}
 
     fn into_tuner(self: Box<Self>) -> Option<Tuner> {

@@ -5,10 +5,12 @@
 //! (Leviathan et al., arXiv 2211.17192; Chen et al., arXiv 2302.01318).
 
 use super::engine::Engine;
-use super::head::{HeadOutput, HeadRequest};
+use super::head::{HeadOutput, Picked};
+use super::logprobs::TokenLogprobs;
 use super::packed::Packed;
 use super::round::Turn;
 use super::step::Step;
+use super::strategies::Strategies;
 use super::strategy::Strategy;
 use crate::decode::settings::DecodeError;
 use crate::model::decode_model::DecodeModel;
@@ -23,40 +25,79 @@ struct Continued {
 }
 
 impl<M: DecodeModel> Engine<'_, M> {
-    /// Continues the answers of rows at the full depth; returns the number of final tokens per row.
+    /// Continues the answers of rows at their last exit, which is that of this index; sets the number
+    /// of their final tokens in `certain`.
     pub(super) fn continue_answers(
         &mut self,
+        index: usize,
         states: &Packed<M::Hidden>,
         turn: &Turn,
-        strategy: &mut dyn Strategy,
-    ) -> Result<f64, DecodeError<M::Error>> {
+        (strategies, certain): (&mut Strategies, &mut [Option<usize>]),
+    ) -> Result<(), DecodeError<M::Error>> {
         let (mut rows, mut picked) = (Vec::new(), Vec::new());
         for (row, last) in states.last_of_rows() {
-            // One state per draft to verify, and one that generates the token after them.
-            let used = self.rows[row].drafts.len() + usize::from(turn.feeds[row]);
-            picked.extend(last + 1 - used..=last);
+            let used = self.states_used(row, turn);
+            let states = (last + 1 - used..=last).map(|state| Picked {
+                state,
+                scored: false,
+            });
+            picked.extend(states);
             rows.push((row, used));
         }
-        let request = HeadRequest {
-            early: None,
-            scored: false,
-        };
-        let outputs = self.apply_head(states, &picked, request)?;
-        let mut outputs = outputs.into_iter();
-        let (mut certain, count) = (0, rows.len());
+        let mut outputs = self.apply_head(index, states, &picked)?.into_iter();
         for (row, used) in rows {
-            let outputs: Vec<_> = outputs.by_ref().take(used).collect();
+            let mut outputs: Vec<_> = outputs.by_ref().take(used).collect();
+            if self.scores_prompt_now(row) {
+                self.score_prompt(row, &outputs);
+                outputs.drain(..used - usize::from(turn.generates[row]));
+            }
+            if outputs.is_empty() {
+                continue;
+            }
+            if self.rows[row].committed == self.rows[row].limit.tokens {
+                // Only the prompt was to be scored.
+                self.rows[row].end_at_limit();
+                continue;
+            }
             let drafted = self.rows[row].drafts.len();
-            let continued = self.continue_answer(row, &outputs, strategy)?;
-            certain += continued.certain;
+            let continued = self.continue_answer(row, &outputs, strategies)?;
+            certain[row] = Some(continued.certain);
             if drafted > 0 {
                 self.statistics.checked += drafted.min(continued.accepted + 1) as u64;
                 self.statistics.accepted += continued.accepted as u64;
-                strategy.draft_verified(row, drafted, continued.accepted);
+                let strategy = strategies.of_mut(&self.rows[row]);
+                strategy.draft_verified(drafted, continued.accepted);
                 self.forget_drafts(row)?;
             }
         }
-        Ok(certain as f64 / count.max(1) as f64)
+        Ok(())
+    }
+    /// Number of the newest states of `row` to which the head is applied.
+    fn states_used(&self, row: usize, turn: &Turn) -> usize {
+        if self.scores_prompt_now(row) {
+            return turn.feeds[row];
+        }
+        // One state per draft to verify, and one that generates the token after them.
+        self.rows[row].drafts.len() + usize::from(turn.generates[row])
+    }
+
+    fn scores_prompt_now(&self, row: usize) -> bool {
+        !self.counted[row] && self.rows[row].scores_prompt()
+    }
+
+    /// Keeps the log-probabilities of the tokens of a prompt after those just fed.
+    fn score_prompt(&mut self, row: usize, outputs: &[HeadOutput]) {
+        let state = &mut self.rows[row];
+        let next = state.prompt_fed + 1 - outputs.len();
+        let top = state.logprobs.map_or(0, |kept| kept.top);
+        let tokens = state.tokens[..state.prompt].iter().skip(next);
+        for (&token, output) in tokens.zip(outputs) {
+            if let Some(logits) = &output.logits {
+                state
+                    .prompt_logprobs
+                    .push(TokenLogprobs::of(token, logits, top));
+            }
+        }
     }
 
     /// Verifies the drafts of `row` and generates the token after the last accepted one.
@@ -64,23 +105,21 @@ impl<M: DecodeModel> Engine<'_, M> {
         &mut self,
         row: usize,
         outputs: &[HeadOutput],
-        strategy: &mut dyn Strategy,
+        strategies: &mut Strategies,
     ) -> Result<Continued, DecodeError<M::Error>> {
         let mut continued = Continued::default();
         for output in outputs {
             continued.certain += 1;
             let from = self.distribution(row, self.rows[row].committed, output)?;
+            let generated = (output.token, from.as_ref());
+            let strategy = strategies.of_mut(&self.rows[row]);
             let step = if continued.accepted < self.rows[row].drafts.len() {
-                self.verify(
-                    (row, continued.accepted),
-                    (output.token, from.as_ref()),
-                    strategy,
-                )
+                self.verify((row, continued.accepted), generated, strategy)
             } else {
-                self.generate(row, (output.token, from.as_ref()), strategy)
+                self.generate(row, generated, strategy)
             };
             continued.accepted += usize::from(step.accepted);
-            let open = self.commit(step);
+            let open = self.commit(step, output);
             if !open || !step.accepted {
                 break;
             }
@@ -95,7 +134,7 @@ impl<M: DecodeModel> Engine<'_, M> {
         (best, from): (u32, Option<&Distribution>),
         strategy: &mut dyn Strategy,
     ) -> Step {
-        let full = self.last_exit();
+        let full = self.last_exit(row);
         let state = &mut self.rows[row];
         let (draft, token) = (&state.drafts[index], state.tokens[state.committed]);
         let verification = match (&draft.from, from) {
@@ -131,7 +170,7 @@ impl<M: DecodeModel> Engine<'_, M> {
         Step {
             row,
             token,
-            exit: self.last_exit(),
+            exit: self.last_exit(row),
             accepted: false,
         }
     }

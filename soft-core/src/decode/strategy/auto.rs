@@ -16,7 +16,7 @@ struct Declined {
 pub(in crate::decode) struct Auto {
     tuner: Tuner,
     cycle: Cycle,
-    /// One per row.
+    /// One per row of the decoder.
     declined: Vec<Option<Declined>>,
 }
 
@@ -38,6 +38,14 @@ impl Auto {
 }
 
 impl Strategy for Auto {
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    fn row_joins(&mut self, row: usize) {
+        self.declined[row] = None;
+    }
+
     fn verifies(&self) -> bool {
         true
     }
@@ -57,7 +65,7 @@ impl Strategy for Auto {
         self.cycle.drafts_at(index)
     }
 
-    fn decide(&mut self, _row: usize, at: Stop, _signals: &ExitSignals) -> ExitDecision {
+    fn decide(&mut self, at: Stop, _signals: &ExitSignals) -> ExitDecision {
         if self.cycle.drafts_at(at.index) {
             ExitDecision::Exit
         } else {
@@ -65,7 +73,7 @@ impl Strategy for Auto {
         }
     }
 
-    fn draft_limit(&self, _row: usize) -> usize {
+    fn draft_limit(&self) -> usize {
         MOST_DRAFTED
     }
 

@@ -11,7 +11,7 @@ impl Strategy for Fixed {
         false
     }
 
-    fn decide(&mut self, _row: usize, _at: Stop, _signals: &ExitSignals) -> ExitDecision {
+    fn decide(&mut self, _at: Stop, _signals: &ExitSignals) -> ExitDecision {
         ExitDecision::Continue
     }
 }

@@ -1,23 +1,23 @@
 //! Speculative mode: tokens that exit early are drafts, which the full model verifies.
 
-use super::{Dynamic, Proposal, Strategy};
+use super::{Proposal, Strategy};
 use crate::decode::draft::{DraftLength, DraftLimit};
 use crate::model::Stop;
 use crate::policy::exit_policy::{ExitDecision, ExitPolicy, ExitSignals};
 
-/// Exits as in dynamic mode, and one draft length per row.
+/// Exits as in dynamic mode, and a draft length.
 pub(in crate::decode) struct Speculative {
-    exits: Dynamic,
+    policy: Box<dyn ExitPolicy>,
     length: DraftLength,
-    limits: Vec<DraftLimit>,
+    limit: DraftLimit,
 }
 
 impl Speculative {
-    pub fn new(policy: &dyn ExitPolicy, length: DraftLength, rows: usize) -> Self {
+    pub fn new(policy: Box<dyn ExitPolicy>, length: DraftLength) -> Self {
         Self {
-            exits: Dynamic::new(policy, rows),
+            policy,
             length,
-            limits: vec![DraftLimit::new(length); rows],
+            limit: DraftLimit::new(length),
         }
     }
 }
@@ -31,28 +31,28 @@ impl Strategy for Speculative {
         self.length.needs_probability()
     }
 
-    fn begin_round(&mut self, open: usize, drafting: bool) -> bool {
-        self.exits.begin_round(open, drafting)
+    fn begin_round(&mut self, _open: usize, _drafting: bool) -> bool {
+        true
     }
 
-    fn next_token(&mut self, row: usize) {
-        self.exits.next_token(row);
+    fn next_token(&mut self) {
+        self.policy.next_token();
     }
 
-    fn decide(&mut self, row: usize, at: Stop, signals: &ExitSignals) -> ExitDecision {
-        self.exits.decide(row, at, signals)
+    fn decide(&mut self, at: Stop, signals: &ExitSignals) -> ExitDecision {
+        self.policy.decide(at.exit, signals)
     }
 
-    fn draft_limit(&self, row: usize) -> usize {
-        self.limits[row].most()
+    fn draft_limit(&self) -> usize {
+        self.limit.most()
     }
 
     fn verifies_now(&mut self, _index: usize, proposals: &[Proposal]) -> bool {
-        let doubtful = |proposal: &Proposal| self.limits[proposal.row].is_doubtful(proposal.draft);
-        proposals.iter().any(doubtful)
+        let mut proposals = proposals.iter();
+        proposals.any(|proposal| self.limit.is_doubtful(proposal.draft))
     }
 
-    fn draft_verified(&mut self, row: usize, drafted: usize, accepted: usize) {
-        self.limits[row].checked(drafted, accepted);
+    fn draft_verified(&mut self, drafted: usize, accepted: usize) {
+        self.limit.checked(drafted, accepted);
     }
 }

@@ -1,0 +1,85 @@
+//! The strategies of a decoder's rows.
+
+use super::row::Row;
+use super::strategy::{Auto, Dynamic, Fixed, Speculative, Strategy};
+use super::tuner::Tuner;
+use crate::decode::settings::Mode;
+use crate::exit::{ExitError, Exits};
+
+/// One strategy per row, then the shared ones.
+pub(super) struct Strategies {
+    rows: usize,
+    strategies: Vec<Box<dyn Strategy>>,
+    /// The exits of the shared ones.
+    shared_exits: Vec<Exits>,
+}
+
+impl Strategies {
+    pub fn new(rows: usize) -> Self {
+        Self {
+            rows,
+            strategies: (0..rows)
+                .map(|_| Box::new(Fixed) as Box<dyn Strategy>)
+                .collect(),
+            shared_exits: Vec::new(),
+        }
+    }
+
+    /// Adds the strategy of a row; returns its index and exits. Rows in automatic mode with the same
+    /// exits share the strategy, and the tuner, of the first.
+    pub fn add(&mut self, row: usize, mode: Mode) -> Result<(usize, Exits), ExitError> {
+        let (exits, strategy): (_, Box<dyn Strategy>) = match mode {
+            Mode::Static(exit) => (Exits::new([exit.depth()])?, Box::new(Fixed)),
+            Mode::Dynamic(dynamic) => (dynamic.exits, Box::new(Dynamic(dynamic.policy))),
+            Mode::Speculative(speculation) => {
+                let strategy = Speculative::new(speculation.policy, speculation.length);
+                (speculation.exits, Box::new(strategy))
+            }
+            Mode::Auto(tuner) => return Ok(self.share(row, tuner)),
+        };
+        self.strategies[row] = strategy;
+        Ok((row, exits))
+    }
+
+    fn share(&mut self, row: usize, tuner: Tuner) -> (usize, Exits) {
+        let exits = tuner.exits().clone();
+        let known = self.shared_exits.iter().position(|other| *other == exits);
+        let index = self.rows + known.unwrap_or(self.shared_exits.len());
+        if known.is_none() {
+            self.shared_exits.push(exits.clone());
+            self.strategies.push(Box::new(Auto::new(tuner, self.rows)));
+        }
+        self.strategies[index].row_joins(row);
+        (index, exits)
+    }
+
+    pub fn len(&self) -> usize {
+        self.strategies.len()
+    }
+
+    pub fn of(&self, row: &Row) -> &dyn Strategy {
+        &*self.strategies[row.strategy]
+    }
+
+    pub fn of_mut(&mut self, row: &Row) -> &mut dyn Strategy {
+        &mut *self.strategies[row.strategy]
+    }
+
+    pub fn at_mut(&mut self, index: usize) -> &mut dyn Strategy {
+        &mut *self.strategies[index]
+    }
+
+    /// Whether the row's drafts are verified whenever the deep blocks run for another row, since
+    /// they cost about the same for one row as for all. Otherwise the draws of a sampled row would
+    /// depend on the others.
+    pub fn joins(&self, row: &Row) -> bool {
+        let strategy = self.of(row);
+        strategy.verifies() && (strategy.is_shared() || row.sampling.is_greedy())
+    }
+
+    /// What automatic mode has learned.
+    pub fn into_tuner(self) -> Option<Tuner> {
+        let mut shared = self.strategies.into_iter().skip(self.rows);
+        shared.next().and_then(|strategy| strategy.into_tuner())
+    }
+}
