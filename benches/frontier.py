@@ -6,7 +6,7 @@
 
 Seeds decide the order of the rows. Cells are means over the seeds and half of the range: the loss of every exit in nats, the loss of
 the full depth less that of SFT with the same seed, the accuracy of the deepest exit without ends of answers. What is in --out already
-is not computed again.
+is not computed again; models are deleted once they are evaluated, except those of --keep.
 """
 
 import argparse
@@ -21,12 +21,18 @@ import sys
 
 # The flags of each phase; a phase starts from the result of the one before.
 METHODS = {
+    "untrained": [],
     "sft": ["--method sft --exits EXITS --steps ALL"],
     "soft": ["--method soft --exits EXITS --steps ALL"],
     "limit": ["--method soft --exits EXITS --steps ALL --gradient-limit 1"],
     "clip-apart": ["--method soft --exits EXITS --steps ALL --combine-gradients clip-apart"],
+    "limit-inverse": ["--method soft --exits EXITS --steps ALL --gradient-limit 0.4 --exit-weights inverse"],
     "project": ["--method soft --exits EXITS --steps ALL --combine-gradients project"],
     "balconies": ["--method balcony --exits EXITS --steps ALL --train-body"],
+    "frozen-balconies": ["--method balcony --exits EXITS --steps ALL --distill 1 --lr 1e-3"],
+    "distill": ["--method soft --exits EXITS --steps ALL --distill 0.5"],
+    "sampled": ["--method soft --exits EXITS --steps ALL --sampled-exits 1"],
+    "lora": ["--method soft --exits EXITS --steps ALL --lora 16 --lr 1e-3"],
     "gradual": ["--method soft --exits EXITS --steps ALL --curriculum gradual=HALF"],
     "rotational": ["--method soft --exits EXITS --steps ALL --curriculum rotational=3"],
     "layer-dropout": ["--method soft --exits EXITS --steps ALL --layer-dropout 0.1"],
@@ -35,6 +41,8 @@ METHODS = {
     "extracted-21": ["extract --depth 21", "--method sft --exits 21 --steps ALL"],
 }
 EXITS = "12:30:3"
+# What all runs of a folder of results share.
+SETTINGS = ["model", "train", "dev", "format", "max_len", "batch", "steps", "limit"]
 
 
 def soft(args, *arguments):
@@ -46,7 +54,7 @@ def soft(args, *arguments):
 
 def train(args, method, seed, folder):
     """The folder of the trained model, and its exits."""
-    model = args.model
+    model, exits = args.model, EXITS
     for phase, flags in enumerate(METHODS[method]):
         flags = flags.replace("EXITS", EXITS).replace("ALL", str(args.steps)).replace("HALF", str(args.steps // 2)).split()
         out = folder / str(phase)
@@ -54,10 +62,13 @@ def train(args, method, seed, folder):
             soft(args, *flags, "--model", model, "--out", out)
             model = out
         else:
-            soft(args, "finetune", "--model", model, "--data", args.train, "--format", "triviaqa", "--batch", 8, "--accumulation", 1,
-                 "--lr", "3e-4", "--warmup", 10, "--validation", 0, "--checkpoint-every", 100000, "--seed", seed, "--out", out, *flags)
-            model = out / "model"
-    return model, flags[flags.index("--exits") + 1]
+            rate = [] if "--lr" in flags else ["--lr", "3e-4"]
+            length = ["--max-len", args.max_len] if args.max_len else []
+            soft(args, "finetune", "--model", model, "--data", args.train, "--format", args.format, "--batch", args.batch,
+                 "--accumulation", 1, "--warmup", 10, "--validation", 0, "--checkpoint-every", 100000, "--seed", seed, "--out", out,
+                 *rate, *length, *flags)
+            model, exits = out / "model", flags[flags.index("--exits") + 1]
+    return model, exits
 
 
 def evaluation(args, method, seed):
@@ -68,16 +79,17 @@ def evaluation(args, method, seed):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         model, exits = train(args, method, seed, folder)
-        soft(args, "evaluate", "--model", f"{method}={model}", "--data", args.dev, "--format", "triviaqa", "--exits", exits,
+        soft(args, "evaluate", "--model", f"{method}={model}", "--data", args.dev, "--format", args.format, "--exits", exits,
              "--limit", args.limit, "--no-answers", "--baselines", args.train, "--json", result)
-        shutil.rmtree(folder)
+        if method not in args.keep.split(","):
+            shutil.rmtree(folder)
         print(f"{method}, seed {seed}: done", file=sys.stderr, flush=True)
     return json.loads(result.read_text())
 
 
 def keep_settings(args):
     """Refuses a folder with results of other settings."""
-    settings = {name: str(getattr(args, name)) for name in ["model", "train", "dev", "steps", "limit"]}
+    settings = {name: str(getattr(args, name)) for name in SETTINGS}
     args.out.mkdir(parents=True, exist_ok=True)
     kept = args.out / "settings.json"
     found = json.loads(kept.read_text()) if kept.exists() else settings
@@ -122,6 +134,10 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--keep", default="", help="methods whose trained models stay in --out")
+    parser.add_argument("--format", default="triviaqa", help="of both files, a --format of soft finetune")
+    parser.add_argument("--max-len", type=int, help="tokens of a training row")
+    parser.add_argument("--batch", type=int, default=8, help="rows of a step")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--limit", type=int, default=500, help="rows of --dev")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, which share the cores")

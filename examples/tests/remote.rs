@@ -18,7 +18,7 @@ struct Server {
 
 impl Server {
     fn start() -> Self {
-        let mut serve = programs::soft("serve");
+        let mut serve = programs::soft("serve-device");
         serve.args(["--listen", "127.0.0.1:0"]);
         let mut child = serve
             .stdout(Stdio::piped())

@@ -20,8 +20,9 @@ mod plot_exits;
 mod pretrain_tiny;
 mod report;
 mod rows;
-#[cfg(feature = "remote-server")]
 mod serve;
+#[cfg(feature = "remote-server")]
+mod serve_device;
 mod statistics;
 mod sweep;
 mod texts;
@@ -81,6 +82,8 @@ enum Command {
     /// Each line of input is a turn. /reset begins a new conversation; /exit or the end of the
     /// input ends it. Every turn decodes the whole conversation from an empty KV cache.
     Chat(chat::Args),
+    /// Serve a model with OpenAI's API: every request chooses its depth or decoding mode
+    Serve(serve::Args),
     /// Check that fast decoding gives the text of plain decoding, on your model and prompts
     Verify(verify::Args),
     /// The most probable next token at every depth of a model
@@ -97,7 +100,7 @@ enum Command {
     Devices,
     /// Serve this machine's device to training runs elsewhere
     #[cfg(feature = "remote-server")]
-    Serve(serve::Args),
+    ServeDevice(serve_device::Args),
     /// Pre-train the quickstart's small LLaMA from scratch
     PretrainTiny(pretrain_tiny::Args),
 }
@@ -124,6 +127,7 @@ fn run() -> Result<ExitCode> {
         Command::Report(args) => report::run(args)?,
         Command::Generate(args) => generate::run(args)?,
         Command::Chat(args) => chat::run(args)?,
+        Command::Serve(args) => serve::run(args)?,
         Command::Verify(args) => return verify::run(args),
         Command::Lens(args) => lens::run(args)?,
         Command::Extract(args) => extract::run(args)?,
@@ -132,7 +136,7 @@ fn run() -> Result<ExitCode> {
         Command::PlotExits(args) => plot_exits::run(args)?,
         Command::Devices => devices::run()?,
         #[cfg(feature = "remote-server")]
-        Command::Serve(args) => serve::run(args)?,
+        Command::ServeDevice(args) => serve_device::run(args)?,
         Command::PretrainTiny(args) => pretrain_tiny::run(args)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -1,4 +1,4 @@
-//! `soft serve`: a Burn compute server, which other machines use with
+//! `soft serve-device`: a Burn compute server, which other machines use with
 //! `soft finetune --device ws://host:port`.
 //!
 //! Connections are not encrypted and every client is accepted: use it in trusted networks only.

@@ -1,0 +1,450 @@
+//! From a request to its jobs, and from their events to a response.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use futures_util::stream;
+use serde_json::{Value, json};
+use soft_burn::DecodingDefaults;
+use soft_core::decode::Logprobs;
+use soft_core::{DecodeSettings, Prompt};
+use soft_data::Tokenizer;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::oneshot;
+
+use super::costs::Costs;
+use super::lens::{LensJob, MOST_TOKENS};
+use super::metrics::Metrics;
+use super::models::Models;
+use super::queue::{EndReason, Event, Job, Queue, Work};
+use super::refusal::Refusal;
+use super::request::{Ask, Input, LensAsk, Prompts};
+use super::response::{Choice, Head, Kind, Scored, Usage};
+
+/// What requests need to know.
+pub struct Server {
+    pub tokenizer: Arc<Tokenizer>,
+    pub trained: DecodingDefaults,
+    pub models: Models,
+    /// Maximum number of positions of a row.
+    pub positions: usize,
+    pub queue: Queue,
+    pub metrics: Metrics,
+    pub costs: Costs,
+    pub requests: AtomicU64,
+}
+
+/// An answer on its way.
+struct Running {
+    events: UnboundedReceiver<Event>,
+    prompt: Vec<u32>,
+    /// The prompt's text, if it is part of the answer.
+    echo: Option<String>,
+}
+
+/// A response on its way.
+struct Answers {
+    head: Head,
+    running: Vec<Running>,
+    /// Tokens of all prompts; those of several choices count once.
+    prompt_tokens: usize,
+    logprobs: Option<Logprobs>,
+    streams: bool,
+    includes_usage: bool,
+}
+
+impl Server {
+    /// Answers a request.
+    pub async fn answer(self: Arc<Self>, kind: Kind, body: &[u8]) -> Result<Response, Refusal> {
+        let ask = match kind {
+            Kind::Completion => Ask::completion(body)?,
+            Kind::Chat => Ask::chat(body)?,
+        };
+        let server = Arc::clone(&self);
+        // Long texts take time to encode.
+        let begun = tokio::task::spawn_blocking(move || server.begin(kind, ask));
+        let begun = begun
+            .await
+            .map_err(|_| Refusal::failed("the prompt could not be encoded"))?;
+        let mut answers = begun?;
+        if answers.streams {
+            let first = answers.first_events().await?;
+            return Ok(self.stream(answers, first));
+        }
+        Ok(Json(answers.whole(&self.tokenizer).await?).into_response())
+    }
+
+    /// Answers with the best next tokens of a prompt at every depth.
+    pub async fn lens(&self, body: &[u8]) -> Result<Response, Refusal> {
+        let prompt = LensAsk::read(body)?.prompt;
+        let tokens = self.tokenizer.encode_start(&prompt);
+        let tokens = tokens.map_err(|error| Refusal::bad_request(error.to_string()))?;
+        if !(1..=MOST_TOKENS.min(self.positions)).contains(&tokens.len()) {
+            let message = format!(
+                "prompt: {} tokens: expected 1 to {MOST_TOKENS}",
+                tokens.len()
+            );
+            return Err(Refusal::invalid("prompt", message));
+        }
+        let text = |token: u32| {
+            self.tokenizer
+                .decode_continuation(&[token])
+                .unwrap_or_default()
+        };
+        let (sender, answer) = oneshot::channel();
+        self.queue.add(vec![Work::Lens(Box::new(LensJob::new(
+            tokens.clone(),
+            sender,
+        )))])?;
+        let answer = answer.await;
+        let depths = answer.map_err(|_| Refusal::failed("decoding ended unexpectedly"))??;
+        let depths: Vec<Value> = depths.iter().map(|depth| depth.json(text)).collect();
+        let tokens: Vec<String> = tokens.iter().map(|token| text(*token)).collect();
+        Ok(Json(json!({"tokens": tokens, "depths": depths})).into_response())
+    }
+
+    /// Puts the jobs of a request into the queue.
+    fn begin(&self, kind: Kind, ask: Ask) -> Result<Answers, Refusal> {
+        let (name, mode) = self.models.find(ask.common.model.as_deref())?;
+        let mode = match ask.common.max_ms_per_token {
+            Some(_) if mode.is_some() => {
+                return Err(Refusal::invalid(
+                    "max_ms_per_token",
+                    format!("max_ms_per_token chooses the exit, but the model's name is {name:?}"),
+                ));
+            }
+            Some(budget) => {
+                let exit = self.costs.deepest_within(budget)?;
+                Some(format!("exit={exit}"))
+            }
+            None => mode,
+        };
+        let prompts = self.encode(&ask)?;
+        let prompt_tokens = prompts.iter().map(Vec::len).sum();
+        let (mut jobs, mut running) = (Vec::new(), Vec::new());
+        let seed = ask.common.seed.map_or_else(rand_seed, |seed| seed as u64);
+        for tokens in prompts {
+            let most = self.max_tokens(&ask, tokens.len())?;
+            let settings = self.settings(&ask, mode.clone(), most)?;
+            let echo = ask.echo.then(|| self.tokenizer.decode(&tokens)).transpose();
+            let echo = echo.map_err(|error| Refusal::failed(error.to_string()))?;
+            for _ in 0..ask.choices {
+                let (sender, events) = unbounded_channel();
+                jobs.push(Work::Answer(Box::new(Job {
+                    prompt: Prompt {
+                        tokens: tokens.clone(),
+                        seed: seed.wrapping_add(jobs.len() as u64),
+                    },
+                    settings: settings.clone(),
+                    stops: ask.stops.clone(),
+                    events: sender,
+                    arrived: Instant::now(),
+                })));
+                running.push(Running {
+                    events,
+                    prompt: tokens.clone(),
+                    echo: echo.clone(),
+                });
+            }
+        }
+        self.queue.add(jobs)?;
+        let number = self.requests.fetch_add(1, Ordering::Relaxed);
+        Ok(Answers {
+            head: Head::new(kind, number, name),
+            running,
+            prompt_tokens,
+            logprobs: ask.logprobs,
+            streams: ask.common.stream.unwrap_or(false),
+            includes_usage: ask.common.includes_usage(),
+        })
+    }
+
+    fn encode(&self, ask: &Ask) -> Result<Vec<Vec<u32>>, Refusal> {
+        let refused = |error: soft_data::DataError| Refusal::bad_request(error.to_string());
+        let text = |text: &str| self.tokenizer.encode_start(text).map_err(refused);
+        let prompts = match &ask.input {
+            Input::Chat(conversation) => {
+                vec![self.tokenizer.encode_chat(conversation).map_err(refused)?]
+            }
+            Input::Prompts(Prompts::Text(one)) => vec![text(one)?],
+            Input::Prompts(Prompts::Texts(texts)) => {
+                texts.iter().map(|it| text(it)).collect::<Result<_, _>>()?
+            }
+            Input::Prompts(Prompts::Tokens(tokens)) => vec![tokens.clone()],
+            Input::Prompts(Prompts::TokenLists(lists)) => lists.clone(),
+        };
+        let vocab = self.tokenizer.vocab() as u32;
+        for tokens in &prompts {
+            if tokens.is_empty() {
+                return Err(Refusal::invalid(
+                    "prompt",
+                    "a prompt has no tokens: expected at least one",
+                ));
+            }
+            if let Some(token) = tokens.iter().find(|token| **token >= vocab) {
+                let message = format!("token {token}: the vocabulary has {vocab} tokens");
+                return Err(Refusal::invalid("prompt", message));
+            }
+        }
+        Ok(prompts)
+    }
+
+    /// Maximum number of tokens of an answer to a prompt of this length.
+    fn max_tokens(&self, ask: &Ask, prompt: usize) -> Result<usize, Refusal> {
+        let room = (self.positions + 1).saturating_sub(prompt);
+        let most = ask.max_tokens.unwrap_or(room);
+        if prompt > self.positions || most > room {
+            let message = format!(
+                "the prompt has {prompt} tokens and max_tokens is {}: together at most {} tokens fit the context",
+                ask.max_tokens
+                    .map_or("not given".to_owned(), |most| most.to_string()),
+                self.positions + 1
+            );
+            let status = StatusCode::BAD_REQUEST;
+            return Err(Refusal::new(status, "context_length_exceeded", message));
+        }
+        Ok(most)
+    }
+
+    fn settings(
+        &self,
+        ask: &Ask,
+        mode: Option<String>,
+        most: usize,
+    ) -> Result<DecodeSettings, Refusal> {
+        let args = ask.common.decoding(mode, most)?;
+        let settings = args.settings(&self.trained, &self.tokenizer);
+        let settings = settings.map_err(|error| Refusal::bad_request(format!("{error:#}")))?;
+        Ok(DecodeSettings {
+            logprobs: ask.logprobs,
+            ..settings
+        })
+    }
+
+    fn stream(&self, answers: Answers, first: Vec<Option<Event>>) -> Response {
+        let streamed = Streamed::new(answers, first, Arc::clone(&self.tokenizer));
+        let events = stream::unfold(streamed, |mut streamed| async move {
+            let data = streamed.next().await?;
+            Some((
+                Ok::<_, Infallible>(SseEvent::default().data(data)),
+                streamed,
+            ))
+        });
+        let events = Sse::new(events).keep_alive(KeepAlive::default());
+        events.into_response()
+    }
+}
+
+impl Answers {
+    /// The first event of every answer, so that a request that fails at once has an error's status.
+    async fn first_events(&mut self) -> Result<Vec<Option<Event>>, Refusal> {
+        let mut first = Vec::new();
+        for running in &mut self.running {
+            match running.events.recv().await {
+                Some(Event::Failed(refusal)) => return Err(refusal),
+                event => first.push(event),
+            }
+        }
+        Ok(first)
+    }
+
+    async fn whole(self, tokenizer: &Tokenizer) -> Result<Value, Refusal> {
+        let mut usage = Usage {
+            prompt: self.prompt_tokens,
+            completion: 0,
+        };
+        let mut choices = Vec::new();
+        let (kind, logprobs) = (self.head.kind, self.logprobs);
+        for (index, mut running) in self.running.into_iter().enumerate() {
+            let mut choice = Choice {
+                index,
+                text: running.echo.clone().unwrap_or_default(),
+                ..Choice::default()
+            };
+            let mut scored = Vec::new();
+            let reason = loop {
+                match running.events.recv().await {
+                    Some(Event::Prompt(logprobs)) => scored = logprobs,
+                    Some(Event::Token(token)) => choice.push(token),
+                    Some(Event::End(end)) => {
+                        choice.text.push_str(&end.text);
+                        break end.reason;
+                    }
+                    Some(Event::Failed(refusal)) => return Err(refusal),
+                    None => return Err(Refusal::failed("decoding ended unexpectedly")),
+                }
+            };
+            usage.completion += choice.exits.len();
+            let first = running.echo.is_some().then(|| running.prompt[0]);
+            let scores = Scored { kind, tokenizer };
+            let all: Vec<_> = scored.into_iter().chain(choice.logprobs.clone()).collect();
+            let logprobs = logprobs.map(|_| scores.json(first, &all, &mut 0));
+            choices.push(choice.json(kind, false, logprobs, Some(reason)));
+        }
+        Ok(self.head.whole(choices, usage))
+    }
+}
+
+/// A response as server-sent events.
+struct Streamed {
+    answers: Answers,
+    tokenizer: Arc<Tokenizer>,
+    /// The first event of every answer, until it is sent.
+    first: Vec<Option<Event>>,
+    /// Answers that have not ended.
+    open: Vec<usize>,
+    /// Where among these to look first, so that none waits for the others.
+    turn: usize,
+    /// Characters sent of every answer.
+    offsets: Vec<usize>,
+    usage: Usage,
+    /// What is to be sent before the next event.
+    ready: std::collections::VecDeque<String>,
+    done: bool,
+}
+
+impl Streamed {
+    fn new(answers: Answers, first: Vec<Option<Event>>, tokenizer: Arc<Tokenizer>) -> Self {
+        let usage = Usage {
+            prompt: answers.prompt_tokens,
+            completion: 0,
+        };
+        let mut streamed = Self {
+            open: (0..answers.running.len()).collect(),
+            turn: 0,
+            offsets: vec![0; answers.running.len()],
+            answers,
+            tokenizer,
+            first,
+            usage,
+            ready: std::collections::VecDeque::new(),
+            done: false,
+        };
+        for index in 0..streamed.answers.running.len() {
+            streamed.begin(index);
+        }
+        streamed
+    }
+
+    /// Sends the role, or the prompt.
+    fn begin(&mut self, index: usize) {
+        let head = &self.answers.head;
+        let text = self.answers.running[index].echo.clone();
+        let mut choice = Choice {
+            index,
+            text: text.clone().unwrap_or_default(),
+            ..Choice::default()
+        }
+        .json(head.kind, true, None, None);
+        match head.kind {
+            Kind::Chat => choice["delta"]["role"] = json!("assistant"),
+            Kind::Completion if text.is_none() => return,
+            Kind::Completion => {}
+        }
+        self.ready.push_back(head.chunk(choice).to_string());
+    }
+
+    async fn next(&mut self) -> Option<String> {
+        loop {
+            if let Some(ready) = self.ready.pop_front() {
+                return Some(ready);
+            }
+            if self.done {
+                return None;
+            }
+            if self.open.is_empty() {
+                if self.answers.includes_usage {
+                    let usage = self.answers.head.usage_chunk(self.usage);
+                    self.ready.push_back(usage.to_string());
+                }
+                self.ready.push_back("[DONE]".to_owned());
+                self.done = true;
+                continue;
+            }
+            let (index, event) = self.event().await;
+            self.take(index, event);
+        }
+    }
+
+    /// The next event of any open answer.
+    async fn event(&mut self) -> (usize, Option<Event>) {
+        if let Some(index) = (0..self.first.len()).find(|&index| self.first[index].is_some()) {
+            return (index, self.first[index].take());
+        }
+        self.turn += 1;
+        let (open, turn) = (&self.open, self.turn);
+        let running = &mut self.answers.running;
+        std::future::poll_fn(|context| {
+            for place in 0..open.len() {
+                let index = open[(place + turn) % open.len()];
+                if let std::task::Poll::Ready(event) = running[index].events.poll_recv(context) {
+                    return std::task::Poll::Ready((index, event));
+                }
+            }
+            std::task::Poll::Pending
+        })
+        .await
+    }
+
+    fn take(&mut self, index: usize, event: Option<Event>) {
+        let kind = self.answers.head.kind;
+        let mut choice = Choice {
+            index,
+            ..Choice::default()
+        };
+        let (mut scored, mut first) = (Vec::new(), None);
+        let mut reason: Option<EndReason> = None;
+        match event {
+            Some(Event::Prompt(logprobs)) => {
+                let running = &self.answers.running[index];
+                let echoes = running.echo.is_some() && self.answers.logprobs.is_some();
+                if !echoes {
+                    return;
+                }
+                first = Some(running.prompt[0]);
+                scored = logprobs;
+            }
+            Some(Event::Token(token)) => {
+                self.usage.completion += 1;
+                scored.extend(token.logprobs.clone());
+                choice.push(token);
+            }
+            Some(Event::End(end)) => {
+                choice.text = end.text;
+                reason = Some(end.reason);
+                self.open.retain(|open| *open != index);
+            }
+            Some(Event::Failed(refusal)) => return self.fail(&refusal),
+            None => return self.fail(&Refusal::failed("decoding ended unexpectedly")),
+        }
+        let scores = Scored {
+            kind,
+            tokenizer: &self.tokenizer,
+        };
+        let any = first.is_some() || !scored.is_empty();
+        let logprobs = self.answers.logprobs.filter(|_| any);
+        let logprobs = logprobs.map(|_| scores.json(first, &scored, &mut self.offsets[index]));
+        let choice = choice.json(kind, true, logprobs, reason);
+        self.ready
+            .push_back(self.answers.head.chunk(choice).to_string());
+    }
+
+    /// An error after the response has begun.
+    fn fail(&mut self, refusal: &Refusal) {
+        self.ready.push_back(refusal.json().to_string());
+        self.open.clear();
+        self.done = true;
+    }
+}
+
+/// A seed for requests without one.
+fn rand_seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(Instant::now())
+}
