@@ -100,7 +100,8 @@ def keep_settings(args):
 
 def spread(values):
     """Mean and half of the range."""
-    return f"{statistics.mean(values):.2f} ± {(max(values) - min(values)) / 2:.2f}"
+    mean = f"{statistics.mean(values):.2f}"
+    return mean if len(values) == 1 else f"{mean} ± {(max(values) - min(values)) / 2:.2f}"
 
 
 def print_table(results, methods, seeds):

@@ -48,6 +48,9 @@ def check_chat(client, names):
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     assert text == answer.choices[0].message.content, (text, answer)
     assert chunks[-1].usage == answer.usage
+    # As programs do: the answer goes back as it came.
+    again = client.chat.completions.create(**{**settings, "messages": [*messages, answer.choices[0].message, messages[1]]})
+    assert again.usage.prompt_tokens > answer.usage.prompt_tokens
     dynamic = client.chat.completions.create(**settings, extra_body={"mode": "dynamic:confidence=0.5"})
     assert len(dynamic.choices[0].exits) == dynamic.usage.completion_tokens
     fast = client.chat.completions.create(**settings, extra_body={"max_ms_per_token": 1e6})

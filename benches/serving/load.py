@@ -42,7 +42,8 @@ def modes(args):
     """The names that requests use, and the mode of `soft generate` that they stand for."""
     exits = args.exits.split(",")
     depths = {f"m@{exit}": f"exit={exit}" for exit in exits[:-1]}
-    return {"m": "full", **depths, "m@auto": "auto", "m@speculative": "speculative", "m@dynamic": "dynamic"}
+    every = {"m": "full", **depths, "m@auto": "auto", "m@speculative": "speculative", "m@dynamic": "dynamic"}
+    return {name: mode for name, mode in every.items() if not args.names or name in args.names.split(",")}
 
 
 def offline(args, mode):
@@ -157,6 +158,7 @@ def main():
     parser.add_argument("--model", required=True)
     parser.add_argument("--exits", required=True)
     parser.add_argument("--prompts", required=True)
+    parser.add_argument("--names", help="of the model in requests, such as m,m@auto [default: all]")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--alone", type=float, default=60, help="seconds with one client")

@@ -1,6 +1,6 @@
 //! Decoding arguments of the command line, and the decoder settings made of them.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use soft_burn::DecodingDefaults;
 use soft_core::decode::{DraftExit, DraftLength, DynamicExits, ModeSpec, Speculation, Tuner};
@@ -210,17 +210,19 @@ impl DecodingArgs {
                     ModeSpec::DynamicBy(rule, head) => (rule, head),
                     _ => (self.rule(trained)?, self.head(trained)?),
                 };
-                refuse_missing(&rule, head, trained)?;
+                let exits = exits()?;
+                refuse_missing(&rule, head, (trained, &exits))?;
                 Mode::Dynamic(DynamicExits {
                     head,
-                    ..DynamicExits::new(exits()?, rule.policy())
+                    ..DynamicExits::new(exits, rule.policy())
                 })
             }
             ModeSpec::Speculative(DraftExit::ByRule) => {
                 let rule = self.rule(trained)?;
-                refuse_missing(&rule, ExitHead::Full, trained)?;
+                let exits = exits()?;
+                refuse_missing(&rule, ExitHead::Full, (trained, &exits))?;
                 Mode::Speculative(Speculation {
-                    exits: exits()?,
+                    exits,
                     policy: rule.policy(),
                     length: length()?,
                 })
@@ -290,17 +292,27 @@ impl DecodingArgs {
 }
 
 /// Refuses a rule without the parts of the folder that it needs.
-fn refuse_missing(rule: &ExitRule, head: ExitHead, trained: &DecodingDefaults) -> Result<()> {
+fn refuse_missing(
+    rule: &ExitRule,
+    head: ExitHead,
+    (trained, exits): (&DecodingDefaults, &Exits),
+) -> Result<()> {
     ensure!(
         head == ExitHead::Full || trained.draft_tokens.is_some(),
         "exit rule {rule} with a draft head: the model has no list of draft tokens (`soft draft-tokens` \
          makes one)"
     );
-    ensure!(
-        rule.criterion() != Criterion::Probe || trained.probes.is_some(),
-        "exit rule {rule}: the model has no probes (`soft calibrate` fits them)"
-    );
-    Ok(())
+    if rule.criterion() != Criterion::Probe {
+        return Ok(());
+    }
+    let probes = trained.probes.as_ref().with_context(|| {
+        format!("exit rule {rule}: the model has no probes (`soft calibrate` fits them)")
+    })?;
+    let mut early = exits.iter().take(exits.len() - 1);
+    match early.find(|exit| probes.at(*exit).is_none()) {
+        Some(exit) => bail!("exit rule {rule}: the model has no probe at exit {exit}"),
+        None => Ok(()),
+    }
 }
 
 fn first_exit(exits: &Exits) -> Result<Exit> {

@@ -282,8 +282,9 @@ fn extend_with_part(depths: &mut Vec<usize>, part: &str) -> Result<(), ExitError
         let depth = number(part)?;
         (depth, depth, 1)
     };
-    // Checked before the range is expanded: larger depths are typing errors.
-    if step == 0 || start > end || end > MAX_DEPTH {
+    // Checked before the range is expanded, so that no list is longer than the largest depth.
+    let increases = depths.last().is_none_or(|last| *last < start);
+    if step == 0 || start > end || end > MAX_DEPTH || !increases {
         return Err(malformed());
     }
     depths.extend((start..=end).step_by(step));

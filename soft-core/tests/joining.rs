@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used)] // tests fail by panicking
 
-use soft_core::decode::{DynamicExits, Logprobs, SharedSettings, TokenLogprobs};
+use soft_core::decode::{
+    DraftLength, DynamicExits, Logprobs, SharedSettings, Speculation, TokenLogprobs,
+};
 use soft_core::policy::Saturation;
 use soft_core::toy::ToyModel;
 use soft_core::{DecodeSettings, Decoder, Exit, Exits, Mode, NestedModel, Prompt, Thresholds};
@@ -146,4 +148,24 @@ fn what_does_not_fit_the_decoder_is_refused() {
     decoder.leave(0);
     assert_eq!(decoder.free_rows(), 1);
     assert_eq!(decoder.join(&prompt, full()).unwrap(), 0);
+}
+
+/// Beside a row that runs all blocks in every round, drafts cost a round and gain nothing; beside one
+/// that does not, they do.
+#[test]
+fn greedy_drafts_are_left_out_where_the_deep_blocks_run_anyway() {
+    let model = model(5);
+    let drafted_beside = |exit: usize| {
+        let mut decoder = Decoder::with_free_rows(&model, shared(2)).unwrap();
+        let draft = Exit::new(2).unwrap();
+        let speculation = Speculation::at(draft, 6, DraftLength::Fixed(3)).unwrap();
+        let drafting = DecodeSettings::greedy(Mode::Speculative(speculation), 16);
+        let other = DecodeSettings::greedy(Mode::Static(Exit::new(exit).unwrap()), 16);
+        decoder.join(&Prompt::from(vec![1, 2]), drafting).unwrap();
+        decoder.join(&Prompt::from(vec![3, 4]), other).unwrap();
+        decoder.run().unwrap();
+        decoder.statistics().drafted
+    };
+    assert_eq!(drafted_beside(6), 0);
+    assert!(drafted_beside(2) > 0 && drafted_beside(4) > 0);
 }

@@ -255,6 +255,24 @@ fn rows_are_freed_and_queues_are_bounded() {
     assert_eq!(server.get("/health").status, 200);
 }
 
+/// A client that waits for a whole response may hang up too.
+#[test]
+fn whole_responses_end_with_their_client() {
+    let server = Server::start(&["--rows", "1"]);
+    let mut long = greedy("tiny", "mira", 100);
+    long["ignore_eos"] = json!(true);
+    long["n"] = json!(16);
+    let mut stream = server.connect();
+    let request = post_request("/v1/completions", long.to_string().as_bytes());
+    stream.write_all(&request).unwrap();
+    while server.metric("soft_active_rows") == 0.0 {}
+    drop(stream);
+    server.wait_until_idle();
+    let ended = |end| server.metric(&format!("soft_answers_total{{end=\"{end}\"}}"));
+    assert_eq!(ended("abandoned"), 1.0);
+    assert!(ended("length") < 15.0);
+}
+
 #[test]
 fn keys_and_hosts_are_checked() {
     let elsewhere = soft("serve")
@@ -282,7 +300,19 @@ fn keys_and_hosts_are_checked() {
         401
     );
     assert_eq!(get(&format!("host: localhost\r\n{right}")).status, 200);
-    assert_eq!(get(&format!("host: evil.example\r\n{right}")).status, 403);
+    // A key is as good as a name.
+    assert_eq!(get(&format!("host: evil.example\r\n{right}")).status, 200);
+    let open = Server::start(&[]);
+    for (host, status) in [
+        ("localhost:80", 200),
+        ("127.0.0.1", 200),
+        ("evil.example", 403),
+        ("[::1]", 403),
+    ] {
+        let request =
+            format!("GET /v1/models HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+        assert_eq!(open.raw(request.as_bytes()).status, status, "{host}");
+    }
     assert_eq!(server.get("/metrics").status, 401);
     assert_eq!(server.get("/health").status, 200);
     assert_eq!(server.get("/").status, 200);

@@ -119,14 +119,20 @@ impl<'a, M: Observed> Trial<'a, M> {
         answer: &Answer,
     ) -> Result<(), LawBroken> {
         self.coverage.joined += 1;
-        if answer.finish == Some(Finish::Stopped) {
-            return Ok(());
+        let stopped = answer.finish == Some(Finish::Stopped);
+        if !stopped {
+            self.verify(case, row, prompt, answer)?;
         }
-        self.verify(case, row, prompt, answer)?;
         if self.laws.equality == Equality::WithinRounding || case.depends_on_time() {
             return Ok(());
         }
         let alone = self.decode(case, std::slice::from_ref(prompt))?;
+        if stopped {
+            let begins = alone[0].tokens().starts_with(&answer.tokens());
+            return case.ensure(begins, row, || {
+                format!("{:?} was stopped and gave {answer:?}", alone[0])
+            });
+        }
         Self::same(case, row, &alone[0], answer)
     }
 

@@ -32,6 +32,8 @@ pub struct Decoder<'m, M: DecodeModel> {
     pub(super) strategies: Strategies,
     /// Maximum number of positions of a row.
     pub(super) context: usize,
+    /// Number of requests that have joined.
+    pub(super) joined: u64,
     pub(super) failed: bool,
 }
 

@@ -51,10 +51,15 @@ impl<M: DecodeModel> Engine<'_, M> {
         candidates.retain(|candidate| candidate.decision == ExitDecision::Exit);
         let exiting = self.exiting(index, states, candidates, strategies)?;
         let verified = self.verified_now(index, &exiting, strategies);
-        if verified.contains(&true) {
+        let last = |row: usize| self.rows[row].exits.last();
+        let deepest = (0..self.rows.len())
+            .filter(|row| verified[*row])
+            .map(last)
+            .max();
+        if let Some(deepest) = deepest {
             for (row, through) in turn.through.iter_mut().enumerate() {
-                let joins = turn.feeds[row] > 0 && strategies.joins(&self.rows[row]);
-                *through |= verified[row] || joins;
+                let runs_anyway = turn.feeds[row] > 0 && last(row) <= deepest;
+                *through |= verified[row] || runs_anyway && strategies.joins(&self.rows[row]);
             }
             turn.asking = begun.elapsed();
         }

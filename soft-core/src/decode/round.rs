@@ -110,24 +110,24 @@ impl<M: DecodeModel> Engine<'_, M> {
     }
 
     /// Number of tokens that each row feeds: its newest one, or a part of its prompt. While other
-    /// rows decode, one prompt is processed at a time, so that they do not stall.
+    /// rows decode, one prompt is processed at a time, the oldest first, so that they do not stall.
     fn feeds(&self) -> Vec<usize> {
         let decoding = |row: usize| self.counted[row] && self.rows[row].is_open();
+        let prompts = (0..self.rows.len()).filter(|row| !self.counted[*row]);
+        let oldest = prompts.min_by_key(|row| self.rows[*row].joined);
         let one_prompt = (0..self.rows.len()).any(decoding);
-        let mut prompts = 0;
-        let mut feeds = |row: usize| {
+        let feeds = |row: usize| {
             let state = &self.rows[row];
             if self.counted[row] {
                 // A row that drafted a stop token feeds nothing before verification.
                 return usize::from(state.is_open() && !state.drafted_a_stop());
             }
-            prompts += 1;
-            if one_prompt && prompts > 1 {
+            if one_prompt && oldest != Some(row) {
                 return 0;
             }
             (state.prompt - state.prompt_fed).min(self.prompt_chunk)
         };
-        (0..self.rows.len()).map(&mut feeds).collect()
+        (0..self.rows.len()).map(feeds).collect()
     }
 
     /// Rows that run to their last exit: prompts, rows whose strategy requires it, and rows whose
@@ -152,14 +152,22 @@ impl<M: DecodeModel> Engine<'_, M> {
         let runs: Vec<bool> = (0..self.rows.len())
             .map(|row| open(row) && runs(row))
             .collect();
-        let deep = runs.contains(&true);
-        let joins = |row: usize| deep && self.counted[row] && strategies.joins(&self.rows[row]);
+        let last = |row: usize| self.rows[row].exits.last();
+        let deepest = (0..self.rows.len())
+            .filter(|row| runs[*row])
+            .map(last)
+            .max();
+        let joins = |row: usize| {
+            let runs_anyway = deepest.is_some_and(|deepest| last(row) <= deepest);
+            runs_anyway && self.counted[row] && strategies.joins(&self.rows[row])
+        };
         (0..self.rows.len())
             .map(|row| open(row) && (runs[row] || joins(row)))
             .collect()
     }
 
-    /// Whether tokens of each strategy may exit early in this round.
+    /// Whether tokens of each strategy may exit early in this round. A strategy that learns from
+    /// times is suspended in rounds with prompts.
     fn begin_round(&self, strategies: &mut Strategies) -> Vec<bool> {
         let open = self.rows.iter().filter(|row| row.is_open()).count();
         let mut may_exit = vec![false; strategies.len()];
@@ -169,9 +177,12 @@ impl<M: DecodeModel> Engine<'_, M> {
                 self.counted[*row] && state.is_open() && state.strategy == index
             };
             let mut rows = (0..self.rows.len()).filter(decoding).peekable();
-            if rows.peek().is_some() {
+            let strategy = strategies.at_mut(index);
+            if strategy.is_shared() && self.counted.contains(&false) {
+                strategy.suspend();
+            } else if rows.peek().is_some() {
                 let drafting = rows.any(|row| !self.rows[row].drafts.is_empty());
-                *may_exit = strategies.at_mut(index).begin_round(open, drafting);
+                *may_exit = strategy.begin_round(open, drafting);
             }
         }
         may_exit
@@ -245,7 +256,9 @@ impl<M: DecodeModel> Engine<'_, M> {
         }
         let at = (index, &states);
         let exited = self.exit_early(at, &progress.earlier, turn, strategies)?;
-        progress.earlier.push((Some(index), states.clone()));
+        if turn.through.contains(&false) {
+            progress.earlier.push((Some(index), states.clone()));
+        }
         let (waits, continues) = states
             .split(self.model, |row| exited[row])
             .map_err(DecodeError::Model)?;

@@ -40,6 +40,8 @@ pub(crate) struct Row {
     pub tokens: Vec<u32>,
     /// Number of tokens of the prompt.
     pub prompt: usize,
+    /// Increases with every request of the decoder.
+    pub joined: u64,
     /// Number of tokens of the prompt that were fed.
     pub prompt_fed: usize,
     /// Number of tokens of prompt and answer.

@@ -108,6 +108,7 @@ impl<'m, M: DecodeModel> Decoder<'m, M> {
         Ok(Self {
             engine,
             strategies: Strategies::new(shared.rows),
+            joined: 0,
             context: model.context().min(shared.positions),
             failed: false,
         })
@@ -139,7 +140,9 @@ impl<'m, M: DecodeModel> Decoder<'m, M> {
             return Err(DecodeError::OtherExits { found, expected });
         };
         let limit = settings.limit(prompt, self.context);
-        let added = self.strategies.add(row, settings.mode);
+        let open = self.engine.rows.iter().filter(|row| row.is_open());
+        let used: Vec<usize> = open.map(|row| row.strategy).collect();
+        let added = self.strategies.add(row, settings.mode, &used);
         let (strategy, _) = added.map_err(SettingsError::from)?;
         self.engine.purge(row)?;
         let nothing = limit.tokens == prompt.tokens.len();
@@ -147,6 +150,7 @@ impl<'m, M: DecodeModel> Decoder<'m, M> {
         self.engine.rows[row] = Row {
             tokens: prompt.tokens.clone(),
             prompt: prompt.tokens.len(),
+            joined: self.joined,
             committed: prompt.tokens.len(),
             finish: (nothing && !scored).then_some(limit.finish),
             limit,
@@ -160,6 +164,7 @@ impl<'m, M: DecodeModel> Decoder<'m, M> {
             ..Row::unused()
         };
         self.engine.free[row] = false;
+        self.joined += 1;
         Ok(row)
     }
 
@@ -252,6 +257,7 @@ impl Row {
         Self {
             tokens: Vec::new(),
             prompt: 0,
+            joined: 0,
             prompt_fed: 0,
             committed: 0,
             drafts: Vec::new(),

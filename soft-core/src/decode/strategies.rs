@@ -6,6 +6,9 @@ use super::tuner::Tuner;
 use crate::decode::settings::Mode;
 use crate::exit::{ExitError, Exits};
 
+/// Shared strategies that are kept while no row uses them, since they have learned.
+const MOST_SHARED: usize = 4;
+
 /// One strategy per row, then the shared ones.
 pub(super) struct Strategies {
     rows: usize,
@@ -26,8 +29,14 @@ impl Strategies {
     }
 
     /// Adds the strategy of a row; returns its index and exits. Rows in automatic mode with the same
-    /// exits share the strategy, and the tuner, of the first.
-    pub fn add(&mut self, row: usize, mode: Mode) -> Result<(usize, Exits), ExitError> {
+    /// exits share the strategy, and the tuner, of the first. Strategies that are not `used` may be
+    /// replaced.
+    pub fn add(
+        &mut self,
+        row: usize,
+        mode: Mode,
+        used: &[usize],
+    ) -> Result<(usize, Exits), ExitError> {
         let (exits, strategy): (_, Box<dyn Strategy>) = match mode {
             Mode::Static(exit) => (Exits::new([exit.depth()])?, Box::new(Fixed)),
             Mode::Dynamic(dynamic) => (dynamic.exits, Box::new(Dynamic(dynamic.policy))),
@@ -35,19 +44,31 @@ impl Strategies {
                 let strategy = Speculative::new(speculation.policy, speculation.length);
                 (speculation.exits, Box::new(strategy))
             }
-            Mode::Auto(tuner) => return Ok(self.share(row, tuner)),
+            Mode::Auto(tuner) => return Ok(self.share(row, tuner, used)),
         };
         self.strategies[row] = strategy;
         Ok((row, exits))
     }
 
-    fn share(&mut self, row: usize, tuner: Tuner) -> (usize, Exits) {
+    fn share(&mut self, row: usize, tuner: Tuner, used: &[usize]) -> (usize, Exits) {
         let exits = tuner.exits().clone();
+        let count = self.shared_exits.len();
         let known = self.shared_exits.iter().position(|other| *other == exits);
-        let index = self.rows + known.unwrap_or(self.shared_exits.len());
+        let unused = || (0..count).find(|shared| !used.contains(&(self.rows + shared)));
+        let replaced = if count < MOST_SHARED { None } else { unused() };
+        let index = self.rows + known.or(replaced).unwrap_or(count);
         if known.is_none() {
-            self.shared_exits.push(exits.clone());
-            self.strategies.push(Box::new(Auto::new(tuner, self.rows)));
+            let strategy = Box::new(Auto::new(tuner, self.rows));
+            match replaced {
+                Some(shared) => {
+                    self.shared_exits[shared] = exits.clone();
+                    self.strategies[index] = strategy;
+                }
+                None => {
+                    self.shared_exits.push(exits.clone());
+                    self.strategies.push(strategy);
+                }
+            }
         }
         self.strategies[index].row_joins(row);
         (index, exits)

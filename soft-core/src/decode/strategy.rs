@@ -65,6 +65,10 @@ pub(super) trait Strategy: Send + Sync {
     /// Called when a request joins as `row`.
     fn row_joins(&mut self, _row: usize) {}
 
+    /// Called instead of [`begin_round`](Self::begin_round) in a round that is not measured; tokens
+    /// do not exit early in it.
+    fn suspend(&mut self) {}
+
     /// Begins a round in which `open` rows of the decoder are open; `drafting` if a row of this
     /// strategy has drafts. Returns whether tokens may exit early in this round.
     fn begin_round(&mut self, open: usize, drafting: bool) -> bool;

@@ -66,7 +66,7 @@ pub struct Sampling {
     /// Keeps tokens at least this many times as likely as the best one. Default: all, as with 0.
     pub min_p: Option<f64>,
     /// Divisor of positive scores, and factor of negative ones, of tokens that occurred before:
-    /// above 1 avoids repetition. Default: 1, no penalty.
+    /// above 1 avoids repetition. 0.01 to 100. Default: 1, no penalty.
     pub repetition_penalty: f64,
 }
 
@@ -113,8 +113,9 @@ impl Sampling {
         check("top_p", within, "above 0 and at most 1", top_p)?;
         let within = (0.0..=1.0).contains(&min_p);
         check("min_p", within, "between 0 and 1", min_p)?;
-        let within = penalty > 0.0 && penalty.is_finite();
-        check("repetition_penalty", within, "finite and above 0", penalty)
+        // Beyond these a logit may overflow.
+        let within = (0.01..=100.0).contains(&penalty);
+        check("repetition_penalty", within, "0.01 to 100", penalty)
     }
 
     /// Whether the token with the highest score, after the penalty, is always chosen.
@@ -290,7 +291,7 @@ mod tests {
         assert!(message(|s| s.top_p = Some(1.5)).ends_with(&format!("{said}1.5")));
         assert!(message(|s| s.min_p = Some(-0.1)).contains("min_p must be between 0 and 1"));
         assert!(message(|s| s.min_p = Some(f64::NAN)).contains("found NaN"));
-        let said = "repetition_penalty must be finite and above 0, found 0";
+        let said = "repetition_penalty must be 0.01 to 100, found 0";
         assert!(message(|s| s.repetition_penalty = 0.0).contains(said));
     }
 

@@ -54,6 +54,11 @@ impl Strategy for Auto {
         true
     }
 
+    fn suspend(&mut self) {
+        self.cycle = Cycle::Plain;
+        self.declined.fill_with(|| None);
+    }
+
     fn begin_round(&mut self, open: usize, drafting: bool) -> bool {
         if !drafting {
             self.cycle = self.tuner.next_cycle(open);

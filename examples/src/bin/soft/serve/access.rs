@@ -1,6 +1,6 @@
 //! Who may ask: the API key, and requests that a web page elsewhere makes a browser send.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -12,8 +12,8 @@ use super::refusal::Refusal;
 #[derive(Clone, Debug)]
 pub struct Access {
     key: Option<String>,
-    /// Whether only this machine can reach the server.
-    local: bool,
+    /// The address listened at, on this machine if there is no key.
+    address: IpAddr,
 }
 
 impl Access {
@@ -31,13 +31,13 @@ impl Access {
             key.as_deref() != Some(""),
             "the API key is empty: expected at least one character"
         );
-        let local = address.ip().is_loopback();
         ensure!(
-            local || key.is_some(),
+            address.ip().is_loopback() || key.is_some(),
             "listening at {address}, where other machines reach the server, needs --api-key-file or \
              --api-key"
         );
-        Ok(Self { key, local })
+        let address = address.ip();
+        Ok(Self { key, address })
     }
 
     /// Checks a request to the API.
@@ -70,11 +70,11 @@ impl Access {
         Ok(())
     }
 
-    /// On this machine only, the name in the URL must be this machine's: a page elsewhere can make
-    /// its own name resolve to 127.0.0.1 (DNS rebinding).
+    /// Without a key, the name in the URL must be this machine's: a page elsewhere can make its own
+    /// name resolve to 127.0.0.1 (DNS rebinding).
     pub fn check_host(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         let host = headers.get(HOST).and_then(|value| value.to_str().ok());
-        let Some(host) = host.filter(|_| self.local) else {
+        let Some(host) = host.filter(|_| self.key.is_none()) else {
             return Ok(());
         };
         let name = host.rsplit_once(':').map_or(host, |(name, port)| {
@@ -84,7 +84,8 @@ impl Access {
                 host
             }
         });
-        if ["localhost", "127.0.0.1", "[::1]"].contains(&name) {
+        let bare = name.trim_start_matches('[').trim_end_matches(']');
+        if name == "localhost" || bare.parse() == Ok(self.address) {
             return Ok(());
         }
         let message = format!("host is {host:?}: this server is for localhost");

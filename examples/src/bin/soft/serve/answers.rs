@@ -22,7 +22,7 @@ use super::costs::Costs;
 use super::lens::{LensJob, MOST_TOKENS};
 use super::metrics::Metrics;
 use super::models::Models;
-use super::queue::{EndReason, Event, Job, Queue, Work};
+use super::queue::{EndReason, Event, Job, Queue};
 use super::refusal::Refusal;
 use super::request::{Ask, Input, LensAsk, Prompts};
 use super::response::{Choice, Head, Kind, Scored, Usage};
@@ -74,7 +74,7 @@ impl Server {
             .map_err(|_| Refusal::failed("the prompt could not be encoded"))?;
         let mut answers = begun?;
         if answers.streams {
-            let first = answers.first_events().await?;
+            let first = answers.first_event().await?;
             return Ok(self.stream(answers, first));
         }
         Ok(Json(answers.whole(&self.tokenizer).await?).into_response())
@@ -93,15 +93,11 @@ impl Server {
             return Err(Refusal::invalid("prompt", message));
         }
         let text = |token: u32| {
-            self.tokenizer
-                .decode_continuation(&[token])
-                .unwrap_or_default()
+            let text = self.tokenizer.decode_continuation(&[token]);
+            text.unwrap_or_default()
         };
         let (sender, answer) = oneshot::channel();
-        self.queue.add(vec![Work::Lens(Box::new(LensJob::new(
-            tokens.clone(),
-            sender,
-        )))])?;
+        self.queue.add_lens(LensJob::new(tokens.clone(), sender))?;
         let answer = answer.await;
         let depths = answer.map_err(|_| Refusal::failed("decoding ended unexpectedly"))??;
         let depths: Vec<Value> = depths.iter().map(|depth| depth.json(text)).collect();
@@ -136,7 +132,7 @@ impl Server {
             let echo = echo.map_err(|error| Refusal::failed(error.to_string()))?;
             for _ in 0..ask.choices {
                 let (sender, events) = unbounded_channel();
-                jobs.push(Work::Answer(Box::new(Job {
+                jobs.push(Job {
                     prompt: Prompt {
                         tokens: tokens.clone(),
                         seed: seed.wrapping_add(jobs.len() as u64),
@@ -145,7 +141,7 @@ impl Server {
                     stops: ask.stops.clone(),
                     events: sender,
                     arrived: Instant::now(),
-                })));
+                });
                 running.push(Running {
                     events,
                     prompt: tokens.clone(),
@@ -227,7 +223,7 @@ impl Server {
         })
     }
 
-    fn stream(&self, answers: Answers, first: Vec<Option<Event>>) -> Response {
+    fn stream(&self, answers: Answers, first: Option<Event>) -> Response {
         let streamed = Streamed::new(answers, first, Arc::clone(&self.tokenizer));
         let events = stream::unfold(streamed, |mut streamed| async move {
             let data = streamed.next().await?;
@@ -242,16 +238,17 @@ impl Server {
 }
 
 impl Answers {
-    /// The first event of every answer, so that a request that fails at once has an error's status.
-    async fn first_events(&mut self) -> Result<Vec<Option<Event>>, Refusal> {
-        let mut first = Vec::new();
-        for running in &mut self.running {
-            match running.events.recv().await {
-                Some(Event::Failed(refusal)) => return Err(refusal),
-                event => first.push(event),
-            }
+    /// The first event of the first answer, so that a request that fails at once has an error's
+    /// status.
+    async fn first_event(&mut self) -> Result<Option<Event>, Refusal> {
+        let first = match self.running.first_mut() {
+            Some(running) => running.events.recv().await,
+            None => None,
+        };
+        match first {
+            Some(Event::Failed(refusal)) => Err(refusal),
+            event => Ok(event),
         }
-        Ok(first)
     }
 
     async fn whole(self, tokenizer: &Tokenizer) -> Result<Value, Refusal> {
@@ -295,8 +292,8 @@ impl Answers {
 struct Streamed {
     answers: Answers,
     tokenizer: Arc<Tokenizer>,
-    /// The first event of every answer, until it is sent.
-    first: Vec<Option<Event>>,
+    /// The first event of the first answer, until it is sent.
+    first: Option<Event>,
     /// Answers that have not ended.
     open: Vec<usize>,
     /// Where among these to look first, so that none waits for the others.
@@ -310,7 +307,7 @@ struct Streamed {
 }
 
 impl Streamed {
-    fn new(answers: Answers, first: Vec<Option<Event>>, tokenizer: Arc<Tokenizer>) -> Self {
+    fn new(answers: Answers, first: Option<Event>, tokenizer: Arc<Tokenizer>) -> Self {
         let usage = Usage {
             prompt: answers.prompt_tokens,
             completion: 0,
@@ -374,8 +371,8 @@ impl Streamed {
 
     /// The next event of any open answer.
     async fn event(&mut self) -> (usize, Option<Event>) {
-        if let Some(index) = (0..self.first.len()).find(|&index| self.first[index].is_some()) {
-            return (index, self.first[index].take());
+        if let Some(first) = self.first.take() {
+            return (0, Some(first));
         }
         self.turn += 1;
         let (open, turn) = (&self.open, self.turn);

@@ -13,7 +13,7 @@ use soft_examples::statusln;
 use super::costs::Costs;
 use super::lens::LensJob;
 use super::metrics::Metrics;
-use super::queue::{End, EndReason, Event, Job, Queue, Token, Work};
+use super::queue::{End, EndReason, Event, Job, Queue, Token};
 use super::refusal::Refusal;
 
 pub struct DecodingThread<'a> {
@@ -46,9 +46,9 @@ impl<'a> DecodingThread<'a> {
     /// Decodes until the queue is closed and all answers have ended. If a round fails, its requests
     /// get an error and a new decoder takes the next ones.
     pub fn run(&self) {
-        while let Some(first) = self.queue.wait() {
+        while self.queue.wait() {
             let mut rows: Rows = (0..self.shared.rows).map(|_| None).collect();
-            let decoded = catch_unwind(AssertUnwindSafe(|| self.decode(first, &mut rows)));
+            let decoded = catch_unwind(AssertUnwindSafe(|| self.decode(&mut rows)));
             let reason = match decoded {
                 Ok(Ok(())) => continue,
                 Ok(Err(error)) => error.to_string(),
@@ -66,33 +66,25 @@ impl<'a> DecodingThread<'a> {
     }
 
     /// Decodes with one decoder until there is nothing to do.
-    fn decode(
-        &self,
-        first: Work,
-        rows: &mut Rows<'a>,
-    ) -> Result<(), DecodeError<soft_burn::Error>> {
+    fn decode(&self, rows: &mut Rows<'a>) -> Result<(), DecodeError<soft_burn::Error>> {
         self.metrics.lock().new_decoder();
         let mut decoder = Decoder::with_free_rows(self.model, self.shared.clone())?;
-        let (mut first, mut lens) = (Some(first), None);
+        let mut lens = None;
         loop {
-            lens = lens.and_then(|lens: Box<LensJob>| lens.advance(self.model));
-            while decoder.free_rows() > 0 && lens.is_none() {
-                match first.take().or_else(|| self.queue.next()) {
-                    Some(Work::Answer(job)) => self.join(&mut decoder, rows, *job),
-                    Some(Work::Lens(job)) => lens = Some(job),
-                    None => break,
-                }
+            lens = lens.or_else(|| self.queue.next_lens());
+            lens = lens.and_then(|lens: LensJob| lens.advance(self.model));
+            self.queue.expire();
+            while decoder.free_rows() > 0
+                && let Some(job) = self.queue.next()
+            {
+                self.join(&mut decoder, rows, job);
             }
             let active = rows.iter().flatten().count();
             self.metrics.lock().active_rows = active;
-            if active == 0 && lens.is_some() {
-                continue;
-            }
             if active == 0 {
                 self.costs.idle();
-                match self.queue.wait() {
-                    Some(work) => first = Some(work),
-                    None => return Ok(()),
+                if lens.is_none() && !self.queue.wait() {
+                    return Ok(());
                 }
                 continue;
             }
@@ -224,7 +216,8 @@ impl<'a> DecodingThread<'a> {
                 let held = active.stream.clone().finish().unwrap_or_default();
                 let passed = active.stops.push(&held);
                 let rest = passed.text + &active.stops.clone().finish();
-                self.end(active, reason, rest);
+                let stopped = passed.stopped.then_some(EndReason::Stop);
+                self.end(active, stopped.unwrap_or(reason), rest);
             } else {
                 continue;
             }

@@ -177,10 +177,13 @@ pub async fn serve(listener: TcpListener, app: App, shutdown: Arc<Notify>) -> Re
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let graceful = GracefulShutdown::new();
     loop {
-        let place = Arc::clone(&places).acquire_owned().await?;
-        let stream = tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+        let accepted = async {
+            let place = Arc::clone(&places).acquire_owned().await;
+            (place, listener.accept().await)
+        };
+        let (place, stream) = tokio::select! {
+            (place, accepted) = accepted => match accepted {
+                Ok((stream, _)) => (place, stream),
                 // Such as too many open files.
                 Err(_) => {
                     tokio::time::sleep(Duration::from_millis(50)).await;

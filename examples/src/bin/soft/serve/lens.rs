@@ -51,7 +51,7 @@ impl LensJob {
     }
 
     /// Computes one more depth; returns the job unless it is done or its client is gone.
-    pub fn advance(mut self: Box<Self>, model: &Llama) -> Option<Box<Self>> {
+    pub fn advance(mut self, model: &Llama) -> Option<Self> {
         if self.answer.is_closed() {
             return None;
         }

@@ -127,13 +127,14 @@ pub fn run(args: Args) -> Result<()> {
         draft_tokens: trained.draft_tokens.clone(),
         probes: trained.probes.clone(),
     };
+    let time_limit = Duration::from_secs(args.time_limit);
     let server = Arc::new(Server {
         costs: Costs::measure(&model, &measured.for_depth(trained.depth)?)?,
         models: Models::new(name.clone(), created, &trained),
         tokenizer: Arc::new(tokenizer),
         trained,
         positions,
-        queue: Queue::new(args.queue),
+        queue: Queue::new(args.queue, time_limit),
         metrics: Metrics::default(),
         requests: AtomicU64::new(0),
     });
@@ -146,7 +147,6 @@ pub fn run(args: Args) -> Result<()> {
     );
     let decoding = {
         let server = Arc::clone(&server);
-        let time_limit = Duration::from_secs(args.time_limit);
         thread::spawn(move || {
             DecodingThread {
                 model: &model,

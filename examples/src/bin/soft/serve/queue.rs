@@ -2,8 +2,9 @@
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use axum::http::StatusCode;
 use soft_core::decode::TokenLogprobs;
 use soft_core::{DecodeSettings, Prompt};
 use soft_data::StopStrings;
@@ -25,22 +26,6 @@ impl Job {
     /// Whether the client is gone.
     pub fn is_abandoned(&self) -> bool {
         self.events.is_closed()
-    }
-}
-
-/// What the decoding thread is asked for.
-pub enum Work {
-    Answer(Box<Job>),
-    Lens(Box<LensJob>),
-}
-
-impl Work {
-    /// Whether the client is gone.
-    fn is_abandoned(&self) -> bool {
-        match self {
-            Self::Answer(job) => job.is_abandoned(),
-            Self::Lens(lens) => lens.answer.is_closed(),
-        }
     }
 }
 
@@ -81,25 +66,58 @@ pub enum EndReason {
     Time,
 }
 
-/// A bounded queue.
+/// A bounded queue of answers to decode, and a short one of lenses.
 pub struct Queue {
     state: Mutex<State>,
     changed: Condvar,
     capacity: usize,
+    /// How long a job may wait.
+    time_limit: Duration,
 }
 
 #[derive(Default)]
 struct State {
-    jobs: VecDeque<Work>,
+    jobs: VecDeque<Job>,
+    lenses: VecDeque<LensJob>,
     closed: bool,
 }
 
+/// Lenses that may wait.
+const MOST_LENSES: usize = 8;
+
+impl State {
+    /// Drops jobs whose clients are gone, and ends those that waited too long.
+    fn expire(&mut self, time_limit: Duration) {
+        self.lenses.retain(|lens| !lens.answer.is_closed());
+        self.jobs.retain(|job| {
+            let late = job.arrived.elapsed() > time_limit;
+            if late {
+                let message = format!("no row was free for {} s", time_limit.as_secs());
+                let status = StatusCode::SERVICE_UNAVAILABLE;
+                let refusal = Refusal::new(status, "time_limit", message);
+                let _ = job.events.send(Event::Failed(refusal));
+            }
+            !late && !job.is_abandoned()
+        });
+    }
+
+    fn check_open(&self) -> Result<(), Refusal> {
+        if !self.closed {
+            return Ok(());
+        }
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        let message = "the server is shutting down";
+        Err(Refusal::new(status, "shutting_down", message))
+    }
+}
+
 impl Queue {
-    pub fn new(capacity: usize) -> Self {
+    pub fn new(capacity: usize, time_limit: Duration) -> Self {
         Self {
             state: Mutex::default(),
             changed: Condvar::new(),
             capacity,
+            time_limit,
         }
     }
 
@@ -107,62 +125,67 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds all the work of a request, or none if it does not fit.
-    pub fn add(&self, jobs: Vec<Work>) -> Result<(), Refusal> {
-        use axum::http::StatusCode;
+    /// Adds all jobs of a request, or none if they do not fit.
+    pub fn add(&self, jobs: Vec<Job>) -> Result<(), Refusal> {
         let mut state = self.state();
-        state.jobs.retain(|job| !job.is_abandoned());
-        if state.closed {
-            let status = StatusCode::SERVICE_UNAVAILABLE;
-            return Err(Refusal::new(
-                status,
-                "shutting_down",
-                "the server is shutting down",
-            ));
+        state.check_open()?;
+        state.expire(self.time_limit);
+        let (waiting, new, most) = (state.jobs.len(), jobs.len(), self.capacity);
+        if new > most {
+            let message = format!("{new} answers in one request: the queue holds {most}");
+            return Err(Refusal::bad_request(message));
         }
-        let (waiting, new) = (state.jobs.len(), jobs.len());
-        if new > self.capacity {
-            return Err(Refusal::bad_request(format!(
-                "{new} answers in one request: the queue holds {}",
-                self.capacity
+        if waiting + new > most {
+            return Err(full(format!(
+                "{waiting} answers wait and {new} more do not fit the queue of {most}"
             )));
-        }
-        if waiting + new > self.capacity {
-            let message = format!(
-                "{waiting} answers wait and {new} more do not fit the queue of {}: try again later",
-                self.capacity
-            );
-            return Err(Refusal::new(
-                StatusCode::TOO_MANY_REQUESTS,
-                "queue_full",
-                message,
-            ));
         }
         state.jobs.extend(jobs);
         self.changed.notify_all();
         Ok(())
     }
 
-    /// The next job, if any.
-    pub fn next(&self) -> Option<Work> {
+    pub fn add_lens(&self, lens: LensJob) -> Result<(), Refusal> {
         let mut state = self.state();
-        state.jobs.retain(|job| !job.is_abandoned());
+        state.check_open()?;
+        state.expire(self.time_limit);
+        if state.lenses.len() >= MOST_LENSES {
+            return Err(full(format!("{MOST_LENSES} lenses wait")));
+        }
+        state.lenses.push_back(lens);
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// The next job, if any.
+    pub fn next(&self) -> Option<Job> {
+        let mut state = self.state();
+        state.expire(self.time_limit);
         state.jobs.pop_front()
     }
 
-    /// Waits for a job. `None` once the queue is closed and empty.
-    pub fn wait(&self) -> Option<Work> {
+    pub fn next_lens(&self) -> Option<LensJob> {
+        self.state().lenses.pop_front()
+    }
+
+    /// Ends jobs that waited too long.
+    pub fn expire(&self) {
+        self.state().expire(self.time_limit);
+    }
+
+    /// Waits for a job or a lens. False once the queue is closed and empty.
+    pub fn wait(&self) -> bool {
         let mut state = self.state();
         loop {
-            state.jobs.retain(|job| !job.is_abandoned());
-            match state.jobs.pop_front() {
-                Some(job) => return Some(job),
-                None if state.closed => return None,
-                None => {
-                    let waited = self.changed.wait(state);
-                    state = waited.unwrap_or_else(PoisonError::into_inner);
-                }
+            state.expire(self.time_limit);
+            if !state.jobs.is_empty() || !state.lenses.is_empty() {
+                return true;
             }
+            if state.closed {
+                return false;
+            }
+            let waited = self.changed.wait(state);
+            state = waited.unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -175,4 +198,9 @@ impl Queue {
     pub fn len(&self) -> usize {
         self.state().jobs.len()
     }
+}
+
+fn full(what: String) -> Refusal {
+    let status = StatusCode::TOO_MANY_REQUESTS;
+    Refusal::new(status, "queue_full", what + ": try again later")
 }

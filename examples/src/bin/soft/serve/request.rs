@@ -14,6 +14,8 @@ const MOST_LOGPROBS: usize = 20;
 const MOST_STOPS: usize = 16;
 const MOST_PROMPTS: usize = 128;
 const MOST_MESSAGES: usize = 1024;
+const MOST_LENS_BYTES: usize = 4096;
+const MOST_SETTING_BYTES: usize = 1024;
 
 /// Tokens of a completion if the request does not say, as in OpenAI's API.
 const COMPLETION_TOKENS: usize = 16;
@@ -160,12 +162,12 @@ struct ResponseFormat {
 }
 
 #[derive(Deserialize, Debug)]
-#[serde(deny_unknown_fields)]
 struct WireMessage {
     role: String,
     content: Content,
-    #[serde(default, rename = "name")]
-    _name: Option<String>,
+    /// Fields of earlier answers come back in messages, mostly empty.
+    #[serde(flatten)]
+    other: serde_json::Map<String, Value>,
 }
 
 #[derive(Deserialize, Debug)]
@@ -209,7 +211,9 @@ pub struct LensAsk {
 
 impl LensAsk {
     pub fn read(body: &[u8]) -> Result<Self, Refusal> {
-        typed(&object(body, &["prompt"])?)
+        let asked: Self = typed(&object(body, &["prompt"])?)?;
+        within("prompt", asked.prompt.len(), 0..=MOST_LENS_BYTES, "bytes")?;
+        Ok(asked)
     }
 }
 
@@ -331,6 +335,17 @@ impl Ask {
 
 impl Common {
     fn check(&self) -> Result<(), Refusal> {
+        let texts = [
+            ("mode", &self.mode),
+            ("exits", &self.exits),
+            ("policy", &self.policy),
+            ("thresholds", &self.thresholds),
+            ("draft_length", &self.draft_length),
+        ];
+        for (name, text) in texts {
+            let bytes = text.as_ref().map_or(0, String::len);
+            within(name, bytes, 0..=MOST_SETTING_BYTES, "bytes")?;
+        }
         within("n", self.n.unwrap_or(1), 1..=MOST_CHOICES, "answers")?;
         let penalties = [
             ("presence_penalty", self.presence_penalty),
@@ -433,6 +448,12 @@ impl Prompts {
 
 impl WireMessage {
     fn message(self) -> Result<Message, Refusal> {
+        let unused = |value: &Value| value.is_null() || value.as_array().is_some_and(Vec::is_empty);
+        let mut others = self.other.iter().filter(|(name, _)| *name != "name");
+        if let Some((name, _)) = others.find(|(_, value)| !unused(value)) {
+            let message = format!("{name} in a message is not supported");
+            return Err(Refusal::invalid("messages", message));
+        }
         let role = self.role.as_str();
         // OpenAI's newer name of the system's role.
         let role = if role == "developer" { "system" } else { role };
@@ -462,8 +483,9 @@ fn object(body: &[u8], own: &[&str]) -> Result<Value, Refusal> {
     };
     let known =
         |name: &str| COMMON.contains(&name) || own.contains(&name) || IGNORED.contains(&name);
-    match fields.keys().find(|name| !known(name)) {
-        Some(name) => Err(Refusal::bad_request(format!("unknown field {name:?}"))),
+    let mut given = fields.iter().filter(|(_, value)| !value.is_null());
+    match given.find(|(name, _)| !known(name)) {
+        Some((name, _)) => Err(Refusal::bad_request(format!("unknown field {name:?}"))),
         None => Ok(value),
     }
 }

@@ -135,12 +135,14 @@ async function* events(response) {
 }
 
 async function ask(text) {
-  messages.push({ role: "user", content: text });
+  // "New" begins another one while this answer ends.
+  const talk = messages;
+  talk.push({ role: "user", content: text });
   addMessage("You").textContent = text;
   const place = addMessage("Model");
   const figures = { tokens: 0, depths: 0, accepted: 0, counts: {}, first: 0, last: 0 };
   const body = {
-    ...settings(), messages, stream: true,
+    ...settings(), messages: talk, stream: true,
     temperature: Number($("temperature").value), max_tokens: Number($("max-tokens").value),
   };
   let answer = "";
@@ -170,8 +172,8 @@ async function ask(text) {
     running = null;
     busy(false);
   }
-  if (answer) messages.push({ role: "assistant", content: answer.trim() });
-  else messages.pop();
+  if (answer) talk.push({ role: "assistant", content: answer.trim() });
+  else talk.pop();
 }
 
 function busy(is) {
