@@ -50,8 +50,9 @@ def check_chat(page, shot):
     page.locator("input[value=budget]").check()
     expect(value).to_contain_text("ms per token")
     page.locator("#clear").click()
-    slow = answer(page, MESSAGE)
-    assert {exit for _, exit in slow} <= {shallow_exit}, slow
+    within = answer(page, MESSAGE)
+    # One exit, which one depends on what the machine does besides.
+    assert len({exit for _, exit in within}) == 1 and within[0][1] < depth, within
 
     page.locator("input[value=speculative]").check()
     assert slider.is_disabled()

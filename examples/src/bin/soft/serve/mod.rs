@@ -5,16 +5,20 @@
 
 mod access;
 mod answers;
+mod common;
 mod costs;
 mod decoding;
+mod fields;
 mod http;
 mod lens;
+mod messages;
 mod metrics;
 mod models;
 mod queue;
 mod refusal;
 mod request;
 mod response;
+mod streamed;
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
