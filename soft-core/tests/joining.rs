@@ -122,6 +122,7 @@ fn logprobs_are_those_of_the_exit() {
         let expected = expected(&model, &text, exit);
         assert_eq!(decoder.prompt_logprobs(row).len(), prompt.len() - 1);
         assert_eq!(decoder.logprobs(row).len(), max_new_tokens);
+        assert_eq!(decoder.stop_logprobs(row), None);
         are_those_of(decoder.prompt_logprobs(row), &text, 1, &expected);
         are_those_of(decoder.logprobs(row), &text, prompt.len(), &expected);
     }

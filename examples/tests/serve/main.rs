@@ -140,6 +140,37 @@ fn prompts_are_echoed_and_scored() {
     assert!(greedy < 0.0);
 }
 
+/// As other servers do, and lm-evaluation-harness expects: the token that ends an answer is scored
+/// with it.
+#[test]
+fn the_stop_token_is_scored() {
+    let server = Server::start(&[]);
+    let mut request = greedy("tiny", PROMPTS[0], 60);
+    request["logprobs"] = json!(0);
+    let whole = server.complete(&request);
+    let choice = &whole["choices"][0];
+    assert_eq!(choice["finish_reason"], "stop");
+    let tokens = choice["logprobs"]["token_logprobs"].as_array().unwrap();
+    assert_eq!(
+        tokens.len(),
+        choice["token_ids"].as_array().unwrap().len() + 1
+    );
+    request["stream"] = json!(true);
+    let streamed = server.post("/v1/completions", &request);
+    let events = streamed
+        .events()
+        .into_iter()
+        .filter(|event| event != "[DONE]");
+    let scored = events.map(|event| {
+        let event: Value = serde_json::from_str(&event).unwrap();
+        event["choices"][0]["logprobs"]["token_logprobs"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default()
+    });
+    assert_eq!(scored.flatten().collect::<Vec<_>>(), *tokens);
+}
+
 #[test]
 fn streams_give_the_same_text_and_end() {
     let server = Server::start(&[]);

@@ -50,6 +50,11 @@ impl<M: DecodeModel> Decoder<'_, M> {
         &row.answer_logprobs[..row.emitted.min(row.answer_logprobs.len())]
     }
 
+    /// Those of the stop token that ended the answer of `row`.
+    pub fn stop_logprobs(&self, row: usize) -> Option<&TokenLogprobs> {
+        self.engine.rows[row].stop_logprobs.as_ref()
+    }
+
     /// The log-probabilities of the tokens of the prompt of `row` processed so far, from the second
     /// token on, if its settings keep them.
     pub fn prompt_logprobs(&self, row: usize) -> &[TokenLogprobs] {

@@ -177,11 +177,13 @@ impl<M: DecodeModel> Engine<'_, M> {
     pub fn commit(&mut self, step: Step, output: &HeadOutput) -> bool {
         let row = &mut self.rows[step.row];
         self.statistics.generated += u64::from(row.committed > row.prompt);
-        if row.commit(step.token) {
-            if let (Some(kept), Some(logits)) = (row.logprobs, &output.logits) {
-                let logprobs = TokenLogprobs::of(step.token, logits, kept.top);
-                row.answer_logprobs.push(logprobs);
-            }
+        let logprobs = row.logprobs.zip(output.logits.as_ref());
+        let logprobs =
+            logprobs.map(|(kept, logits)| TokenLogprobs::of(step.token, logits, kept.top));
+        if !row.commit(step.token) {
+            row.stop_logprobs = logprobs;
+        } else {
+            row.answer_logprobs.extend(logprobs);
             let by_depth = &mut self.statistics.tokens_by_depth;
             *by_depth.entry(step.exit.depth()).or_default() += 1;
             self.steps.push_back(step);

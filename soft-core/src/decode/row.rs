@@ -66,6 +66,8 @@ pub(crate) struct Row {
     pub prompt_logprobs: Vec<TokenLogprobs>,
     /// Those of the answer, if requested.
     pub answer_logprobs: Vec<TokenLogprobs>,
+    /// Those of the stop token that ended the answer, if requested.
+    pub stop_logprobs: Option<TokenLogprobs>,
 }
 
 impl Row {

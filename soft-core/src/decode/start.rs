@@ -277,6 +277,7 @@ impl Row {
             logprobs: None,
             prompt_logprobs: Vec::new(),
             answer_logprobs: Vec::new(),
+            stop_logprobs: None,
         }
     }
 }

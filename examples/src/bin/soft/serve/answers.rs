@@ -272,6 +272,7 @@ impl Answers {
                     Some(Event::Token(token)) => choice.push(token),
                     Some(Event::End(end)) => {
                         choice.text.push_str(&end.text);
+                        choice.logprobs.extend(end.logprobs);
                         break end.reason;
                     }
                     Some(Event::Failed(refusal)) => return Err(refusal),

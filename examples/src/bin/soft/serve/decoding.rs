@@ -193,7 +193,14 @@ impl<'a> DecodingThread<'a> {
                 logprobs,
             }));
             if passed.stopped {
-                self.end(active, EndReason::Stop, String::new());
+                self.end(
+                    active,
+                    End {
+                        text: String::new(),
+                        reason: EndReason::Stop,
+                        logprobs: None,
+                    },
+                );
                 rows[step.row] = None;
                 decoder.leave(step.row);
             }
@@ -217,7 +224,16 @@ impl<'a> DecodingThread<'a> {
                 let passed = active.stops.push(&held);
                 let rest = passed.text + &active.stops.clone().finish();
                 let stopped = passed.stopped.then_some(EndReason::Stop);
-                self.end(active, stopped.unwrap_or(reason), rest);
+                let reason = stopped.unwrap_or(reason);
+                let logprobs = decoder.stop_logprobs(row).cloned();
+                self.end(
+                    active,
+                    End {
+                        text: rest,
+                        reason,
+                        logprobs,
+                    },
+                );
             } else {
                 continue;
             }
@@ -226,14 +242,14 @@ impl<'a> DecodingThread<'a> {
         }
     }
 
-    fn end(&self, active: &Active, reason: EndReason, text: String) {
-        let name = match reason {
+    fn end(&self, active: &Active, end: End) {
+        let name = match end.reason {
             EndReason::Stop => "stop",
             EndReason::Length => "length",
             EndReason::Time => "time",
         };
         *self.metrics.lock().answers.entry(name).or_default() += 1;
-        let _ = active.job.events.send(Event::End(End { text, reason }));
+        let _ = active.job.events.send(Event::End(end));
     }
 }
 

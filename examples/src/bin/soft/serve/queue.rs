@@ -56,6 +56,8 @@ pub struct End {
     /// The text that was held back.
     pub text: String,
     pub reason: EndReason,
+    /// Those of the stop token, which is not part of the text.
+    pub logprobs: Option<TokenLogprobs>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -140,6 +140,7 @@ impl Streamed {
             }
             Some(Event::End(end)) => {
                 choice.text = end.text;
+                scored.extend(end.logprobs);
                 reason = Some(end.reason);
                 self.open.retain(|open| *open != index);
             }
