@@ -260,7 +260,12 @@ impl FromStr for Exits {
     fn from_str(text: &str) -> Result<Self, ExitError> {
         let mut depths = Vec::new();
         for part in text.split(',') {
+            let before = depths.len();
             extend_with_part(&mut depths, part.trim())?;
+            // At once, so that no list is much longer than the largest depth.
+            if before > 0 && depths[before] <= depths[before - 1] {
+                break;
+            }
         }
         Self::new(depths)
     }
@@ -282,9 +287,8 @@ fn extend_with_part(depths: &mut Vec<usize>, part: &str) -> Result<(), ExitError
         let depth = number(part)?;
         (depth, depth, 1)
     };
-    // Checked before the range is expanded, so that no list is longer than the largest depth.
-    let increases = depths.last().is_none_or(|last| *last < start);
-    if step == 0 || start > end || end > MAX_DEPTH || !increases {
+    // Checked before the range is expanded: larger depths are typing errors.
+    if step == 0 || start > end || end > MAX_DEPTH {
         return Err(malformed());
     }
     depths.extend((start..=end).step_by(step));
