@@ -293,15 +293,21 @@ fn whole_responses_end_with_their_client() {
     let mut long = greedy("tiny", "mira", 100);
     long["ignore_eos"] = json!(true);
     long["n"] = json!(16);
-    let mut stream = server.connect();
     let request = post_request("/v1/completions", long.to_string().as_bytes());
-    stream.write_all(&request).unwrap();
-    while server.metric("soft_active_rows") == 0.0 {}
-    drop(stream);
-    server.wait_until_idle();
     let ended = |end| server.metric(&format!("soft_answers_total{{end=\"{end}\"}}"));
-    assert_eq!(ended("abandoned"), 1.0);
-    assert!(ended("length") < 15.0);
+    // On a loaded machine the answers may end before the client hangs up.
+    for _ in 0..20 {
+        let before = ended("length");
+        let mut stream = server.connect();
+        stream.write_all(&request).unwrap();
+        thread::sleep(Duration::from_millis(10));
+        drop(stream);
+        server.wait_until_idle();
+        if ended("abandoned") > 0.0 && ended("length") < before + 15.0 {
+            return;
+        }
+    }
+    panic!("no answer was abandoned");
 }
 
 #[test]
@@ -362,7 +368,8 @@ fn a_shutdown_finishes_running_answers() {
             long.to_string().as_bytes(),
         ))
         .unwrap();
-    thread::sleep(Duration::from_millis(20));
+    // The answer has begun.
+    stream.peek(&mut [0]).unwrap();
     server.signal();
     let response = response(stream);
     assert_eq!(
