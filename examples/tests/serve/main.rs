@@ -247,13 +247,19 @@ fn stop_strings_and_budgets_are_kept() {
     );
 }
 
+/// A streamed answer of 100 tokens.
+fn long_stream() -> Value {
+    let mut long = greedy("tiny", "mira", 100);
+    long["ignore_eos"] = json!(true);
+    long["stream"] = json!(true);
+    long
+}
+
 /// One row and a queue of one: the third request is refused, and a client that hangs up makes room.
 #[test]
 fn rows_are_freed_and_queues_are_bounded() {
     let server = Server::start(&["--rows", "1", "--queue", "1"]);
-    let mut long = greedy("tiny", "mira", 100);
-    long["ignore_eos"] = json!(true);
-    long["stream"] = json!(true);
+    let long = long_stream();
     let begin = || {
         let mut stream = server.connect();
         stream
@@ -358,9 +364,7 @@ fn keys_and_hosts_are_checked() {
 #[test]
 fn a_shutdown_finishes_running_answers() {
     let mut server = Server::start(&[]);
-    let mut long = greedy("tiny", "mira", 100);
-    long["ignore_eos"] = json!(true);
-    long["stream"] = json!(true);
+    let long = long_stream();
     let mut stream = server.connect();
     stream
         .write_all(&post_request(

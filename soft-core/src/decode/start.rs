@@ -142,8 +142,7 @@ impl<'m, M: DecodeModel> Decoder<'m, M> {
         let limit = settings.limit(prompt, self.context);
         let open = self.engine.rows.iter().filter(|row| row.is_open());
         let used: Vec<usize> = open.map(|row| row.strategy).collect();
-        let added = self.strategies.add(row, settings.mode, &used);
-        let (strategy, _) = added.map_err(SettingsError::from)?;
+        let strategy = self.strategies.add(row, settings.mode, &used);
         self.engine.purge(row)?;
         let nothing = limit.tokens == prompt.tokens.len();
         let scored = settings.logprobs.is_some_and(|logprobs| logprobs.prompt);

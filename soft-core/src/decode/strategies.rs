@@ -4,7 +4,7 @@ use super::row::Row;
 use super::strategy::{Auto, Dynamic, Fixed, Speculative, Strategy};
 use super::tuner::Tuner;
 use crate::decode::settings::Mode;
-use crate::exit::{ExitError, Exits};
+use crate::exit::Exits;
 
 /// Shared strategies that are kept while no row uses them, since they have learned.
 const MOST_SHARED: usize = 4;
@@ -28,29 +28,23 @@ impl Strategies {
         }
     }
 
-    /// Adds the strategy of a row; returns its index and exits. Rows in automatic mode with the same
-    /// exits share the strategy, and the tuner, of the first. Strategies that are not `used` may be
+    /// Adds the strategy of a row and returns its index. Rows in automatic mode with the same exits
+    /// share the strategy, and the tuner, of the first. Strategies that are not `used` may be
     /// replaced.
-    pub fn add(
-        &mut self,
-        row: usize,
-        mode: Mode,
-        used: &[usize],
-    ) -> Result<(usize, Exits), ExitError> {
-        let (exits, strategy): (_, Box<dyn Strategy>) = match mode {
-            Mode::Static(exit) => (Exits::new([exit.depth()])?, Box::new(Fixed)),
-            Mode::Dynamic(dynamic) => (dynamic.exits, Box::new(Dynamic(dynamic.policy))),
+    pub fn add(&mut self, row: usize, mode: Mode, used: &[usize]) -> usize {
+        let strategy: Box<dyn Strategy> = match mode {
+            Mode::Static(_) => Box::new(Fixed),
+            Mode::Dynamic(dynamic) => Box::new(Dynamic(dynamic.policy)),
             Mode::Speculative(speculation) => {
-                let strategy = Speculative::new(speculation.policy, speculation.length);
-                (speculation.exits, Box::new(strategy))
+                Box::new(Speculative::new(speculation.policy, speculation.length))
             }
-            Mode::Auto(tuner) => return Ok(self.share(row, tuner, used)),
+            Mode::Auto(tuner) => return self.share(row, tuner, used),
         };
         self.strategies[row] = strategy;
-        Ok((row, exits))
+        row
     }
 
-    fn share(&mut self, row: usize, tuner: Tuner, used: &[usize]) -> (usize, Exits) {
+    fn share(&mut self, row: usize, tuner: Tuner, used: &[usize]) -> usize {
         let exits = tuner.exits().clone();
         let count = self.shared_exits.len();
         let known = self.shared_exits.iter().position(|other| *other == exits);
@@ -61,17 +55,17 @@ impl Strategies {
             let strategy = Box::new(Auto::new(tuner, self.rows));
             match replaced {
                 Some(shared) => {
-                    self.shared_exits[shared] = exits.clone();
+                    self.shared_exits[shared] = exits;
                     self.strategies[index] = strategy;
                 }
                 None => {
-                    self.shared_exits.push(exits.clone());
+                    self.shared_exits.push(exits);
                     self.strategies.push(strategy);
                 }
             }
         }
         self.strategies[index].row_joins(row);
-        (index, exits)
+        index
     }
 
     pub fn len(&self) -> usize {
