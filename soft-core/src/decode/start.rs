@@ -30,7 +30,7 @@ pub struct SharedSettings {
     pub exits: Exits,
     /// The tokens of draft heads; `None` if no request has one.
     pub draft_tokens: Option<Vec<u32>>,
-    /// The probes of the early exits.
+    /// The probes of the early exits; those of the requests' settings are not used.
     pub probes: Option<ExitProbes>,
 }
 
