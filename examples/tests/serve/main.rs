@@ -9,13 +9,13 @@ mod programs;
 mod bad_requests;
 mod server;
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::thread;
 use std::time::Duration;
 
 use programs::{soft, tiny_llama};
 use serde_json::{Value, json};
-use server::{EXITS, Server, greedy, post_request, response};
+use server::{EXITS, Server, greedy, response};
 
 const PROMPTS: [&str; 4] = [
     "question : repeat the words soup kale carrot honey . answer :",
@@ -260,20 +260,10 @@ fn long_stream() -> Value {
 fn rows_are_freed_and_queues_are_bounded() {
     let server = Server::start(&["--rows", "1", "--queue", "1"]);
     let long = long_stream();
-    let begin = || {
-        let mut stream = server.connect();
-        stream
-            .write_all(&post_request(
-                "/v1/completions",
-                long.to_string().as_bytes(),
-            ))
-            .unwrap();
-        stream
-    };
     // Fills the row and the queue again and again; clients hang up in mid-answer.
     let mut refused = 0;
     for _ in 0..20 {
-        let mut streams: Vec<_> = (0..6).map(|_| begin()).collect();
+        let mut streams: Vec<_> = (0..6).map(|_| server.begin(&long)).collect();
         let mut byte = [0];
         streams[0].read_exact(&mut byte).unwrap();
         streams.truncate(4);
@@ -292,6 +282,19 @@ fn rows_are_freed_and_queues_are_bounded() {
     assert_eq!(server.get("/health").status, 200);
 }
 
+#[test]
+fn what_waits_too_long_is_refused() {
+    let server = Server::start(&["--time-limit", "0"]);
+    let response = server.post("/v1/completions", &greedy("tiny", "mira", 2));
+    assert_eq!(response.status, 503, "{}", response.body);
+    assert!(
+        response.body.contains("no row was free"),
+        "{}",
+        response.body
+    );
+    assert_eq!(server.get("/health").status, 200);
+}
+
 /// A client that waits for a whole response may hang up too.
 #[test]
 fn whole_responses_end_with_their_client() {
@@ -299,13 +302,11 @@ fn whole_responses_end_with_their_client() {
     let mut long = greedy("tiny", "mira", 100);
     long["ignore_eos"] = json!(true);
     long["n"] = json!(16);
-    let request = post_request("/v1/completions", long.to_string().as_bytes());
     let ended = |end| server.metric(&format!("soft_answers_total{{end=\"{end}\"}}"));
     // On a loaded machine the answers may end before the client hangs up.
     for _ in 0..20 {
         let before = ended("length");
-        let mut stream = server.connect();
-        stream.write_all(&request).unwrap();
+        let stream = server.begin(&long);
         thread::sleep(Duration::from_millis(10));
         drop(stream);
         server.wait_until_idle();
@@ -364,14 +365,7 @@ fn keys_and_hosts_are_checked() {
 #[test]
 fn a_shutdown_finishes_running_answers() {
     let mut server = Server::start(&[]);
-    let long = long_stream();
-    let mut stream = server.connect();
-    stream
-        .write_all(&post_request(
-            "/v1/completions",
-            long.to_string().as_bytes(),
-        ))
-        .unwrap();
+    let stream = server.begin(&long_stream());
     // The answer has begun.
     stream.peek(&mut [0]).unwrap();
     server.signal();

@@ -72,6 +72,14 @@ impl Server {
         stream
     }
 
+    /// Asks for a completion and does not wait for it.
+    pub fn begin(&self, request: &Value) -> TcpStream {
+        let mut stream = self.connect();
+        let request = post_request("/v1/completions", request.to_string().as_bytes());
+        stream.write_all(&request).unwrap();
+        stream
+    }
+
     /// Sends bytes and reads until the server closes the connection.
     pub fn raw(&self, bytes: &[u8]) -> Response {
         let mut stream = self.connect();
@@ -149,7 +157,7 @@ impl Drop for Server {
     }
 }
 
-pub fn post_request(path: &str, body: &[u8]) -> Vec<u8> {
+fn post_request(path: &str, body: &[u8]) -> Vec<u8> {
     let length = body.len();
     let head = format!(
         "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\

@@ -72,6 +72,7 @@ impl<M: DecodeModel> Engine<'_, M> {
         }
         Ok(())
     }
+
     /// Number of the newest states of `row` to which the head is applied.
     fn states_used(&self, row: usize, turn: &Turn) -> usize {
         if self.scores_prompt_now(row) {

@@ -58,8 +58,15 @@ impl<'a> DecodingThread<'a> {
                 },
             };
             statusln!("decoding failed: {reason}");
-            for active in rows.into_iter().flatten() {
-                self.fail(&active.job, Refusal::failed(reason.clone()));
+            let mut jobs: Vec<Job> = rows.into_iter().flatten().map(|it| it.job).collect();
+            if jobs.is_empty() {
+                // The decoder could not be created, or a lens failed: without this, what waits would
+                // be tried for ever.
+                jobs.extend(self.queue.next());
+                drop(self.queue.next_lens());
+            }
+            for job in jobs {
+                self.fail(&job, Refusal::failed(reason.clone()));
             }
             self.metrics.lock().active_rows = 0;
         }
