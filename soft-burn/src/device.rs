@@ -25,8 +25,8 @@ const SINGLE: [&str; 3] = ["cpu", "ndarray", "torch-cpu"];
 ///
 /// # Errors
 /// [`Error::Device`] for an unknown name; [`Error::NotCompiled`] for a backend that this build does
-/// not include; [`Error::NoSuchDevice`] when the hardware is not found; [`Error::Connect`] when a
-/// server does not answer.
+/// not include; [`Error::NoSuchDevice`] when the hardware is not found; [`Error::DeviceFails`] when
+/// CUDA is there and cannot compile kernels; [`Error::Connect`] when a server does not answer.
 pub fn device(name: &str) -> Result<Device, Error> {
     if name.starts_with("ws://") {
         return remote(name);
@@ -55,7 +55,12 @@ pub fn device(name: &str) -> Result<Device, Error> {
     let mut devices = of_backend(kind);
     let index = index.unwrap_or(0);
     if index < devices.len() {
-        return Ok(devices.swap_remove(index));
+        let device = devices.swap_remove(index);
+        #[cfg(feature = "cuda")]
+        if kind == "cuda" {
+            crate::device_errors::try_out(name, &device)?;
+        }
+        return Ok(device);
     }
     Err(Error::NoSuchDevice {
         name: name.to_owned(),

@@ -78,6 +78,39 @@ pub(crate) fn failed(device: &Device, reason: &str) -> Error {
     }
 }
 
+/// One small sum on a device. CUDA's kernels are compiled with libraries and headers of the machine;
+/// where those are missing, every operation fails by itself, and none says so before a result is
+/// read.
+#[cfg(feature = "cuda")]
+pub(crate) fn try_out(name: &str, device: &Device) -> Result<(), Error> {
+    use burn::tensor::Tensor;
+
+    let fails = |reason: String| {
+        let name = name.to_owned();
+        Err(Error::DeviceFails { name, reason })
+    };
+    // The compiler of C++ panics without its headers, in a thread that the others then wait for.
+    if cfg!(feature = "cuda-nvrtc") && cubecl::cuda::install::cuda_path().is_none() {
+        return fails("found no CUDA toolkit: set CUDA_PATH to the folder of one".to_owned());
+    }
+    let sum = || (Tensor::<1>::from_floats([1.0, 2.0], device) + 1.0).try_into_data();
+    match catch_unwind(AssertUnwindSafe(sum)) {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(refused)) => fails(cause(&refused.to_string())),
+        Err(panic) => fails(cause(message(panic.as_ref()))),
+    }
+}
+
+/// The last cause in an error of CubeCL, without traces and sources, on one line.
+#[cfg(feature = "cuda")]
+fn cause(said: &str) -> String {
+    let last = said.rsplit("Caused by:").next().unwrap_or(said);
+    let end = ["Backtrace:", "[Source]", "Asked at:"].into_iter();
+    let end = end.filter_map(|mark| last.find(mark)).min();
+    let line = last[..end.unwrap_or(last.len())].split_whitespace();
+    line.collect::<Vec<_>>().join(" ")
+}
+
 pub(crate) fn lost(device: &Device, reason: &str) -> Error {
     Error::DeviceLost {
         device: format!("{device:?}"),

@@ -31,6 +31,14 @@ pub enum Error {
         /// Devices found for this backend.
         found: Vec<String>,
     },
+    /// The hardware is there, but a first operation fails on it.
+    #[error("device {name:?} cannot compute: {reason}")]
+    DeviceFails {
+        /// The device name.
+        name: String,
+        /// What its backend says.
+        reason: String,
+    },
     /// An unknown device name.
     #[error("device {name:?} is not available: expected one of {}", expected.join(", "))]
     Device {

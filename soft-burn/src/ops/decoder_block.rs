@@ -2,7 +2,7 @@
 //!
 //! The reference implementation is `Block::forward` in `model::block`, passed in as a closure. This
 //! module chooses between it and the CPU kernels, which run all blocks of a pass on slices, or
-//! those of CubeCL, for few states and blocks without biases, head norms and windows. `tests::laws`
+//! those of CubeCL, for few states and blocks without biases and head norms. `tests::laws`
 //! checks that they agree.
 
 use std::ops::Range;
@@ -15,8 +15,6 @@ use crate::ops::attention::Heads;
 use crate::ops::cube;
 use crate::ops::kv_store::{KvStore, Storage};
 use crate::ops::rope::Rotary;
-#[cfg(feature = "cube")]
-use crate::ops::tensor_store::Span;
 use crate::ops::tensor_store::TensorStore;
 
 /// The weights of a block; the block of an exit may lack one of the two.
@@ -75,12 +73,6 @@ impl DecodePass<'_> {
     pub fn longest(&self) -> usize {
         self.query_lens.iter().copied().max().unwrap_or(0)
     }
-
-    /// Keys of the row that has most after the pass.
-    #[cfg(feature = "cube")]
-    fn keys(&self) -> usize {
-        Span::new(self.starts.to_vec(), self.longest()).keys
-    }
 }
 
 /// Runs packed states `[n, d_model]` through the blocks of `range` and appends keys and values to
@@ -95,8 +87,8 @@ pub(crate) fn decode_blocks<W: Iterator<Item = BlockTensors>>(
         Storage::Tensors(stores) => {
             #[cfg(feature = "cube")]
             if cube::decodes(&x) {
-                let plain = |block| cube::PlainBlock::of(block, pass.keys());
-                let blocks = weights().map(plain).collect::<Option<Vec<_>>>();
+                let blocks = weights().map(cube::PlainBlock::of);
+                let blocks = blocks.collect::<Option<Vec<_>>>();
                 if let Some(blocks) = blocks {
                     return Ok(cube::decode_blocks(x, pass, &mut stores[range], blocks));
                 }

@@ -41,10 +41,9 @@ pub(crate) struct Qkv {
 }
 
 impl Pass {
-    /// The kernels for packed states have no window, so that rows beyond it are padded.
     pub fn new(shape: PassShape, device: &Device) -> Self {
         #[cfg(feature = "cube")]
-        if cube::runs_on(device) && shape.window.is_none_or(|window| window >= shape.span.keys) {
+        if cube::runs_on(device) {
             let rows = cube::Ragged::new(shape.rotary, shape.counts, shape.span, device);
             return Self::Ragged(Box::new(rows));
         }

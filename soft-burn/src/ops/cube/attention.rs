@@ -49,10 +49,18 @@ pub(super) struct Attended {
     pub out: CubeTensor,
     /// Logarithm of the sum of the exponentials of the scores, `[states, n_heads]`.
     pub log_sums: CubeTensor,
+    pub window: usize,
 }
 
-/// Attention of rotated queries `[states, n_heads · head_dim]`.
-pub(super) fn attend(rows: &Ragged, q: &CubeTensor, keys: Keys, heads: Heads) -> Attended {
+/// Attention of rotated queries `[states, n_heads · head_dim]` to their own positions and the
+/// `window - 1` before.
+pub(super) fn attend(
+    rows: &Ragged,
+    q: &CubeTensor,
+    keys: Keys,
+    heads: Heads,
+    window: usize,
+) -> Attended {
     let shape = Shape::new(heads, 2, &q.client);
     let states = q.meta.shape()[0];
     let (out, log_sums) = (empty_like(q), empty([states, heads.query], DType::F32, q));
@@ -68,6 +76,7 @@ pub(super) fn attend(rows: &Ragged, q: &CubeTensor, keys: Keys, heads: Heads) ->
         out.clone().into_buffer_arg(),
         log_sums.clone().into_buffer_arg(),
         1.0 / (heads.dim as f32).sqrt(),
+        window as u32,
         keys.row_stride.unwrap_or(0) as u32,
         keys.head_stride as u32,
         keys.key_stride as u32,
@@ -81,11 +90,24 @@ pub(super) fn attend(rows: &Ragged, q: &CubeTensor, keys: Keys, heads: Heads) ->
         keys,
         out,
         log_sums,
+        window,
     }
 }
 
-/// A score of a key that a query does not attend to: its exponential is 0 beside any other.
+/// A score of a key that a query does not attend to: its exponential is 0 beside any other. A query
+/// whose window begins behind a tile has only such scores there; its sums are shrunk to 0 when it
+/// comes to a key of its own.
 pub(super) const UNSEEN: f32 = -1e30;
+
+/// The first position that a position attends to.
+#[cube]
+pub(super) fn first_seen(position: usize, window: usize) -> usize {
+    let mut first = 0usize;
+    if position + 1 > window {
+        first = position + 1 - window;
+    }
+    first
+}
 
 #[cube(launch)]
 fn flash<F: Float, I: Int>(
@@ -96,6 +118,7 @@ fn flash<F: Float, I: Int>(
     out: &mut [F],
     log_sums: &mut [f32],
     scale: f32,
+    window: u32,
     row_stride: u32,
     head_stride: u32,
     key_stride: u32,
@@ -119,7 +142,7 @@ fn flash<F: Float, I: Int>(
     }
     let head = CUBE_POS_Y as usize;
     let (unit_x, unit_y) = (UNIT_POS_X as usize, UNIT_POS_Y as usize);
-    let key_stride = key_stride as usize;
+    let (window, key_stride) = (window as usize, key_stride as usize);
     let mut first_key = head / comptime!(q_heads / k_heads) * head_stride as usize;
     if stored {
         first_key += CUBE_POS_Z as usize * row_stride as usize;
@@ -150,7 +173,7 @@ fn flash<F: Float, I: Int>(
     );
 
     let seen = row.start + min(from + tile, row.count);
-    let mut key = 0usize;
+    let mut key = first_seen(row.start + from, window) / tile * tile;
     while key < seen {
         load(
             k,
@@ -166,8 +189,9 @@ fn flash<F: Float, I: Int>(
             #[unroll]
             for j in 0..per_unit {
                 let (y, x) = (unit_y + i * side, unit_x + j * side);
+                let position = row.start + from + y;
                 let mut score = f32::new(UNSEEN);
-                if key + x <= row.start + from + y && y < queries_left {
+                if key + x <= position && key + x + window > position && y < queries_left {
                     score = dot(&queries, y, &held, x, dim) * scale;
                 }
                 shares[y * (tile + 1) + x] = score;

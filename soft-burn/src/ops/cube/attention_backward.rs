@@ -9,7 +9,7 @@ use burn_cubecl::cubecl;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::attention::Attended;
+use super::attention::{Attended, first_seen};
 use super::ragged::Ragged;
 use super::tensor::{empty, empty_like, storage};
 use super::tile::{Shape, add_products, dot, lines, load, row_of_pass, scores, store, zeros};
@@ -27,6 +27,7 @@ pub(super) fn gradients(
         keys,
         out,
         log_sums,
+        window,
     } = attended;
     let (k, v) = (keys.k, keys.v);
     let shape = Shape::new(heads, 4, &q.client);
@@ -49,6 +50,7 @@ pub(super) fn gradients(
         deltas.clone().into_buffer_arg(),
         of_q.clone().into_buffer_arg(),
         scale,
+        window as u32,
         shape,
         storage(&q),
         storage(&rows.layout),
@@ -67,6 +69,7 @@ pub(super) fn gradients(
         of_k.clone().into_buffer_arg(),
         of_v.clone().into_buffer_arg(),
         scale,
+        window as u32,
         shape,
         storage(&q),
         storage(&rows.layout),
@@ -88,6 +91,7 @@ fn gradient_of_queries<F: Float, I: Int>(
     deltas: &mut [f32],
     of_q: &mut [F],
     scale: f32,
+    window: u32,
     #[comptime] shape: Shape,
     #[define(F)] _f: ElemType,
     #[define(I)] _i: ElemType,
@@ -141,8 +145,9 @@ fn gradient_of_queries<F: Float, I: Int>(
     }
     sync_cube();
 
+    let window = window as usize;
     let seen = min(from + tile, row.count);
-    let mut key = 0usize;
+    let mut key = first_seen(from, window) / tile * tile;
     while key < seen {
         let first_key = ((row.first + key) * k_heads + key_head) * dim;
         load(k, first_key, k_stride, seen - key, &mut keys, shape);
@@ -154,7 +159,7 @@ fn gradient_of_queries<F: Float, I: Int>(
             for j in 0..per_unit {
                 let (y, x) = (unit_y + i * side, unit_x + j * side);
                 let mut of_score = 0.0f32;
-                if key + x <= from + y {
+                if key + x <= from + y && key + x + window > from + y {
                     let score = dot(&queries, y, &keys, x, dim) * scale;
                     let share = (score - log_sum[i]).exp();
                     let into_share = dot(&arriving, y, &values, x, dim);
@@ -184,6 +189,7 @@ fn gradients_of_keys<F: Float, I: Int>(
     of_k: &mut [F],
     of_v: &mut [F],
     scale: f32,
+    window: u32,
     #[comptime] shape: Shape,
     #[define(F)] _f: ElemType,
     #[define(I)] _i: ElemType,
@@ -223,10 +229,13 @@ fn gradients_of_keys<F: Float, I: Int>(
     load(k, first_key, k_stride, left, &mut keys, shape);
     load(v, first_key, k_stride, left, &mut values, shape);
 
+    let window = window as usize;
+    // Behind the last query that attends to a key of the tile.
+    let last = min(row.count, from + tile - 1 + window);
     for sharing in 0..comptime!(q_heads / k_heads) {
         let head = key_head * comptime!(q_heads / k_heads) + sharing;
         let mut query = from;
-        while query < row.count {
+        while query < last {
             let first_query = ((row.first + query) * q_heads + head) * dim;
             load(
                 q,
@@ -260,7 +269,8 @@ fn gradients_of_keys<F: Float, I: Int>(
                     let x = unit_x + j * side;
                     let mut share = 0.0f32;
                     let mut of_score = 0.0f32;
-                    if from + x <= query + y && query + y < row.count {
+                    let seen = from + x <= query + y && from + x + window > query + y;
+                    if seen && query + y < row.count {
                         let score = dot(&queries, y, &keys, x, dim) * scale;
                         share = (score - log_sum).exp();
                         let into_share = dot(&arriving, y, &values, x, dim);

@@ -15,15 +15,14 @@ pub(crate) struct PlainBlock {
     projections: [Tensor<2>; 7],
     /// Before attention and before the feed-forward layer.
     norms: [Tensor<1>; 2],
+    window: Option<usize>,
 }
 
 impl PlainBlock {
-    /// `None` for a block with biases, head norms or a window shorter than `keys`, or without one
-    /// of its halves.
-    pub fn of(block: BlockTensors, keys: usize) -> Option<Self> {
+    /// `None` for a block with biases or head norms, or without one of its halves.
+    pub fn of(block: BlockTensors) -> Option<Self> {
         let (attention, fed) = block.attention.zip(block.feed_forward)?;
-        let windowed = attention.window.is_some_and(|window| window < keys);
-        if windowed || attention.q_norm.is_some() || attention.k_norm.is_some() {
+        if attention.q_norm.is_some() || attention.k_norm.is_some() {
             return None;
         }
         let AttentionTensors { q, k, v, o, .. } = attention;
@@ -35,6 +34,7 @@ impl PlainBlock {
         Some(Self {
             projections: layers.map(|layer| layer.weight),
             norms: [attention.norm, fed.norm],
+            window: attention.window,
         })
     }
 }
@@ -75,7 +75,7 @@ fn decode_block(
         norm: Some((&attention_norm, pass.norm_eps)),
     };
     let qkv = normed.project_three([&q, &k, &v]);
-    let mixed = rows.attend_to_store(qkv, pass.heads, store);
+    let mixed = rows.attend_to_store(qkv, pass.heads, (store, block.window));
     let x = plain(&mixed).project(&o, Some(&x), x.dtype);
     let normed = Operand {
         x: &x,

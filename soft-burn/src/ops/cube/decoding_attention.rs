@@ -7,17 +7,19 @@ use burn_cubecl::cubecl;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::attention::{Keys, UNSEEN};
+use super::attention::{Keys, UNSEEN, first_seen};
 use super::ragged::Ragged;
 use super::tensor::{UNITS, empty_like, max_over_cube, storage, sum_over_cube};
 use crate::ops::attention::Heads;
 
-/// Attention of rotated queries `[states, n_heads · head_dim]` over a store.
+/// Attention of rotated queries `[states, n_heads · head_dim]` over a store, to their own positions
+/// and the `window - 1` before.
 pub(super) fn attend_singly(
     rows: &Ragged,
     q: &CubeTensor,
     keys: &Keys,
     heads: Heads,
+    window: usize,
 ) -> CubeTensor {
     let out = empty_like(q);
     attend_to_keys::launch(
@@ -31,6 +33,7 @@ pub(super) fn attend_singly(
         out.clone().into_buffer_arg(),
         1.0 / (heads.dim as f32).sqrt(),
         rows.rows as u32,
+        window as u32,
         keys.row_stride.unwrap_or(0) as u32,
         keys.head_stride as u32,
         keys.key_stride as u32,
@@ -52,6 +55,7 @@ fn attend_to_keys<F: Float, I: Int>(
     out: &mut [F],
     scale: f32,
     rows: u32,
+    window: u32,
     row_stride: u32,
     head_stride: u32,
     key_stride: u32,
@@ -88,7 +92,7 @@ fn attend_to_keys<F: Float, I: Int>(
     }
     let mut highest = f32::new(UNSEEN);
     let mut sum = 0.0f32;
-    let mut key = 0usize;
+    let mut key = first_seen(seen - 1, window as usize);
     while key < seen {
         let mut score = f32::new(UNSEEN);
         if key + unit < seen {

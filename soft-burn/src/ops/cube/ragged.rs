@@ -69,12 +69,11 @@ impl Ragged {
 
     /// See [`Pass::attend`](crate::ops::packed_attention::Pass::attend).
     pub fn attend(&self, qkv: Qkv, heads: Heads, stored: Option<&mut TensorStore>) -> Tensor<2> {
-        // Longer than the rows, if there is one: see `Pass::new`.
-        let Qkv { q, k, v, .. } = qkv;
+        let Qkv { q, k, v, window } = qkv;
         let attended = match [&q, &k, &v].map(input) {
-            [Some(q), Some(k), Some(v)] => apply([q, k, v], |[q, k, v], _| match stored {
-                None => self.attend_within(q, k, v, heads),
-                Some(store) => (self.attend_to_store([q, k, v], heads, store), None),
+            [Some(q), Some(k), Some(v)] => apply([q, k, v], |qkv, _| match stored {
+                None => self.attend_within(qkv, heads, window),
+                Some(store) => (self.attend_to_store(qkv, heads, (store, window)), None),
             }),
             _ => None,
         };
@@ -83,23 +82,29 @@ impl Ragged {
 
     fn attend_within(
         &self,
-        q: CubeTensor,
-        k: CubeTensor,
-        v: CubeTensor,
+        [q, k, v]: [CubeTensor; 3],
         heads: Heads,
+        window: Option<usize>,
     ) -> (CubeTensor, SavedAttention) {
         let (q, k) = self.rotated(q, k, heads, 1.0);
-        let attended = attend(self, &q, Keys::of_the_pass(k, v, heads), heads);
+        let keys = Keys::of_the_pass(k, v, heads);
+        let attended = attend(self, &q, keys, heads, self.window(window));
         (attended.out.clone(), Some((self.clone(), attended, heads)))
     }
 
-    /// Attention to all that the store holds after new keys and values are appended to it.
+    /// The positions that a position attends to, at most those of the longest row.
+    fn window(&self, window: Option<usize>) -> usize {
+        window.unwrap_or(self.keys).min(self.keys)
+    }
+
+    /// Attention to what the store holds after new keys and values are appended to it.
     pub(super) fn attend_to_store(
         &self,
         [q, k, v]: [CubeTensor; 3],
         heads: Heads,
-        store: &mut TensorStore,
+        (store, window): (&mut TensorStore, Option<usize>),
     ) -> CubeTensor {
+        let window = self.window(window);
         let (q_out, keys, values) = self.rotate_into([q, k, v], heads, store);
         let slots = keys.meta.shape()[2];
         let seen = Keys {
@@ -110,9 +115,9 @@ impl Ragged {
             key_stride: heads.dim,
         };
         let out = if self.longest <= MOST_STATES {
-            attend_singly(self, &q_out, &seen, heads)
+            attend_singly(self, &q_out, &seen, heads, window)
         } else {
-            attend(self, &q_out, seen, heads).out
+            attend(self, &q_out, seen, heads, window).out
         };
         store.put((tensor(keys), tensor(values)));
         out

@@ -122,7 +122,7 @@ pub(super) fn own<const D: usize>(tensor: Tensor<D>) -> CubeTensor {
     };
     // As an array: on CUDA the rows of a copied matrix would be padded.
     let flat = with_shape(Shape::new([shape.num_elements()]), memory.handle);
-    with_shape(shape, flat.copy().handle)
+    contiguous(with_shape(shape, flat.copy().handle))
 }
 
 /// The tensor of this memory.
@@ -130,9 +130,16 @@ pub(super) fn tensor<const D: usize>(memory: CubeTensor) -> Tensor<D> {
     Tensor::from_primitive::<Cube>(downcast(memory))
 }
 
-/// The tensor in row-major order without gaps.
+/// The tensor in row-major order without gaps, and a buffer that ends with it: on CUDA, Burn pads
+/// the rows of what it allocates, arrays of one dimension too, and kernels ask a buffer's length.
 pub(super) fn contiguous(tensor: CubeTensor) -> CubeTensor {
-    into_contiguous(tensor)
+    let mut tensor = into_contiguous(tensor);
+    let bytes = (tensor.meta.num_elements() * tensor.dtype.size()) as u64;
+    let padding = tensor.handle.size_in_used().saturating_sub(bytes);
+    if padding > 0 {
+        tensor.handle = tensor.handle.offset_end(padding);
+    }
+    tensor
 }
 
 /// A contiguous tensor with values to be written.

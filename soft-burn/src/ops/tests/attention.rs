@@ -2,9 +2,10 @@
 
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 
-use super::{close, compare, fast, plain, random};
+use super::{close, compare, compare_on, fast, plain, random};
 use crate::device::device;
 use crate::ops::attention::{CausalMask, Heads, attend};
+use crate::ops::compilation::compiles_kernels;
 use crate::ops::linear::project;
 use crate::ops::packed_attention::{Pass, PassShape, Qkv};
 use crate::ops::rms_norm::add_and_normalize;
@@ -17,17 +18,17 @@ fn rotary(dim: usize) -> Rotary {
     frequencies.collect::<Vec<_>>().into()
 }
 
-fn qkv(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>) -> Qkv {
-    let window = None;
-    Qkv { q, k, v, window }
-}
-
-fn pass(rotary: &Rotary, counts: &[usize], span: &Span, device: &Device) -> Pass {
+fn pass(
+    rotary: &Rotary,
+    (counts, window): (&[usize], Option<usize>),
+    span: &Span,
+    device: &Device,
+) -> Pass {
     let shape = PassShape {
         rotary,
         counts,
         span,
-        window: None,
+        window,
     };
     Pass::new(shape, device)
 }
@@ -43,9 +44,16 @@ fn rotations_agree() {
 }
 
 /// As many key heads as query heads and fewer; all positions of a row, or the last few of rows that
-/// start at different positions.
+/// start at different positions. Not where kernels for packed states take the place of this one.
 #[test]
 fn attention_agrees() {
+    let mut devices = fast();
+    devices.retain(|(name, _)| !compiles_kernels(&device(name).unwrap()));
+    let compare = |inputs: [TensorData; 3], mask: &dyn Fn(&Device) -> Option<CausalMask>| {
+        compare_on(devices.clone(), inputs, [true; 3], |device, [q, k, v]| {
+            attend(q, (k, v), mask(device).as_ref())
+        })
+    };
     for key_heads in [4, 2, 1] {
         for (starts, keys, window) in [
             (vec![0], 5, None),
@@ -55,38 +63,30 @@ fn attention_agrees() {
             (vec![2, 4], 9, Some(4)),
         ] {
             let kv = [2, key_heads, keys, 6];
-            compare(
-                [random([2, 4, 5, 6]), random(kv), random(kv)],
-                [true; 3],
-                |device, [q, k, v]| {
-                    let mask = CausalMask::new(&starts, (5, keys), window, device);
-                    attend(q, (k, v), mask.as_ref())
-                },
-            );
+            let inputs = [random([2, 4, 5, 6]), random(kv), random(kv)];
+            compare(inputs, &|device| {
+                CausalMask::new(&starts, (5, keys), window, device)
+            });
         }
     }
-    compare(
-        [
-            random([2, 4, 1, 6]),
-            random([2, 2, 7, 6]),
-            random([2, 2, 7, 6]),
-        ],
-        [true; 3],
-        |_, [q, k, v]| attend(q, (k, v), None),
-    );
+    let kv = [2, 2, 7, 6];
+    compare([random([2, 4, 1, 6]), random(kv), random(kv)], &|_| None);
 }
 
 /// Rows of one tile and of several, alone and of unequal length, with heads narrower and wider than
-/// a tile.
+/// a tile, and windows of one position, narrower and wider than a tile.
 #[test]
 fn attention_of_packed_rows_agrees() {
     let shapes = [
-        (vec![5], 2, 2, 4),
-        (vec![3, 1, 7], 4, 2, 6),
-        (vec![70, 41], 6, 2, 40),
-        (vec![33, 33], 2, 1, 128),
+        (vec![5], 2, 2, 4, None),
+        (vec![3, 1, 7], 4, 2, 6, Some(1)),
+        (vec![70, 41], 6, 2, 40, None),
+        (vec![70, 41], 2, 1, 8, Some(3)),
+        (vec![70, 41], 2, 1, 8, Some(33)),
+        (vec![70, 41], 2, 1, 8, Some(64)),
+        (vec![33, 33], 2, 1, 128, None),
     ];
-    for (counts, query, key_value, dim) in shapes {
+    for (counts, query, key_value, dim, window) in shapes {
         let heads = Heads {
             query,
             key_value,
@@ -101,8 +101,8 @@ fn attention_of_packed_rows_agrees() {
             [true; 3],
             |device, [q, k, v]| {
                 let span = Span::new(vec![0; counts.len()], longest);
-                let pass = pass(&rotary, &counts, &span, device);
-                pass.attend(qkv(q, k, v), heads, None)
+                let pass = pass(&rotary, (&counts, window), &span, device);
+                pass.attend(Qkv { q, k, v, window }, heads, None)
             },
         );
     }
@@ -112,12 +112,18 @@ fn attention_of_packed_rows_agrees() {
 #[test]
 fn attention_to_stored_keys_agrees() {
     // Heads narrower than a cube has units, as wide, and wider; more keys than units.
-    for (dim, most) in [(6, 40), (128, 150), (200, 20)] {
-        attention_over_a_store(dim, most);
+    for (dim, most, window) in [
+        (6, 40, None),
+        (6, 40, Some(2)),
+        (128, 150, None),
+        (128, 150, Some(131)),
+        (200, 20, None),
+    ] {
+        attention_over_a_store(dim, most, window);
     }
 }
 
-fn attention_over_a_store(dim: usize, most: usize) {
+fn attention_over_a_store(dim: usize, most: usize, window: Option<usize>) {
     let heads = Heads {
         query: 4,
         key_value: 2,
@@ -139,27 +145,22 @@ fn attention_over_a_store(dim: usize, most: usize) {
         for (counts, inputs) in passes.iter().zip(&inputs) {
             let longest = counts.iter().copied().max().unwrap();
             let span = Span::new(starts.clone(), longest);
-            let pass = pass(&rotary, counts, &span, device);
-            let [q, k, v] = inputs.clone().map(|data| Tensor::from_data(data, device));
+            let pass = pass(&rotary, (counts, window), &span, device);
+            let qkv = || {
+                let [q, k, v] = inputs.clone().map(|data| Tensor::from_data(data, device));
+                Qkv { q, k, v, window }
+            };
             if starts == [most + 1, 4] {
-                let of_appended = qkv(q.clone(), k.clone(), v.clone());
-                let out = pass.attend(of_appended, heads, Some((&mut appended, &span)));
+                let out = pass.attend(qkv(), heads, Some((&mut appended, &span)));
                 outs.push(out.into_data());
             } else {
-                pass.append((k.clone(), v.clone()), heads, (&mut appended, &span));
+                pass.append((qkv().k, qkv().v), heads, (&mut appended, &span));
             }
             // A copy of a store keeps what it holds.
             let before = store.clone();
-            let again = pass.attend(
-                qkv(q.clone(), k.clone(), v.clone()),
-                heads,
-                Some((&mut before.clone(), &span)),
-            );
-            outs.push(
-                pass.attend(qkv(q, k, v), heads, Some((&mut store, &span)))
-                    .into_data(),
-            );
-            outs.push(again.into_data());
+            let again = pass.attend(qkv(), heads, Some((&mut before.clone(), &span)));
+            let out = pass.attend(qkv(), heads, Some((&mut store, &span)));
+            outs.extend([out, again].map(Tensor::into_data));
             starts = starts.iter().zip(counts).map(|(a, b)| a + b).collect();
         }
         outs
@@ -191,9 +192,9 @@ fn sixteen_bits_are_f32_to_rounding() {
         let [q, k, gate, weight] = tensors.clone();
         let rotary = vec![1.0, 0.5, 0.2, 0.1, 0.05].into();
         let span = Span::new(vec![0, 0], 7);
-        let pass = pass(&rotary, &[5, 7], &span, device);
-        let v = k.clone();
-        let mixed = pass.attend(qkv(q, k, v), heads, None);
+        let (window, v) = (None, k.clone());
+        let pass = pass(&rotary, (&[5, 7], window), &span, device);
+        let mixed = pass.attend(Qkv { q, k, v, window }, heads, None);
         let norm = Tensor::<1>::ones([40], device).cast(dtype);
         let (sum, normed) = add_and_normalize(mixed, gate.clone(), norm, 1e-5);
         let out = swiglu(project(normed, weight), gate) + sum;

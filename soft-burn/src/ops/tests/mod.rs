@@ -57,6 +57,16 @@ fn compare<const D: usize, const N: usize>(
     learns: [bool; N],
     compute: impl Fn(&Device, [Tensor<D>; N]) -> Tensor<D>,
 ) {
+    compare_on(fast(), inputs, learns, compute);
+}
+
+/// [`compare`] on these devices, each with the error allowed.
+fn compare_on<const D: usize, const N: usize>(
+    devices: Vec<(String, f32)>,
+    inputs: [TensorData; N],
+    learns: [bool; N],
+    compute: impl Fn(&Device, [Tensor<D>; N]) -> Tensor<D>,
+) {
     let probe = {
         let on_cpu = inputs
             .clone()
@@ -77,7 +87,7 @@ fn compare<const D: usize, const N: usize>(
         (out.into_data(), gradients)
     };
     let theirs = run(&plain());
-    for (name, bound) in fast() {
+    for (name, bound) in devices {
         let ours = run(&device(&name).unwrap().autodiff());
         close(&ours.0, &theirs.0, bound, &format!("{name}: output"));
         for (index, (ours, theirs)) in ours.1.iter().zip(&theirs.1).enumerate() {
