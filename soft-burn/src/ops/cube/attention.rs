@@ -11,7 +11,7 @@ use cubecl::prelude::*;
 
 use super::ragged::Ragged;
 use super::tensor::{empty, empty_like, storage};
-use super::tile::{Shape, add_products, dot, lines, load, row_of_pass, scores, store, zeros};
+use super::tile::{Shape, add_products, dots, lines, load, row_of_pass, scores, store, zeros};
 use crate::ops::attention::Heads;
 
 /// Keys and values that a pass attends to.
@@ -184,6 +184,7 @@ fn flash<F: Float, I: Int>(
             shape,
         );
         sync_cube();
+        let products = dots(&queries, &held, shape);
         #[unroll]
         for i in 0..per_unit {
             #[unroll]
@@ -192,7 +193,7 @@ fn flash<F: Float, I: Int>(
                 let position = row.start + from + y;
                 let mut score = f32::new(UNSEEN);
                 if key + x <= position && key + x + window > position && y < queries_left {
-                    score = dot(&queries, y, &held, x, dim) * scale;
+                    score = products[i * per_unit + j] * scale;
                 }
                 shares[y * (tile + 1) + x] = score;
             }

@@ -12,7 +12,7 @@ use cubecl::prelude::*;
 use super::attention::{Attended, first_seen};
 use super::ragged::Ragged;
 use super::tensor::{empty, empty_like, storage};
-use super::tile::{Shape, add_products, dot, lines, load, row_of_pass, scores, store, zeros};
+use super::tile::{Shape, add_products, dot, dots, lines, load, row_of_pass, scores, store, zeros};
 use crate::ops::attention::Heads;
 
 /// The gradients of rotated queries and keys and of values, from that of the output.
@@ -153,6 +153,8 @@ fn gradient_of_queries<F: Float, I: Int>(
         load(k, first_key, k_stride, seen - key, &mut keys, shape);
         load(v, first_key, k_stride, seen - key, &mut values, shape);
         sync_cube();
+        let products = dots(&queries, &keys, shape);
+        let into_shares = dots(&arriving, &values, shape);
         #[unroll]
         for i in 0..per_unit {
             #[unroll]
@@ -160,9 +162,9 @@ fn gradient_of_queries<F: Float, I: Int>(
                 let (y, x) = (unit_y + i * side, unit_x + j * side);
                 let mut of_score = 0.0f32;
                 if key + x <= from + y && key + x + window > from + y {
-                    let score = dot(&queries, y, &keys, x, dim) * scale;
+                    let score = products[i * per_unit + j] * scale;
                     let share = (score - log_sum[i]).exp();
-                    let into_share = dot(&arriving, y, &values, x, dim);
+                    let into_share = into_shares[i * per_unit + j];
                     of_score = share * (into_share - delta[i]) * scale;
                 }
                 of_scores[y * (tile + 1) + x] = of_score;
@@ -254,6 +256,8 @@ fn gradients_of_keys<F: Float, I: Int>(
                 shape,
             );
             sync_cube();
+            let products = dots(&queries, &keys, shape);
+            let into_shares = dots(&arriving, &values, shape);
             #[unroll]
             for i in 0..per_unit {
                 let y = unit_y + i * side;
@@ -271,9 +275,9 @@ fn gradients_of_keys<F: Float, I: Int>(
                     let mut of_score = 0.0f32;
                     let seen = from + x <= query + y && from + x + window > query + y;
                     if seen && query + y < row.count {
-                        let score = dot(&queries, y, &keys, x, dim) * scale;
+                        let score = products[i * per_unit + j] * scale;
                         share = (score - log_sum).exp();
-                        let into_share = dot(&arriving, y, &values, x, dim);
+                        let into_share = into_shares[i * per_unit + j];
                         of_score = share * (into_share - delta) * scale;
                     }
                     shares[y * (tile + 1) + x] = share;

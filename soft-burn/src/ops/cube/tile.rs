@@ -98,6 +98,35 @@ pub(super) fn load<F: Float>(
     }
 }
 
+/// The dot products of a unit's lines of `a`, by y, with its lines of `b`, by x: those of y + i · side
+/// and x + j · side at i · (tile / side) + j. An element read from shared memory serves several.
+#[cube]
+pub(super) fn dots(a: &Shared<[f32]>, b: &Shared<[f32]>, #[comptime] shape: Shape) -> Array<f32> {
+    let per_unit = comptime!(shape.tile / shape.side);
+    let (stride, side) = comptime!((shape.dim + 1, shape.side));
+    let mut sums = Array::<f32>::new(comptime!(per_unit * per_unit));
+    #[unroll]
+    for at in 0..comptime!(per_unit * per_unit) {
+        sums[at] = 0.0f32;
+    }
+    let mut of_a = Array::<f32>::new(per_unit);
+    for column in 0..shape.dim {
+        #[unroll]
+        for i in 0..per_unit {
+            of_a[i] = a[(UNIT_POS_Y as usize + i * side) * stride + column];
+        }
+        #[unroll]
+        for j in 0..per_unit {
+            let of_b = b[(UNIT_POS_X as usize + j * side) * stride + column];
+            #[unroll]
+            for i in 0..per_unit {
+                sums[i * per_unit + j] += of_a[i] * of_b;
+            }
+        }
+    }
+    sums
+}
+
 /// The dot product of two lines of tiles.
 #[cube]
 pub(super) fn dot(
@@ -138,20 +167,26 @@ pub(super) fn add_products(
     #[comptime] shape: Shape,
 ) {
     let columns = comptime!(shape.dim.div_ceil(shape.side));
-    #[unroll]
-    for i in 0..comptime!(shape.tile / shape.side) {
-        let y = UNIT_POS_Y as usize + i * shape.side;
-        for x in 0..shape.tile {
+    let per_unit = comptime!(shape.tile / shape.side);
+    let mut of_x = Array::<f32>::new(per_unit);
+    for x in 0..shape.tile {
+        #[unroll]
+        for i in 0..per_unit {
+            let y = UNIT_POS_Y as usize + i * shape.side;
             let mut at = y * comptime!(shape.tile + 1) + x;
             if of_keys {
                 at = x * comptime!(shape.tile + 1) + y;
             }
-            let score = scores[at];
-            #[unroll]
-            for c in 0..columns {
-                let column = UNIT_POS_X as usize + c * shape.side;
-                if column < shape.dim {
-                    sums[i * columns + c] += score * lines[x * comptime!(shape.dim + 1) + column];
+            of_x[i] = scores[at];
+        }
+        #[unroll]
+        for c in 0..columns {
+            let column = UNIT_POS_X as usize + c * shape.side;
+            if column < shape.dim {
+                let value = lines[x * comptime!(shape.dim + 1) + column];
+                #[unroll]
+                for i in 0..per_unit {
+                    sums[i * columns + c] += of_x[i] * value;
                 }
             }
         }
