@@ -1,6 +1,6 @@
 // CUDA C++ as CubeCL writes it, for g++: a block's threads are coroutines that change at barriers and warp operations.
 //
-// CUDA_ON_CPU_ORDER  forward (default) or backward: which thread runs first between two barriers
+// CUDA_ON_CPU_ORDER  forward (default) or backward: in which order blocks run, and threads between two barriers
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -22,19 +22,20 @@
 #define __align__(n) alignas(n)
 #define __shared__
 
-struct dim3_ { unsigned x, y, z; };
+struct Index3 { unsigned x, y, z; };
 struct Thread {
     void* stack_pointer;
-    dim3_ index;
+    Index3 index;
     unsigned id;
     bool done, waits;
 };
 struct Warp {
     unsigned alive, arrived, generation;
     char slots[2][32][16];
+    unsigned voters[2], votes[2];
 };
 
-static dim3_ blockIdx, blockDim, gridDim, threadIdx;
+static Index3 blockIdx, blockDim, gridDim, threadIdx;
 static constexpr unsigned warpSize = 32;
 alignas(1024) char cuda_on_cpu_shared[232448];
 static std::vector<Thread> threads;
@@ -44,7 +45,7 @@ static void* scheduler_stack;
 static unsigned block_alive, block_arrived, block_generation, progress;
 static const char* kernel_name;
 static void (*body)(void**);
-static void** arguments_;
+static void** launch_arguments;
 
 // Saves what a call must preserve on the stack, and goes on with another stack.
 extern "C" void cuda_on_cpu_switch(void** save, void* load);
@@ -61,28 +62,33 @@ cuda_on_cpu_switch:
 .popsection
 )");
 
-static void pause_() { cuda_on_cpu_switch(&current->stack_pointer, scheduler_stack); }
+static void give_way() { cuda_on_cpu_switch(&current->stack_pointer, scheduler_stack); }
 
 static void block_arrival() {
     if (block_arrived == block_alive) { block_arrived = 0; block_generation++; progress++; }
 }
 static void warp_arrival(Warp& warp) {
-    if (warp.arrived == warp.alive) { warp.arrived = 0; warp.generation++; progress++; }
+    if (warp.arrived == warp.alive) {
+        warp.arrived = 0;
+        warp.generation++;
+        progress++;
+        warp.voters[warp.generation & 1] = warp.votes[warp.generation & 1] = 0;
+    }
 }
 static void __syncthreads() {
     const unsigned generation = block_generation;
     block_arrived++;
     block_arrival();
-    while (generation == block_generation) pause_();
+    while (generation == block_generation) give_way();
 }
-static Warp& warp_() { return warps[current->id / 32]; }
-static unsigned lane_() { return current->id % 32; }
+static Warp& own_warp() { return warps[current->id / 32]; }
+static unsigned own_lane() { return current->id % 32; }
 static void __syncwarp(unsigned = ~0u) {
-    Warp& warp = warp_();
+    Warp& warp = own_warp();
     const unsigned generation = warp.generation;
     warp.arrived++;
     warp_arrival(warp);
-    while (generation == warp.generation) pause_();
+    while (generation == warp.generation) give_way();
 }
 static void __threadfence() {}
 
@@ -90,9 +96,9 @@ static void __threadfence() {}
 // overwrite what a slow one has still to read.
 template <class T> static T exchange(T value, unsigned from) {
     static_assert(sizeof(T) <= 16);
-    Warp& warp = warp_();
+    Warp& warp = own_warp();
     auto& slots = warp.slots[warp.generation & 1];
-    memcpy(slots[lane_()], &value, sizeof(T));
+    memcpy(slots[own_lane()], &value, sizeof(T));
     __syncwarp();
     T result = value;
     if (from < 32) memcpy(&result, slots[from], sizeof(T));
@@ -105,39 +111,43 @@ static unsigned __activemask() {
     return mask;
 }
 template <class T> static T __shfl_sync(unsigned, T value, unsigned lane) { return exchange(value, lane % 32); }
-template <class T> static T __shfl_xor_sync(unsigned, T value, unsigned mask) { return exchange(value, lane_() ^ mask); }
-template <class T> static T __shfl_up_sync(unsigned, T value, unsigned delta) { return exchange(value, lane_() < delta ? lane_() : lane_() - delta); }
-template <class T> static T __shfl_down_sync(unsigned, T value, unsigned delta) { return exchange(value, lane_() + delta > 31 ? lane_() : lane_() + delta); }
-static unsigned __ballot_sync(unsigned, bool value) {
-    Warp& warp = warp_();
-    auto& slots = warp.slots[warp.generation & 1];
-    slots[lane_()][0] = value;
+template <class T> static T __shfl_xor_sync(unsigned, T value, unsigned mask) { return exchange(value, own_lane() ^ mask); }
+template <class T> static T __shfl_up_sync(unsigned, T value, unsigned delta) { return exchange(value, own_lane() < delta ? own_lane() : own_lane() - delta); }
+template <class T> static T __shfl_down_sync(unsigned, T value, unsigned delta) { return exchange(value, own_lane() + delta > 31 ? own_lane() : own_lane() + delta); }
+// Who voted, and who for it.
+static std::pair<unsigned, unsigned> vote(bool value) {
+    Warp& warp = own_warp();
+    const unsigned slot = warp.generation & 1;
+    warp.voters[slot] |= 1u << own_lane();
+    warp.votes[slot] |= unsigned(value) << own_lane();
     __syncwarp();
-    unsigned mask = 0, active = __activemask();
-    for (unsigned lane = 0; lane < 32; lane++) mask |= unsigned((active >> lane & 1) && slots[lane][0]) << lane;
-    return mask;
+    return {warp.voters[slot], warp.votes[slot]};
 }
-static bool __all_sync(unsigned mask, bool value) { return __ballot_sync(mask, value) == __activemask(); }
-static bool __any_sync(unsigned mask, bool value) { return __ballot_sync(mask, value) != 0; }
+static unsigned __ballot_sync(unsigned, bool value) { return vote(value).second; }
+static bool __any_sync(unsigned, bool value) { return vote(value).second != 0; }
+static bool __all_sync(unsigned, bool value) { auto [voters, votes] = vote(value); return voters == votes; }
 
 static void thread_main() {
-    body(arguments_);
+    body(launch_arguments);
     current->done = true;
     progress++;
     block_alive--;
-    warp_().alive--;
+    own_warp().alive--;
     block_arrival();
-    warp_arrival(warp_());
-    for (;;) pause_();
+    warp_arrival(own_warp());
+    for (;;) give_way();
 }
 
 // Threads that never wait for each other.
-static void run_alone(unsigned count) {
-    for (unsigned id = 0; id < count; id++) {
+static void run_alone(unsigned count, bool backward) {
+    for (unsigned k = 0; k < count; k++) {
+        const unsigned id = backward ? count - 1 - k : k;
         threadIdx = {id % blockDim.x, id / blockDim.x % blockDim.y, id / blockDim.x / blockDim.y};
-        body(arguments_);
+        body(launch_arguments);
     }
 }
+
+static const uint64_t STACK_END = 0x5afe5afe5afe5afe;
 
 static void run_block(std::vector<char>& stacks, size_t stack_bytes, unsigned shared, bool backward) {
     const unsigned count = threads.size();
@@ -156,6 +166,7 @@ static void run_block(std::vector<char>& stacks, size_t stack_bytes, unsigned sh
         memset(frame, 0, 64);
         frame[6] = (void*)thread_main;
         thread.stack_pointer = frame;
+        memcpy(top - stack_bytes, &STACK_END, sizeof STACK_END);
     }
     while (block_alive) {
         const unsigned before = progress;
@@ -170,6 +181,8 @@ static void run_block(std::vector<char>& stacks, size_t stack_bytes, unsigned sh
             abort();
         }
     }
+    for (unsigned id = 0; id < count; id++)
+        if (memcmp(stacks.data() + id * stack_bytes, &STACK_END, sizeof STACK_END)) { fprintf(stderr, "cuda_on_cpu: %s: a stack is too small\n", kernel_name); abort(); }
 }
 
 template <class... A, size_t... I> static void call(void (*kernel)(A...), void** arguments, std::index_sequence<I...>) {
@@ -186,14 +199,17 @@ static void launch(const char* name, void (*called)(void**), const unsigned grid
     if (stacks.size() < count * stack_bytes) stacks.resize(count * stack_bytes);
     kernel_name = name;
     body = called;
-    arguments_ = arguments;
+    launch_arguments = arguments;
     threads.resize(count);
     warps.assign((count + 31) / 32, Warp{});
     blockDim = {block[0], block[1], block[2]};
     gridDim = {grid[0], grid[1], grid[2]};
-    for (blockIdx.z = 0; blockIdx.z < grid[2]; blockIdx.z++)
-        for (blockIdx.y = 0; blockIdx.y < grid[1]; blockIdx.y++)
-            for (blockIdx.x = 0; blockIdx.x < grid[0]; blockIdx.x++) alone ? run_alone(count) : run_block(stacks, stack_bytes, shared, backward);
+    const uint64_t blocks = uint64_t(grid[0]) * grid[1] * grid[2];
+    for (uint64_t k = 0; k < blocks; k++) {
+        const uint64_t at = backward ? blocks - 1 - k : k;
+        blockIdx = {unsigned(at % grid[0]), unsigned(at / grid[0] % grid[1]), unsigned(at / grid[0] / grid[1])};
+        alone ? run_alone(count, backward) : run_block(stacks, stack_bytes, shared, backward);
+    }
 }
 #define CUDA_ON_CPU_ENTRY(kernel)                                                                                           \
     extern "C" __attribute__((visibility("default"))) void cuda_on_cpu_launch(const unsigned grid[3], const unsigned block[3], unsigned shared, void** arguments) { \

@@ -2,7 +2,7 @@
 // for it, and otherwise not at all.
 //
 // CUDA_ON_CPU_ARCH    compute capability to report, 80 or 90 (default)
-// CUDA_ON_CPU_LAUNCH  0: count launches, run nothing and write nothing to memory, so that it takes no more than a counter
+// CUDA_ON_CPU_LAUNCH  0: count launches; run and write nothing but what opens a device, so that memory is only counted
 // CUDA_ON_CPU_MEMORY  gigabytes of the device, 80 by default
 #include <cuda.h>
 #undef cuMemAlloc
@@ -146,7 +146,7 @@ API CUresult cuMemFreeAsync(CUdeviceptr pointer, CUstream) { return cuMemFree_v2
 API CUresult cuMemAllocHost_v2(void** out, size_t bytes) { return posix_memalign(out, 4096, bytes ? bytes : 1) ? CUDA_ERROR_OUT_OF_MEMORY : CUDA_SUCCESS; }
 API CUresult cuMemFreeHost(void* pointer) { free(pointer); return CUDA_SUCCESS; }
 
-API CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void* from, size_t bytes, CUstream) { to_device += bytes; if (runs()) memcpy((void*)to, from, bytes); return CUDA_SUCCESS; }
+API CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void* from, size_t bytes, CUstream) { to_device += bytes; if (runs() || bytes <= 64) memcpy((void*)to, from, bytes); return CUDA_SUCCESS; }
 API CUresult cuMemcpyDtoHAsync_v2(void* to, CUdeviceptr from, size_t bytes, CUstream) { reads++; to_host += bytes; memcpy(to, (void*)from, bytes); return CUDA_SUCCESS; }
 API CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream) { on_device += bytes; if (runs()) memmove((void*)to, (void*)from, bytes); return CUDA_SUCCESS; }
 API CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t bytes, CUstream) { if (runs()) memset((void*)to, value, bytes); return CUDA_SUCCESS; }
@@ -176,11 +176,11 @@ API CUresult cuModuleUnload(CUmodule module) { delete module; return CUDA_SUCCES
 
 API CUresult cuModuleGetFunction(CUfunction* out, CUmodule module, const char* name) {
     auto function = new CUfunc_st{name, nullptr};
-    if (runs()) {
+    if (runs() || !module->object.empty()) {
         void* library = module->object.empty() ? nullptr : dlopen(module->object.c_str(), RTLD_NOW | RTLD_LOCAL);
         if (library) function->launch = (Launch)dlsym(library, "cuda_on_cpu_launch");
         if (!function->launch) {
-            fprintf(stderr, "cuda_on_cpu: %s: %s\n", name, library ? "no entry" : dlerror());
+            fprintf(stderr, "cuda_on_cpu: %s is not compiled for the CPU: %s\n", name, module->object.c_str());
             return CUDA_ERROR_NOT_FOUND;
         }
     }

@@ -78,26 +78,44 @@ pub(crate) fn failed(device: &Device, reason: &str) -> Error {
     }
 }
 
-/// One small sum on a device. CUDA's kernels are compiled with libraries and headers of the machine;
+/// A first result takes a kernel, which compiles in less than a second.
+#[cfg(feature = "cuda")]
+const FIRST_ANSWER: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// One small operation on a device. CUDA's kernels are compiled with libraries and headers of the machine;
 /// where those are missing, every operation fails by itself, and none says so before a result is
-/// read.
+/// read, or at all.
 #[cfg(feature = "cuda")]
 pub(crate) fn try_out(name: &str, device: &Device) -> Result<(), Error> {
+    use std::sync::mpsc;
+
     use burn::tensor::Tensor;
 
     let fails = |reason: String| {
         let name = name.to_owned();
         Err(Error::DeviceFails { name, reason })
     };
-    // The compiler of C++ panics without its headers, in a thread that the others then wait for.
+    // The compiler of C++ panics without its headers, in a thread that others then wait for for ever.
     if cfg!(feature = "cuda-nvrtc") && cubecl::cuda::install::cuda_path().is_none() {
         return fails("found no CUDA toolkit: set CUDA_PATH to the folder of one".to_owned());
     }
-    let sum = || (Tensor::<1>::from_floats([1.0, 2.0], device) + 1.0).try_into_data();
-    match catch_unwind(AssertUnwindSafe(sum)) {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(refused)) => fails(cause(&refused.to_string())),
-        Err(panic) => fails(cause(message(panic.as_ref()))),
+    let (done, found) = mpsc::channel();
+    let on = device.clone();
+    // The exponential needs CUDA's library of functions.
+    let work = move || Tensor::<1>::from_floats([1.0], &on).exp().try_into_data();
+    std::thread::spawn(move || done.send(catch_unwind(AssertUnwindSafe(work))));
+    match found.recv_timeout(FIRST_ANSWER) {
+        Ok(Ok(Ok(data))) => {
+            // Otherwise the compiler panicked in the thread of the device, and the memory is as it was.
+            let e = data.iter::<f32>().next().unwrap_or(f32::NAN);
+            if (e - std::f32::consts::E).abs() < 1e-4 {
+                return Ok(());
+            }
+            fails(format!("exp(1) is {e} on it; is CUDA complete?"))
+        }
+        Ok(Ok(Err(refused))) => fails(cause(&refused.to_string())),
+        Ok(Err(panic)) => fails(cause(message(panic.as_ref()))),
+        Err(_) => fails(format!("no result within {} s", FIRST_ANSWER.as_secs())),
     }
 }
 
@@ -105,7 +123,7 @@ pub(crate) fn try_out(name: &str, device: &Device) -> Result<(), Error> {
 #[cfg(feature = "cuda")]
 fn cause(said: &str) -> String {
     let last = said.rsplit("Caused by:").next().unwrap_or(said);
-    let end = ["Backtrace:", "[Source]", "Asked at:"].into_iter();
+    let end = ["Backtrace", "[Source]", "Asked at:"].into_iter();
     let end = end.filter_map(|mark| last.find(mark)).min();
     let line = last[..end.unwrap_or(last.len())].split_whitespace();
     line.collect::<Vec<_>>().join(" ")

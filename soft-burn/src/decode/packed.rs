@@ -1,8 +1,8 @@
 //! Forward pass with a KV cache over packed states of rows of unequal length.
 //!
-//! The CPU kernels process packed states directly. Elsewhere, linear layers run on packed states
-//! and attention on rows padded to a common length. Results for padding are never read, and later
-//! positions overwrite them in the cache.
+//! The kernels for the CPU and in CubeCL process packed states directly. Elsewhere, linear layers
+//! run on packed states and attention on rows padded to a common length. Results for padding are
+//! never read, and later positions overwrite them in the cache.
 
 use std::ops::Range;
 

@@ -13,6 +13,7 @@ use crate::model::block::{Block, ProjectionSpec};
 use crate::model::layers::Projection;
 use crate::model::llama::Llama;
 use crate::model::parameters::{map_parameters, named_tensors};
+use crate::ops::linear::matmul;
 
 /// Attaches factors to the weights they are named after and freezes all weights.
 struct Attach<'a> {
@@ -160,7 +161,11 @@ impl Llama {
         let matrix = |values: &[f32], shape: [usize; 2]| {
             Tensor::<2>::from_data(TensorData::new(values.to_vec(), shape), &device)
         };
-        let product = matrix(&factors.b, [d_out, rank]).matmul(matrix(&factors.a, [rank, d_in]));
+        let (b, a) = (
+            matrix(&factors.b, [d_out, rank]),
+            matrix(&factors.a, [rank, d_in]),
+        );
+        let product = matmul(b, a);
         let changed = weight.val() + product.mul_scalar(factors.scale).cast(weight.val().dtype());
         *weight = Param::from_tensor(changed);
         Ok(model)

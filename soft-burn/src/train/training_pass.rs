@@ -1,7 +1,7 @@
 //! Forward pass of one micro-batch in training, with layer dropout.
 //!
-//! States of all rows are concatenated without padding; only attention pads rows. This equals one
-//! packed sequence with block-diagonal attention, without scores between rows.
+//! States of all rows are concatenated without padding; only attention pads rows, without kernels of
+//! its own. This equals one packed sequence with block-diagonal attention, without scores between rows.
 
 use std::ops::Range;
 
