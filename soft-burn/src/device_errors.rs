@@ -95,7 +95,7 @@ pub(crate) fn try_out(name: &str, device: &Device) -> Result<(), Error> {
         let name = name.to_owned();
         Err(Error::DeviceFails { name, reason })
     };
-    // The compiler of C++ panics without its headers, in a thread that others then wait for for ever.
+    // The compiler of C++ panics without its headers, in a thread that others then wait for.
     if cfg!(feature = "cuda-nvrtc") && cubecl::cuda::install::cuda_path().is_none() {
         return fails("found no CUDA toolkit: set CUDA_PATH to the folder of one".to_owned());
     }
@@ -106,7 +106,7 @@ pub(crate) fn try_out(name: &str, device: &Device) -> Result<(), Error> {
     std::thread::spawn(move || done.send(catch_unwind(AssertUnwindSafe(work))));
     match found.recv_timeout(FIRST_ANSWER) {
         Ok(Ok(Ok(data))) => {
-            // Otherwise the compiler panicked in the thread of the device, and the memory is as it was.
+            // Otherwise the compiler panicked in the thread of the device: nothing was written.
             let e = data.iter::<f32>().next().unwrap_or(f32::NAN);
             if (e - std::f32::consts::E).abs() < 1e-4 {
                 return Ok(());
