@@ -27,7 +27,7 @@ struct Thread {
     void* stack_pointer;
     Index3 index;
     unsigned id;
-    bool done, waits;
+    bool done;
 };
 struct Warp {
     unsigned alive, arrived, generation;

@@ -24,7 +24,8 @@ using Clock = std::chrono::steady_clock;
 
 struct Program {
     nvrtcProgram theirs;
-    std::string source, stem, object;
+    std::string source, kernel, stem;
+    bool for_cpu;
 };
 
 static double seconds(Clock::time_point from) { return std::chrono::duration<double>(Clock::now() - from).count(); }
@@ -53,7 +54,9 @@ API nvrtcResult nvrtcVersion(int* major, int* minor) { return ORIGINAL(nvrtcVers
 API const char* nvrtcGetErrorString(nvrtcResult result) { return ORIGINAL(nvrtcGetErrorString)(result); }
 
 API nvrtcResult nvrtcCreateProgram(nvrtcProgram* out, const char* source, const char* name, int headers, const char* const* texts, const char* const* names) {
-    auto program = new Program{nullptr, source, "", ""};
+    auto program = new Program{nullptr, source, "", "", false};
+    std::smatch found;
+    if (std::regex_search(program->source, found, std::regex("__global__ \\w+ __launch_bounds__\\(\\d+\\)[^;{]*?(\\w+)\\((?!\\d)"))) program->kernel = found[1];
     *out = (nvrtcProgram)program;
     return ORIGINAL(nvrtcCreateProgram)(&program->theirs, source, name, headers, texts, names);
 }
@@ -66,20 +69,17 @@ API nvrtcResult nvrtcDestroyProgram(nvrtcProgram* handle) {
 }
 
 // The same kernel for the CPU: its source with an entry that calls it by an array of arguments.
-static bool for_cpu(Program& program) {
+static bool compile_for_cpu(const Program& program) {
     const std::string& stem = program.stem;
-    std::smatch found;
-    if (!std::regex_search(program.source, found, std::regex("__global__ \\w+ __launch_bounds__\\(\\d+\\)[^;{]*?(\\w+)\\((?!\\d)"))) return false;
     // Shared memory of the size that a launch asks for.
     std::string source = std::regex_replace(program.source, std::regex("extern __shared__ __align__\\(\\d+\\) char (\\w+)\\[\\];"), "char* const $1 = cuda_on_cpu_shared;");
     source = std::regex_replace(source, std::regex("asm volatile\\(\"atom\\.relaxed\\.add\\.f32[^:]*: \"=f\"\\((\\w+)\\) : \"l\"\\((\\w+)\\), \"f\"\\((\\w+)\\)[^;]*;"), "$1 = atomicAdd((float*)$2, $3);");
-    std::ofstream(stem + ".cpp") << "#define CUDA_ON_CPU_ALONE " << !std::regex_search(source, std::regex("__sync|__shfl|_sync\\(|asm|barrier")) << "\n#include \"cuda_on_cpu.h\"\n" << source << "\nCUDA_ON_CPU_ENTRY(" << found[1] << ")\n";
+    std::ofstream(stem + ".cpp") << "#define CUDA_ON_CPU_ALONE " << !std::regex_search(source, std::regex("__sync|__shfl|_sync\\(|asm|barrier")) << "\n#include \"cuda_on_cpu.h\"\n" << source << "\nCUDA_ON_CPU_ENTRY(" << program.kernel << ")\n";
     const std::string headers = setting("CUDA_ON_CPU_HEADERS", ".");
     const std::string command = "g++ -std=c++20 -O2 -march=native -ffp-contract=off -fno-strict-aliasing -fpermissive -w -shared -fPIC -I" + headers +
                                 "/include -I" + headers + " " + stem + ".cpp -o " + stem + ".part 2> " + stem + ".log";
-    program.object = stem + ".so";
-    return !access(program.object.c_str(), R_OK) ||
-           (system(command.c_str()) == 0 && !rename((stem + ".part").c_str(), program.object.c_str()));
+    const std::string object = stem + ".so";
+    return !access(object.c_str(), R_OK) || (system(command.c_str()) == 0 && !rename((stem + ".part").c_str(), object.c_str()));
 }
 
 API nvrtcResult nvrtcCompileProgram(nvrtcProgram handle, int count, const char* const* options) {
@@ -94,22 +94,20 @@ API nvrtcResult nvrtcCompileProgram(nvrtcProgram handle, int count, const char* 
     const std::string stem = program.stem = folder() + "/" + std::to_string(std::hash<std::string>()(program.source + header));
     std::ofstream(stem + ".cu") << program.source;
     begun = Clock::now();
-    bool compiled = true;
-    std::smatch found;
-    std::regex_search(program.source, found, std::regex("__global__ \\w+ __launch_bounds__\\(\\d+\\)[^;{]*?(\\w+)\\((?!\\d)"));
     // A program opens a device by the exponential of one number.
-    const bool opens = found[1].str().rfind("unary_float_f_f32_n_1_", 0) == 0;
-    if (opens || setting("CUDA_ON_CPU_LAUNCH", "1") != "0") compiled = for_cpu(program);
+    const bool opens = program.kernel.rfind("unary_float_f_f32_n_1_", 0) == 0;
+    program.for_cpu = opens || setting("CUDA_ON_CPU_LAUNCH", "1") != "0";
+    const bool compiled = !program.for_cpu || compile_for_cpu(program);
     if (!compiled) fprintf(stderr, "cuda_on_cpu: %s.log says why g++ does not take the kernel\n", stem.c_str());
     std::ofstream(folder() + "/compilations.tsv", std::ios::app)
-        << stem << '\t' << found[1] << '\t' << result << '\t' << theirs << '\t' << (compiled ? seconds(begun) : -1) << '\n';
+        << stem << '\t' << program.kernel << '\t' << result << '\t' << theirs << '\t' << (compiled ? seconds(begun) : -1) << '\n';
     return result;
 }
 
 API nvrtcResult nvrtcGetProgramLogSize(nvrtcProgram handle, size_t* size) { return ORIGINAL(nvrtcGetProgramLogSize)(((Program*)handle)->theirs, size); }
 API nvrtcResult nvrtcGetProgramLog(nvrtcProgram handle, char* text) { return ORIGINAL(nvrtcGetProgramLog)(((Program*)handle)->theirs, text); }
 
-static std::string mark(const Program& program) { return program.object.empty() ? "" : "// cuda_on_cpu: " + program.object + "\n"; }
+static std::string mark(const Program& program) { return program.for_cpu ? "// cuda_on_cpu: " + program.stem + ".so\n" : ""; }
 
 API nvrtcResult nvrtcGetPTXSize(nvrtcProgram handle, size_t* size) {
     auto& program = *(Program*)handle;

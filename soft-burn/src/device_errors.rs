@@ -82,9 +82,9 @@ pub(crate) fn failed(device: &Device, reason: &str) -> Error {
 #[cfg(feature = "cuda")]
 const FIRST_ANSWER: std::time::Duration = std::time::Duration::from_secs(60);
 
-/// One small operation on a device. CUDA's kernels are compiled with libraries and headers of the machine;
-/// where those are missing, every operation fails by itself, and none says so before a result is
-/// read, or at all.
+/// One small operation on a device. CUDA's kernels are compiled with libraries and headers of the
+/// machine; where those are missing, every operation fails by itself, and none says so before a
+/// result is read, or at all.
 #[cfg(feature = "cuda")]
 pub(crate) fn try_out(name: &str, device: &Device) -> Result<(), Error> {
     use std::sync::mpsc;

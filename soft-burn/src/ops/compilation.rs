@@ -12,10 +12,10 @@ static COUNTS: AtomicBool = AtomicBool::new(false);
 /// and driver can be given and which may be deleted at any time; and counts compilations, for
 /// [`compiled_kernels`].
 ///
-/// For programs, once and before [`device`](crate::device) is called: it sets CubeCL's configuration, otherwise
-/// as in the file `cubecl.toml` or by default, and the logger of the process. Returns false if
-/// either was set before or no backend of this build compiles kernels. CubeCL keeps those for CUDA,
-/// and for Vulkan in SPIR-V.
+/// For programs, once and before [`device`](crate::device) is called: it sets CubeCL's
+/// configuration, otherwise as in the file `cubecl.toml` or by default, and the logger of the
+/// process. Returns false if either was set before or no backend of this build compiles kernels.
+/// CubeCL keeps those for CUDA, and for Vulkan in SPIR-V.
 pub fn keep_kernels(folder: &Path) -> bool {
     let counts = set_up(folder);
     COUNTS.store(counts, Relaxed);

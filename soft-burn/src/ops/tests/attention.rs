@@ -5,7 +5,6 @@ use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use super::{close, compare, compare_on, fast, plain, random};
 use crate::device::device;
 use crate::ops::attention::{CausalMask, Heads, attend};
-use crate::ops::compilation::compiles_kernels;
 use crate::ops::linear::project;
 use crate::ops::packed_attention::{Pass, PassShape, Qkv};
 use crate::ops::rms_norm::add_and_normalize;
@@ -44,11 +43,12 @@ fn rotations_agree() {
 }
 
 /// As many key heads as query heads and fewer; all positions of a row, or the last few of rows that
-/// start at different positions. Not where kernels for packed states take the place of this one.
+/// start at different positions. Not on CUDA, where Burn's products round f32 to TF32 and the kernels
+/// for packed states take the place of this function.
 #[test]
 fn attention_agrees() {
     let mut devices = fast();
-    devices.retain(|(name, _)| !compiles_kernels(&device(name).unwrap()));
+    devices.retain(|(name, _)| !name.starts_with("cuda"));
     let compare = |inputs: [TensorData; 3], mask: &dyn Fn(&Device) -> Option<CausalMask>| {
         compare_on(devices.clone(), inputs, [true; 3], |device, [q, k, v]| {
             attend(q, (k, v), mask(device).as_ref())
