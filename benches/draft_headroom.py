@@ -5,10 +5,11 @@
 
 The journal also holds the texts that dynamic decoding wrote, behind those that `calibrate` counts: --texts leaves them out.
 
-Every answer of the journal is decoded again by arithmetic: a round drafts n tokens at an exit, each for its blocks and a draft head,
-verifies them in one pass, which costs (1 + 0.05 n) plain steps, and gains the accepted ones and one more. Costs are in blocks; the
-speed is the cost of plain decoding divided by it. An oracle knows the tokens of the full model: it bounds what a better choice could
-give.
+Every answer of the journal is decoded again by arithmetic. A round drafts n tokens at an exit: n + 1 states run through the blocks
+before it, one at a time, and the draft head is asked for each token that may be drafted. Then all n + 1 run through the blocks behind
+the exit and the head in one pass, which costs (1 + 0.05 n) times that of one state. The round gains the accepted drafts and one token
+more. Costs are in blocks; the speed is the cost of plain decoding divided by it. An oracle knows the tokens of the full model: it
+bounds what a better choice could give.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import itertools
 import json
 
 MOST, EXTRA, MEMORY = 8, 0.05, 0.9
+CONFIDENCE, PROBE = lambda early: early["score"]["probability"], lambda early: early["probe"]
 THRESHOLDS = [0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95]
 
 
@@ -23,24 +25,47 @@ class Costs:
     def __init__(self, args):
         self.depths = [int(depth) for depth in args.exits.split(",")]
         self.plain, self.draft_head = self.depths[-1] + args.head, args.draft_head
+        # From exit to exit; the last one with the head.
+        self.segments = [after - before for before, after in zip([0, *self.depths], [*self.depths[:-1], self.plain])]
 
     def round(self, exit, drafts, asked):
-        return asked * (self.depths[exit] + self.draft_head) + self.plain * (1 + EXTRA * drafts)
+        before = self.depths[exit]
+        return (drafts + 1) * before + asked * self.draft_head + (self.plain - before) * (1 + EXTRA * drafts)
 
 
-def round_of(text, at, exit, threshold, costs):
-    """Tokens and cost of a round: drafts while the exit is confident. A token that is not drafted is asked for and dropped."""
+def round_of(text, at, exit, threshold, costs, evidence=CONFIDENCE):
+    """Tokens and cost of a round: drafts while the exit is confident. A token that is not drafted is asked for."""
     drafts = accepted = asked = 0
     right = True
     for token in text[at:at + MOST]:
         early = token["early"][exit]
-        asked += 1
-        if early["score"]["probability"] < threshold:
+        drafted = evidence(early) >= threshold
+        asked += drafted or evidence is CONFIDENCE
+        if not drafted:
             break
         drafts += 1
         right = right and early["score"]["token"] == token["full"]
         accepted += right
     return min(accepted + 1, len(text) - at), costs.round(exit, drafts, asked)
+
+
+def round_by_token(text, at, threshold, costs, evidence):
+    """A round in which every token is drafted at the first exit that is confident of it, until none is of one."""
+    accepted, right, cost, waiting = 0, True, 0, []
+    for token in text[at:at + MOST]:
+        exit = next((exit for exit, early in enumerate(token["early"]) if evidence(early) >= threshold), None)
+        asked = len(token["early"]) if exit is None else exit + 1
+        cost += costs.draft_head * (asked if evidence is CONFIDENCE else exit is not None)
+        if exit is None:
+            break
+        cost += costs.depths[exit]
+        waiting.append(exit)
+        right = right and token["early"][exit]["score"]["token"] == token["full"]
+        accepted += right
+    # States that wait at an exit join the newest one there.
+    for segment, blocks in enumerate(costs.segments):
+        cost += blocks * (1 + EXTRA * sum(exit < segment for exit in waiting))
+    return min(accepted + 1, len(text) - at), cost
 
 
 def exact_round(text, at, exit, costs):
@@ -118,6 +143,16 @@ def main():
         print(f"exit {costs.depths[exit]}, best threshold for all texts: {max(of_exit):.3f}")
     print(f"exit by recent agreement, best threshold for all texts: "
           f"{max(speed([by_recent_agreement(text, threshold, costs) for text in texts]) for threshold in THRESHOLDS):.3f}")
+    for name, evidence in [("confidence", CONFIDENCE), ("probe", PROBE)]:
+        def by_token(threshold):
+            return speed([replay(text, lambda at: round_by_token(text, at, threshold, costs, evidence)) for text in texts])
+
+        print(f"each token at the first exit sure by {name}, best threshold for all texts: {max(map(by_token, THRESHOLDS)):.3f}")
+    for exit in exits:
+        def by_probe(threshold):
+            return speed([replay(text, lambda at: round_of(text, at, exit, threshold, costs, PROBE)) for text in texts])
+
+        print(f"exit {costs.depths[exit]} by its probe, best threshold for all texts: {max(map(by_probe, THRESHOLDS)):.3f}")
     print(f"oracle of exit and threshold per text, or plain: {speed([best(r + p) for r, p in zip(all_fixed, plain)]):.3f}")
     for exit in exits:
         print(f"oracle of the length, exit {costs.depths[exit]}: {speed([oracle_length(text, exit) for text in texts]):.3f}")

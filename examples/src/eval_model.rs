@@ -67,7 +67,8 @@ fn own_name(folder: &Path) -> String {
 /// A model to evaluate, and how it is loaded.
 #[derive(clap::Args, Debug, Clone)]
 pub struct EvalModelArgs {
-    /// Model folder, or `org/name[@revision]` on a hub; NAME=FOLDER to name it in tables
+    /// Model folder, NAME=FOLDER to name it in tables; with the feature `hub` also
+    /// org/name[@revision]
     #[arg(long)]
     pub model: NamedFolder,
     #[command(flatten)]

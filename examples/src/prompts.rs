@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::Args;
+use clap::{ArgGroup, Args};
 use soft_core::Prompt;
 use soft_data::{Conversation, Format, PromptBody, Record, Tokenizer, read_prompts};
 
@@ -11,6 +11,7 @@ use crate::tokens::{note_default_template, warn_of_control_text};
 
 /// Where prompts come from: exactly one source.
 #[derive(Args, Debug, Clone)]
+#[command(group(ArgGroup::new("source").required(true)))]
 pub struct PromptArgs {
     /// Text to continue
     #[arg(long, group = "source")]
@@ -66,7 +67,7 @@ impl PromptArgs {
                 prompts.truncate(limit);
                 reader.encode(&prompts)?
             }
-            _ => bail!("nothing to continue: give --prompt, --chat or --prompts"),
+            _ => bail!("no prompt: expected --prompt, --chat or --prompts"),
         };
         let numbered = tokens.into_iter().enumerate();
         numbered

@@ -176,10 +176,10 @@ impl SoftOptions {
         };
         if combination != Combination::Sum {
             let found = "one, and gradients that are combined otherwise".to_owned();
-            return refuse("balance limit", found, "one or the other");
+            return refuse("gradient limit", found, "one or the other");
         }
         if !(limit.is_finite() && limit > 0.0) {
-            return refuse("balance limit", limit.to_string(), "a number above 0");
+            return refuse("gradient limit", limit.to_string(), "a number above 0");
         }
         let without_full = match &self.exit_weights {
             Some(Weights::PerExit(weights)) => weights.last() == Some(&0.0),
@@ -189,7 +189,7 @@ impl SoftOptions {
             let found = "one, and micro-batches without the full depth".to_owned();
             let expected =
                 "no sampled exits, and a weight of the full depth, whose gradient is the measure";
-            return refuse("balance limit", found, expected);
+            return refuse("gradient limit", found, expected);
         }
         Ok(())
     }

@@ -142,25 +142,25 @@ fn settings_that_make_no_sense_are_named() {
             train.balance.limit = Some(1.0);
             train.balance.combination = Combination::Project;
         },
-        "balance limit is one, and gradients that are combined otherwise",
+        "gradient limit is one, and gradients that are combined otherwise",
     );
     refused(
         |train| train.balance.limit = Some(0.0),
-        "balance limit is 0",
+        "gradient limit is 0",
     );
     refused(
         |train| {
             train.balance.limit = Some(1.0);
             train.sampled_exits = Some(SampledPerBatch { draws: 1, seed: 1 });
         },
-        "balance limit is one, and micro-batches without the full depth",
+        "gradient limit is one, and micro-batches without the full depth",
     );
     refused(
         |train| {
             train.balance.limit = Some(1.0);
             train.exit_weights = Some(Weights::PerExit(vec![0.5, 0.5, 0.0]));
         },
-        "balance limit is one, and micro-batches without the full depth",
+        "gradient limit is one, and micro-batches without the full depth",
     );
     refused(
         |train| {

@@ -18,7 +18,7 @@ use soft_examples::outln;
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Model folder, or org/name[@revision] on a hub
+    /// Model folder; with the feature `hub` also org/name[@revision]
     #[arg(long)]
     model: PathBuf,
     /// Blocks to keep
@@ -27,7 +27,7 @@ pub struct Args {
     /// Keep the whole model and write it as Balcony's `nested_llama`, exits included
     #[arg(long, conflicts_with = "depth")]
     nested_llama: bool,
-    /// New folder for the sub-model
+    /// New folder for the sub-model, or with --nested-llama for the whole model
     #[arg(long)]
     out: PathBuf,
 }

@@ -19,20 +19,21 @@ use soft_examples::table::table;
 use soft_examples::tokens::warn_of_control_text;
 
 #[derive(clap::Args, Debug)]
+#[command(group(clap::ArgGroup::new("text").required(true)))]
 pub struct Args {
     #[command(flatten)]
     source: ModelArgs,
     /// Text
-    #[arg(long, conflicts_with = "tokens")]
+    #[arg(long, group = "text")]
     prompt: Option<String>,
     /// Token ids instead of a text: 1,2,3
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', group = "text")]
     tokens: Option<Vec<u32>>,
     /// Depths to show [default: all]
     #[arg(long)]
     exits: Option<Exits>,
-    /// Write the logits of every depth shown to this new file, as logits.exit_{n} [batch, seq,
-    /// vocab]
+    /// Write the logits of every depth shown to this new file, as logits.exit_N [batch,
+    /// seq, vocab] for depth N
     #[arg(long)]
     save: Option<PathBuf>,
 }
@@ -60,7 +61,7 @@ pub fn run(args: Args) -> Result<()> {
             warn_of_control_text(&tokenizer.control_text_of(std::slice::from_ref(&text)));
             text.encode(tokenizer)?
         }
-        _ => bail!("no text: give --prompt or --tokens"),
+        _ => bail!("no text: expected --prompt or --tokens"),
     };
     ensure!(!tokens.is_empty(), "the prompt has no tokens");
     ensure!(

@@ -11,22 +11,27 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value, json};
 use soft_core::{Batch, DecodeSettings, Decoder, Example, Exit, Exits, Mode, Prompt};
-use soft_data::{ControlText, StopStrings, TextStream, Tokenizer};
+use soft_data::{StopStrings, TextStream, Tokenizer};
 use soft_eval::lm_eval::{
     Asked, DELIMITER, Document, MAX_NEW_TOKENS, Results, STOPS, Sample, Task, choice_scores,
     matches_any,
 };
 use soft_eval::numbers::percent;
 use soft_eval::row_scores;
+use soft_examples::device::PlaceArgs;
 use soft_examples::model::{ModelArgs, OpenModel};
 use soft_examples::outln;
 use soft_examples::progress::Progress;
 use soft_examples::table::table;
+use soft_examples::tokens::TokenArgs;
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
+    /// Model folder; with the feature `hub` also org/name[@revision]
+    #[arg(long)]
+    model: PathBuf,
     #[command(flatten)]
-    source: ModelArgs,
+    place: PlaceArgs,
     /// Task: arc_easy, arc_challenge, boolq, hellaswag, piqa or triviaqa
     #[arg(long)]
     task: Task,
@@ -61,8 +66,14 @@ pub fn run(args: Args) -> Result<()> {
     let mut documents = args.task.read(&args.data)?;
     let rows = documents.len();
     documents.truncate(args.limit.unwrap_or(rows));
-    let mut model = args.source.open()?;
-    model.tokenizer = model.tokenizer.with_control_text(ControlText::Tokens);
+    let source = ModelArgs {
+        model: args.model.clone(),
+        tokens: TokenArgs {
+            control_tokens: true,
+        },
+        place: args.place.clone(),
+    };
+    let model = source.open()?;
     let depth = model.model.config().n_layers;
     let exits = match (&args.exits, &model.trained.exits) {
         (Some(exits), _) | (None, Some(exits)) => exits.clone(),
@@ -80,7 +91,7 @@ pub fn run(args: Args) -> Result<()> {
     };
     let results = exits.iter().zip(samples).map(|(exit, samples)| Results {
         task: args.task,
-        model: format!("{},exit={exit}", args.source.model.display()),
+        model: format!("{},exit={exit}", args.model.display()),
         documents: &documents,
         samples,
         rows,
@@ -222,9 +233,9 @@ impl Run<'_> {
     fn settings(&self, exit: Exit) -> Map<String, Value> {
         let settings = json!({
             "model": "soft",
-            "model_args": format!("pretrained={},exit={exit}", self.args.source.model.display()),
+            "model_args": format!("pretrained={},exit={exit}", self.args.model.display()),
             "batch_size": self.args.batch,
-            "device": self.args.source.place.name(),
+            "device": self.args.place.name(),
             "limit": self.args.limit,
             "data": self.args.data,
         });

@@ -41,7 +41,7 @@ A pipeline:
   soft finetune  --model SmolLM2-135M --data rows.jsonl --format jsonl --out runs/mine
   soft evaluate  --model runs/mine/model --data held-out.jsonl --format jsonl
   soft calibrate --model runs/mine/model --prompts prompts.jsonl
-  soft generate  --model runs/mine/model --prompt \"The capital of France is\" --mode dynamic
+  soft generate  --model runs/mine/model --mode dynamic --max-new-tokens 64 --prompt \"The capital of France is\"
 
 `soft NAME --help` describes a subcommand.";
 

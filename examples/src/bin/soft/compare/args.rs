@@ -13,7 +13,8 @@ use crate::output::OutputArgs;
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// First model folder, or org/name[@revision] on a hub; NAME=FOLDER to name it in tables
+    /// First model folder, NAME=FOLDER to name it in tables; with the feature `hub` also
+    /// org/name[@revision]
     #[arg(long)]
     pub ours: NamedFolder,
     /// Second model, likewise
@@ -22,7 +23,7 @@ pub struct Args {
     /// Exits to compare, the last one the full depth [default: those that the first was trained at]
     #[arg(long)]
     pub exits: Option<Exits>,
-    /// File of rows to score both on
+    /// File of rows to score both on. At least one of --data, --instructions and --people
     #[arg(long, requires = "format")]
     pub data: Option<PathBuf>,
     /// Layout of the rows: alpaca, triviaqa or jsonl

@@ -19,7 +19,8 @@ pub struct Args {
     /// Recipe: a TOML file with these flags as fields, as in examples/recipes/; flags override it
     #[arg(long)]
     pub config: Option<PathBuf>,
-    /// Model folder (config.json, safetensors, tokenizer.json), or org/name[@revision] on a hub
+    /// Model folder (config.json, safetensors, tokenizer.json); with the feature `hub` also
+    /// org/name[@revision]
     #[arg(long)]
     pub model: PathBuf,
     #[command(flatten)]
@@ -28,7 +29,8 @@ pub struct Args {
     /// balcony: one new block and norm per exit, all else frozen
     #[arg(long, default_value = "soft", value_parser = method)]
     pub method: MethodName,
-    /// Exits, the last one the full depth: "12:30:3", "12,16,20..24" [default: every 4th]
+    /// Exits, the last one the full depth: "12:30:3", "12,16,20..24" [default: 4, 8, 12,
+    /// ..., and the full depth]
     #[arg(long)]
     pub exits: Option<Exits>,
     /// Train the last K blocks, the final norm and an untied head only [default: everything]

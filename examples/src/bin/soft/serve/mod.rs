@@ -5,7 +5,6 @@
 
 mod access;
 mod answers;
-mod common;
 mod costs;
 mod decoding;
 mod fields;
@@ -18,6 +17,7 @@ mod queue;
 mod refusal;
 mod request;
 mod response;
+mod shared_fields;
 mod streamed;
 
 use std::net::{SocketAddr, ToSocketAddrs};

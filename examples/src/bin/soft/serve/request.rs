@@ -4,10 +4,10 @@ use serde::Deserialize;
 use soft_core::decode::Logprobs;
 use soft_data::{Conversation, StopStrings};
 
-use super::common::{Common, OneOrMore};
 use super::fields::{object, typed, within};
 use super::messages::WireMessage;
 use super::refusal::Refusal;
+use super::shared_fields::{OneOrMore, SharedFields};
 
 /// Largest values of fields.
 const MOST_LOGPROBS: usize = 20;
@@ -80,7 +80,7 @@ pub enum Input {
 #[derive(Debug)]
 pub struct Ask {
     pub input: Input,
-    pub common: Common,
+    pub common: SharedFields,
     /// `None`: as many as the context holds.
     pub max_tokens: Option<usize>,
     pub echo: bool,
@@ -107,7 +107,7 @@ impl Ask {
     /// Reads a request for a completion.
     pub fn completion(body: &[u8]) -> Result<Self, Refusal> {
         let value = object(body, &COMPLETION)?;
-        let (common, asked): (Common, Completion) = (typed(&value)?, typed(&value)?);
+        let (common, asked): (SharedFields, Completion) = (typed(&value)?, typed(&value)?);
         if asked
             .suffix
             .as_deref()
@@ -153,7 +153,7 @@ impl Ask {
     /// Reads a request for the next turn of a conversation.
     pub fn chat(body: &[u8]) -> Result<Self, Refusal> {
         let value = object(body, &CHAT)?;
-        let (common, asked): (Common, Chat) = (typed(&value)?, typed(&value)?);
+        let (common, asked): (SharedFields, Chat) = (typed(&value)?, typed(&value)?);
         let format = asked.response_format.map(|format| format.r#type);
         if format.as_deref().is_some_and(|format| format != "text") {
             return Err(Refusal::invalid(
@@ -196,7 +196,7 @@ impl Ask {
     }
 
     fn new(
-        common: Common,
+        common: SharedFields,
         input: Input,
         max_tokens: Option<usize>,
         logprobs: Option<Logprobs>,

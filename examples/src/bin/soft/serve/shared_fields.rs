@@ -13,7 +13,7 @@ const MOST_SETTING_BYTES: usize = 1024;
 /// Fields that both kinds of requests have. `null` is as good as absent.
 #[derive(Deserialize, Default, Clone, Debug)]
 #[serde(default)]
-pub struct Common {
+pub struct SharedFields {
     pub model: Option<String>,
     pub n: Option<usize>,
     pub seed: Option<i64>,
@@ -63,7 +63,7 @@ impl<T> OneOrMore<T> {
     }
 }
 
-impl Common {
+impl SharedFields {
     /// Checks that the fields are in range.
     pub fn check(&self) -> Result<(), Refusal> {
         let texts = [
