@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use soft_burn::DecodingDefaults;
 use soft_core::decode::{DraftExit, DraftLength, DynamicExits, ModeSpec, Speculation, Tuner};
-use soft_core::policy::{CalibratedExits, Criterion, ExitHead, ExitRule};
+use soft_core::policy::{CalibratedExits, ExitHead, ExitRule};
 use soft_core::{DecodeSettings, Exit, Exits, Mode, Sampling, Thresholds};
 use soft_data::Tokenizer;
 use soft_eval::numbers::percent;
@@ -302,14 +302,15 @@ fn refuse_missing(
         "exit rule {rule} with a draft head: the model has no list of draft tokens (`soft draft-tokens` \
          makes one)"
     );
-    if rule.criterion() != Criterion::Probe {
+    let ExitRule::Probe(thresholds) = rule else {
         return Ok(());
-    }
+    };
     let probes = trained.probes.as_ref().with_context(|| {
         format!("exit rule {rule}: the model has no probes (`soft calibrate` fits them)")
     })?;
     let mut early = exits.iter().take(exits.len() - 1);
-    match early.find(|exit| probes.at(*exit).is_none()) {
+    let asked = |exit: Exit| thresholds.at(exit).is_some();
+    match early.find(|exit| asked(*exit) && probes.at(*exit).is_none()) {
         Some(exit) => bail!("exit rule {rule}: the model has no probe at exit {exit}"),
         None => Ok(()),
     }

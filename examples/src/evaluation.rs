@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+use soft_burn::model_folders;
 use soft_eval::Bootstrap;
 use soft_eval::results::{Evaluation, Finding, Input, Provenance};
 
@@ -79,7 +80,8 @@ fn quoted(argument: &str) -> String {
 }
 
 /// Files of a model folder that determine its results, besides the weights.
-const SMALL_FILES: [&str; 6] = [
+const SMALL_FILES: [&str; 7] = [
+    "adapter_config.json",
     "config.json",
     "draft_tokens.json",
     "generation_config.json",
@@ -89,15 +91,21 @@ const SMALL_FILES: [&str; 6] = [
 ];
 
 pub(crate) fn fingerprints(folder: &Path) -> Result<Vec<Input>> {
-    let entries = std::fs::read_dir(folder).with_context(|| folder.display().to_string())?;
-    let paths = entries.map(|entry| entry.map(|entry| entry.path()));
-    let mut paths: Vec<PathBuf> = paths.collect::<Result<_, _>>()?;
-    paths.retain(|path| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name.ends_with(".safetensors") || SMALL_FILES.contains(&&*name)
-    });
-    paths.sort();
-    paths.iter().map(|path| fingerprint(path)).collect()
+    let mut inputs = Vec::new();
+    for folder in model_folders(folder)? {
+        let entries = std::fs::read_dir(&folder).with_context(|| folder.display().to_string())?;
+        let paths = entries.map(|entry| entry.map(|entry| entry.path()));
+        let mut paths: Vec<PathBuf> = paths.collect::<Result<_, _>>()?;
+        paths.retain(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.ends_with(".safetensors") || SMALL_FILES.contains(&&*name)
+        });
+        paths.sort();
+        for path in paths {
+            inputs.push(fingerprint(&path)?);
+        }
+    }
+    Ok(inputs)
 }
 
 /// Fingerprint of the content of a model folder.
@@ -140,4 +148,26 @@ pub fn fingerprint(path: &Path) -> Result<Input> {
         bytes,
         crc32c: format!("{sum:08x}"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)] // tests fail by panicking
+
+    use super::*;
+
+    #[test]
+    fn an_adapter_is_part_of_a_model() {
+        let folder = std::env::temp_dir().join(format!("soft-fingerprint-{}", std::process::id()));
+        let write = |name: &str, text: &str| std::fs::write(folder.join(name), text).unwrap();
+        std::fs::create_dir_all(folder.join("adapter")).unwrap();
+        write("config.json", "{}");
+        write("model.safetensors", "weights");
+        write("adapter/adapter_config.json", r#"{"lora_alpha": 16}"#);
+        let before = fingerprint_of_model(&folder).unwrap();
+        assert_eq!(fingerprint_of_model(&folder).unwrap(), before);
+        write("adapter/adapter_config.json", r#"{"lora_alpha": 32}"#);
+        assert_ne!(fingerprint_of_model(&folder).unwrap(), before);
+        std::fs::remove_dir_all(folder).unwrap();
+    }
 }

@@ -57,6 +57,7 @@ pub use device_errors::out_of_memory;
 pub use device_profile::{DeviceProfile, DeviceWork};
 pub use dtype::DType;
 pub use error::Error;
+pub use files::adapter_chain::model_folders;
 pub use io::decoding_defaults::DecodingDefaults;
 pub use io::draft_tokens::{draft_tokens, save_draft_tokens};
 pub use io::exit_probes::{exit_probes, save_exit_probes};

@@ -170,3 +170,20 @@ fn greedy_drafts_are_left_out_where_the_deep_blocks_run_anyway() {
     assert_eq!(drafted_beside(6), 0);
     assert!(drafted_beside(2) > 0 && drafted_beside(4) > 0);
 }
+
+/// The cache of a decoder made for prompts holds them and their answers.
+#[test]
+fn a_request_longer_than_the_cache_is_refused() {
+    let model = model(1);
+    let settings = || DecodeSettings::greedy(Mode::Static(Exit::new(6).unwrap()), 4);
+    let mut decoder = Decoder::new(&model, &[Prompt::from(vec![1, 2])], settings()).unwrap();
+    assert!(!answers(&mut decoder, 1)[0].is_empty());
+    decoder.leave(0);
+    let long = Prompt::from(vec![1; 10]);
+    assert!(decoder.join(&long, settings()).is_err());
+    assert_eq!(
+        decoder.join(&Prompt::from(vec![3, 4]), settings()).unwrap(),
+        0
+    );
+    assert!(!answers(&mut decoder, 1)[0].is_empty());
+}

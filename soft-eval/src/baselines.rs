@@ -127,7 +127,7 @@ impl Baselines {
                 ),
                 Baseline::Bigram => (
                     self.counts.bigram(pair, self.of_bigram),
-                    self.counts.after(pair.0).best,
+                    self.counts.bigram_guess(pair.0, self.of_bigram),
                 ),
             };
             TargetScore {
@@ -248,6 +248,18 @@ impl Counts {
             + single * self.singles.share(token)
             + (1.0 - pair - single) / self.vocab as f64
     }
+
+    /// The token of highest probability after this one, of equal ones the lowest: a successor, or the
+    /// most frequent token.
+    fn bigram_guess(&self, before: Option<u32>, shares: (f64, f64)) -> u32 {
+        let successors = self.after(before).counts.keys().copied();
+        let candidates = successors.chain([self.singles.best]);
+        let with_probability =
+            candidates.map(|token| (self.bigram((before, token), shares), token));
+        let best =
+            with_probability.max_by(|(p, token), (q, other)| p.total_cmp(q).then(other.cmp(token)));
+        best.map_or(self.singles.best, |(_, token)| token)
+    }
 }
 
 #[cfg(test)]
@@ -307,6 +319,11 @@ mod tests {
                 .sum();
             assert!((sum - 1.0).abs() < 1e-12, "{before:?}: {sum}");
         }
+        for before in [None, Some(1), Some(2), Some(9)] {
+            let probability = |token: u32| found.counts.bigram((before, token), found.of_bigram);
+            let guess = found.counts.bigram_guess(before, found.of_bigram);
+            assert!((0..10).all(|token| probability(token) <= probability(guess)));
+        }
         let scores = found.scores(&[scored], &[0]);
         assert_eq!(scores.len(), 2);
         assert_eq!((scores[1].accuracy, scores[1].tokens), (0.8, 5));
@@ -320,5 +337,15 @@ mod tests {
         let rows = batch(&[&[1][..]; 9]);
         let error = Baselines::fit(&[rows], 10).unwrap_err();
         assert!(error.to_string().contains("at least 10"), "{error}");
+    }
+
+    /// The most frequent token of all is likelier than each of many rare successors.
+    #[test]
+    fn the_bigrams_guess_is_its_most_probable_token() {
+        let rare = (1..=20).map(|token| (Some(0), token));
+        let frequent = std::iter::repeat_n((Some(1), 30), 20);
+        let counts = Counts::of(rare.chain(frequent), 40);
+        assert_eq!(counts.bigram_guess(Some(0), (0.35, 0.6)), 30);
+        assert_eq!(counts.bigram_guess(Some(0), (0.95, 0.01)), 1);
     }
 }

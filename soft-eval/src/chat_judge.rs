@@ -93,7 +93,7 @@ impl ChatJudge {
         }
     }
 
-    fn ask(&self, question: &str) -> Result<String, Failure> {
+    fn ask(&self, question: &str) -> Result<Judgement, Failure> {
         let settings = &self.settings;
         let url = format!("{}/chat/completions", settings.url.trim_end_matches('/'));
         let mut request = self.agent.post(&url);
@@ -114,7 +114,8 @@ impl ChatJudge {
         let body = body.map_err(|error| Failure::passing(error.to_string()))?;
         if is_too_long(status.as_u16(), &body) {
             // This pair cannot be judged, but others can: no error.
-            return Ok(format!("status {}: {}", status.as_u16(), shortened(&body)));
+            let reply = format!("status {}: {}", status.as_u16(), shortened(&body));
+            return Ok(unclear(reply));
         }
         if !status.is_success() {
             return Err(Failure {
@@ -125,18 +126,22 @@ impl ChatJudge {
         }
         let reply: Value = serde_json::from_str(&body).unwrap_or(Value::Null);
         let choice = &reply["choices"][0];
-        let text = match &choice["message"] {
-            // A refusal, a content filter, or reasoning that used up all tokens: a reply without a
-            // verdict.
-            Value::Object(message) if message.get("content").is_none_or(Value::is_null) => {
-                Some(choice.to_string())
-            }
-            message => message["content"].as_str().map(str::to_owned),
-        };
-        text.ok_or_else(|| Failure {
+        if let Value::Object(message) = &choice["message"]
+            && message.get("content").is_none_or(Value::is_null)
+        {
+            // A refusal, a content filter, or reasoning that used up all tokens. Reasoning may name
+            // the responses, which is no verdict.
+            return Ok(unclear(choice.to_string()));
+        }
+        let text = choice["message"]["content"].as_str();
+        let text = text.ok_or_else(|| Failure {
             reason: format!("no chat completion in {:?}", shortened(&body)),
             passing: false,
             wait: None,
+        })?;
+        Ok(Judgement {
+            verdict: Verdict::parse(text),
+            reply: Some(text.to_owned()),
         })
     }
 }
@@ -157,6 +162,13 @@ fn is_too_long(status: u16, body: &str) -> bool {
     status == 413 || status == 400 && body.contains("context") && body.contains("length")
 }
 
+fn unclear(reply: String) -> Judgement {
+    Judgement {
+        verdict: Verdict::Unclear,
+        reply: Some(reply),
+    }
+}
+
 fn shortened(text: &str) -> String {
     text.trim().chars().take(300).collect()
 }
@@ -168,12 +180,7 @@ impl Judge for ChatJudge {
         let mut pause = self.settings.pause;
         for attempt in 1.. {
             match self.ask(&question) {
-                Ok(reply) => {
-                    return Ok(Judgement {
-                        verdict: Verdict::parse(&reply),
-                        reply: Some(reply),
-                    });
-                }
+                Ok(judgement) => return Ok(judgement),
                 Err(failure) if failure.passing && attempt < attempts => {
                     sleep(failure.wait.unwrap_or(pause));
                     pause = pause.saturating_mul(2).min(LONGEST_PAUSE);

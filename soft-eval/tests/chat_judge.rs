@@ -157,6 +157,9 @@ fn a_pair_that_cannot_be_judged_is_unclear_and_does_not_end_the_run() {
         Act::Raw(
             "{\"choices\": [{\"message\": {\"content\": null}, \"finish_reason\": \"content_filter\"}]}",
         ),
+        Act::Raw(
+            "{\"choices\": [{\"message\": {\"content\": null, \"reasoning_content\": \"Response 1 is\"}}]}",
+        ),
     ] {
         let server = Server::new(vec![act]);
         let judgement = server.judge(3).compare(&COMPARISON).unwrap();

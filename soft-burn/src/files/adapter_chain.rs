@@ -26,6 +26,22 @@ pub(crate) fn weights_folder(folder: &Path) -> Result<PathBuf, Error> {
     Ok(chain(folder)?.0)
 }
 
+/// The folders that determine a model: `folder`, that of its weights, and those of its adapters.
+///
+/// # Errors
+/// As for loading the model: an adapter whose base model is not a local folder.
+pub fn model_folders(folder: impl AsRef<Path>) -> Result<Vec<PathBuf>, Error> {
+    let folder = folder.as_ref();
+    let (weights, adapters) = chain(folder)?;
+    let mut folders = vec![folder.to_owned()];
+    for other in std::iter::once(weights).chain(adapters) {
+        if !folders.contains(&other) {
+            folders.push(other);
+        }
+    }
+    Ok(folders)
+}
+
 /// Maximum length of a chain of adapters; a longer one is taken for a cycle.
 const MOST_BASES: usize = 8;
 

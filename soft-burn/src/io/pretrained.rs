@@ -42,13 +42,14 @@ const EXIT_HEADS_FILE: &str = "exit_heads.safetensors";
 const EXIT_BLOCKS_FILE: &str = "exit_blocks.safetensors";
 const SOFT_FILE: &str = "soft.json";
 /// Files other than weights that are copied with a model.
-const COMPANIONS: [&str; 9] = [
+const COMPANIONS: [&str; 10] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "tokenizer.model",
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
+    "additional_chat_templates/tool_use.jinja",
     "generation_config.json",
     DRAFT_TOKENS_FILE,
     "LICENSE",
@@ -361,7 +362,9 @@ pub(crate) fn check_companions(source: &Path) -> Result<(), Error> {
 fn copy_companions(source: &Path, target: &Path) -> Result<(), Error> {
     for (name, file) in companions(source)? {
         let copied = open_regular(&file).map(|mut from| {
-            let mut to = fs::File::create(target.join(name))?;
+            let target = target.join(name);
+            target.parent().map_or(Ok(()), fs::create_dir_all)?;
+            let mut to = fs::File::create(target)?;
             std::io::copy(&mut from, &mut to)
         })?;
         copied.map_err(Error::io("copy", &file))?;

@@ -68,6 +68,19 @@ fn misfit(module: &str, reason: String) -> Error {
 /// Separates the module's name from the factor in the path of a parameter.
 pub(crate) const LORA: &str = ".weight.lora.";
 
+/// The alpha of which `scale` is the quotient by `rank`: of two numbers with the same quotient, the one
+/// with fewer digits, as it was given.
+fn alpha_of(scale: f64, rank: usize) -> f64 {
+    let rank = rank as f64;
+    let product = scale * rank;
+    let short = format!("{product:.12e}").parse().unwrap_or(product);
+    if short / rank == scale {
+        short
+    } else {
+        product
+    }
+}
+
 impl Llama {
     /// Attaches an adapter to the blocks and freezes the model's own weights, so that only the
     /// adapter is trained. An adapter without factors in the blocks freezes nothing.
@@ -202,7 +215,7 @@ impl Llama {
         let Some(first) = factors.values().next() else {
             return Ok(None);
         };
-        let (rank, alpha) = (first.rank, first.scale * first.rank as f64);
+        let (rank, alpha) = (first.rank, alpha_of(first.scale, first.rank));
         for tensor in named_tensors(self)? {
             let Some((module, factor)) = tensor.name.split_once(LORA) else {
                 continue;
@@ -249,5 +262,23 @@ impl Llama {
             factors.scale = -factors.scale;
         }
         self.with_adapter(&opposite)?.merged().with_adapter(adapter)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::alpha_of;
+
+    #[test]
+    fn alpha_is_found_from_its_quotient() {
+        for rank in 1..=256 {
+            for alpha in (1..=256).map(f64::from).chain([0.1, 0.3, 1.7, 33.3]) {
+                assert_eq!(
+                    alpha_of(alpha / rank as f64, rank),
+                    alpha,
+                    "{alpha} / {rank}"
+                );
+            }
+        }
     }
 }

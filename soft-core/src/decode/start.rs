@@ -62,7 +62,6 @@ impl<'m, M: DecodeModel> Decoder<'m, M> {
                 probes: settings.probes.clone(),
             },
         )?;
-        decoder.context = context;
         for prompt in prompts {
             decoder.join(prompt, settings.clone())?;
         }

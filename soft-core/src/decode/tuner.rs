@@ -215,8 +215,10 @@ impl Tuner {
     /// Records the verification that ends a cycle; no drafts if the first token was improbable.
     pub(crate) fn check_round(&mut self, exit: usize, check: CheckRound) {
         let plain = self.plain_seconds();
-        let seconds = check.time.as_secs_f64().min(OUTLIER * plain);
         let arm = &mut self.arms[exit];
+        // Of what this exit's verifications took so far, so that a long time is believed once it repeats.
+        let expected = plain + check.drafted as f64 * arm.extra.near(EXTRA_GUESS * plain);
+        let seconds = check.time.as_secs_f64().min(OUTLIER * expected);
         if check.drafted > 0 {
             let longer = (seconds - check.asking.as_secs_f64() - plain).max(0.0);
             arm.extra
@@ -269,13 +271,15 @@ mod tests {
     use super::*;
     use crate::random::Random;
 
-    /// A simulation with fixed costs. Half of an exit's tokens have a high confidence and are
+    /// A simulation with fixed costs. A share of an exit's tokens has a high confidence and is
     /// accepted with probability `sure`; the others have half that confidence and are rejected.
     /// Times are in plain steps.
     struct World {
         draft: [f64; 2],
         extra: f64,
         sure: [f64; 2],
+        /// Share of tokens with a high confidence.
+        confident: f64,
         /// Additional time of the first round of each kind.
         hiccup: f64,
     }
@@ -300,7 +304,7 @@ mod tests {
                 let (mut drafted, mut accepted, mut probability) = (0, 0, 1.0);
                 let mut labels = Vec::new();
                 while drafted < MOST_DRAFTED {
-                    let is_sure = luck.uniform() < 0.5;
+                    let is_sure = luck.uniform() < self.confident;
                     let right = is_sure && luck.uniform() < self.sure[exit];
                     let confidence = if is_sure { 0.95 } else { 0.45 };
                     probability *= tuner.chance(exit, confidence);
@@ -344,6 +348,7 @@ mod tests {
                 draft: [0.1, 0.6],
                 extra: 0.02,
                 sure: [0.9, 0.95],
+                confident: 0.5,
                 hiccup,
             }
             .run();
@@ -361,11 +366,30 @@ mod tests {
                 draft: [0.4, 0.7],
                 extra: 0.3,
                 sure: [0.2, 0.4],
+                confident: 0.5,
                 hiccup,
             }
             .run();
             assert!(
                 shallow + deep < 0.02 && speed > 0.98,
+                "{hiccup}: {shallow} {deep} {speed}"
+            );
+        }
+    }
+    /// Drafts that are all accepted, verified in more than three times a plain step.
+    #[test]
+    fn verification_that_costs_more_than_it_gains_is_given_up() {
+        for hiccup in [0.0, 20.0] {
+            let ([shallow, deep], speed) = World {
+                draft: [0.1, 0.6],
+                extra: 1.0,
+                sure: [1.0, 1.0],
+                confident: 1.0,
+                hiccup,
+            }
+            .run();
+            assert!(
+                shallow + deep < 0.2 && speed > 0.97,
                 "{hiccup}: {shallow} {deep} {speed}"
             );
         }

@@ -16,7 +16,7 @@ pub(super) const SINGLE: &str = "model.safetensors";
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 
 /// Optional files.
-const BESIDE: [&str; 14] = [
+const BESIDE: [&str; 16] = [
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -24,8 +24,10 @@ const BESIDE: [&str; 14] = [
     "added_tokens.json",
     "tokenizer.model",
     "chat_template.jinja",
+    "additional_chat_templates/tool_use.jinja",
     "soft.json",
     "draft_tokens.json",
+    "exit_probes.json",
     "LICENSE",
     "exit_heads.safetensors",
     "exit_blocks.safetensors",

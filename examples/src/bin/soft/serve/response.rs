@@ -127,7 +127,8 @@ impl Scored<'_> {
         let ids = first
             .into_iter()
             .chain(tokens.iter().map(|token| token.token));
-        let texts: Vec<String> = ids.map(|token| self.text(token)).collect();
+        let ids: Vec<u32> = ids.collect();
+        let texts: Vec<String> = ids.iter().map(|token| self.text(*token)).collect();
         let blanks = first.map(|_| Value::Null);
         let logprobs = tokens.iter().map(|token| json!(token.logprob));
         let top = tokens.iter().map(|token| {
@@ -137,9 +138,9 @@ impl Scored<'_> {
                 .collect::<serde_json::Map<_, _>>()
                 .into()
         });
-        let offsets = texts.iter().map(|text| {
+        let offsets = ids.iter().map(|token| {
             let start = *offset;
-            *offset += text.chars().count();
+            *offset += self.own_text(*token).map_or(0, |text| text.chars().count());
             start
         });
         let offsets: Vec<usize> = offsets.collect();
@@ -153,8 +154,8 @@ impl Scored<'_> {
 
     fn chat(&self, token: &TokenLogprobs) -> Value {
         let one = |token: u32, logprob: f32| {
-            let text = self.text(token);
-            json!({"token": text, "logprob": logprob, "bytes": text.as_bytes()})
+            let bytes = self.own_text(token).map(String::into_bytes);
+            json!({"token": self.text(token), "logprob": logprob, "bytes": bytes})
         };
         let mut entry = one(token.token, token.logprob);
         let top = token
@@ -167,12 +168,14 @@ impl Scored<'_> {
 
     /// The text of a token; `token_id:N` if it has none by itself.
     fn text(&self, token: u32) -> String {
-        let text = self.tokenizer.decode_continuation(&[token]);
-        let text = text.unwrap_or_default();
-        if text.is_empty() || text.contains('\u{fffd}') {
-            return format!("token_id:{token}");
-        }
-        text
+        self.own_text(token)
+            .unwrap_or_else(|| format!("token_id:{token}"))
+    }
+
+    /// `None` for control tokens and parts of characters.
+    fn own_text(&self, token: u32) -> Option<String> {
+        let text = self.tokenizer.decode_continuation(&[token]).ok()?;
+        (!text.is_empty() && !text.contains('\u{fffd}')).then_some(text)
     }
 }
 

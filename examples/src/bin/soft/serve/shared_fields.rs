@@ -43,8 +43,7 @@ pub struct SharedFields {
 
 #[derive(Deserialize, Clone, Copy, Debug)]
 struct StreamOptions {
-    #[serde(default)]
-    include_usage: bool,
+    include_usage: Option<bool>,
 }
 
 #[derive(Deserialize, Clone, Debug)]
@@ -124,7 +123,7 @@ impl SharedFields {
 
     pub fn includes_usage(&self) -> bool {
         self.stream_options
-            .is_some_and(|options| options.include_usage)
+            .is_some_and(|options| options.include_usage == Some(true))
     }
 
     /// The decoding arguments in this mode, unless the request names another.
