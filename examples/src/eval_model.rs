@@ -68,7 +68,7 @@ fn own_name(folder: &Path) -> String {
 #[derive(clap::Args, Debug, Clone)]
 pub struct EvalModelArgs {
     /// Model folder, NAME=FOLDER to name it in tables; with the feature `hub` also
-    /// org/name[@revision]
+    /// `org/name[@revision]`
     #[arg(long)]
     pub model: NamedFolder,
     #[command(flatten)]

@@ -16,7 +16,7 @@ use crate::tokens::TokenArgs;
 /// A model folder, and how its model and tokenizer are loaded.
 #[derive(Args, Debug, Clone)]
 pub struct ModelArgs {
-    /// Model folder; with the feature `hub` also org/name[@revision]
+    /// Model folder; with the feature `hub` also `org/name[@revision]`
     #[arg(long)]
     pub model: PathBuf,
     #[command(flatten)]

@@ -18,7 +18,7 @@ use soft_examples::outln;
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Model folder; with the feature `hub` also org/name[@revision]
+    /// Model folder; with the feature `hub` also `org/name[@revision]`
     #[arg(long)]
     model: PathBuf,
     /// Blocks to keep

@@ -27,7 +27,7 @@ use soft_examples::tokens::TokenArgs;
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Model folder; with the feature `hub` also org/name[@revision]
+    /// Model folder; with the feature `hub` also `org/name[@revision]`
     #[arg(long)]
     model: PathBuf,
     #[command(flatten)]

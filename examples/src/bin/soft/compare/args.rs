@@ -14,7 +14,7 @@ use crate::output::OutputArgs;
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// First model folder, NAME=FOLDER to name it in tables; with the feature `hub` also
-    /// org/name[@revision]
+    /// `org/name[@revision]`
     #[arg(long)]
     pub ours: NamedFolder,
     /// Second model, likewise

@@ -20,7 +20,7 @@ pub struct Args {
     #[arg(long)]
     pub config: Option<PathBuf>,
     /// Model folder (config.json, safetensors, tokenizer.json); with the feature `hub` also
-    /// org/name[@revision]
+    /// `org/name[@revision]`
     #[arg(long)]
     pub model: PathBuf,
     #[command(flatten)]
