@@ -17,7 +17,9 @@ const QUESTIONS: [(&str, &str); 3] = [
     ("question : what is soup", "kale ."),
 ];
 
-/// A copy of the quickstart's model, with this chat template.
+const FOR_TOOLS: &str = "additional_chat_templates/tool_use.jinja";
+
+/// A copy of the quickstart's model, with this chat template, for tools too.
 fn model(root: &Path, template: Option<&str>) -> PathBuf {
     let folder = root.join("base");
     fs::create_dir(&folder).unwrap();
@@ -27,6 +29,8 @@ fn model(root: &Path, template: Option<&str>) -> PathBuf {
     }
     if let Some(template) = template {
         fs::write(folder.join("chat_template.jinja"), template).unwrap();
+        fs::create_dir(folder.join("additional_chat_templates")).unwrap();
+        fs::write(folder.join(FOR_TOOLS), template).unwrap();
     }
     folder
 }
@@ -113,9 +117,11 @@ fn what_is_learnt_from_chats_is_answered_to_chats() {
                 "{mode}, {template:?}"
             );
         }
-        // The default template is saved with the model and with its checkpoints.
+        // The templates, the default one too, are saved with the model and with its checkpoints.
         for folder in ["model", "checkpoints/step-000040"] {
-            assert!(out.join(folder).join("chat_template.jinja").exists());
+            let folder = out.join(folder);
+            assert!(folder.join("chat_template.jinja").exists());
+            assert_eq!(folder.join(FOR_TOOLS).exists(), template.is_some());
         }
     }
 }

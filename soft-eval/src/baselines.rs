@@ -249,8 +249,8 @@ impl Counts {
             + (1.0 - pair - single) / self.vocab as f64
     }
 
-    /// The token of highest probability after this one, of equal ones the lowest: a successor, or the
-    /// most frequent token.
+    /// The token of highest probability after this one, of equal ones the lowest: a successor, or
+    /// the most frequent token.
     fn bigram_guess(&self, before: Option<u32>, shares: (f64, f64)) -> u32 {
         let successors = self.after(before).counts.keys().copied();
         let candidates = successors.chain([self.singles.best]);

@@ -68,8 +68,8 @@ fn misfit(module: &str, reason: String) -> Error {
 /// Separates the module's name from the factor in the path of a parameter.
 pub(crate) const LORA: &str = ".weight.lora.";
 
-/// The alpha of which `scale` is the quotient by `rank`: of two numbers with the same quotient, the one
-/// with fewer digits, as it was given.
+/// The alpha of which `scale` is the quotient by `rank`: of two numbers with the same quotient, the
+/// one with fewer digits, as it was given.
 fn alpha_of(scale: f64, rank: usize) -> f64 {
     let rank = rank as f64;
     let product = scale * rank;

@@ -216,7 +216,8 @@ impl Tuner {
     pub(crate) fn check_round(&mut self, exit: usize, check: CheckRound) {
         let plain = self.plain_seconds();
         let arm = &mut self.arms[exit];
-        // Of what this exit's verifications took so far, so that a long time is believed once it repeats.
+        // By what this exit's verifications took so far, so that a long time is believed once it
+        // repeats.
         let expected = plain + check.drafted as f64 * arm.extra.near(EXTRA_GUESS * plain);
         let seconds = check.time.as_secs_f64().min(OUTLIER * expected);
         if check.drafted > 0 {
@@ -376,6 +377,7 @@ mod tests {
             );
         }
     }
+
     /// Drafts that are all accepted, verified in more than three times a plain step.
     #[test]
     fn verification_that_costs_more_than_it_gains_is_given_up() {
